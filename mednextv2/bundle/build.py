@@ -1,0 +1,155 @@
+"""Building of a bundle: `task.yaml` (facts) and recipes (workflow) joined as text.
+
+Every configuration is the task's facts, then `common.yaml`, then the workflow's own recipe, so that a reader finds
+everything in one file and in reading order, and comments survive. There is no template language: what differs between
+tasks is a fact, and the configurations refer to facts by name. Overlays (`multi_gpu_train.yaml`) and `logging.conf` are
+copied as they are.
+"""
+
+import json
+import os
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import mednextv2
+from mednextv2.bundle.task import Task, read_task
+from mednextv2.paths import prepare_folder
+
+WORKFLOWS = ("train", "evaluate", "inference")
+OVERLAYS = ("multi_gpu_train",)
+_SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
+#: Packages of the metadata, with the versions that the bundles were tested with: see constraints.txt.
+_TESTED = {
+    "monai_version": "1.6.1", "pytorch_version": "2.13.0", "numpy_version": "2.4.6",
+}
+_PACKAGES = {"nibabel": "5.4.2", "pytorch-ignite": "0.5.5", "fire": "0.7.1", "itk": "5.4.7", "scipy": "1.17.1"}
+
+
+def build_bundle(task_file: str | os.PathLike) -> dict[str, str]:
+    """Build the text of every generated file of a bundle.
+
+    Args:
+        task_file: The bundle's `task.yaml`.
+
+    Returns:
+        Text by path relative to the bundle's folder.
+
+    Raises:
+        InputError: When the facts are incomplete or impossible.
+    """
+    task = read_task(task_file)
+    files = {f"configs/{name}.yaml": _configuration(task, name) for name in WORKFLOWS}
+    files |= {f"configs/{name}.yaml": _recipe(f"{name}.yaml") for name in OVERLAYS}
+    files["configs/metadata.json"] = json.dumps(_metadata(task), indent=4, ensure_ascii=False) + "\n"
+    files["configs/logging.conf"] = _recipe("logging.conf")
+    files["docs/README.md"] = _readme(task)
+    files["docs/data_license.txt"] = f"{task.public['data_source']}\n{task.public['data_license']}\n"
+    files["LICENSE"] = _recipe("LICENSE")
+    return files
+
+
+def write_bundle(task_file: str | os.PathLike, check: bool = False) -> list[str]:
+    """Write a bundle's generated files beside its `task.yaml`, or see whether they are up to date.
+
+    Args:
+        task_file: The bundle's `task.yaml`.
+        check: Write nothing.
+
+    Returns:
+        The files that changed, or with `check` would change, relative to the bundle's folder.
+    """
+    folder = Path(task_file).resolve().parent
+    changed = []
+    for name, text in build_bundle(task_file).items():
+        file = folder / name
+        if file.is_file() and file.read_text(encoding="utf-8") == text:
+            continue
+        changed.append(name)
+        if not check:
+            prepare_folder(file.parent, "bundle")
+            temporary = file.with_name(f".{file.name}.part")
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(file)
+    return changed
+
+
+def _recipe(name: str) -> str:
+    return resources.files("mednextv2.recipes").joinpath(name).read_text(encoding="utf-8")
+
+
+def _configuration(task: Task, workflow: str) -> str:
+    header = f"# {workflow} of the bundle {task.name}. Built from task.yaml and the recipes of mednextv2: edit those,\n"
+    header += "# then run: python -m mednextv2 bundle task.yaml\n"
+    return header + task.text + _recipe("common.yaml") + _recipe(f"{workflow}.yaml")
+
+
+def _metadata(task: Task) -> dict[str, Any]:
+    facts, public = task.workflow, task.public
+    axes = len(facts["patch_size"])
+    shape = ["16*n"] * axes  # every axis a multiple of 16
+    labels = {str(i): name for i, name in enumerate(facts["labels"])}
+    return {
+        "schema": _SCHEMA,
+        "version": str(public["version"]),
+        "changelog": {str(k): v for k, v in public["changelog"].items()},
+        **_TESTED,
+        "required_packages_version": {**_PACKAGES, "mednextv2": mednextv2.__version__},
+        "supported_apps": {},
+        "name": public["title"],
+        "task": public["task"],
+        "description": public["description"],
+        "authors": public["authors"],
+        "copyright": public["copyright"],
+        "data_source": public["data_source"],
+        "data_type": "nifti, nrrd, mha",
+        "image_classes": f"{len(facts['channels'])} channel(s): {', '.join(facts['channels'])}",
+        "label_classes": ", ".join(f"{i} {name}" for i, name in labels.items()),
+        "pred_classes": f"{len(labels)} channels, one a class",
+        "intended_use": public["intended_use"],
+        "references": public["references"],
+        "network_data_format": {
+            "inputs": {
+                "image": {
+                    "type": "image",
+                    "format": "magnitude",
+                    "modality": public["modality"],
+                    "num_channels": len(facts["channels"]),
+                    "spatial_shape": shape,
+                    "dtype": "float32",
+                    "value_range": [],
+                    "is_patch_data": True,
+                    "channel_def": {str(i): name for i, name in enumerate(facts["channels"])},
+                }
+            },
+            "outputs": {
+                "pred": {
+                    "type": "image",
+                    "format": "segmentation",
+                    "num_channels": len(labels),
+                    "spatial_shape": shape,
+                    "dtype": "float32",
+                    "value_range": [],
+                    "is_patch_data": True,
+                    "channel_def": labels,
+                }
+            },
+        },
+    }
+
+
+def _readme(task: Task) -> str:
+    facts, public = task.workflow, task.public
+    return Template(_recipe("README.md")).substitute(
+        {k: v for k, v in public.items() if isinstance(v, str)},
+        name=task.name,
+        dataset=facts["dataset"],
+        variant=facts["variant"],
+        channels=", ".join(facts["channels"]),
+        labels="\n".join(f"| {i} | {label} |" for i, label in enumerate(facts["labels"])),
+        spacing=" × ".join(f"{s:g}" for s in facts["spacing"]),
+        patch_size=" × ".join(map(str, facts["patch_size"])),
+        batch_size=facts["batch_size"],
+        references="\n".join(f"{i}. {text}" for i, text in enumerate(public["references"], 1)),
+    )

@@ -1,0 +1,95 @@
+"""Reading of a `task.yaml`: the facts that a bundle is built from."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mednextv2.errors import InputError
+from mednextv2.nets.mednext import DIVISOR
+from mednextv2.nets.variants import VARIANTS
+
+#: Facts of the first document, which every workflow configuration starts with.
+WORKFLOW_FACTS = (
+    "dataset", "channels", "labels", "spacing", "patch_size", "batch_size", "variant", "mirror_axes", "normalize",
+)
+#: Facts of the second document, for metadata.json and the README.
+PUBLIC_FACTS = (
+    "title", "version", "changelog", "task", "description", "authors", "copyright", "modality", "intended_use",
+    "data_source", "data_license", "data_description", "references",
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """The facts of one bundle.
+
+    Attributes:
+        name: The bundle's name, that of the folder.
+        text: The first document as it was written, with its comments.
+        workflow: Its content.
+        public: The second document's content.
+    """
+
+    name: str
+    text: str
+    workflow: dict[str, Any]
+    public: dict[str, Any]
+
+
+def read_task(path: str | os.PathLike) -> Task:
+    """Read and check a `task.yaml`.
+
+    Args:
+        path: The file, in a folder named as the bundle.
+
+    Returns:
+        The facts.
+
+    Raises:
+        InputError: When it is missing, is not two YAML documents, or a fact is missing, unknown or impossible.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file")
+    text = path.read_text(encoding="utf-8")
+    first, separator, second = text.partition("\n---")
+    try:
+        workflow, public = yaml.safe_load(first), yaml.safe_load(second.partition("\n")[2])
+    except yaml.YAMLError as e:
+        raise InputError(f"{path}: is not valid YAML: {e}") from e
+    if not separator or not isinstance(workflow, dict) or not isinstance(public, dict):
+        raise InputError(f"{path}: should be two YAML documents with a line --- between them")
+    for facts, expected in ((workflow, WORKFLOW_FACTS), (public, PUBLIC_FACTS)):
+        missing, unknown = [k for k in expected if k not in facts], [k for k in facts if k not in expected]
+        if missing or unknown:
+            raise InputError(
+                f"{path}: {_listed('missing', missing)}{'; ' if missing and unknown else ''}{_listed('unknown', unknown)}"
+            )
+    _check(path, workflow, public)
+    return Task(path.resolve().parent.name, first.rstrip() + "\n", workflow, public)
+
+
+def _listed(word: str, keys: list[str]) -> str:
+    return f"{word} facts: {', '.join(keys)}" if keys else ""
+
+
+def _check(path: Path, workflow: dict[str, Any], public: dict[str, Any]) -> None:
+    patch = workflow["patch_size"]
+    problems = []
+    if "_v" in path.resolve().parent.name:
+        problems.append('the folder\'s name holds "_v", where MONAI cuts names: call it mednextv2_<organ>')
+    if len(patch) not in (2, 3) or any(n % DIVISOR for n in patch):
+        problems.append(f"patch_size {patch} has an axis that is not a multiple of {DIVISOR}")
+    if len(workflow["spacing"]) != len(patch):
+        problems.append(f"spacing {workflow['spacing']} and patch_size {patch} have different numbers of axes")
+    if workflow["variant"] not in VARIANTS:
+        problems.append(f"variant {workflow['variant']} is none of {', '.join(VARIANTS)}")
+    if not workflow["labels"] or workflow["labels"][0] != "background":
+        problems.append("labels should start with background")
+    if str(public["version"]) not in public["changelog"]:
+        problems.append(f"the changelog has no entry {public['version']}")
+    if problems:
+        raise InputError(f"{path}: {'; '.join(problems)}")

@@ -1,0 +1,21 @@
+"""Data sets: reading, checking and splitting them, and a phantom to try things on."""
+
+from mednextv2.data.check import check_case, check_dataset
+from mednextv2.data.dataset import Case, DatasetFolder, read_dataset
+from mednextv2.data.download import fetch_msd_task
+from mednextv2.data.phantom import make_phantom_dataset
+from mednextv2.data.splits import kfold_indices, split_cases
+from mednextv2.data.volume import read_volume
+
+__all__ = [
+    "Case",
+    "DatasetFolder",
+    "check_case",
+    "check_dataset",
+    "fetch_msd_task",
+    "kfold_indices",
+    "make_phantom_dataset",
+    "read_dataset",
+    "read_volume",
+    "split_cases",
+]

@@ -1,0 +1,169 @@
+"""The integrity check of a data set: everything that would stop or spoil a training, found before it starts."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+
+import numpy as np
+import torch.distributed as dist
+from tqdm import tqdm
+
+from mednextv2.data.dataset import Case
+from mednextv2.data.volume import read_volume
+from mednextv2.errors import InputError
+
+_SHIFT = 0.1  # image and label may disagree by this part of a voxel before it counts as a defect
+_LISTED = 50  # defects shown; the rest are counted
+
+
+def check_dataset(
+    cases: Sequence[Case],
+    labels: Sequence[str],
+    channels: Sequence[str],
+    spatial_dims: int = 3,
+    workers: int = 4,
+) -> None:
+    """Check every file of every case, and report all defects at once.
+
+    Under `torch.distributed` rank 0 reads the files and the others wait for its verdict.
+
+    Args:
+        cases: The cases.
+        labels: Class names; the index of a name is its voxel value.
+        channels: Names of the image channels.
+        spatial_dims: 2 or 3.
+        workers: Threads that read files.
+
+    Raises:
+        InputError: With one line a defect, each naming the file, what is wrong and what to do.
+    """
+    defects: list[str] = []
+    distributed = dist.is_available() and dist.is_initialized()
+    if not distributed or dist.get_rank() == 0:
+        with ThreadPoolExecutor(workers) as pool:
+            found = pool.map(lambda case: check_case(case, labels, channels, spatial_dims), cases)
+            progress = tqdm(found, total=len(cases), desc="checking the data set", unit="case", mininterval=1)
+            defects = [defect for case_defects in progress for defect in case_defects]
+    if distributed:
+        box = [defects]
+        dist.broadcast_object_list(box, src=0)
+        defects = box[0]
+    if defects:
+        more = [f"- … and {len(defects) - _LISTED} more"] if len(defects) > _LISTED else []
+        raise InputError(
+            "\n".join(
+                [f"The data set has {len(defects)} defects. Mend or remove these cases:"]
+                + [f"- {defect}" for defect in defects[:_LISTED]]
+                + more
+            )
+        )
+
+
+def check_case(case: Case, labels: Sequence[str], channels: Sequence[str], spatial_dims: int = 3) -> list[str]:
+    """List the defects of one case.
+
+    Args:
+        case: The case; without a label map only the images are checked.
+        labels: Class names; the index of a name is its voxel value.
+        channels: Names of the image channels.
+        spatial_dims: 2 or 3.
+
+    Returns:
+        One sentence a defect; empty when all is well.
+    """
+    defects: list[str] = []
+    grids: list[tuple[str, tuple[int, ...], np.ndarray]] = []  # file, shape, affine
+    expected = 1 if len(case.images) == len(channels) else len(channels)  # channels in each file
+    for file in case.images:
+        try:
+            array, affine = read_volume(file)
+        except InputError as e:
+            defects.append(str(e))
+            continue
+        defects += [f"{file}: {problem}" for problem in check_image(array, affine, expected, spatial_dims)]
+        grids.append((file, array.shape[:spatial_dims], affine))
+    if len(case.images) not in (1, len(channels)):
+        defects.append(f"case {case.name}: has {len(case.images)} images for {len(channels)} channels")
+    if case.label is not None:
+        try:
+            array, affine = read_volume(case.label)
+        except InputError as e:
+            defects.append(f"{e} (the label of case {case.name})")
+        else:
+            defects += [f"{case.label}: {problem}" for problem in _check_label(array, labels, spatial_dims)]
+            grids.append((case.label, array.shape[:spatial_dims], affine))
+    defects += [problem for grid in grids[1:] if (problem := _compare_grids(grids[0], grid))]
+    return defects
+
+
+def check_image(array: np.ndarray, affine: np.ndarray, channels: int = 1, spatial_dims: int = 3) -> list[str]:
+    """List what makes an image unusable.
+
+    Args:
+        array: Voxels, `(X, Y, Z)`, or with channels as the last axis.
+        affine: From voxel indices to millimetres, `(4, 4)`.
+        channels: Channels that the file should hold.
+        spatial_dims: 2 or 3.
+
+    Returns:
+        One clause a problem, without the file's name.
+    """
+    problems = []
+    shape = array.shape
+    fits = len(shape) == spatial_dims and channels == 1 or len(shape) == spatial_dims + 1 and shape[-1] == channels
+    if not fits:
+        return [f"is {_dimensions(shape)}; expected {spatial_dims}D with {_count(channels, 'channel')}"]
+    if 0 in shape:
+        return [f"has no voxels (shape {_times(shape)})"]
+    if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
+        return [f"has voxels of type {array.dtype}, not one number each (RGB images must be converted)"]
+    if not np.isfinite(array).all():
+        count = int(array.size - np.isfinite(array).sum())
+        problems.append(f"has {_count(count, 'NaN or infinite voxel')}; replace or recompute them")
+    elif array.min() == array.max():
+        problems.append(f"is constant: every voxel is {array.flat[0]:g}; export the image again")
+    if abs(np.linalg.det(affine[:spatial_dims, :spatial_dims])) < 1e-9 or not np.isfinite(affine).all():
+        problems.append("has an affine without volume (an axis of length 0); set the voxel spacing")
+    return problems
+
+
+def _check_label(array: np.ndarray, labels: Sequence[str], spatial_dims: int) -> list[str]:
+    if array.ndim == spatial_dims + 1 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim != spatial_dims:
+        return [f"is {_dimensions(array.shape)}; a label map is {spatial_dims}D with one voxel value a class"]
+    values = np.unique(array)
+    wrong = [v for v in values.tolist() if v not in range(len(labels))]
+    if not wrong:
+        return []
+    shown = ", ".join(f"{v:g}" for v in wrong[:8]) + (", …" if len(wrong) > 8 else "")
+    known = ", ".join(f"{i} {name}" for i, name in enumerate(labels))
+    return [f"has voxel values outside the declared labels: {shown} (declared: {known})"]
+
+
+def _compare_grids(first: tuple, second: tuple) -> str:
+    """Say where two files of a case differ in shape or position; empty when they agree to a tenth of a voxel."""
+    (file_a, shape_a, affine_a), (file_b, shape_b, affine_b) = first, second
+    if shape_a != shape_b:
+        return f"{file_b}: has shape {_times(shape_b)}, but {file_a} has {_times(shape_a)}; resample it to the image"
+    corners = np.array([[*corner, *[0] * (3 - len(shape_a)), 1] for corner in product(*[(0, n - 1) for n in shape_a])])
+    distance = np.linalg.norm((corners @ (affine_a - affine_b).T)[:, :3], axis=1).max()
+    voxel = np.linalg.norm(affine_a[:3, :3], axis=0).min()
+    if distance > _SHIFT * voxel:
+        return (
+            f"{file_b}: lies up to {distance:.3g} mm away from {file_a} (their affines differ); "
+            "resample it to the image, or copy the image's affine if only the header is wrong"
+        )
+    return ""
+
+
+def _dimensions(shape: tuple[int, ...]) -> str:
+    return f"{len(shape)}D ({_times(shape)})"
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"

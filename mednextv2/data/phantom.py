@@ -1,0 +1,83 @@
+"""A phantom data set in MSD layout, for demonstrations and tests without real data."""
+
+import json
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+
+def make_phantom_dataset(folder: str | os.PathLike, cases: int = 60, seed: int = 0) -> Path:
+    """Write images of two touching ellipsoidal structures, front and back, with their label maps.
+
+    The images are about 36×50×35 voxels of 1 mm, as crops around a hippocampus. The task is not trivial: the two
+    structures have nearly the same brightness, which differs little from the tissue around them; there are other
+    bright blobs, texture, a bias field, noise, and a grey scale that differs from case to case.
+
+    Args:
+        folder: Where to write `dataset.json`, `imagesTr` and `labelsTr`; made if missing.
+        cases: Number of cases.
+        seed: Of the random numbers; the same seed gives the same data.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(folder)
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    entries = []
+    for number, child in enumerate(np.random.SeedSequence(seed).spawn(cases)):
+        image, label = _phantom(np.random.default_rng(child))
+        entry = {k: f"./{k}sTr/phantom_{number:03d}.nii.gz" for k in ("image", "label")}
+        affine = np.diag([1.0, 1.0, 1.0, 1.0])
+        nib.save(nib.Nifti1Image(image, affine), folder / entry["image"])
+        nib.save(nib.Nifti1Image(label, affine), folder / entry["label"])
+        entries.append(entry)
+    description = {
+        "name": "Phantom",
+        "description": "Computer-made images of two touching ellipsoids; not anatomy",
+        "licence": "Apache-2.0",
+        "modality": {"0": "MRI"},
+        "labels": {"0": "background", "1": "anterior", "2": "posterior"},
+        "numTraining": cases,
+        "training": entries,
+    }
+    # last, so that a folder with dataset.json is a complete one
+    (folder / "dataset.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def _phantom(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one image, `(X, Y, Z)` int16, and its label map, uint8."""
+    shape = (rng.integers(32, 41), rng.integers(44, 57), rng.integers(30, 41))
+    grid = np.stack(np.meshgrid(*[np.arange(n, dtype=np.float32) for n in shape], indexing="ij"), axis=-1)
+    centre = np.array(shape) / 2 + rng.uniform(-3, 3, 3)
+    touch = rng.uniform(-2, 2)  # where along y the two structures meet, relative to the centre
+    front_radius, back_radius = rng.uniform((5, 7, 4), (8, 10, 7)), rng.uniform((4, 9, 3), (7, 13, 6))
+    front = _ellipsoid(grid, centre + (0, touch + front_radius[1] * 0.8, 0), front_radius, rng)
+    back = _ellipsoid(grid, centre + (0, touch - back_radius[1] * 0.8, 0), back_radius, rng)
+    label = np.where(grid[..., 1] > centre[1] + touch, 1 * front, 2 * back).astype(np.uint8)
+    image = 0.25 * _texture(shape, 3.0, rng) + 0.15 * _texture(shape, 1.0, rng)
+    for _ in range(6):  # distractors
+        image += rng.uniform(-0.8, 0.8) * _ellipsoid(grid, rng.uniform(0, shape), rng.uniform(3, 6, 3), rng)
+    image[label == 1] = 0.9 + 0.2 * _texture(shape, 1.5, rng)[label == 1]
+    image[label == 2] = 0.75 + 0.2 * _texture(shape, 1.5, rng)[label == 2]
+    image = gaussian_filter(image, 0.6)
+    image *= np.exp(0.35 * _texture(shape, 12.0, rng))  # bias field
+    image += 0.15 * rng.standard_normal(shape)
+    image = (image - image.min()) * rng.choice([60, 400, 3000])
+    return image.astype(np.int16), label
+
+
+def _ellipsoid(grid: np.ndarray, centre: np.ndarray, radius: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return a mask of an ellipsoid with a slightly uneven surface."""
+    distance = (((grid - centre) / radius) ** 2).sum(-1)
+    return distance < 1 + 0.15 * _texture(grid.shape[:3], 2.5, rng)
+
+
+def _texture(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> np.ndarray:
+    """Return smooth noise of mean 0 and standard deviation 1, `sigma` voxels in scale."""
+    noise = gaussian_filter(rng.standard_normal(shape).astype(np.float32), sigma, mode="wrap")
+    return (noise - noise.mean()) / noise.std()

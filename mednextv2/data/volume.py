@@ -1,0 +1,56 @@
+"""Reading of one image file as an array with its position in space."""
+
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from monai.data import ITKReader
+
+from mednextv2.errors import InputError
+
+#: File endings of images, the ones that MONAI reads with nibabel first.
+NIFTI = (".nii.gz", ".nii")
+SUFFIXES = (*NIFTI, ".nrrd", ".mha", ".mhd")
+
+
+def stem(path: str | os.PathLike) -> str:
+    """Return the file name without folder and ending: `a/b.nii.gz` to `b`."""
+    name = Path(path).name
+    for suffix in SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return Path(name).stem
+
+
+def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+    """Read an image.
+
+    Args:
+        path: A file with one of the endings in `SUFFIXES`.
+
+    Returns:
+        The voxels, `(X, Y, Z)` (further axes if the file has them), in the file's own order and data type, and the
+        affine, `(4, 4)`, from voxel indices to millimetres (right, anterior, superior).
+
+    Raises:
+        InputError: When the file is missing, of another format, truncated or damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file")
+    if not path.name.lower().endswith(SUFFIXES):
+        raise InputError(f"{path}: the ending is not one of {', '.join(SUFFIXES)}; convert the image")
+    try:
+        if path.name.lower().endswith(NIFTI):
+            image = nib.load(path)
+            return np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=np.float64)
+        reader = ITKReader()
+        array, meta = reader.get_data(reader.read(str(path)))
+        return array, np.asarray(meta["affine"], dtype=np.float64)
+    except Exception as e:  # zlib, gzip, nibabel and ITK each raise their own for a damaged file
+        detail = " ".join(str(e).split())[:200]
+        raise InputError(
+            f"{path}: cannot be read; the file is truncated, damaged, or not what its ending says "
+            f"({type(e).__name__}: {detail}). Copy or convert it again"
+        ) from e

@@ -1,0 +1,157 @@
+"""Scores of predictions against label maps: Dice, surface Dice and Hausdorff distance, per case and class."""
+
+import csv
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.data.meta_tensor import MetaTensor
+from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
+from torch import Tensor
+
+from mednextv2.paths import prepare_folder
+from mednextv2.training.handlers import is_main_process
+
+logger = logging.getLogger(__name__)
+
+METRICS = ("dice", "surface_dice_1mm", "hd95_mm")
+_TOLERANCE_MM = 1.0
+
+
+def score_case(pred: Tensor, label: Tensor, spacing: Sequence[float]) -> dict[str, list[float]]:
+    """Score one case.
+
+    Args:
+        pred: One-hot prediction, `(C, X, Y, Z)`, background first.
+        label: One-hot label map, likewise.
+        spacing: Voxel size in mm, one number an axis.
+
+    Returns:
+        For each name in `METRICS` one value a foreground class. A class that neither has is NaN throughout; one that
+        only one of them has scores Dice 0, surface Dice 0, and an infinite distance.
+
+    Source:
+        Dice of empty classes as in nnU-Net's evaluation. Surface Dice at 1 mm: Nikolov et al. 2021
+        (arXiv:1809.04430). HD95: the larger of the two directed 95th percentiles of surface distances.
+    """
+    scores: dict[str, list[float]] = {name: [] for name in METRICS}
+    for c in range(1, label.shape[0]):
+        p, g = pred[c : c + 1][None].bool(), label[c : c + 1][None].bool()
+        if not p.any() or not g.any():
+            absent = not p.any() and not g.any()
+            values = (np.nan, np.nan, np.nan) if absent else (0.0, 0.0, np.inf)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # MONAI warns of arguments that are left at their default
+                values = (
+                    compute_dice(p.float(), g.float(), include_background=True).item(),
+                    compute_surface_dice(
+                        p, g, class_thresholds=[_TOLERANCE_MM], include_background=True, spacing=list(spacing)
+                    ).item(),
+                    compute_hausdorff_distance(
+                        p, g, include_background=True, percentile=95, spacing=list(spacing)
+                    ).item(),
+                )
+        for name, value in zip(METRICS, values, strict=True):
+            scores[name].append(value)
+    return scores
+
+
+class EvaluationTable:
+    """Score every case of an evaluation run, and write `cases.csv` and `summary.csv`.
+
+    `cases.csv` has one row a case and class. `summary.csv` has one row a class and one for the mean over classes: mean,
+    standard deviation, median, minimum and maximum over the cases that have the class (infinite distances left out and
+    counted), and the number of cases.
+
+    Args:
+        output_dir: Folder of the tables.
+        labels: Class names, background first.
+        spatial_dims: 2 or 3.
+    """
+
+    def __init__(self, output_dir: str | os.PathLike, labels: Sequence[str], spatial_dims: int = 3) -> None:
+        self.folder, self.labels, self.spatial_dims = Path(output_dir), list(labels), spatial_dims
+        self.rows: list[dict] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator whose output is decollated, one-hot, and in the label map's grid."""
+        engine.add_event_handler(Events.STARTED, lambda _: self.rows.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _add(self, engine: Engine) -> None:
+        for item in engine.state.output:
+            affine = item["label"].affine if isinstance(item["label"], MetaTensor) else torch.eye(4)
+            spacing = np.linalg.norm(np.asarray(affine.cpu())[: self.spatial_dims, : self.spatial_dims], axis=0)
+            pred, label = (item[k].as_tensor() if isinstance(item[k], MetaTensor) else item[k] for k in ("pred", "label"))
+            scores = score_case(pred.cpu(), label.cpu(), spacing.tolist())
+            for c, name in enumerate(self.labels[1:]):
+                self.rows.append({"case": item["case"], "label": name} | {m: scores[m][c] for m in METRICS})
+
+    def _write(self, engine: Engine) -> None:
+        if not is_main_process():
+            return
+        folder = prepare_folder(self.folder, "output_dir")
+        _write_csv(folder / "cases.csv", self.rows)
+        summary = summarise(self.rows, self.labels[1:])
+        _write_csv(folder / "summary.csv", summary)
+        logger.info("Scores of %d cases, in %s\n%s", len({r["case"] for r in self.rows}), folder, format_table(summary))
+
+
+def summarise(rows: Sequence[dict], labels: Sequence[str]) -> list[dict]:
+    """Summarise rows of cases over each class, and the classes' means into a last row `mean`.
+
+    Args:
+        rows: Dicts with `case`, `label` and the names in `METRICS`.
+        labels: The foreground classes.
+    """
+    summary = []
+    for name in labels:
+        row: dict = {"label": name}
+        mine = [r for r in rows if r["label"] == name]
+        for metric in METRICS:
+            values = np.array([r[metric] for r in mine], dtype=float)
+            values = values[~np.isnan(values)]
+            finite = values[np.isfinite(values)]
+            row |= {
+                f"{metric}_{statistic}": float(function(finite)) if finite.size else float("nan")
+                for statistic, function in (
+                    ("mean", np.mean), ("std", np.std), ("median", np.median), ("min", np.min), ("max", np.max),
+                )
+            }
+            row[f"{metric}_cases"] = int(values.size)
+            row[f"{metric}_infinite"] = int(values.size - finite.size)
+        summary.append(row)
+    mean: dict = {"label": "mean"}
+    for metric in METRICS:
+        values = np.array([r[f"{metric}_mean"] for r in summary], dtype=float)
+        mean[f"{metric}_mean"] = float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+    return [*summary, mean]
+
+
+def format_table(summary: Sequence[dict]) -> str:
+    """Return the means of a summary as a table for people."""
+    lines = [f"{'class':<24}{'Dice':>8}{'surface Dice (1 mm)':>22}{'HD95 (mm)':>12}"]
+    for row in summary:
+        lines.append(
+            f"{row['label']:<24}{row['dice_mean']:>8.3f}{row['surface_dice_1mm_mean']:>22.3f}{row['hd95_mm_mean']:>12.2f}"
+        )
+    return "\n".join(lines)
+
+
+def _write_csv(path: Path, rows: Sequence[dict]) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    columns = list(dict.fromkeys(k for row in rows for k in row))
+    with temporary.open("w", newline="", encoding="utf-8") as f:
+        writer = csv.DictWriter(f, columns, restval="")
+        writer.writeheader()
+        writer.writerows(
+            {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
+        )
+    os.replace(temporary, path)

@@ -1,0 +1,128 @@
+"""Finding the images that a user points at, and refusing the ones that cannot be segmented."""
+
+import json
+import os
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.transforms import MapTransform
+
+from mednextv2.data.check import check_image
+from mednextv2.data.volume import SUFFIXES, read_volume, stem
+from mednextv2.errors import InputError
+
+
+def find_images(source: str | os.PathLike, channels: Sequence[str]) -> list[dict[str, Any]]:
+    """List the cases in a file, a folder or a datalist.
+
+    Args:
+        source: An image; a folder of images (nnU-Net's `case_0000.nii.gz`, `case_0001.nii.gz` are the channels of one
+            case); or a JSON file: a list of `{"image": …}`, or such a list under `testing`, `test`, `validation` or
+            `training`, with paths relative to the JSON file.
+        channels: Names of the channels that the bundle expects.
+
+    Returns:
+        MONAI items, `image` (a path, or one a channel) and `case`, sorted by case.
+
+    Raises:
+        InputError: When nothing is found, a file is missing, or the number of channels is another.
+    """
+    path = Path(source).expanduser()
+    if not str(source) or not path.exists():
+        raise InputError(f"{path}: there is no such image, folder or datalist; give one with --input")
+    if path.is_dir():
+        groups = _group(sorted(p for p in path.iterdir() if _is_image(p)), len(channels))
+        if not groups:
+            raise InputError(f"{path}: holds no images ({', '.join(SUFFIXES)})")
+    elif path.suffix.lower() == ".json":
+        groups = _read_datalist(path)
+    elif _is_image(path):
+        groups = {stem(path): [path]}
+    else:
+        raise InputError(f"{path}: is not an image ({', '.join(SUFFIXES)}), a folder of images or a .json datalist")
+    problems = [f"{file}: there is no such file" for files in groups.values() for file in files if not file.is_file()]
+    problems += [
+        f"case {case}: has {len(files)} files ({', '.join(f.name for f in files)}), "
+        f"the bundle expects {len(channels)} channels ({', '.join(channels)})"
+        for case, files in groups.items()
+        if len(files) not in (1, len(channels))
+    ]
+    if problems:
+        raise InputError("\n".join(problems))
+    return [
+        {"image": str(files[0]) if len(files) == 1 else [str(f) for f in files], "case": case}
+        for case, files in sorted(groups.items())
+    ]
+
+
+def _is_image(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
+
+
+def _group(files: Sequence[Path], channels: int) -> dict[str, list[Path]]:
+    """Put the channel files of a case together; with one channel the number may be there or not."""
+    groups: dict[str, list[Path]] = {}
+    for file in files:
+        name = stem(file)
+        match = re.fullmatch(r"(.+)_\d{4}", name)
+        key = match[1] if match and (channels > 1 or name.endswith("_0000")) else name
+        groups.setdefault(key, []).append(file)
+    return groups
+
+
+def _read_datalist(path: Path) -> dict[str, list[Path]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise InputError(f"{path}: is not valid JSON: {e}") from e
+    if isinstance(content, dict):
+        content = next((content[k] for k in ("testing", "test", "validation", "training") if content.get(k)), None)
+    if not isinstance(content, list) or not content:
+        raise InputError(f'{path}: should hold a list of {{"image": …}}, alone or under "testing"')
+    groups: dict[str, list[Path]] = {}
+    for number, entry in enumerate(content):
+        images = entry.get("image") if isinstance(entry, dict) else entry
+        images = [images] if isinstance(images, str) else images
+        if not isinstance(images, list) or not images or not all(isinstance(i, str) for i in images):
+            raise InputError(f'{path}: entry {number} should be {{"image": path or list of paths}}, but is {entry!r}')
+        files = [path.parent / i for i in images]
+        case = re.sub(r"_0000$", "", stem(files[0]))
+        if case in groups:
+            raise InputError(f"{path}: several entries are named {case}; their masks would overwrite each other")
+        groups[case] = files
+    return groups
+
+
+class CheckImaged(MapTransform):
+    """Raise an InputError for a file that cannot be segmented, before it is loaded.
+
+    Runs on the paths, in front of `LoadImaged`: 2D or 4D images, other numbers of channels, NaN, constant images,
+    damaged files.
+
+    Args:
+        keys: Of the images.
+        channels: Number of channels of a case.
+        spatial_dims: 2 or 3.
+    """
+
+    def __init__(self, keys: Hashable | Sequence[Hashable], channels: int = 1, spatial_dims: int = 3) -> None:
+        super().__init__(keys)
+        self.channels, self.spatial_dims = channels, spatial_dims
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data as they are."""
+        for key in self.keys:
+            files = data[key]
+            if not isinstance(files, (str, os.PathLike, list, tuple)):
+                continue  # an array, from Python or MONAI Label
+            files = [files] if isinstance(files, (str, os.PathLike)) else files
+            for file in files:
+                array, affine = read_volume(file)
+                expected = self.channels if len(files) == 1 else 1
+                problems = check_image(np.asarray(array), affine, expected, self.spatial_dims)
+                if problems:
+                    raise InputError(f"{file}: {'; '.join(problems)}")
+        return dict(data)

@@ -1,0 +1,54 @@
+"""What must be true before an evaluation or an inference starts."""
+
+import os
+from collections.abc import Sequence
+
+from mednextv2.data.check import check_dataset
+from mednextv2.data.dataset import DatasetFolder
+from mednextv2.paths import prepare_folder
+from mednextv2.training.preparation import check_description, check_patch_size
+
+
+def prepare_evaluation(
+    dataset: DatasetFolder,
+    cases: Sequence[Sequence[dict]],
+    labels: Sequence[str],
+    channels: Sequence[str],
+    patch_size: Sequence[int],
+    output_dir: str | os.PathLike,
+    check_data: bool = True,
+) -> None:
+    """Check settings, output folder and the cases that will be scored.
+
+    Args:
+        dataset: As read from `dataset_dir`.
+        cases: Training and validation items; the latter are scored.
+        labels: The bundle's class names.
+        channels: The bundle's channel names.
+        patch_size: Voxels of a window.
+        output_dir: Where tables and predictions will go.
+        check_data: Read every file and look for defects.
+
+    Raises:
+        InputError: As :func:`mednextv2.training.prepare_training`.
+    """
+    check_patch_size(patch_size)
+    prepare_folder(output_dir, "output_dir")
+    check_description(dataset, labels, channels)
+    if check_data:
+        scored = {item["case"] for item in cases[1]}
+        check_dataset([c for c in dataset.cases if c.name in scored], labels, channels, len(patch_size))
+
+
+def prepare_inference(patch_size: Sequence[int], output_dir: str | os.PathLike) -> None:
+    """Check the window's size and that masks can be written.
+
+    Args:
+        patch_size: Voxels of a window.
+        output_dir: Where masks will go.
+
+    Raises:
+        InputError: For a size that the network cannot take, or a folder that cannot be written.
+    """
+    check_patch_size(patch_size)
+    prepare_folder(output_dir, "output_dir")

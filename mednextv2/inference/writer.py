@@ -1,0 +1,91 @@
+"""Writing of label maps in the geometry of the image that they were made from."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import ImageWriter
+
+from mednextv2.data.volume import NIFTI
+from mednextv2.errors import InputError
+
+
+class MaskWriter(ImageWriter):
+    """Write a label map as NIfTI with the shape, the affine and the header fields of its source image.
+
+    For MONAI's `SaveImaged(writer=MaskWriter, …)`. The source's qform, sform, units, time stamps and descriptions stay;
+    data type (uint8, or uint16 from 256 labels on) and intensity scaling are the mask's own. The file appears under
+    its name only when it is whole.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(affine=None)
+        self.labels: np.ndarray | None = None
+        self.meta: Mapping[str, Any] = {}
+
+    def set_data_array(self, data_array: Any, **kwargs: Any) -> None:
+        """Take the label map, `(1, X, Y, Z)`."""
+        array = data_array.detach().cpu().numpy() if isinstance(data_array, torch.Tensor) else np.asarray(data_array)
+        if array.shape[0] != 1:
+            raise ValueError(f"a label map has one channel; this array has the shape {array.shape}")
+        self.labels = array[0].astype(np.uint8 if array.max() < 256 else np.uint16)
+
+    def set_metadata(self, meta_dict: Mapping | None = None, resample: bool = False, **kwargs: Any) -> None:
+        """Take the source image's metadata: MONAI's `filename_or_obj` and `affine`."""
+        self.meta = meta_dict or {}
+
+    def write(self, filename: str | os.PathLike, verbose: bool = False, **kwargs: Any) -> None:
+        """Write the file, under a temporary name first.
+
+        Raises:
+            InputError: When the folder cannot be written or the disk is full.
+        """
+        target = Path(filename)
+        image = nib.Nifti1Image(self.labels, self._affine(), self._header())
+        ending = "".join(target.suffixes[-2:]) if target.name.endswith(".nii.gz") else target.suffix
+        temporary = None
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", suffix=ending, delete=False) as f:
+                temporary = Path(f.name)
+            nib.save(image, temporary)
+            temporary.chmod(0o644)
+            temporary.replace(target)
+        except OSError as e:
+            raise InputError(f"{target}: cannot be written ({e.strerror or e}); choose another --output_dir") from e
+        finally:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+
+    def _source(self) -> nib.Nifti1Pair | None:
+        name = self.meta.get("filename_or_obj")
+        name = name[0] if isinstance(name, (list, tuple)) and name else name
+        if isinstance(name, str) and name.lower().endswith(NIFTI) and Path(name).is_file():
+            return nib.load(name)
+        return None
+
+    def _affine(self) -> np.ndarray:
+        source = self._source()
+        if source is not None:
+            return source.affine
+        affine = self.meta.get("original_affine", self.meta.get("affine"))
+        if affine is None:
+            return np.eye(4)
+        return np.asarray(affine.cpu() if isinstance(affine, torch.Tensor) else affine, dtype=np.float64)
+
+    def _header(self) -> nib.Nifti1Header | None:
+        source = self._source()
+        if source is None:
+            return None
+        header = nib.Nifti1Header.from_header(source.header, check=False)
+        header.set_data_dtype(self.labels.dtype)
+        header.set_data_shape(self.labels.shape)
+        header.set_slope_inter(1, 0)
+        header["cal_min"] = header["cal_max"] = 0  # display range of the source's intensities
+        header.extensions.clear()
+        return header

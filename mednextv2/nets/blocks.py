@@ -1,0 +1,184 @@
+"""The blocks of MedNeXt: standard, down- and up-sampling.
+
+Each is a ConvNeXt block: a depthwise convolution, a normalisation of every channel, an expansion to `ratio` times the
+channels, GELU, (v2) global response normalisation, and a compression. Parameters are the weights of ordinary
+convolutions, so that any checkpoint can be mapped to them; memory is channels-last.
+
+Source: Roy et al. 2023, MedNeXt, sections 2.1 and 2.2 (arXiv:2303.09975); GRN: Woo et al. 2023 (arXiv:2301.00808).
+"""
+
+import torch
+import torch.nn.functional as F
+from monai.networks.layers.factories import Conv
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mednextv2 import ops
+
+
+class ChannelNorm(nn.Module):
+    """Normalise each channel over space: see :func:`mednextv2.ops.channel_norm`. `(N, C, *spatial)` to the same."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.channel_norm(x, self.weight, self.bias, self.eps)
+
+
+class GlobalResponseNorm(nn.Module):
+    """Let channels compete by their norm: see :func:`mednextv2.ops.grn`. `(N, C, *spatial)` to the same."""
+
+    def __init__(self, channels: int, eps: float = 1e-6, denominator: str = "mean") -> None:
+        super().__init__()
+        if denominator not in ("mean", "sum"):
+            raise ValueError(f"grn_denominator is 'mean' or 'sum', not {denominator!r}")
+        self.eps = eps
+        self.denominator = denominator
+        self.gamma = nn.Parameter(torch.zeros(channels))
+        self.beta = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.grn(x, self.gamma, self.beta, self.eps, self.denominator)
+
+
+class MedNeXtBlock(nn.Module):
+    """Standard block: `(N, C, *spatial)` to `(N, C, *spatial)`.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: Channels C of the input.
+        out_channels: Channels of the output; differ from C in resampling blocks only.
+        ratio: The block is `ratio * in_channels` wide inside.
+        kernel_size: Edge of the depthwise kernel in voxels, odd.
+        residual: Add the input to the output.
+        grn: `"mean"` or `"sum"` (the denominator of GRN), or None for a block without GRN (v1).
+        drop_path_rate: Probability to skip the block for a sample in training (Huang et al. 2016, stochastic depth,
+            arXiv:1603.09382).
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        ratio: int,
+        kernel_size: int,
+        residual: bool = True,
+        grn: str | None = None,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.residual = residual
+        self.drop_path_rate = drop_path_rate
+        self.activation_checkpointing = False  # set by the network, per resolution
+        width = ratio * in_channels
+        self.depthwise = self._depthwise(spatial_dims, in_channels, kernel_size)
+        self.norm = ChannelNorm(in_channels)
+        self.expand = Conv[Conv.CONV, spatial_dims](in_channels, width, kernel_size=1)
+        self.grn = nn.Identity() if grn is None else GlobalResponseNorm(width, denominator=grn)
+        self.compress = Conv[Conv.CONV, spatial_dims](width, out_channels, kernel_size=1)
+
+    def _depthwise(self, spatial_dims: int, channels: int, kernel_size: int) -> nn.Module:
+        return Conv[Conv.CONV, spatial_dims](
+            channels, channels, kernel_size, padding=kernel_size // 2, groups=channels
+        )
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Apply the block without its residual connection: `(N, C, *spatial)` to `(N, O, *spatial of depthwise)`."""
+        y = self.norm(self.depthwise(x))
+        return self.compress(self.grn(F.gelu(self.expand(y))))
+
+    def drop_path(self, y: Tensor) -> Tensor:
+        """In training, zero whole samples with probability `drop_path_rate` and scale up the others."""
+        if self.drop_path_rate > 0.0 and self.training:
+            keep = 1.0 - self.drop_path_rate
+            mask = torch.rand([y.shape[0]] + [1 for _ in range(1, y.dim())], device=y.device) < keep
+            y = y * (mask.to(y.dtype) / keep)
+        return y
+
+    def whole(self, x: Tensor) -> Tensor:
+        """Apply the block with its residual connection."""
+        y = self.drop_path(self.transform(x))
+        return x + y if self.residual else y
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():  # TorchScript has no checkpointing, and exported networks no backward pass
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                return checkpoint(self.whole, x, use_reentrant=False)
+        return self.whole(x)
+
+
+class MedNeXtDownBlock(MedNeXtBlock):
+    """Halve every axis: `(N, C, *spatial)` to `(N, O, *spatial / 2)`, in the paper O = 2 C.
+
+    The residual is a convolution of kernel 1 and stride 2, without a norm. Arguments as in :class:`MedNeXtBlock`.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        ratio: int,
+        kernel_size: int,
+        residual: bool = True,
+        grn: str | None = None,
+    ) -> None:
+        super().__init__(spatial_dims, in_channels, out_channels, ratio, kernel_size, residual, grn)
+        self.shortcut = (
+            Conv[Conv.CONV, spatial_dims](in_channels, out_channels, kernel_size=1, stride=2)
+            if residual
+            else nn.Identity()
+        )
+
+    def _depthwise(self, spatial_dims: int, channels: int, kernel_size: int) -> nn.Module:
+        return Conv[Conv.CONV, spatial_dims](
+            channels, channels, kernel_size, stride=2, padding=kernel_size // 2, groups=channels
+        )
+
+    def whole(self, x: Tensor) -> Tensor:
+        """Apply the block with its residual connection."""
+        y = self.transform(x)
+        return y + self.shortcut(x) if self.residual else y
+
+
+class MedNeXtUpBlock(MedNeXtBlock):
+    """Double every axis: `(N, C, *spatial)` to `(N, O, 2 * spatial)`, in the paper O = C / 2.
+
+    The transposed convolutions of stride 2 give `2 n - 1` voxels along an axis of n; one zero in front makes `2 n`,
+    as in the authors' code. Arguments as in :class:`MedNeXtBlock`.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        ratio: int,
+        kernel_size: int,
+        residual: bool = True,
+        grn: str | None = None,
+    ) -> None:
+        super().__init__(spatial_dims, in_channels, out_channels, ratio, kernel_size, residual, grn)
+        self.front = [1, 0] * spatial_dims  # padding of F.pad: one voxel at the start of every axis
+        self.shortcut = (
+            Conv[Conv.CONVTRANS, spatial_dims](in_channels, out_channels, kernel_size=1, stride=2)
+            if residual
+            else nn.Identity()
+        )
+
+    def _depthwise(self, spatial_dims: int, channels: int, kernel_size: int) -> nn.Module:
+        return Conv[Conv.CONVTRANS, spatial_dims](
+            channels, channels, kernel_size, stride=2, padding=kernel_size // 2, groups=channels
+        )
+
+    def whole(self, x: Tensor) -> Tensor:
+        """Apply the block with its residual connection."""
+        y = self.transform(x)
+        if self.residual:
+            y = y + self.shortcut(x)
+        return F.pad(y, self.front)

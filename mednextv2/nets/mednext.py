@@ -1,0 +1,208 @@
+"""The MedNeXt network: a U-shaped ConvNeXt with five resolutions, in its v1 and v2 forms."""
+
+from collections.abc import Sequence
+
+import torch
+from monai.data.meta_tensor import MetaTensor
+from monai.networks.layers.factories import Conv
+from torch import Tensor, nn
+
+from mednextv2.nets.blocks import MedNeXtBlock, MedNeXtDownBlock, MedNeXtUpBlock
+
+LEVELS = 5  # resolutions: full, 1/2, 1/4, 1/8 and the bottleneck's 1/16
+DIVISOR = 2 ** (LEVELS - 1)  # every axis of the input must be a multiple of this
+
+
+class MedNeXt(nn.Module):
+    """MedNeXt in two or three dimensions: `(N, in_channels, *spatial)` to `(N, out_channels, *spatial)`.
+
+    A stem (kernel 1), four encoder stages with `init_filters` times 1, 2, 4, 8 channels, a bottleneck with 16 times,
+    four decoder stages; skip connections are added. v2 is v1 plus global response normalisation (GRN) in every
+    block: standard, down and up. :func:`mednextv2.nets.create_mednext` builds the published sizes by name.
+
+    The layout in memory is channels-last from the stem on; the caller need not know. The input may be a MONAI
+    `MetaTensor`; the outputs are plain tensors.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: Channels of the input image.
+        out_channels: Channels of the output: classes, or regions.
+        init_filters: Channels at full resolution.
+        blocks_down: Blocks of the four encoder stages, from full resolution down.
+        blocks_bottleneck: Blocks at 1/16 resolution.
+        blocks_up: Blocks of the four decoder stages, from 1/8 resolution up.
+        encoder_expansion_ratio: Expansion of the encoder stages, as one int or four. A down block takes the ratio of
+            the stage it leads to.
+        bottleneck_expansion_ratio: Expansion of the bottleneck and of the down block before it.
+        decoder_expansion_ratio: Expansion of the decoder stages and of the up block before each, one int or four.
+        kernel_size: Edge of the depthwise kernels, odd; the papers use 3 and 5.
+        deep_supervision: In training mode, return logits at all five scales.
+        use_residual_connection: Residual connections in all blocks.
+        global_resp_norm: GRN in every block (v2).
+        grn_denominator: `"mean"` over channels, as ConvNeXt V2 and the MedNeXt authors' code, or `"sum"`.
+        grn_in_first_down: False leaves GRN out of the first down block, as the authors' v1 code does; only for
+            weights that come from there.
+        activation_checkpointing: Recompute the blocks of a resolution in the backward pass instead of storing their
+            activations: one bool for all, or five, from full resolution to bottleneck.
+        drop_path_rate: Largest probability of skipping a standard block in training; grows linearly with depth.
+
+    Returns:
+        Logits `(N, out_channels, *spatial)`. In training mode with `deep_supervision`, a list of five such tensors at
+        1, 1/2, 1/4, 1/8 and 1/16 of the resolution.
+
+    Raises:
+        ValueError: When an axis of the input is not a multiple of 16.
+
+    Source:
+        Roy et al. 2023, MedNeXt, section 2 (arXiv:2303.09975); MedNeXt-v2 (arXiv:2512.17774).
+
+    Example:
+        >>> net = MedNeXt(in_channels=1, out_channels=3, init_filters=4, deep_supervision=True)
+        >>> [tuple(y.shape[2:]) for y in net(torch.zeros(1, 1, 32, 32, 32))][:2]
+        [(32, 32, 32), (16, 16, 16)]
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        in_channels: int = 1,
+        out_channels: int = 2,
+        init_filters: int = 32,
+        blocks_down: Sequence[int] = (2, 2, 2, 2),
+        blocks_bottleneck: int = 2,
+        blocks_up: Sequence[int] = (2, 2, 2, 2),
+        encoder_expansion_ratio: Sequence[int] | int = 2,
+        bottleneck_expansion_ratio: int = 2,
+        decoder_expansion_ratio: Sequence[int] | int = 2,
+        kernel_size: int = 3,
+        deep_supervision: bool = False,
+        use_residual_connection: bool = True,
+        global_resp_norm: bool = True,
+        grn_denominator: str = "mean",
+        grn_in_first_down: bool = True,
+        activation_checkpointing: bool | Sequence[bool] = False,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        down_ratios = _four(encoder_expansion_ratio, "encoder_expansion_ratio")
+        up_ratios = _four(decoder_expansion_ratio, "decoder_expansion_ratio")
+        depths = [*_four(blocks_down, "blocks_down"), blocks_bottleneck, *_four(blocks_up, "blocks_up")]
+        ratios = [*down_ratios, bottleneck_expansion_ratio, *up_ratios]
+        _check_arguments(spatial_dims, kernel_size, drop_path_rate)
+        self.spatial_dims = spatial_dims
+        self.deep_supervision = deep_supervision
+        grn = grn_denominator if global_resp_norm else None
+        rates = torch.linspace(0, drop_path_rate, max(sum(depths), 2)).tolist()
+        shared = {"kernel_size": kernel_size, "residual": use_residual_connection}
+
+        def filters(level: int) -> int:
+            return init_filters * 2**level
+
+        def stage(index: int) -> nn.ModuleList:
+            channels, first = filters(index if index < LEVELS else 2 * LEVELS - 2 - index), sum(depths[:index])
+            return nn.ModuleList(
+                MedNeXtBlock(
+                    spatial_dims, channels, channels, ratios[index], grn=grn, drop_path_rate=rates[first + i], **shared
+                )
+                for i in range(depths[index])
+            )
+
+        def down(level: int) -> MedNeXtDownBlock:
+            own = grn if level > 0 or grn_in_first_down else None
+            return MedNeXtDownBlock(
+                spatial_dims, filters(level), filters(level + 1), ratios[level + 1], grn=own, **shared
+            )
+
+        def up(index: int) -> MedNeXtUpBlock:  # index of the decoder stage that it leads to, as in `ratios`
+            level = 2 * LEVELS - 2 - index
+            return MedNeXtUpBlock(spatial_dims, filters(level + 1), filters(level), ratios[index], grn=grn, **shared)
+
+        self.stem = Conv[Conv.CONV, spatial_dims](in_channels, init_filters, kernel_size=1)
+        self.encoder = nn.ModuleList(stage(i) for i in range(LEVELS - 1))
+        self.down = nn.ModuleList(down(i) for i in range(LEVELS - 1))
+        self.bottleneck = stage(LEVELS - 1)
+        self.up = nn.ModuleList(up(i) for i in range(LEVELS, 2 * LEVELS - 1))  # deepest first
+        self.decoder = nn.ModuleList(stage(i) for i in range(LEVELS, 2 * LEVELS - 1))
+        self.heads = nn.ModuleList(  # full resolution first, the bottleneck's last
+            Conv[Conv.CONV, spatial_dims](filters(i), out_channels, kernel_size=1)
+            for i in range(LEVELS if deep_supervision else 1)
+        )
+        self._set_activation_checkpointing(_per_level(activation_checkpointing))
+
+    def _set_activation_checkpointing(self, flags: list[bool]) -> None:
+        """Mark the blocks of each resolution; a resampling block belongs to the finer of its two."""
+        for level, flag in enumerate(flags[:-1]):
+            for block in [*self.encoder[level], self.down[level], *self.decoder[3 - level], self.up[3 - level]]:
+                block.activation_checkpointing = flag
+        for block in self.bottleneck:
+            block.activation_checkpointing = flags[-1]
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        if not torch.jit.is_scripting():
+            if isinstance(x, MetaTensor):  # every operation on one costs Python time
+                x = x.as_tensor()
+            if not torch.jit.is_tracing():
+                check_spatial_shape(x, self.spatial_dims)
+        layout = torch.channels_last_3d if self.spatial_dims == 3 else torch.channels_last
+        x = self.stem(x).contiguous(memory_format=layout)
+        skips: list[Tensor] = []
+        for stage, down in zip(self.encoder, self.down):  # noqa: B905  (TorchScript knows no strict=)
+            for block in stage:
+                x = block(x)
+            skips.append(x)
+            x = down(x)
+        for block in self.bottleneck:
+            x = block(x)
+        features = [x]
+        for up, stage in zip(self.up, self.decoder):  # noqa: B905
+            x = up(x) + skips.pop()
+            for block in stage:
+                x = block(x)
+            if self.training:
+                features.append(x)
+            else:  # let go of the coarser ones
+                features = [x]
+        outputs: list[Tensor] = []
+        for index, head in enumerate(self.heads):
+            if index == 0 or self.training:
+                outputs.append(head(features[-1 - index]))
+        if self.deep_supervision and self.training:
+            return outputs
+        return outputs[0]
+
+
+def check_spatial_shape(x: Tensor, spatial_dims: int) -> None:
+    """Raise a ValueError that names the axis, its size and the nearest legal sizes, or return."""
+    if x.dim() != spatial_dims + 2:
+        axes = "X, Y, Z" if spatial_dims == 3 else "X, Y"
+        raise ValueError(f"MedNeXt expects an input of shape (N, C, {axes}), got {tuple(x.shape)}")
+    for axis, size in enumerate(x.shape[2:]):
+        if size % DIVISOR != 0:
+            legal = [s for s in (size // DIVISOR * DIVISOR, (size // DIVISOR + 1) * DIVISOR) if s > 0]
+            raise ValueError(
+                f"MedNeXt halves every axis four times, so each must be a multiple of {DIVISOR}: "
+                f"spatial axis {axis} has {size} voxels; the nearest legal sizes are {' and '.join(map(str, legal))}"
+            )
+
+
+def _four(value: Sequence[int] | int, name: str) -> list[int]:
+    values = [value] * 4 if isinstance(value, int) else list(value)
+    if len(values) != 4 or not all(isinstance(v, int) and v > 0 for v in values):
+        raise ValueError(f"{name} is one positive int or four, from the first stage to the last: got {value!r}")
+    return values
+
+
+def _per_level(value: bool | Sequence[bool]) -> list[bool]:
+    flags = [value] * LEVELS if isinstance(value, bool) else [bool(v) for v in value]
+    if len(flags) != LEVELS:
+        raise ValueError(f"activation_checkpointing is one bool or {LEVELS}, one a resolution: got {value!r}")
+    return flags
+
+
+def _check_arguments(spatial_dims: int, kernel_size: int, drop_path_rate: float) -> None:
+    if spatial_dims not in (2, 3):
+        raise ValueError(f"spatial_dims is 2 or 3, not {spatial_dims!r}")
+    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size is an odd int such as 3, 5 or 7, not {kernel_size!r}")
+    if not 0 <= drop_path_rate < 1:
+        raise ValueError(f"drop_path_rate is at least 0 and below 1, not {drop_path_rate!r}")

@@ -1,0 +1,1 @@
+"""The parts that bundles are built from: see :mod:`mednextv2.bundle`."""

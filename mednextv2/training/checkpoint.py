@@ -1,0 +1,130 @@
+"""Checkpoints of a training run: the best weights, and everything that a killed run needs to go on."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from monai.utils import set_determinism
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from mednextv2.errors import InputError
+from mednextv2.training.handlers import is_main_process
+from mednextv2.training.preparation import keep_previous
+from mednextv2.weights.files import load_file, save_file
+from mednextv2.weights.loading import describe_mismatch, load_weights
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingCheckpoint:
+    """Save `checkpoint_latest.pt` after every epoch and `model.pt` at every best validation; resume from the former.
+
+    Both files are replaced in one step, so a kill at any moment leaves a whole one. A run that is started again with
+    the same `output_dir` goes on after the last finished epoch, with the same optimizer, schedule and best score.
+
+    Args:
+        output_dir: Folder of both files.
+        network: The network, also when wrapped in DistributedDataParallel.
+        optimizer: Its state is saved and restored.
+        lr_scheduler: Likewise.
+        evaluator: The validation engine; its key metric decides which weights are the best.
+        resume: Go on from `checkpoint_latest.pt` if it is there. If False, an older run's files are kept under
+            another name.
+        pretrained: Weights to start from when there is nothing to resume: a `model.pt`.
+        seed: The random numbers after a resume are seeded with `seed` plus the epoch, so that they are new ones.
+
+    Raises:
+        InputError: On attaching, when the checkpoint or the pretrained weights are of another network.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike,
+        network: nn.Module,
+        optimizer: Optimizer,
+        lr_scheduler: LRScheduler,
+        evaluator: Engine | None = None,
+        resume: bool = True,
+        pretrained: str | os.PathLike | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.folder = Path(output_dir)
+        self.network = getattr(network, "module", network)
+        self.optimizer, self.lr_scheduler, self.evaluator = optimizer, lr_scheduler, evaluator
+        self.resume, self.pretrained, self.seed = resume, pretrained, seed
+
+    @property
+    def latest(self) -> Path:
+        """The file to resume from."""
+        return self.folder / "checkpoint_latest.pt"
+
+    @property
+    def best(self) -> Path:
+        """The weights of the best validation so far, a bare state dict."""
+        return self.folder / "model.pt"
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the trainer. Attach last, so that the schedule and the validation of an epoch come first."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save_latest)
+        if self.evaluator is not None:
+            self.evaluator.add_event_handler(Events.COMPLETED, self._save_best)
+
+    def _start(self, engine: Engine) -> None:
+        if self.resume and self.latest.is_file():
+            self._load(engine, load_file(self.latest))
+            return
+        if self.pretrained:
+            load_weights(self.network, self.pretrained)
+        if is_main_process():
+            keep_previous(self.best)
+            keep_previous(self.latest)
+
+    def _load(self, engine: Engine, content: dict[str, Any]) -> None:
+        advice = "Choose another --output_dir, or start anew with --resume False"
+        if not isinstance(content, dict) or not {"model", "optimizer", "epoch"} <= content.keys():
+            raise InputError(f"{self.latest}: not a checkpoint of this training. {advice}")
+        problem = describe_mismatch(self.network.state_dict(), content["model"])
+        if problem:
+            raise InputError(f"{self.latest}: a training of another network is there. {problem} {advice}")
+        self.network.load_state_dict(content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.lr_scheduler.load_state_dict(content["lr_scheduler"])
+        if getattr(engine, "scaler", None) is not None and content.get("scaler"):
+            engine.scaler.load_state_dict(content["scaler"])
+        engine.state.epoch = content["epoch"]
+        engine.state.iteration = content["epoch"] * engine.state.epoch_length
+        if self.evaluator is not None and content.get("best_metric") is not None:
+            self.evaluator.state.best_metric = content["best_metric"]
+            self.evaluator.state.best_metric_epoch = content["best_metric_epoch"]
+        set_determinism(self.seed + content["epoch"])
+        logger.info("Resuming after epoch %d of %s", content["epoch"], self.latest)
+
+    def _save_latest(self, engine: Engine) -> None:
+        if not is_main_process():
+            return
+        scaler = getattr(engine, "scaler", None)
+        state = self.evaluator.state if self.evaluator is not None else None
+        save_file(
+            {
+                "model": self.network.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "lr_scheduler": self.lr_scheduler.state_dict(),
+                "scaler": scaler.state_dict() if scaler is not None else None,
+                "epoch": engine.state.epoch,
+                "best_metric": getattr(state, "best_metric", None),
+                "best_metric_epoch": getattr(state, "best_metric_epoch", None),
+            },
+            self.latest,
+        )
+        if self.evaluator is None or not self.best.is_file():
+            save_file(self.network.state_dict(), self.best)  # until a validation tells which is the best
+
+    def _save_best(self, engine: Engine) -> None:
+        # the evaluator's epoch was set to the trainer's by ValidationHandler, and best_metric was just updated
+        if is_main_process() and engine.state.best_metric_epoch == engine.state.epoch:
+            save_file(self.network.state_dict(), self.best)

@@ -1,0 +1,166 @@
+"""Event handlers for MONAI's trainer: progress, a table of scores, gradient clipping."""
+
+import csv
+import logging
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
+from torch import nn
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+
+def is_main_process() -> bool:
+    """Say whether this process writes files and progress: rank 0, or the only one."""
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+
+
+class GradientClipping:
+    """Clip the gradients to a largest L2 norm before each optimizer step.
+
+    Args:
+        network: Whose gradients.
+        optimizer: The trainer's; needed to unscale half-precision gradients first.
+        max_norm: nnU-Net and MedNeXt use 12.
+    """
+
+    def __init__(self, network: nn.Module, optimizer: Optimizer, max_norm: float = 12.0) -> None:
+        self.network, self.optimizer, self.max_norm = network, optimizer, max_norm
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to MONAI's SupervisedTrainer."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip)
+
+    def _clip(self, engine: Engine) -> None:
+        if getattr(engine, "scaler", None) is not None:
+            engine.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+
+
+class Progress:
+    """Show one bar over the whole run, with the time left; a line now and then where there is no terminal.
+
+    Args:
+        description: Shown in front.
+        unit: What is counted.
+    """
+
+    def __init__(self, description: str, unit: str = "step") -> None:
+        self.description, self.unit = description, unit
+        self.bar: tqdm | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer or an evaluator."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+
+    def _start(self, engine: Engine) -> None:
+        if not is_main_process():
+            return
+        state = engine.state
+        self.bar = tqdm(
+            total=state.epoch_length * state.max_epochs,
+            desc=self.description,
+            unit=self.unit,
+            mininterval=0.5 if sys.stderr.isatty() else 20,
+            dynamic_ncols=True,
+        )
+        self._begin = None
+
+    def _advance(self, engine: Engine) -> None:
+        if self.bar is None:
+            return
+        state = engine.state
+        if self._begin is None:  # known only now, after a resume
+            self.bar.initial = self.bar.n = self._begin = state.iteration - 1
+        output = state.output if isinstance(state.output, dict) else (state.output or [{}])[0]
+        loss = output.get("loss") if isinstance(output, dict) else None
+        epoch = f"epoch {state.epoch}/{state.max_epochs}" if state.max_epochs > 1 else ""
+        text = ", ".join(t for t in (epoch, f"loss {float(loss):.3f}" if loss is not None else "") if t)
+        if text:
+            self.bar.set_postfix_str(text, refresh=False)
+        self.bar.update(1)
+
+    def _close(self, engine: Engine) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def _fail(self, engine: Engine, error: Exception) -> None:
+        self._close(engine)
+        raise error
+
+
+class TrainingLog:
+    """Write one row an epoch to `training_log.csv`, and one line to the log: loss, learning rate, Dice of each class.
+
+    Args:
+        output_dir: Folder of the table; rows of earlier epochs of a resumed run stay.
+        optimizer: For the learning rate.
+        evaluator: The validation engine, whose metrics become columns.
+    """
+
+    def __init__(self, output_dir: str | os.PathLike, optimizer: Optimizer, evaluator: Engine | None = None) -> None:
+        self.file = Path(output_dir) / "training_log.csv"
+        self.optimizer, self.evaluator = optimizer, evaluator
+        self.loss_sum, self.steps, self.validated = 0.0, 0, False
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the trainer, after the validation handler and before the schedule's."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+        if self.evaluator is not None:
+            self.evaluator.add_event_handler(Events.COMPLETED, self._mark)
+
+    def _start(self, engine: Engine) -> None:
+        if is_main_process() and engine.state.epoch == 0 and self.file.exists():
+            self.file.unlink()
+
+    def _mark(self, engine: Engine) -> None:
+        self.validated = True
+
+    def _add(self, engine: Engine) -> None:
+        output = engine.state.output if isinstance(engine.state.output, dict) else engine.state.output[0]
+        self.loss_sum += float(output["loss"])
+        self.steps += 1
+
+    def _write(self, engine: Engine) -> None:
+        row = {
+            "epoch": engine.state.epoch,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "train_loss": self.loss_sum / max(self.steps, 1),
+        }
+        metrics = self.evaluator.state.metrics if self.evaluator is not None and self.validated else {}
+        self.loss_sum, self.steps, self.validated = 0.0, 0, False
+        if not is_main_process():
+            return
+        row |= {name: float(value) for name, value in metrics.items()}
+        self._append(row)
+        scores = "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name in metrics)
+        logger.info(
+            "epoch %d/%d  loss %.4f  lr %.2e  %s",
+            row["epoch"], engine.state.max_epochs, row["train_loss"], row["learning_rate"], scores,
+        )
+
+    def _append(self, row: dict) -> None:
+        rows = []
+        if self.file.exists():
+            with self.file.open(newline="", encoding="utf-8") as f:
+                rows = [r for r in csv.DictReader(f) if int(r["epoch"]) < row["epoch"]]
+        columns = list(dict.fromkeys([*(rows[0] if rows else []), *row]))  # epochs without validation have fewer
+        temporary = self.file.with_suffix(".csv.part")
+        with temporary.open("w", newline="", encoding="utf-8") as f:
+            writer = csv.DictWriter(f, columns, restval="")
+            writer.writeheader()
+            writer.writerows([*rows, row])
+        os.replace(temporary, self.file)

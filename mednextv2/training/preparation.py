@@ -1,0 +1,104 @@
+"""What must be true before the first step, so that a mistake does not cost an hour of training."""
+
+import importlib.util
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from monai.utils import ensure_tuple_rep
+
+from mednextv2.data.check import check_dataset
+from mednextv2.data.dataset import DatasetFolder
+from mednextv2.errors import InputError
+from mednextv2.nets.mednext import DIVISOR
+from mednextv2.paths import prepare_folder
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_training(
+    dataset: DatasetFolder,
+    labels: Sequence[str],
+    channels: Sequence[str],
+    patch_size: Sequence[int],
+    output_dir: str | os.PathLike,
+    check_data: bool = True,
+    epochs: int = 1,
+) -> None:
+    """Check settings, output folder and data set.
+
+    Args:
+        dataset: As read from `dataset_dir`.
+        labels: The bundle's class names.
+        channels: The bundle's channel names.
+        patch_size: Voxels of a training patch, one number an axis.
+        output_dir: Where checkpoints and logs will go; made if missing.
+        check_data: Read every file and look for defects.
+        epochs: Of the training.
+
+    Raises:
+        InputError: For a setting that cannot work, a folder that cannot be written, or defects in the data.
+    """
+    check_patch_size(patch_size)
+    if not isinstance(epochs, int) or epochs < 1:
+        raise InputError(f"epochs {epochs!r}: should be a whole number from 1")
+    prepare_folder(output_dir, "output_dir")
+    check_description(dataset, labels, channels)
+    if check_data:
+        check_dataset(dataset.cases, labels, channels, spatial_dims=len(patch_size))
+
+
+def check_patch_size(patch_size: Sequence[int]) -> None:
+    """Raise an InputError that names the nearest legal patch size, unless every axis is a multiple of 16."""
+    if not isinstance(patch_size, (list, tuple)) or not all(isinstance(n, int) and n > 0 for n in patch_size):
+        raise InputError(f'patch_size {patch_size!r}: should be whole numbers, one an axis, such as "[48,64,48]"')
+    if len(patch_size) not in (2, 3) or any(n % DIVISOR for n in patch_size):
+        legal = [max(DIVISOR, round(n / DIVISOR) * DIVISOR) for n in patch_size]
+        raise InputError(
+            f"patch_size {list(patch_size)}: two or three axes, each a multiple of {DIVISOR}; the nearest is {legal}"
+        )
+
+
+def check_description(dataset: DatasetFolder, labels: Sequence[str], channels: Sequence[str]) -> None:
+    """Raise an InputError when `dataset.json` names other numbers of channels or classes than the bundle."""
+    file = dataset.path / "dataset.json"
+    if dataset.channels and len(dataset.channels) != len(channels):
+        raise InputError(
+            f"{file}: names {len(dataset.channels)} image channels ({', '.join(dataset.channels)}), "
+            f"the bundle {len(channels)} ({', '.join(channels)})"
+        )
+    values = {v for entry in dataset.labels.values() for v in ensure_tuple_rep(entry, 1) if isinstance(v, int)}
+    if values and max(values) >= len(labels):
+        raise InputError(
+            f"{file}: declares labels up to {max(values)} ({', '.join(map(str, dataset.labels))}), "
+            f"the bundle 0 to {len(labels) - 1} ({', '.join(labels)})"
+        )
+
+
+def tensorboard_available() -> bool:
+    """Say whether TensorBoard is installed; if not, log how to get its curves."""
+    if importlib.util.find_spec("tensorboard") or importlib.util.find_spec("tensorboardX"):
+        return True
+    logger.warning("No TensorBoard curves, since it is not installed: pip install tensorboard. Scores are in the CSV.")
+    return False
+
+
+def keep_previous(path: str | os.PathLike) -> Path | None:
+    """Move a file out of the way under a new name instead of overwriting it.
+
+    Args:
+        path: The file; nothing happens when there is none.
+
+    Returns:
+        Its new name: `model.pt` becomes `model.previous-1.pt`, or the next free number.
+    """
+    path = Path(path)
+    if not path.exists():
+        return None
+    number = 1
+    while (other := path.with_name(f"{path.stem}.previous-{number}{path.suffix}")).exists():
+        number += 1
+    path.rename(other)
+    logger.info("%s was there before this training; it is now %s", path, other.name)
+    return other

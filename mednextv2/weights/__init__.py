@@ -1,0 +1,7 @@
+"""Weights in and out of the network: safe files only, and never a silent mismatch."""
+
+from mednextv2.weights.files import load_file
+from mednextv2.weights.loading import load_weights
+from mednextv2.weights.official import import_official
+
+__all__ = ["import_official", "load_file", "load_weights"]

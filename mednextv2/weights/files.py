@@ -1,0 +1,79 @@
+"""Reading and writing of checkpoint files without running code from them."""
+
+import os
+import pickle
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mednextv2.errors import InputError
+
+#: NumPy scalars and arrays stand in many checkpoints of other projects (nnU-Net's logs); rebuilding them runs no code
+#: of the file's choice.
+_HARMLESS = [
+    np.dtype,
+    np.ndarray,
+    np._core.multiarray.scalar if hasattr(np, "_core") else np.core.multiarray.scalar,
+    np._core.multiarray._reconstruct if hasattr(np, "_core") else np.core.multiarray._reconstruct,
+    *{type(np.dtype(t)) for t in (np.float64, np.float32, np.float16, np.int64, np.int32, np.uint8, np.bool_)},
+]
+
+
+def load_file(path: str | os.PathLike) -> Any:
+    """Read a checkpoint onto the CPU, tensors and plain containers only.
+
+    Args:
+        path: A file written by `torch.save`.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        InputError: When the file is missing, damaged, or needs code to be run to read it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such checkpoint file")
+    try:
+        with torch.serialization.safe_globals(_HARMLESS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as e:
+        if "weights_only" in str(e).lower() and "GLOBAL" in str(e):
+            reason = next((line.strip() for line in str(e).splitlines() if "GLOBAL" in line), str(e))
+            raise InputError(
+                f"{path}: refused, since reading it would run code that the file names ({reason}). In the program that "
+                "made it, save the state dict alone: torch.save(network.state_dict(), path)"
+            ) from e
+        raise InputError(f"{path}: not a PyTorch checkpoint, or a damaged one ({e})") from e
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as e:
+        raise InputError(f"{path}: not a PyTorch checkpoint, or a damaged one ({e})") from e
+
+
+def save_file(content: Any, path: str | os.PathLike) -> None:
+    """Write a checkpoint so that a reader sees the old file or the whole new one, never a part.
+
+    Args:
+        content: Tensors in plain containers.
+        path: Where to; an existing file is replaced.
+    """
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as f:
+            torch.save(content, f)
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would hide the weights from colleagues
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    value = os.umask(0)
+    os.umask(value)
+    return value

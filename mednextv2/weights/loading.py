@@ -1,0 +1,91 @@
+"""Loading of our own weights into a network that exists: every tensor or none."""
+
+import os
+
+from torch import Tensor, nn
+
+from mednextv2.errors import InputError
+from mednextv2.weights.files import load_file
+
+_SHOWN = 3  # tensors named in an error; the rest are counted
+
+
+def load_weights(network: nn.Module, path: str | os.PathLike) -> nn.Module:
+    """Load a bundle's weights (`model.pt`, or a training checkpoint) into its network.
+
+    Args:
+        network: The network, on any device; changed in place.
+        path: A state dict, or a dict that holds one under `model`.
+
+    Returns:
+        The same network.
+
+    Raises:
+        InputError: When the file is missing, damaged or unsafe, or belongs to a network of another variant, kernel
+            size, number of channels or classes. The network is left as it was.
+    """
+    content = load_file(path)
+    state = content.get("model", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()) or not state:
+        raise InputError(f"{path}: holds no state dict of a network")
+    problem = describe_mismatch(network.state_dict(), state)
+    if problem:
+        raise InputError(f"{path}: the weights are of another network. {problem}")
+    network.load_state_dict(state)
+    return network
+
+
+def describe_mismatch(own: dict[str, Tensor], other: dict[str, Tensor]) -> str:
+    """Say in words how a state dict differs from a network's own; empty when it fits.
+
+    Args:
+        own: The network's state dict.
+        other: The one to be loaded.
+
+    Returns:
+        Sentences that name the likely cause first, or an empty string.
+    """
+    missing = [k for k in own if k not in other]
+    unknown = [k for k in other if k not in own]
+    shapes = [k for k in own if k in other and own[k].shape != other[k].shape]
+    if not (missing or unknown or shapes):
+        return ""
+    if not any(k in own for k in other):
+        return (
+            "Not one tensor has a name of this network. For weights of the MedNeXt authors' code use "
+            "mednextv2.weights.import_official"
+        )
+    lines = [*_likely_causes(own, other, missing, unknown)]
+    if shapes:
+        shown = ", ".join(f"{k} {tuple(other[k].shape)} in the file, {tuple(own[k].shape)} here" for k in shapes[:_SHOWN])
+        lines.append(f"{len(shapes)} tensors of another shape: {shown}{', …' if len(shapes) > _SHOWN else ''}.")
+    if missing:
+        lines.append(f"{len(missing)} tensors not in the file: {', '.join(missing[:_SHOWN])}{', …' if len(missing) > _SHOWN else ''}.")
+    if unknown:
+        lines.append(f"{len(unknown)} tensors not in this network: {', '.join(unknown[:_SHOWN])}{', …' if len(unknown) > _SHOWN else ''}.")
+    return " ".join(lines)
+
+
+def _likely_causes(own: dict, other: dict, missing: list[str], unknown: list[str]) -> list[str]:
+    """Name the settings that explain the difference, from tensors that each depend on one of them."""
+
+    def size(state: dict, key: str, axis: int) -> int | None:
+        return state[key].shape[axis] if key in state and state[key].dim() > axis else None
+
+    causes = []
+    for words, key, axis in (
+        ("input channels", "stem.weight", 1),
+        ("classes", "heads.0.weight", 0),
+        ("filters at full resolution (variant)", "stem.weight", 0),
+        ("kernel size", "encoder.0.0.depthwise.weight", 2),
+    ):
+        theirs, ours = size(other, key, axis), size(own, key, axis)
+        if theirs is not None and ours is not None and theirs != ours:
+            causes.append(f"It has {theirs} {words}, the configuration {ours}." if axis < 2 else f"Its {words} is {theirs}, the configuration's {ours}.")
+    if any(".grn." in k for k in missing + unknown):
+        causes.append("One of the two has global response normalisation (v2), the other not (v1).")
+    elif any(k.split(".")[0] in ("encoder", "bottleneck", "decoder") for k in missing + unknown):
+        causes.append("The two differ in depth (variant).")
+    if any(k.startswith("heads.") for k in missing + unknown):
+        causes.append("One of the two has deep supervision, the other not.")
+    return causes
