@@ -144,7 +144,7 @@ def _readme(task: Task) -> str:
     return Template(_recipe("README.md")).substitute(
         {k: v for k, v in public.items() if isinstance(v, str)},
         name=task.name,
-        dataset=facts["dataset"],
+        dataset=facts["dataset_name"],
         variant=facts["variant"],
         channels=", ".join(facts["channels"]),
         labels="\n".join(f"| {i} | {label} |" for i, label in enumerate(facts["labels"])),

@@ -13,7 +13,7 @@ from mednextv2.nets.variants import VARIANTS
 
 #: Facts of the first document, which every workflow configuration starts with.
 WORKFLOW_FACTS = (
-    "dataset", "channels", "labels", "spacing", "patch_size", "batch_size", "variant", "mirror_axes", "normalize",
+    "dataset_name", "channels", "labels", "spacing", "patch_size", "batch_size", "variant", "mirror_axes", "normalize",
 )
 #: Facts of the second document, for metadata.json and the README.
 PUBLIC_FACTS = (

@@ -86,13 +86,13 @@ class EvaluationTable:
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _add(self, engine: Engine) -> None:
-        for item in engine.state.output:
+        for given, item in zip(engine.state.batch, engine.state.output, strict=True):
             affine = item["label"].affine if isinstance(item["label"], MetaTensor) else torch.eye(4)
             spacing = np.linalg.norm(np.asarray(affine.cpu())[: self.spatial_dims, : self.spatial_dims], axis=0)
             pred, label = (item[k].as_tensor() if isinstance(item[k], MetaTensor) else item[k] for k in ("pred", "label"))
             scores = score_case(pred.cpu(), label.cpu(), spacing.tolist())
             for c, name in enumerate(self.labels[1:]):
-                self.rows.append({"case": item["case"], "label": name} | {m: scores[m][c] for m in METRICS})
+                self.rows.append({"case": given["case"], "label": name} | {m: scores[m][c] for m in METRICS})
 
     def _write(self, engine: Engine) -> None:
         if not is_main_process():

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from mednextv2.data.check import check_dataset
 from mednextv2.data.dataset import DatasetFolder
+from mednextv2.memory import keep_freed_memory
 from mednextv2.paths import prepare_folder
 from mednextv2.training.preparation import check_description, check_patch_size
 
@@ -32,6 +33,7 @@ def prepare_evaluation(
     Raises:
         InputError: As :func:`mednextv2.training.prepare_training`.
     """
+    keep_freed_memory()
     check_patch_size(patch_size)
     prepare_folder(output_dir, "output_dir")
     check_description(dataset, labels, channels)
@@ -50,5 +52,6 @@ def prepare_inference(patch_size: Sequence[int], output_dir: str | os.PathLike) 
     Raises:
         InputError: For a size that the network cannot take, or a folder that cannot be written.
     """
+    keep_freed_memory()
     check_patch_size(patch_size)
     prepare_folder(output_dir, "output_dir")

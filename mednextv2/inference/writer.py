@@ -1,24 +1,28 @@
 """Writing of label maps in the geometry of the image that they were made from."""
 
 import os
+import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import torch
+from monai.config import KeysCollection
 from monai.data import ImageWriter
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms import SaveImaged
 
-from mednextv2.data.volume import NIFTI
+from mednextv2.data.volume import NIFTI, stem
 from mednextv2.errors import InputError
 
 
 class MaskWriter(ImageWriter):
     """Write a label map as NIfTI with the shape, the affine and the header fields of its source image.
 
-    For MONAI's `SaveImaged(writer=MaskWriter, …)`. The source's qform, sform, units, time stamps and descriptions stay;
+    A writer for MONAI's `SaveImaged`, and of :class:`SaveMaskd`. The source's qform, sform, units, time stamps and descriptions stay;
     data type (uint8, or uint16 from 256 labels on) and intensity scaling are the mask's own. The file appears under
     its name only when it is whole.
     """
@@ -89,3 +93,40 @@ class MaskWriter(ImageWriter):
         header["cal_min"] = header["cal_max"] = 0  # display range of the source's intensities
         header.extensions.clear()
         return header
+
+
+class SaveMaskd(SaveImaged):
+    """Save label maps as `<output_dir>/<case>_<suffix>.nii.gz`, in the geometry of their source images.
+
+    The case is the source's file name without ending and without nnU-Net's channel number `_0000`. It is a
+    `SaveImaged`, so that MONAI Label leaves it out as it does with that; unlike it, an error keeps its own message.
+
+    Args:
+        keys: Of the label maps, `(1, X, Y, Z)` MetaTensors that know their source's file name.
+        output_dir: The folder; made if missing.
+        suffix: Put behind the case's name, so that a mask never overwrites its image.
+    """
+
+    def __init__(self, keys: KeysCollection, output_dir: str | os.PathLike, suffix: str = "seg") -> None:
+        super().__init__(
+            keys, output_dir=output_dir, output_postfix=suffix, output_ext=".nii.gz", separate_folder=False,
+            resample=False, writer=MaskWriter, print_log=False,
+        )  # fmt: skip
+        self.folder, self.suffix = Path(output_dir), suffix
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the masks and return the data as they are.
+
+        Raises:
+            InputError: When a file cannot be written.
+        """
+        for key in self.key_iterator(data):
+            mask = data[key]
+            meta = mask.meta if isinstance(mask, MetaTensor) else {}
+            source = meta.get("filename_or_obj", "mask")
+            source = source[0] if isinstance(source, (list, tuple)) else source
+            writer = MaskWriter()
+            writer.set_data_array(mask)
+            writer.set_metadata(meta)
+            writer.write(self.folder / f"{re.sub('_0000$', '', stem(str(source)))}_{self.suffix}.nii.gz")
+        return dict(data)

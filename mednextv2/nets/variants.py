@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from mednextv2.errors import InputError
 from mednextv2.nets.mednext import MedNeXt
 
 _S_DEPTH = (2,) * 9
@@ -69,7 +70,7 @@ def create_mednext(
         The network with random weights, in training mode.
 
     Raises:
-        ValueError: For a variant that does not exist.
+        InputError: A ValueError, for a variant that does not exist.
 
     Example:
         >>> net = create_mednext("v1_s", out_channels=3)
@@ -77,7 +78,7 @@ def create_mednext(
         5550947
     """
     if variant not in VARIANTS:
-        raise ValueError(f"there is no MedNeXt variant {variant!r}; choose one of: {', '.join(VARIANTS)}")
+        raise InputError(f"variant {variant!r}: there is no such size of MedNeXt; choose one of {', '.join(VARIANTS)}")
     v = VARIANTS[variant]
     settings: dict[str, Any] = {
         "init_filters": v.init_filters,

@@ -116,15 +116,10 @@ class TrainingLog:
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer, after the validation handler and before the schedule's."""
-        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
         if self.evaluator is not None:
             self.evaluator.add_event_handler(Events.COMPLETED, self._mark)
-
-    def _start(self, engine: Engine) -> None:
-        if is_main_process() and engine.state.epoch == 0 and self.file.exists():
-            self.file.unlink()
 
     def _mark(self, engine: Engine) -> None:
         self.validated = True

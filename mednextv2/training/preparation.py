@@ -12,6 +12,7 @@ from mednextv2.data.check import check_dataset
 from mednextv2.data.dataset import DatasetFolder
 from mednextv2.errors import InputError
 from mednextv2.nets.mednext import DIVISOR
+from mednextv2.memory import keep_freed_memory
 from mednextv2.paths import prepare_folder
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ def prepare_training(
     Raises:
         InputError: For a setting that cannot work, a folder that cannot be written, or defects in the data.
     """
+    keep_freed_memory()
     check_patch_size(patch_size)
     if not isinstance(epochs, int) or epochs < 1:
         raise InputError(f"epochs {epochs!r}: should be a whole number from 1")

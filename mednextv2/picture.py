@@ -1,0 +1,99 @@
+"""A picture of an image with the outlines of label maps, on three planes."""
+
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from mednextv2.data.volume import read_volume
+from mednextv2.errors import InputError
+from mednextv2.paths import prepare_folder
+
+_COLORS = ("#ff5050", "#40c4ff", "#ffd740", "#69f0ae", "#e040fb", "#ffab40", "#b2ff59", "#8c9eff")
+_PLANES = (("sagittal", 0), ("coronal", 1), ("axial", 2))
+
+
+def save_picture(
+    image: str | os.PathLike,
+    output: str | os.PathLike,
+    truth: str | os.PathLike | None = None,
+    prediction: str | os.PathLike | None = None,
+) -> Path:
+    """Draw one row each for the image, the truth and the prediction; the columns are three planes.
+
+    The planes go through the middle of the labelled voxels, or of the image. Everything is turned to right, anterior,
+    superior, and shown in millimetres, the patient's left on the right-hand side, as radiologists look at it.
+
+    Args:
+        image: The image file.
+        output: The `.png` to write.
+        truth: A label map in the same grid.
+        prediction: Another one.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: When a file cannot be read, the grids differ, or Matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as e:
+        raise InputError("pictures need Matplotlib: pip install 'mednextv2[plot]'") from e
+    output = Path(output)
+    prepare_folder(output.parent, "output")
+    volume, spacing = _load(image)
+    maps = {name: _load(file)[0] for name, file in (("truth", truth), ("prediction", prediction)) if file}
+    for name, labels in maps.items():
+        if labels.shape != volume.shape:
+            raise InputError(f"{name} {labels.shape} and image {volume.shape} differ in shape: {image}")
+    rows = [("image", None), *maps.items()]
+    centre = _centre(maps, volume.shape)
+    figure = Figure(figsize=(9, 3.1 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    low, high = np.percentile(volume, (0.5, 99.5))
+    for r, (name, labels) in enumerate(rows):
+        for c, (plane, axis) in enumerate(_PLANES):
+            ax = figure.add_subplot(len(rows), 3, 3 * r + c + 1)
+            _draw(ax, volume, labels, axis, centre[axis], spacing, (low, high))
+            ax.set_title(f"{name}, {plane}" if c == 0 else plane, fontsize=10)
+    temporary = output.with_name(f".{output.name}.part")
+    figure.savefig(temporary, format="png", dpi=110)
+    temporary.replace(output)
+    return output
+
+
+def _load(file: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return the voxels in the order right, anterior, superior, and the spacing in mm."""
+    array, affine = read_volume(file)
+    if array.ndim == 4 and array.shape[-1] >= 1:
+        array = array[..., 0]
+    if array.ndim != 3:
+        raise InputError(f"{file}: a picture needs a 3D image; this one has {array.ndim} axes")
+    turned = nib.as_closest_canonical(nib.Nifti1Image(np.asarray(array, dtype=np.float32), affine))
+    return np.asarray(turned.dataobj), np.asarray(turned.header.get_zooms()[:3])
+
+
+def _centre(maps: dict[str, np.ndarray], shape: tuple[int, ...]) -> list[int]:
+    for labels in maps.values():
+        where = np.argwhere(labels > 0)
+        if len(where):
+            return [int(v) for v in np.median(where, axis=0)]
+    return [n // 2 for n in shape]
+
+
+def _draw(
+    ax, volume: np.ndarray, labels: np.ndarray | None, axis: int, index: int, spacing: np.ndarray, window: tuple
+) -> None:
+    width, height = (spacing[i] for i in range(3) if i != axis)
+    plane = np.take(volume, index, axis=axis).T
+    ax.imshow(plane, cmap="gray", origin="lower", aspect=height / width, vmin=window[0], vmax=window[1])
+    if labels is not None:
+        cut = np.take(labels, index, axis=axis).T
+        for value in np.unique(cut[cut > 0]).astype(int):
+            ax.contour(cut == value, levels=[0.5], colors=_COLORS[(value - 1) % len(_COLORS)], linewidths=1.6)
+    if axis != 0:
+        ax.invert_xaxis()  # patient's right on the viewer's left
+    ax.set_axis_off()

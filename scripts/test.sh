@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Install what the tests need and run them. Arguments go to pytest: bash scripts/test.sh -m slow
+# With MEDNEXTV2_DATA (a folder that holds Task04_Hippocampus) and MEDNEXTV2_GOLDEN (outputs of the authors' code)
+# the tests on real data and against the authors' code run, too.
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+EXTRAS=test
+source "$ROOT/scripts/environment.sh"
+cd "$ROOT"
+"$PYTHON" -m ruff check .
+# two processes of one thread each: the networks of the tests are too small for more, and waiting threads spin
+export OMP_NUM_THREADS=1
+exec "$PYTHON" -m pytest --numprocesses 2 --dist loadfile "$@"

@@ -1,0 +1,21 @@
+import pytest
+from bundle_helpers import QUICK, run_monai
+
+
+@pytest.fixture(scope="session")
+def small_phantom(tmp_path_factory):
+    """Six cases; fold 0 trains on four and validates on two."""
+    from mednextv2.data import make_phantom_dataset
+
+    return make_phantom_dataset(tmp_path_factory.mktemp("data") / "Task04_Hippocampus", cases=6, seed=1)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, small_phantom):
+    """The output folder of a training of the hippocampus bundle by MONAI's own command line."""
+    output = tmp_path_factory.mktemp("trained")
+    result = run_monai(
+        "train", {**QUICK, "dataset_dir": small_phantom, "output_dir": output}, cwd=tmp_path_factory.getbasetemp()
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return output

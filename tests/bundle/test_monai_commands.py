@@ -1,0 +1,92 @@
+"""The bundle against MONAI's specification: properties, metadata, network check, exports."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from bundle_helpers import BUNDLES, HIPPOCAMPUS, QUICK, run_python
+from mednextv2.nets import create_mednext
+from monai.bundle import ConfigWorkflow
+from monai.bundle.properties import InferProperties, MetaProperties, TrainProperties
+
+NAMES = sorted(p.name for p in BUNDLES.iterdir() if p.is_dir())
+CONFIGS = HIPPOCAMPUS / "configs"
+META = ("--meta_file", CONFIGS / "metadata.json", "--config_file", CONFIGS / "inference.yaml")
+
+
+@pytest.mark.parametrize(
+    ("workflow", "kind", "properties"),
+    [
+        ("train", "train", TrainProperties),
+        ("inference", "infer", InferProperties),
+        ("evaluate", "infer", InferProperties),
+    ],
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_property_resolves(name, workflow, kind, properties, small_phantom, tmp_path):
+    bundle = BUNDLES / name
+    source = {"input": str(small_phantom / "imagesTr")} if workflow == "inference" else {}
+    run = ConfigWorkflow(
+        workflow_type=kind,
+        config_file=str(bundle / "configs" / f"{workflow}.yaml"),
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        logging_file=False,
+        bundle_root=str(bundle), dataset_dir=str(small_phantom), output_dir=str(tmp_path), **source,
+    )  # fmt: skip
+    run.initialize()
+    assert run.check_properties() == []
+    for prop in {**properties, **MetaProperties}:
+        value = getattr(run, prop)
+        if not (workflow == "inference" and prop == "key_metric"):  # there is no truth to score against
+            assert value is not None, prop
+
+
+def test_verify_metadata_passes_with_a_local_schema(tmp_path):
+    schema = tmp_path / "schema.json"
+    schema.write_text((Path(__file__).parent / "metadata_schema.json").read_text())
+    arguments = ("-m", "monai.bundle", "verify_metadata", "--filepath", schema, "--meta_file")
+    assert run_python(*arguments, CONFIGS / "metadata.json").returncode == 0
+    metadata = json.loads((CONFIGS / "metadata.json").read_text())
+    del metadata["network_data_format"]["outputs"]["pred"]["num_channels"]
+    (tmp_path / "broken.json").write_text(json.dumps(metadata))
+    assert run_python(*arguments, tmp_path / "broken.json").returncode != 0
+
+
+def test_verify_net_in_out_passes():
+    result = run_python("-m", "monai.bundle", "verify_net_in_out", "network_def", *META, "--bundle_root", HIPPOCAMPUS)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+def test_ckpt_export_scripts_the_network(trained, tmp_path):
+    result = run_python(
+        "-m", "monai.bundle", "ckpt_export", "network_def", "--filepath", tmp_path / "model.ts",
+        "--ckpt_file", trained / "model.pt", *META, "--bundle_root", HIPPOCAMPUS,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    scripted = torch.jit.load(tmp_path / "model.ts").eval()
+    x = torch.randn(1, 1, 32, 16, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(scripted(x), _network(trained)(x))
+
+
+def test_onnx_export_agrees_in_onnxruntime(trained, tmp_path):
+    result = run_python(
+        "-m", "monai.bundle", "onnx_export", "network_def", "--filepath", tmp_path / "model.onnx",
+        "--ckpt_file", trained / "model.pt", *META, "--bundle_root", HIPPOCAMPUS,
+        "--input_shape", str([1, 1, *QUICK["patch_size"]]),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    x = torch.randn(1, 1, *QUICK["patch_size"])
+    (actual,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})[:1]
+    with torch.no_grad():
+        np.testing.assert_allclose(actual, _network(trained)(x).numpy(), rtol=1e-3, atol=1e-4)
+
+
+def _network(trained):
+    network = create_mednext("v2_tiny", out_channels=3, deep_supervision=True)
+    network.load_state_dict(torch.load(trained / "model.pt", weights_only=True))
+    return network.eval()

@@ -1,0 +1,61 @@
+"""`mednextv2 run`: finding bundles and workflows, refusing settings that do not exist."""
+
+import pytest
+from bundle_helpers import HIPPOCAMPUS
+from mednextv2.bundle.run import check_overrides, find_bundle, run_bundle, workflow_files
+from mednextv2.errors import InputError
+
+TRAIN = [str(HIPPOCAMPUS / "configs" / "train.yaml")]
+
+
+def test_a_bundle_is_found_by_path_and_by_name_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_bundle(HIPPOCAMPUS) == HIPPOCAMPUS.resolve()
+    assert find_bundle("mednextv2_hippocampus") == HIPPOCAMPUS.resolve()
+    own = tmp_path / "bundles" / "mednextv2_hippocampus" / "configs"
+    own.mkdir(parents=True)
+    assert find_bundle("mednextv2_hippocampus") == own.parent.resolve()  # the nearest wins
+    with pytest.raises(InputError, match="mednextv2_liver"):
+        find_bundle("mednextv2_liver")
+
+
+def test_an_overlay_is_merged_over_train():
+    names = [f.rsplit("/", 1)[1] for f in workflow_files(HIPPOCAMPUS, "multi_gpu_train")]
+    assert names == ["train.yaml", "multi_gpu_train.yaml"]
+
+
+@pytest.mark.parametrize("workflow", ["trian", "metadata", "../train"])
+def test_an_unknown_workflow_is_refused_with_the_known_ones(workflow):
+    with pytest.raises(InputError, match="evaluate, inference, multi_gpu_train, train"):
+        workflow_files(HIPPOCAMPUS, workflow)
+
+
+@pytest.mark.parametrize(
+    "key", ["epochs", "train::trainer::max_epochs", "train#trainer#max_epochs", "train::augment::2::prob", "run_id"]
+)
+def test_settings_that_exist_are_accepted(key):
+    check_overrides(TRAIN, {key: 1})
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("epochss", "--epochs"),
+        ("pach_size", "--patch_size"),
+        ("train::trainer::max_epoch", "--max_epochs"),
+        ("train::augment::99::prob", "no such setting"),
+        ("train::nothing::x", "no such setting"),
+    ],
+)
+def test_mistyped_settings_are_refused_with_a_hint(key, hint):
+    with pytest.raises(InputError, match="no such setting") as error:
+        check_overrides(TRAIN, {"epochs": 1, key: 1})
+    assert hint in str(error.value)
+    assert f"--{key}:" in str(error.value)
+
+
+def test_all_mistyped_settings_are_named_at_once():
+    with pytest.raises(InputError) as error:
+        run_bundle(HIPPOCAMPUS, "train", epoch=1, batchsize=2)
+    assert "--epoch:" in str(error.value)
+    assert "--batchsize:" in str(error.value)

@@ -1,0 +1,107 @@
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy.ndimage import binary_dilation
+
+from mednextv2.data import make_phantom_dataset, read_dataset, read_volume
+
+NUMBERS = range(6)
+
+
+@pytest.fixture(scope="module")
+def volumes(phantom):
+    """Image and label map of each case."""
+    return [tuple(read_volume(f)[0] for f in (c.images[0], c.label)) for c in read_dataset(phantom).cases]
+
+
+def best_dice(score, truth):
+    """Dice of `score >= t` against the truth, at the best threshold t."""
+    order = np.argsort(-score, axis=None)
+    hits = np.cumsum(truth.reshape(-1)[order])
+    return (2 * hits / (np.arange(1, truth.size + 1) + truth.sum())).max()
+
+
+def test_folder_is_in_msd_layout(phantom):
+    data = read_dataset(phantom)
+    assert [c.name for c in data.cases] == [f"phantom_{i:03d}" for i in NUMBERS]
+    assert data.channels == ("MRI",)
+    assert data.labels == {"background": 0, "anterior": 1, "posterior": 2}
+    description = json.loads((phantom / "dataset.json").read_text())
+    assert description["numTraining"] == 6
+    assert sorted(p.name for p in phantom.iterdir()) == ["dataset.json", "imagesTr", "labelsTr"]
+
+
+def test_files_have_the_type_and_spacing_that_are_described(phantom):
+    for case in read_dataset(phantom).cases:
+        image, label = nib.load(case.images[0]), nib.load(case.label)
+        assert (image.get_data_dtype(), label.get_data_dtype()) == (np.int16, np.uint8)
+        assert image.shape == label.shape
+        assert image.header.get_zooms() == (1, 1, 1)
+        assert all(30 <= n <= 57 for n in image.shape)
+
+
+def test_three_labels_are_present_in_every_case(volumes):
+    for _, label in volumes:
+        assert np.unique(label).tolist() == [0, 1, 2]
+        assert all((label == value).sum() > 200 for value in (1, 2))
+        assert (label == 0).mean() > 0.8
+
+
+def test_first_structure_is_in_front_of_the_second(volumes):
+    for _, label in volumes:
+        assert np.nonzero(label == 1)[1].min() > np.nonzero(label == 2)[1].max()  # along y
+
+
+def test_structures_touch_in_every_case(volumes):
+    for _, label in volumes:
+        assert (binary_dilation(label == 1) & (label == 2)).sum() >= 5
+
+
+def test_same_seed_gives_the_same_data(phantom, tmp_path):
+    again = make_phantom_dataset(tmp_path / "new" / "folder", cases=2)
+    for name in ("phantom_000", "phantom_001"):
+        for kind in ("imagesTr", "labelsTr"):
+            first, second = (nib.load(folder / kind / f"{name}.nii.gz") for folder in (phantom, again))
+            assert np.array_equal(first.dataobj, second.dataobj)
+
+
+def test_other_seed_gives_other_data(phantom, tmp_path):
+    other = make_phantom_dataset(tmp_path, cases=1, seed=1)
+    first, second = (nib.load(f / "labelsTr" / "phantom_000.nii.gz").get_fdata() for f in (phantom, other))
+    assert first.shape != second.shape or not np.array_equal(first, second)
+
+
+def test_cases_differ_from_each_other(volumes):
+    assert len({label.tobytes() for _, label in volumes}) == len(volumes)
+
+
+def test_grey_scales_vary_between_cases(volumes):
+    deviations = [image.std() for image, _ in volumes]
+    assert max(deviations) > 5 * min(deviations)
+
+
+def test_no_threshold_separates_the_structures_from_the_rest(volumes):
+    dice = [best_dice(image.astype(float), label > 0) for image, label in volumes]
+    assert max(dice) < 0.8
+    assert np.mean(dice) < 0.7
+
+
+def test_no_threshold_that_all_cases_share_separates_them(volumes):
+    scores = [(image - image.mean()) / image.std() for image, _ in volumes]
+    score, truth = (np.concatenate([a.reshape(-1) for a in arrays]) for arrays in (scores, [b > 0 for _, b in volumes]))
+    assert best_dice(score, truth) < 0.7
+
+
+def test_best_dice_of_a_perfect_score_is_one():
+    truth = np.array([0, 1, 1, 0, 0]) > 0
+    assert best_dice(truth * 1.0, truth) == 1
+    assert best_dice(1.0 - truth, truth) == pytest.approx(2 * 2 / (5 + 2))
+
+
+@pytest.mark.parametrize("case", NUMBERS)
+def test_no_threshold_separates_the_structures_from_each_other(volumes, case):
+    image, label = volumes[case]
+    inside = label > 0
+    assert best_dice(image[inside].astype(float), label[inside] == 1) < 0.95

@@ -1,0 +1,326 @@
+import json
+from pathlib import Path
+
+import itk
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, LoadImaged
+
+from mednextv2.errors import InputError, find_input_error
+from mednextv2.inference import CheckImaged, find_images
+
+ONE, TWO = ["T1"], ["T1", "T2"]
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def datalist(folder, content, name="list.json"):
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def refused(source, channels=ONE):
+    with pytest.raises(InputError) as caught:
+        find_images(source, channels)
+    return str(caught.value)
+
+
+# --- what is found ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nii", "a.nrrd", "a.mha", "a.mhd", "A.NII.GZ"])
+def test_image_file_is_one_case(tmp_path, name):
+    touch(tmp_path, name, "other.nii.gz")
+    assert find_images(tmp_path / name, ONE) == [{"image": str(tmp_path / name), "case": name.split(".")[0]}]
+
+
+def test_folder_is_listed_sorted_without_hidden_and_other_files(tmp_path):
+    touch(tmp_path, "b.nii.gz", "a.mha", "c.nii", "._b.nii.gz", ".d.nii.gz", "notes.txt", "sub/e.nii.gz")
+    assert find_images(str(tmp_path), ONE) == [
+        {"image": str(tmp_path / name), "case": name[0]} for name in ("a.mha", "b.nii.gz", "c.nii")
+    ]
+
+
+def test_channel_number_of_nnunet_is_no_part_of_the_case(tmp_path):
+    touch(tmp_path, "b_0000.nii.gz", "a_0000.nii.gz", "visit_2023.nii.gz")
+    assert [(i["case"], Path(i["image"]).name) for i in find_images(tmp_path, ONE)] == [
+        ("a", "a_0000.nii.gz"), ("b", "b_0000.nii.gz"), ("visit_2023", "visit_2023.nii.gz"),
+    ]
+
+
+def test_channel_files_of_a_case_are_put_together_in_order(tmp_path):
+    touch(tmp_path, *(f"{case}_000{c}.nii.gz" for c in (1, 0) for case in ("z_7", "a")))
+    assert find_images(tmp_path, TWO) == [
+        {"image": [str(tmp_path / f"{case}_000{c}.nii.gz") for c in (0, 1)], "case": case} for case in ("a", "z_7")
+    ]
+
+
+def test_one_file_with_several_channels_is_a_case(tmp_path):
+    touch(tmp_path, "a.nii.gz", "b.nii.gz")
+    assert [i["image"] for i in find_images(tmp_path, TWO)] == [str(tmp_path / f"{n}.nii.gz") for n in "ab"]
+
+
+def test_home_directory_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    touch(tmp_path, "a.nii.gz")
+    assert find_images("~/a.nii.gz", ONE)[0]["image"] == str(tmp_path / "a.nii.gz")
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda e: e,
+        lambda e: {"testing": e},
+        lambda e: {"test": e},
+        lambda e: {"validation": e},
+        lambda e: {"training": e},
+        lambda e: {"training": [{"image": "no.nii.gz"}], "testing": e},
+        lambda e: {"testing": [], "training": e},
+    ],
+    ids=["list", "testing", "test", "validation", "training", "testing-first", "testing-empty"],
+)
+def test_datalist_paths_are_relative_to_the_json_file(tmp_path, monkeypatch, wrap):
+    monkeypatch.chdir("/")
+    touch(tmp_path, "data/b.nii.gz", "data/a.nii.gz")
+    entries = [{"image": "data/b.nii.gz", "label": "l"}, {"image": str(tmp_path / "data/a.nii.gz")}]
+    assert find_images(datalist(tmp_path, wrap(entries)), ONE) == [
+        {"image": str(tmp_path / "data" / f"{name}.nii.gz"), "case": name} for name in "ab"
+    ]
+
+
+def test_datalist_may_list_bare_paths_as_msd_does(tmp_path):
+    touch(tmp_path, "imagesTs/a.nii.gz")
+    path = datalist(tmp_path, {"test": ["./imagesTs/a.nii.gz"]}, "dataset.json")
+    assert find_images(path, ONE) == [{"image": str(tmp_path / "imagesTs/a.nii.gz"), "case": "a"}]
+
+
+def test_datalist_may_list_several_files_a_case(tmp_path):
+    touch(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz")
+    path = datalist(tmp_path, [{"image": ["a_0000.nii.gz", "a_0001.nii.gz"]}])
+    assert find_images(path, TWO) == [{"image": [str(tmp_path / f"a_000{c}.nii.gz") for c in (0, 1)], "case": "a"}]
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["no.nii.gz", "folder", "no.json"])
+def test_source_that_does_not_exist_is_named(tmp_path, name):
+    message = refused(tmp_path / name)
+    assert f"{tmp_path / name}: there is no such image" in message
+    assert "--input" in message
+
+
+def test_empty_source_is_not_the_current_folder(tmp_path, monkeypatch):
+    touch(tmp_path, "a.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    assert "--input" in refused("")
+
+
+@pytest.mark.parametrize("content", [[], ["notes.txt", ".hidden.nii.gz", "sub/a.nii.gz"]])
+def test_folder_without_images_is_named(tmp_path, content):
+    touch(tmp_path, *content)
+    assert f"{tmp_path}: holds no images (.nii.gz, .nii, " in refused(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.dcm", "a.png", "a.gz", "nii.gz.txt", ".a.nii.gz"])
+def test_file_of_another_kind_is_named(tmp_path, name):
+    touch(tmp_path, name)
+    assert f"{tmp_path / name}: is not an image (.nii.gz" in refused(tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[}", "a: b"])
+def test_datalist_that_does_not_parse_is_named(tmp_path, text):
+    assert f"{tmp_path / 'list.json'}: is not valid JSON" in refused(datalist(tmp_path, text))
+
+
+def test_datalist_in_another_encoding_is_named(tmp_path):
+    (tmp_path / "list.json").write_bytes(b'["\xe9.nii.gz"]')
+    assert f"{tmp_path / 'list.json'}: is not valid JSON" in refused(tmp_path / "list.json")
+
+
+@pytest.mark.parametrize("content", [[], {}, {"testing": []}, {"images": ["a"]}, 3, {"testing": "a.nii.gz"}])
+def test_datalist_without_a_list_is_named(tmp_path, content):
+    assert f"{tmp_path / 'list.json'}: should hold a list of" in refused(datalist(tmp_path, content))
+
+
+@pytest.mark.parametrize("entry", [{}, {"label": "a"}, {"image": []}, {"image": 1}, {"image": ["a", 1]}, None, 7])
+def test_malformed_datalist_entry_is_named_by_its_number(tmp_path, entry):
+    touch(tmp_path, "a.nii.gz")
+    message = refused(datalist(tmp_path, [{"image": "a.nii.gz"}, entry]))
+    assert f"{tmp_path / 'list.json'}: entry 1 should be" in message
+    assert repr(entry) in message
+
+
+def test_all_missing_files_of_a_datalist_are_named(tmp_path):
+    touch(tmp_path, "b.nii.gz")
+    message = refused(datalist(tmp_path, [{"image": f"{n}.nii.gz"} for n in "abc"]))
+    assert message.splitlines() == [f"{tmp_path / name}: there is no such file" for name in ("a.nii.gz", "c.nii.gz")]
+
+
+def test_duplicate_case_names_of_a_datalist_are_refused(tmp_path):
+    touch(tmp_path, "x/a.nii.gz", "y/a.nii.gz")
+    message = refused(datalist(tmp_path, [{"image": "x/a.nii.gz"}, {"image": "y/a.nii.gz"}]))
+    assert f"{tmp_path / 'list.json'}: several entries are named a" in message
+    assert "overwrite" in message
+
+
+def test_duplicate_case_names_of_a_folder_are_refused(tmp_path):
+    touch(tmp_path, "a.nii.gz", "a.mha")
+    message = refused(tmp_path)
+    assert "case a: has 2 files (a.mha, a.nii.gz)" in message
+
+
+def test_all_cases_with_another_number_of_channels_are_named(tmp_path):
+    touch(tmp_path, *(f"a_000{c}.nii.gz" for c in range(3)), *(f"b_000{c}.nii.gz" for c in range(2)))
+    (line,) = refused(tmp_path, ["T1", "T2", "FLAIR"]).splitlines()
+    assert "case b: has 2 files (b_0000.nii.gz, b_0001.nii.gz)" in line
+    assert "the bundle expects 3 channels (T1, T2, FLAIR)" in line
+    touch(tmp_path, "c_0000.nii.gz", "c_0001.nii.gz")
+    assert len(refused(tmp_path, ["T1", "T2", "FLAIR"]).splitlines()) == 2
+
+
+def test_channel_files_with_wrong_numbers_are_refused(tmp_path):
+    touch(tmp_path, "a_0000.nii.gz", "a_0002.nii.gz")  # 0001 was lost, 0002 is something else
+    assert "a_0002" in refused(tmp_path, TWO)
+
+
+def test_two_cases_of_one_name_are_not_taken_for_two_channels(tmp_path):
+    touch(tmp_path, "a.nii.gz", "a.mha")
+    assert "case a" in refused(tmp_path, TWO)
+
+
+def test_channel_file_given_alone_is_not_a_case_of_its_own(tmp_path):
+    touch(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz")
+    message = refused(datalist(tmp_path, [{"image": ["a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz"]}]), TWO)
+    assert "case a: has 3 files" in message
+
+
+# --- CheckImaged -----------------------------------------------------------------------------------------------------
+
+
+def noise(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def save(path, array):
+    nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+    return str(path)
+
+
+def with_value(value):
+    array = noise(6, 5, 4)
+    array[1, 2, 3] = value
+    return array
+
+
+def test_good_image_passes_unchanged(tmp_path):
+    data = {"image": save(tmp_path / "a.nii.gz", noise(6, 5, 4)), "case": "a"}
+    assert CheckImaged("image")(data) == data
+    data = {"image": Path(data["image"])}
+    assert CheckImaged("image")(data) == data
+
+
+def test_good_channels_pass_in_one_file_or_several(tmp_path):
+    files = [save(tmp_path / f"a_{c}.nii.gz", noise(6, 5, 4)) for c in (0, 1)]
+    assert CheckImaged("image", channels=2)({"image": files}) == {"image": files}
+    both = save(tmp_path / "b.nii.gz", noise(6, 5, 4, 2))
+    assert CheckImaged("image", channels=2)({"image": both}) == {"image": both}
+
+
+def test_good_two_dimensional_image_passes_where_it_is_expected(tmp_path):
+    data = {"image": save(tmp_path / "a.nii.gz", noise(6, 5))}
+    assert CheckImaged("image", spatial_dims=2)(data) == data
+
+
+@pytest.mark.parametrize("image", [noise(1, 4, 4, 4), torch.zeros(1, 4, 4, 4), MetaTensor(torch.zeros(1, 4, 4, 4))])
+def test_arrays_pass_through(image):
+    assert CheckImaged("image")({"image": image})["image"] is image
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (noise(6, 5), "2D"),
+        (noise(6, 5, 4, 3), "4D"),
+        (with_value(np.nan), "1 NaN or infinite voxel;"),
+        (with_value(np.inf), "NaN or infinite"),
+        (np.zeros((6, 5, 4), np.float32), "constant: every voxel is 0"),
+        (np.full((6, 5, 4), -1000, np.int16), "constant: every voxel is -1000"),
+        (noise(6, 5, 4).astype(np.complex64), "complex64"),
+        (np.zeros((6, 5, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")]), "RGB"),
+    ],
+    ids=["2D", "4D", "NaN", "infinite", "zero", "constant", "complex", "RGB"],
+)
+def test_bad_image_is_named_with_what_is_wrong(tmp_path, array, words):
+    file = save(tmp_path / "bad.nii.gz", array)
+    with pytest.raises(InputError) as caught:
+        CheckImaged("image")({"image": file})
+    assert str(caught.value).startswith(f"{file}: ")
+    assert words in str(caught.value)
+
+
+def test_missing_truncated_and_foreign_files_are_named(tmp_path):
+    whole = Path(save(tmp_path / "a.nii.gz", noise(16, 16, 16))).read_bytes()
+    (tmp_path / "half.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.nii.gz").write_text("not an image")
+    (tmp_path / "half.mha").write_text("ObjectType = Image\n")
+    for name in ("half.nii.gz", "text.nii.gz", "half.mha", "no.nii.gz"):
+        with pytest.raises(InputError) as caught:
+            CheckImaged("image")({"image": str(tmp_path / name)})
+        assert str(caught.value).startswith(f"{tmp_path / name}: ")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_other_number_of_channels_is_named(tmp_path, channels):
+    file = save(tmp_path / "a.nii.gz", noise(6, 5, 4, 2))
+    with pytest.raises(InputError, match=f"expected 3D with {channels} channel"):
+        CheckImaged("image", channels=channels)({"image": file})
+
+
+def test_bad_channel_file_is_named(tmp_path):
+    files = [save(tmp_path / "a_0000.nii.gz", noise(6, 5, 4)), save(tmp_path / "a_0001.nii.gz", with_value(np.nan))]
+    with pytest.raises(InputError) as caught:
+        CheckImaged("image", channels=2)({"image": files})
+    assert str(caught.value).startswith(f"{files[1]}: ")
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".mha"])
+def test_channel_files_of_other_shapes_or_places_are_named(tmp_path, ending):
+    def write(name, array, shift):
+        file = str(tmp_path / f"{name}{ending}")
+        if ending == ".nii.gz":
+            affine = np.eye(4)
+            affine[0, 3] = shift
+            nib.save(nib.Nifti1Image(array, affine), file)
+        else:
+            image = itk.image_from_array(array)
+            image.SetOrigin([shift, 0, 0])
+            itk.imwrite(image, file)
+        return file
+
+    first = write("a_0000", noise(6, 5, 4), 0.0)
+    for second in (write("a_0001", noise(6, 5, 5), 0.0), write("b_0001", noise(6, 5, 4), 50.0)):
+        with pytest.raises(InputError) as caught:
+            CheckImaged("image", channels=2)({"image": [first, second]})
+        assert second in str(caught.value)
+
+
+def test_each_key_is_checked(tmp_path):
+    data = {"t1": save(tmp_path / "a.nii.gz", noise(6, 5, 4)), "t2": save(tmp_path / "b.nii.gz", with_value(np.nan))}
+    with pytest.raises(InputError, match=r"b\.nii\.gz"):
+        CheckImaged(["t1", "t2"])(data)
+
+
+def test_its_error_survives_monais_compose(tmp_path):
+    file = save(tmp_path / "a.nii.gz", noise(6, 5))
+    with pytest.raises(RuntimeError) as caught:
+        Compose([CheckImaged("image"), LoadImaged("image")])({"image": file})
+    assert str(find_input_error(caught.value)).startswith(f"{file}: is 2D")

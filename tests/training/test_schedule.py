@@ -1,0 +1,85 @@
+import pytest
+import torch
+from torch.optim.lr_scheduler import PolynomialLR
+
+from mednextv2.training import warmup_poly
+
+
+def make_optimizer(*rates):
+    return torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in rates])
+
+
+def rates(optimizer, scheduler, epochs):
+    """The learning rate of each epoch: the schedule is stepped at its end."""
+    found = []
+    for _ in range(epochs):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 10, 1000])
+@pytest.mark.parametrize("power", [0.9, 1.0, 2.0])
+def test_without_warmup_it_is_torchs_polynomial_schedule(epochs, power):
+    ours, theirs = make_optimizer(0.01), make_optimizer(0.01)
+    found = rates(ours, warmup_poly(ours, epochs, power=power), epochs)
+    assert found == pytest.approx(rates(theirs, PolynomialLR(theirs, epochs, power), epochs), rel=1e-9)
+    assert found[0] == 0.01
+
+
+def test_power_is_that_of_nnunet_unless_told():
+    optimizer = make_optimizer(1.0)
+    assert rates(optimizer, warmup_poly(optimizer, 4), 4) == pytest.approx([1, 0.75**0.9, 0.5**0.9, 0.25**0.9])
+
+
+def test_warmup_is_linear_up_to_the_peak_and_the_decay_starts_there():
+    optimizer = make_optimizer(2.0)
+    found = rates(optimizer, warmup_poly(optimizer, 10, warmup_epochs=3, power=0.9), 10)
+    assert found[:4] == pytest.approx([0.5, 1.0, 1.5, 2.0])
+    assert found[3:] == pytest.approx([2 * (1 - i / 7) ** 0.9 for i in range(7)])
+    assert found[3:] == sorted(found[3:], reverse=True)
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 5, 19, 20, 50])
+@pytest.mark.parametrize("epochs", [1, 2, 20])
+def test_every_epoch_learns_and_one_has_the_full_rate(epochs, warmup):
+    optimizer = make_optimizer(0.5)
+    found = rates(optimizer, warmup_poly(optimizer, epochs, warmup), epochs)
+    assert min(found) > 0
+    assert max(found) == 0.5
+
+
+def test_rate_is_zero_and_not_negative_after_the_end():
+    optimizer = make_optimizer(0.5)
+    scheduler = warmup_poly(optimizer, 3)
+    rates(optimizer, scheduler, 3)
+    assert optimizer.param_groups[0]["lr"] == 0
+    rates(optimizer, scheduler, 2)
+    assert optimizer.param_groups[0]["lr"] == 0
+
+
+def test_parameter_groups_keep_their_ratio():
+    optimizer = make_optimizer(1.0, 0.1)
+    scheduler = warmup_poly(optimizer, 10, 2)
+    for _ in range(9):
+        big, small = (group["lr"] for group in optimizer.param_groups)
+        assert small == pytest.approx(big / 10)
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize("stop", [1, 2, 5, 9])
+def test_schedule_goes_on_from_its_saved_state(tmp_path, stop):
+    whole = make_optimizer(1.0)
+    expected = rates(whole, warmup_poly(whole, 10, 3), 10)
+    first = make_optimizer(1.0)
+    scheduler = warmup_poly(first, 10, 3)
+    found = rates(first, scheduler, stop)
+    torch.save({"optimizer": first.state_dict(), "schedule": scheduler.state_dict()}, tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    second = make_optimizer(1.0)
+    scheduler = warmup_poly(second, 10, 3)
+    second.load_state_dict(state["optimizer"])
+    scheduler.load_state_dict(state["schedule"])
+    assert found + rates(second, scheduler, 10 - stop) == expected
