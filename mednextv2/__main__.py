@@ -35,7 +35,8 @@ def check(dataset_dir: str) -> None:
         raise InputError(f'{dataset.path / "dataset.json"}: declares no "labels"')
     labels = [str(values.get(i, f"undeclared {i}")) for i in range(max(values) + 1)]
     check_dataset(dataset.cases, labels, dataset.channels or ("image",))
-    print(f"{len(dataset.cases)} cases, no defects. Channels: {', '.join(dataset.channels)}. Labels: {', '.join(labels)}.")
+    print(f"{len(dataset.cases)} cases, no defects")
+    print(f"channels: {', '.join(dataset.channels)}; labels: {', '.join(labels)}")
 
 
 def bundle(task: str, check: bool = False) -> None:
@@ -50,7 +51,7 @@ def bundle(task: str, check: bool = False) -> None:
     changed = write_bundle(str(task), check)
     if check and changed:
         raise InputError(f"{task}: not up to date: {', '.join(changed)}. Run: mednextv2 bundle {task}")
-    print("\n".join(f"{'written' if not check else 'checked'}: {name}" for name in changed) or "all files are up to date")
+    print("\n".join(f"written: {name}" for name in changed) or "all files are up to date")
 
 
 def phantom(folder: str, cases: int = 60, seed: int = 0) -> None:

@@ -26,6 +26,9 @@ if [ -n "$DATA" ] && [ ! -d "$DATA" ]; then echo "error: --data $DATA: there is 
 EXTRAS=demo
 source "$ROOT/scripts/environment.sh"
 
+# let idle threads sleep: spinning ones make a CPU that has other work, too, several times slower
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
+
 say() { printf '\n== %s\n' "$*"; }
 
 # --- data ------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,9 @@ OVERLAYS = ("multi_gpu_train",)
 _SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 #: Packages of the metadata, with the versions that the bundles were tested with: see constraints.txt.
 _TESTED = {
-    "monai_version": "1.6.1", "pytorch_version": "2.13.0", "numpy_version": "2.4.6",
+    "monai_version": "1.6.1",
+    "pytorch_version": "2.13.0",
+    "numpy_version": "2.4.6",
 }
 _PACKAGES = {"nibabel": "5.4.2", "pytorch-ignite": "0.5.5", "fire": "0.7.1", "itk": "5.4.7", "scipy": "1.17.1"}
 

@@ -13,12 +13,31 @@ from mednextv2.nets.variants import VARIANTS
 
 #: Facts of the first document, which every workflow configuration starts with.
 WORKFLOW_FACTS = (
-    "dataset_name", "channels", "labels", "spacing", "patch_size", "batch_size", "variant", "mirror_axes", "normalize",
+    "dataset_name",
+    "channels",
+    "labels",
+    "spacing",
+    "patch_size",
+    "batch_size",
+    "variant",
+    "mirror_axes",
+    "normalize",
 )
 #: Facts of the second document, for metadata.json and the README.
 PUBLIC_FACTS = (
-    "title", "version", "changelog", "task", "description", "authors", "copyright", "modality", "intended_use",
-    "data_source", "data_license", "data_description", "references",
+    "title",
+    "version",
+    "changelog",
+    "task",
+    "description",
+    "authors",
+    "copyright",
+    "modality",
+    "intended_use",
+    "data_source",
+    "data_license",
+    "data_description",
+    "references",
 )
 
 
@@ -65,15 +84,14 @@ def read_task(path: str | os.PathLike) -> Task:
     for facts, expected in ((workflow, WORKFLOW_FACTS), (public, PUBLIC_FACTS)):
         missing, unknown = [k for k in expected if k not in facts], [k for k in facts if k not in expected]
         if missing or unknown:
-            raise InputError(
-                f"{path}: {_listed('missing', missing)}{'; ' if missing and unknown else ''}{_listed('unknown', unknown)}"
-            )
+            lists = [
+                f"{word} facts: {', '.join(keys)}"
+                for word, keys in (("missing", missing), ("unknown", unknown))
+                if keys
+            ]
+            raise InputError(f"{path}: {'; '.join(lists)}")
     _check(path, workflow, public)
     return Task(path.resolve().parent.name, first.rstrip() + "\n", workflow, public)
-
-
-def _listed(word: str, keys: list[str]) -> str:
-    return f"{word} facts: {', '.join(keys)}" if keys else ""
 
 
 def _check(path: Path, workflow: dict[str, Any], public: dict[str, Any]) -> None:

@@ -110,7 +110,7 @@ def check_image(array: np.ndarray, affine: np.ndarray, channels: int = 1, spatia
     """
     problems = []
     shape = array.shape
-    fits = len(shape) == spatial_dims and channels == 1 or len(shape) == spatial_dims + 1 and shape[-1] == channels
+    fits = (len(shape) == spatial_dims and channels == 1) or (len(shape) == spatial_dims + 1 and shape[-1] == channels)
     if not fits:
         return [f"is {_dimensions(shape)}; expected {spatial_dims}D with {_count(channels, 'channel')}"]
     if 0 in shape:

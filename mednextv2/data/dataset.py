@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,11 @@ def read_dataset(dataset_dir: str | os.PathLike) -> DatasetFolder:
         cases = _nnunet_cases(folder, description)
     if not cases:
         raise InputError(
-            f"{folder / 'dataset.json'}: names no training cases. MSD folders list them under \"training\"; in nnU-Net "
+            f'{folder / "dataset.json"}: names no training cases. MSD folders list them under "training"; in nnU-Net '
             "folders they are the files in imagesTr and labelsTr"
         )
     cases.sort(key=lambda case: case.name)
-    twice = sorted({a.name for a, b in zip(cases, cases[1:], strict=False) if a.name == b.name})
+    twice = sorted({a.name for a, b in pairwise(cases) if a.name == b.name})
     if twice:
         raise InputError(f"{folder / 'dataset.json'}: several cases have the same name: {', '.join(twice[:5])}")
     channels = description.get("channel_names", description.get("modality", {}))
@@ -99,7 +100,11 @@ def _read_json(folder: Path) -> dict[str, Any]:
 
 
 def _msd_case(folder: Path, entry: Any, index: int) -> Case:
-    if not isinstance(entry, dict) or not isinstance(entry.get("image"), str) or not isinstance(entry.get("label"), str):
+    if (
+        not isinstance(entry, dict)
+        or not isinstance(entry.get("image"), str)
+        or not isinstance(entry.get("label"), str)
+    ):
         raise InputError(
             f'{folder / "dataset.json"}: entry {index} of "training" should be '
             f'{{"image": "./imagesTr/…", "label": "./labelsTr/…"}}, but is {entry!r}'

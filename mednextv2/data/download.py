@@ -27,7 +27,8 @@ def fetch_msd_task(task: str, folder: str | os.PathLike, url: str | None = None,
     if (target / "dataset.json").is_file():
         return target
     if task not in DecathlonDataset.resource:
-        raise InputError(f"{task}: not a task of the Medical Segmentation Decathlon: {', '.join(DecathlonDataset.resource)}")
+        known = ", ".join(DecathlonDataset.resource)
+        raise InputError(f"{task}: is none of the tasks of the Medical Segmentation Decathlon: {known}")
     archive = Path(folder) / f"{task}.tar"
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)

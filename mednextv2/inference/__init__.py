@@ -5,4 +5,12 @@ from mednextv2.inference.inputs import CheckImaged, find_images
 from mednextv2.inference.preparation import prepare_evaluation, prepare_inference
 from mednextv2.inference.writer import MaskWriter, SaveMaskd
 
-__all__ = ["CheckImaged", "EvaluationTable", "MaskWriter", "SaveMaskd", "find_images", "prepare_evaluation", "prepare_inference"]
+__all__ = [
+    "CheckImaged",
+    "EvaluationTable",
+    "MaskWriter",
+    "SaveMaskd",
+    "find_images",
+    "prepare_evaluation",
+    "prepare_inference",
+]

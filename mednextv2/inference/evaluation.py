@@ -89,8 +89,8 @@ class EvaluationTable:
         for given, item in zip(engine.state.batch, engine.state.output, strict=True):
             affine = item["label"].affine if isinstance(item["label"], MetaTensor) else torch.eye(4)
             spacing = np.linalg.norm(np.asarray(affine.cpu())[: self.spatial_dims, : self.spatial_dims], axis=0)
-            pred, label = (item[k].as_tensor() if isinstance(item[k], MetaTensor) else item[k] for k in ("pred", "label"))
-            scores = score_case(pred.cpu(), label.cpu(), spacing.tolist())
+            pred, label = (item[key].as_subclass(Tensor).cpu() for key in ("pred", "label"))
+            scores = score_case(pred, label, spacing.tolist())
             for c, name in enumerate(self.labels[1:]):
                 self.rows.append({"case": given["case"], "label": name} | {m: scores[m][c] for m in METRICS})
 
@@ -122,7 +122,11 @@ def summarise(rows: Sequence[dict], labels: Sequence[str]) -> list[dict]:
             row |= {
                 f"{metric}_{statistic}": float(function(finite)) if finite.size else float("nan")
                 for statistic, function in (
-                    ("mean", np.mean), ("std", np.std), ("median", np.median), ("min", np.min), ("max", np.max),
+                    ("mean", np.mean),
+                    ("std", np.std),
+                    ("median", np.median),
+                    ("min", np.min),
+                    ("max", np.max),
                 )
             }
             row[f"{metric}_cases"] = int(values.size)
@@ -151,7 +155,5 @@ def _write_csv(path: Path, rows: Sequence[dict]) -> None:
     with temporary.open("w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, columns, restval="")
         writer.writeheader()
-        writer.writerows(
-            {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
-        )
+        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
     os.replace(temporary, path)

@@ -22,9 +22,9 @@ from mednextv2.errors import InputError
 class MaskWriter(ImageWriter):
     """Write a label map as NIfTI with the shape, the affine and the header fields of its source image.
 
-    A writer for MONAI's `SaveImaged`, and of :class:`SaveMaskd`. The source's qform, sform, units, time stamps and descriptions stay;
-    data type (uint8, or uint16 from 256 labels on) and intensity scaling are the mask's own. The file appears under
-    its name only when it is whole.
+    A writer for MONAI's `SaveImaged`, and of :class:`SaveMaskd`. The source's qform, sform, units, time stamps and
+    descriptions stay; data type (uint8, or uint16 from 256 labels on) and intensity scaling are the mask's own. The
+    file appears under its name only when it is whole.
     """
 
     def __init__(self, **kwargs: Any) -> None:

@@ -83,9 +83,7 @@ class MedNeXtBlock(nn.Module):
         self.compress = Conv[Conv.CONV, spatial_dims](width, out_channels, kernel_size=1)
 
     def _depthwise(self, spatial_dims: int, channels: int, kernel_size: int) -> nn.Module:
-        return Conv[Conv.CONV, spatial_dims](
-            channels, channels, kernel_size, padding=kernel_size // 2, groups=channels
-        )
+        return Conv[Conv.CONV, spatial_dims](channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
 
     def transform(self, x: Tensor) -> Tensor:
         """Apply the block without its residual connection: `(N, C, *spatial)` to `(N, O, *spatial of depthwise)`."""
@@ -106,7 +104,7 @@ class MedNeXtBlock(nn.Module):
         return x + y if self.residual else y
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.jit.is_scripting():  # TorchScript has no checkpointing, and exported networks no backward pass
+        if not torch.jit.is_scripting():  # noqa: SIM102  (the condition must stand alone to be left out of TorchScript)
             if self.activation_checkpointing and torch.is_grad_enabled():
                 return checkpoint(self.whole, x, use_reentrant=False)
         return self.whole(x)

@@ -92,6 +92,10 @@ def create_mednext(
         "activation_checkpointing": v.activation_checkpointing,
     }
     return MedNeXt(
-        spatial_dims, in_channels, out_channels, kernel_size=kernel_size, deep_supervision=deep_supervision,
+        spatial_dims,
+        in_channels,
+        out_channels,
+        kernel_size=kernel_size,
+        deep_supervision=deep_supervision,
         **{**settings, **kwargs},
     )

@@ -26,7 +26,7 @@ def channel_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> 
     """
     half = x.dtype == torch.float16 or x.dtype == torch.bfloat16
     y = x.float() if half else x
-    space = [i for i in range(2, x.dim())]  # noqa: C416  (TorchScript has no list(range()))
+    space = [i for i in range(2, x.dim())]  # TorchScript has no list(range())
     # Centred before squaring. torch.group_norm does not on channels-last CPU tensors: there a channel of mean 100 and
     # deviation 1 comes out 7 % wrong (PyTorch 2.13); and on CUDA it gives up the channels-last layout.
     y = y - y.mean(space, keepdim=True)

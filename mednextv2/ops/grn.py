@@ -27,7 +27,7 @@ def grn(x: Tensor, gamma: Tensor, beta: Tensor, eps: float = 1e-6, denominator: 
         (arXiv:2512.17774).
     """
     half = x.dtype == torch.float16 or x.dtype == torch.bfloat16
-    space = [i for i in range(2, x.dim())]  # noqa: C416  (TorchScript has no list(range()))
+    space = [i for i in range(2, x.dim())]  # TorchScript has no list(range())
     # vector_norm, not sqrt(sum of squares): its gradient is 0, not NaN, where a channel is all zero
     g = torch.linalg.vector_norm(x, 2.0, space, dtype=torch.float32 if half else x.dtype)  # (N, C)
     d = g.sum(1, keepdim=True) if denominator == "sum" else g.mean(1, keepdim=True)

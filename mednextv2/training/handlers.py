@@ -144,7 +144,11 @@ class TrainingLog:
         scores = "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name in metrics)
         logger.info(
             "epoch %d/%d  loss %.4f  lr %.2e  %s",
-            row["epoch"], engine.state.max_epochs, row["train_loss"], row["learning_rate"], scores,
+            row["epoch"],
+            engine.state.max_epochs,
+            row["train_loss"],
+            row["learning_rate"],
+            scores,
         )
 
     def _append(self, row: dict) -> None:

@@ -11,8 +11,8 @@ from monai.utils import ensure_tuple_rep
 from mednextv2.data.check import check_dataset
 from mednextv2.data.dataset import DatasetFolder
 from mednextv2.errors import InputError
-from mednextv2.nets.mednext import DIVISOR
 from mednextv2.memory import keep_freed_memory
+from mednextv2.nets.mednext import DIVISOR
 from mednextv2.paths import prepare_folder
 
 logger = logging.getLogger(__name__)

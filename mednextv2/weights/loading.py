@@ -55,14 +55,15 @@ def describe_mismatch(own: dict[str, Tensor], other: dict[str, Tensor]) -> str:
             "Not one tensor has a name of this network. For weights of the MedNeXt authors' code use "
             "mednextv2.weights.import_official"
         )
-    lines = [*_likely_causes(own, other, missing, unknown)]
-    if shapes:
-        shown = ", ".join(f"{k} {tuple(other[k].shape)} in the file, {tuple(own[k].shape)} here" for k in shapes[:_SHOWN])
-        lines.append(f"{len(shapes)} tensors of another shape: {shown}{', …' if len(shapes) > _SHOWN else ''}.")
-    if missing:
-        lines.append(f"{len(missing)} tensors not in the file: {', '.join(missing[:_SHOWN])}{', …' if len(missing) > _SHOWN else ''}.")
-    if unknown:
-        lines.append(f"{len(unknown)} tensors not in this network: {', '.join(unknown[:_SHOWN])}{', …' if len(unknown) > _SHOWN else ''}.")
+    lines = _likely_causes(own, other, missing, unknown)
+    described = [f"{k} {tuple(other[k].shape)} in the file, {tuple(own[k].shape)} here" for k in shapes]
+    for what, names in (
+        ("of another shape", described),
+        ("not in the file", missing),
+        ("not in this network", unknown),
+    ):
+        if names:
+            lines.append(f"{len(names)} tensors {what}: {', '.join(names[:_SHOWN])}{', …' * (len(names) > _SHOWN)}.")
     return " ".join(lines)
 
 
@@ -73,15 +74,15 @@ def _likely_causes(own: dict, other: dict, missing: list[str], unknown: list[str
         return state[key].shape[axis] if key in state and state[key].dim() > axis else None
 
     causes = []
-    for words, key, axis in (
-        ("input channels", "stem.weight", 1),
-        ("classes", "heads.0.weight", 0),
-        ("filters at full resolution (variant)", "stem.weight", 0),
-        ("kernel size", "encoder.0.0.depthwise.weight", 2),
+    for key, axis, words in (
+        ("stem.weight", 1, "input channels"),
+        ("heads.0.weight", 0, "classes"),
+        ("stem.weight", 0, "filters at full resolution (variant)"),
+        ("encoder.0.0.depthwise.weight", 2, "voxels to a side of its kernels (kernel size)"),
     ):
         theirs, ours = size(other, key, axis), size(own, key, axis)
         if theirs is not None and ours is not None and theirs != ours:
-            causes.append(f"It has {theirs} {words}, the configuration {ours}." if axis < 2 else f"Its {words} is {theirs}, the configuration's {ours}.")
+            causes.append(f"It has {theirs} {words}, the configuration {ours}.")
     if any(".grn." in k for k in missing + unknown):
         causes.append("One of the two has global response normalisation (v2), the other not (v1).")
     elif any(k.split(".")[0] in ("encoder", "bottleneck", "decoder") for k in missing + unknown):

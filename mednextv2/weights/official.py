@@ -110,7 +110,7 @@ def _rename(key: str) -> str:
 
 
 def _reshape(key: str, value: Tensor) -> Tensor:
-    """Turn GRN's `(1, E, 1, 1, 1)` into `(E,)` and a head's transposed `(in, out, 1, 1, 1)` into `(out, in, 1, 1, 1)`."""
+    """Turn GRN's `(1, E, 1, 1, 1)` into `(E,)`, and a head's `(in, out, 1, 1, 1)` into `(out, in, 1, 1, 1)`."""
     if key.endswith(("grn_gamma", "grn_beta")):
         return value.flatten()
     if re.match(r"out_\d\.conv_out\.weight$", key) and value.dim() > 1:

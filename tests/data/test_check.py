@@ -213,6 +213,15 @@ def test_truncated_file_is_found(tmp_path, which, share):
     only(check_case(case, LABELS, ["T1"]), file, "truncated", "Copy or convert it again")
 
 
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
+def test_damaged_byte_of_a_compressed_file_is_found(tmp_path, place):
+    file = save(tmp_path / "i.nii.gz", np.random.default_rng(0).integers(0, 1000, (32, 32, 8)).astype(np.int16))
+    content = bytearray((tmp_path / "i.nii.gz").read_bytes())
+    content[int(place * len(content))] ^= 4  # the checksum at the end of the file tells
+    (tmp_path / "i.nii.gz").write_bytes(content)
+    only(check_case(Case("a", (file,)), LABELS, ["T1"]), file, "damaged")
+
+
 @pytest.mark.parametrize("ending", [".nii", ".mha", ".nrrd"])
 @pytest.mark.parametrize("missing", [1, 100, 2000])
 def test_truncated_uncompressed_file_is_found(tmp_path, ending, missing):

@@ -117,6 +117,13 @@ def test_units_stay(tmp_path):
     assert write_mask(path, tmp_path, labels()).header.get_xyzt_units() == ("micron", "msec")
 
 
+def test_description_stays(tmp_path):
+    image = nib.load(nifti(tmp_path / "case.nii.gz", np.eye(4)))
+    image.header["descrip"] = b"TE=2.2;sec=41234.5"
+    nib.save(image, tmp_path / "with.nii.gz")
+    assert write_mask(tmp_path / "with.nii.gz", tmp_path, labels()).header["descrip"] == b"TE=2.2;sec=41234.5"
+
+
 def test_source_without_compression_and_nifti_2_are_sources_too(tmp_path):
     path = nifti(tmp_path / "case.nii", AFFINES["oblique"])
     assert np.array_equal(write_mask(path, tmp_path, labels()).affine, nib.load(path).affine)

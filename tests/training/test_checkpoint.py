@@ -51,7 +51,7 @@ class Scripted(Metric):
         return self.values[self.engine.state.epoch]
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -60,7 +60,8 @@ class Run:
 
     def __init__(self, folder, scores=(0.1, 0.3, 0.2, 0.25), features=5, kill_at=None, epochs=EPOCHS, **settings):
         torch.manual_seed(3)
-        self.network = nn.Sequential(nn.Linear(3, features), nn.BatchNorm1d(features), nn.ReLU(), nn.Linear(features, 1))
+        hidden, norm = nn.Linear(3, features), nn.BatchNorm1d(features)
+        self.network = nn.Sequential(hidden, norm, nn.ReLU(), nn.Linear(features, 1))
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.05)
         self.schedule = warmup_poly(self.optimizer, epochs, 1)
         self.evaluator = None
@@ -87,7 +88,7 @@ class Run:
         def choose(batch, device, non_blocking, **kwargs):
             step = self.trainer.state.iteration
             if step == kill_at:
-                raise Killed
+                raise KilledError
             self.steps.append(step)
             chosen = BATCHES[step - 1]
             return chosen["image"], chosen["label"]
@@ -166,7 +167,7 @@ def test_without_validation_the_latest_weights_are_the_best(tmp_path):
 def test_weights_are_there_before_the_first_validation(tmp_path):
     run = Run(tmp_path, kill_at=STEPS + 1)
     run.trainer.remove_event_handler(run.trainer._event_handlers[Events.EPOCH_COMPLETED][0][0], Events.EPOCH_COMPLETED)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run.run()
     assert same(load(tmp_path / "model.pt"), run.weights[0])
 
@@ -189,7 +190,7 @@ def test_killed_and_resumed_training_ends_as_one_that_was_not(tmp_path, kill_at)
         (tmp_path / name).mkdir()
     whole = Run(tmp_path / "whole").run()
     first = Run(tmp_path / "killed", kill_at=kill_at)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         first.run()
     second = Run(tmp_path / "killed").run()
     done = (kill_at - 1) // STEPS  # whole epochs
@@ -208,7 +209,7 @@ def test_killed_and_resumed_training_ends_as_one_that_was_not(tmp_path, kill_at)
 
 
 def test_table_of_scores_of_a_resumed_training_has_every_epoch(tmp_path):
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         Run(tmp_path, kill_at=2 * STEPS + 2).run()
     Run(tmp_path).run()
     with (tmp_path / "training_log.csv").open(newline="") as f:
@@ -218,14 +219,14 @@ def test_table_of_scores_of_a_resumed_training_has_every_epoch(tmp_path):
 
 def test_best_weights_are_not_replaced_by_worse_ones_after_a_resume(tmp_path):
     first = Run(tmp_path, (0.1, 0.9, 0.2, 0.3), kill_at=2 * STEPS + 1)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         first.run()
     Run(tmp_path, (0.1, 0.9, 0.2, 0.3)).run()
     assert same(load(tmp_path / "model.pt"), first.weights[1])
 
 
 def test_best_weights_are_replaced_by_better_ones_after_a_resume(tmp_path):
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         Run(tmp_path, (0.1, 0.2, 0.9, 0.3), kill_at=2 * STEPS + 1).run()
     second = Run(tmp_path, (0.1, 0.2, 0.9, 0.3)).run()
     assert same(load(tmp_path / "model.pt"), second.weights[0])
@@ -248,7 +249,7 @@ def test_finished_training_goes_on_when_more_epochs_are_asked_for(tmp_path):
 
 
 def test_random_numbers_after_a_resume_are_new_ones_and_the_same_each_time(tmp_path):
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         Run(tmp_path, kill_at=2 * STEPS + 1, seed=40).run()
     drawn = []
     for _ in range(2):
@@ -260,7 +261,7 @@ def test_random_numbers_after_a_resume_are_new_ones_and_the_same_each_time(tmp_p
 
 
 def test_resume_is_said_in_the_log(tmp_path, caplog):
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         Run(tmp_path, kill_at=2 * STEPS + 1).run()
     with caplog.at_level(logging.INFO, "mednextv2"):
         Run(tmp_path).run()
@@ -268,14 +269,16 @@ def test_resume_is_said_in_the_log(tmp_path, caplog):
 
 
 @pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
-def test_scaler_of_half_precision_is_saved_and_restored(tmp_path):
-    first = Run(tmp_path, epochs=1)
-    first.trainer.amp, first.trainer.scaler = True, torch.amp.GradScaler("cpu", init_scale=64.0)
-    first.run()
-    second = Run(tmp_path, epochs=1)
-    second.trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
-    second.run()
-    assert second.trainer.scaler.get_scale() == 64.0
+def test_scaler_of_half_precision_is_saved_and_restored(tmp_path, monkeypatch):
+    scales = []
+    for init_scale, epochs in ((64.0, 1), (2.0, 2)):
+        scaler = torch.amp.GradScaler("cpu", init_scale=init_scale, growth_interval=STEPS)
+        monkeypatch.setattr(torch.cuda.amp, "GradScaler", lambda scaler=scaler: scaler)
+        run = Run(tmp_path, epochs=epochs)
+        run.trainer.amp = True
+        run.run()
+        scales.append(scaler.get_scale())
+    assert scales == [128.0, 256.0]  # doubled once an epoch
 
 
 def test_interrupted_save_leaves_the_older_checkpoint(tmp_path, monkeypatch):
@@ -328,15 +331,6 @@ def test_damaged_checkpoint_is_refused(tmp_path):
     whole = (tmp_path / "checkpoint_latest.pt").read_bytes()
     (tmp_path / "checkpoint_latest.pt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"checkpoint_latest\.pt: not a PyTorch checkpoint, or a damaged one"):
-        Run(tmp_path).run()
-
-
-def test_checkpoint_of_another_optimizer_is_refused(tmp_path):
-    Run(tmp_path).run()
-    content = load(tmp_path / "checkpoint_latest.pt")
-    content["optimizer"]["param_groups"] *= 2
-    torch.save(content, tmp_path / "checkpoint_latest.pt")
-    with pytest.raises(InputError, match=r"checkpoint_latest\.pt"):
         Run(tmp_path).run()
 
 
@@ -396,7 +390,7 @@ def test_resumed_training_does_not_start_from_pretrained_weights_again(tmp_path)
     (tmp_path / "new").mkdir()
     Run(tmp_path / "old").run()
     settings = {"pretrained": tmp_path / "old" / "model.pt"}
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         Run(tmp_path / "new", kill_at=2 * STEPS + 1, **settings).run()
     expected = load(tmp_path / "new" / "checkpoint_latest.pt")["model"]
     assert same(first_weights(Run(tmp_path / "new", **settings)), expected)

@@ -67,16 +67,14 @@ def read_csv(path):
 # --- GradientClipping ------------------------------------------------------------------------------------------------
 
 
-def one_step(max_norm, scale, scaler=None):
+def one_step(max_norm, scale, amp=False):
     """Train one step of plain gradient descent at rate 1: the change of the weights is the gradient."""
     torch.manual_seed(0)
     network = nn.Linear(3, 1)
     before = nn.utils.parameters_to_vector(network.parameters()).detach().clone()
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
     handlers = [GradientClipping(network, optimizer, max_norm)] if max_norm else []
-    trainer = make_trainer(network, optimizer, handlers, data=batches(1, scale), amp=scaler is not None)
-    trainer.scaler = scaler
-    trainer.run()
+    make_trainer(network, optimizer, handlers, data=batches(1, scale), amp=amp).run()
     return nn.utils.parameters_to_vector(network.parameters()).detach() - before
 
 
@@ -96,9 +94,12 @@ def test_small_gradients_stay_as_they_are():
 
 @pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
 @pytest.mark.parametrize("scale", [0.1, 100.0])
-def test_scaled_gradients_of_half_precision_are_unscaled_before_they_are_clipped(scale):
-    scaled = one_step(12.0, scale, torch.amp.GradScaler("cpu", init_scale=1024.0))
-    assert torch.allclose(scaled, one_step(12.0, scale), atol=1e-5)
+def test_scaled_gradients_of_half_precision_are_unscaled_before_they_are_clipped(monkeypatch, scale):
+    expected = one_step(12.0, scale)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    monkeypatch.setattr(torch.cuda.amp, "GradScaler", lambda: scaler)
+    assert torch.allclose(one_step(12.0, scale, amp=True), expected, atol=1e-5)
+    assert scaler.get_scale() == 1024.0
 
 
 # --- Progress --------------------------------------------------------------------------------------------------------

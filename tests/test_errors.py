@@ -1,0 +1,144 @@
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from mednextv2.errors import InputError, find_input_error, show_plainly
+
+
+def raised(function):
+    """Return the exception that a function raises, with the chain that Python builds."""
+    try:
+        function()
+    except BaseException as e:
+        return e
+    raise AssertionError("nothing was raised")
+
+
+def fail():
+    raise InputError("a.nii.gz: is 2D")
+
+
+def wrap_explicitly():
+    try:
+        fail()
+    except InputError as e:
+        raise RuntimeError("applying transform") from e
+
+
+def wrap_implicitly():
+    try:
+        fail()
+    except InputError:
+        raise KeyError("cleaning up") from None
+
+
+def wrap_while_handling():
+    try:
+        fail()
+    except InputError:
+        {}["x"]
+
+
+def wrap_many_times():
+    error = raised(wrap_while_handling)
+    for i in range(20):
+        try:
+            raise error
+        except Exception as e:
+            error = raised(lambda e=e, i=i: _raise(RuntimeError(str(i)), e))
+    raise error
+
+
+def _raise(error, cause):
+    raise error from cause
+
+
+def test_input_error_is_a_value_error():
+    assert issubclass(InputError, ValueError)
+
+
+@pytest.mark.parametrize("function", [fail, wrap_explicitly, wrap_implicitly, wrap_while_handling, wrap_many_times])
+def test_input_error_is_found_behind_what_others_raised(function):
+    found = find_input_error(raised(function))
+    assert isinstance(found, InputError)
+    assert str(found) == "a.nii.gz: is 2D"
+
+
+def test_outermost_of_several_input_errors_is_found():
+    def function():
+        try:
+            wrap_explicitly()
+        except RuntimeError as e:
+            raise InputError("the outer one") from e
+
+    assert str(find_input_error(raised(function))) == "the outer one"
+
+
+@pytest.mark.parametrize("error", [None, ValueError("other"), raised(lambda: _raise(RuntimeError("a"), KeyError("b")))])
+def test_none_is_found_where_there_is_none(error):
+    assert find_input_error(error) is None
+
+
+def test_show_plainly_leaves_other_programs_alone(monkeypatch):
+    hook = sys.excepthook
+    for program in ("pytest", "/x/bundle/main.py", "/x/other/__main__.py", "-c", ""):
+        monkeypatch.setattr(sys, "argv", [program])
+        show_plainly()
+        assert sys.excepthook is hook
+
+
+def test_show_plainly_leaves_the_hook_of_another_alone(monkeypatch):
+    def hook(*args):
+        pass
+
+    monkeypatch.setattr(sys, "argv", ["/x/monai/bundle/__main__.py", "run"])
+    monkeypatch.setattr(sys, "excepthook", hook)
+    show_plainly()
+    assert sys.excepthook is hook
+
+
+PROGRAM = """
+    from mednextv2.errors import InputError, show_plainly
+
+    show_plainly()
+
+    def evaluate():
+        raise {error}
+
+    try:
+        evaluate()
+    except Exception as e:
+        raise RuntimeError("Failed to evaluate ConfigExpression") from e
+"""
+
+
+def run(folder, module, error):
+    """Run a program called `python -m module`, as `python -m monai.bundle` is."""
+    package = folder / module.replace(".", "/")
+    package.mkdir(parents=True)
+    (package / "__main__.py").write_text(textwrap.dedent(PROGRAM.format(error=error)))
+    return subprocess.run([sys.executable, "-m", module], cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+def test_message_stands_alone_in_the_program_monai_bundle(tmp_path):
+    result = run(tmp_path, "some.bundle", "InputError('a.nii.gz: is 2D\\nb.nii.gz: is 4D')")
+    assert result.stderr == "error: a.nii.gz: is 2D\nb.nii.gz: is 4D\n"
+    assert result.stdout == ""
+    assert result.returncode == 1
+
+
+def test_other_errors_keep_their_traceback_there(tmp_path):
+    result = run(tmp_path, "some.bundle", "ZeroDivisionError('a bug')")
+    assert "Traceback (most recent call last)" in result.stderr
+    assert "ZeroDivisionError: a bug" in result.stderr
+    assert "RuntimeError: Failed to evaluate" in result.stderr
+    assert "error: " not in result.stderr.splitlines()[0]
+    assert result.returncode == 1
+
+
+def test_message_has_its_traceback_in_other_programs(tmp_path):
+    result = run(tmp_path, "some.program", "InputError('a.nii.gz: is 2D')")
+    assert "Traceback (most recent call last)" in result.stderr
+    assert result.returncode == 1

@@ -1,0 +1,253 @@
+import os
+import stat
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from mednextv2.errors import InputError
+from mednextv2.nets import MedNeXt
+from mednextv2.weights import load_file, load_weights
+from mednextv2.weights.files import save_file
+
+
+def tiny(**kwargs):
+    settings = {"spatial_dims": 2, "out_channels": 3, "init_filters": 4, "blocks_down": 1, "blocks_up": 1}
+    return MedNeXt(**{**settings, "blocks_bottleneck": 1, **kwargs})
+
+
+def assert_same_weights(actual, expected):
+    assert list(actual) == list(expected)
+    for key, value in expected.items():
+        assert torch.equal(actual[key], value), key
+
+
+def refuse(network, path):
+    """Load into a network that must refuse, assert that it stays as it was, and return the message."""
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    with pytest.raises(InputError) as caught:
+        load_weights(network, path)
+    assert_same_weights(network.state_dict(), before)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    return message
+
+
+# -------------------------------------------------------------------------------------------- loading
+
+
+@pytest.mark.parametrize("settings", [{}, {"global_resp_norm": False}, {"deep_supervision": True}], ids=str)
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "epoch": 3}], ids=["state dict", "checkpoint"])
+def test_a_state_dict_and_a_training_checkpoint_are_loaded(settings, wrap, tmp_path):
+    source, target = tiny(**settings), tiny(**settings)
+    save_file(wrap(source.state_dict()), tmp_path / "model.pt")
+    for path in (tmp_path / "model.pt", str(tmp_path / "model.pt")):
+        target.load_state_dict(tiny(**settings).state_dict())
+        assert load_weights(target, path) is target
+        assert_same_weights(target.state_dict(), source.state_dict())
+
+
+def test_the_mode_of_the_network_is_kept(tmp_path):
+    save_file(tiny().state_dict(), tmp_path / "model.pt")
+    assert load_weights(tiny().train(), tmp_path / "model.pt").training
+    assert not load_weights(tiny().eval(), tmp_path / "model.pt").training
+
+
+def test_a_cast_network_keeps_its_precision(tmp_path):
+    source = tiny()
+    save_file(source.state_dict(), tmp_path / "model.pt")
+    network = load_weights(tiny().bfloat16(), tmp_path / "model.pt")
+    assert {p.dtype for p in network.parameters()} == {torch.bfloat16}
+    assert torch.equal(network.stem.weight, source.stem.weight.bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("here", "file", "words"),
+    [
+        ({}, {"out_channels": 5}, ["5 classes, the configuration 3", "heads.0.weight (5, 4, 1, 1) in the file"]),
+        ({"in_channels": 4}, {}, ["1 input channels, the configuration 4", "stem.weight (4, 1, 1, 1) in the file"]),
+        ({}, {"init_filters": 8}, ["8 filters at full resolution (variant), the configuration 4", "another shape"]),
+        ({}, {"kernel_size": 5}, ["kernel size is 5, the configuration's 3", "depthwise.weight (4, 1, 5, 5)"]),
+        (
+            {},
+            {"global_resp_norm": False},
+            ["global response normalisation (v2)", "not in the file: encoder.0.0.grn.gamma"],
+        ),
+        (
+            {"global_resp_norm": False},
+            {},
+            ["global response normalisation (v2)", "not in this network: encoder.0.0.grn"],
+        ),
+        ({"deep_supervision": True}, {}, ["deep supervision", "8 tensors not in the file: heads.1.weight"]),
+        ({}, {"deep_supervision": True}, ["deep supervision", "8 tensors not in this network: heads.1.weight"]),
+        ({}, {"blocks_down": (1, 2, 1, 1)}, ["depth (variant)", "not in this network: encoder.1.1."]),
+        ({"blocks_bottleneck": 3}, {}, ["depth (variant)", "not in the file: bottleneck.1."]),
+        ({}, {"encoder_expansion_ratio": 3}, ["tensors of another shape", "encoder.0.0.expand.weight (12, 4, 1, 1)"]),
+        ({}, {"spatial_dims": 3}, ["tensors of another shape", "stem.weight (4, 1, 1, 1, 1) in the file"]),
+        ({}, {"out_channels": 5, "kernel_size": 5}, ["5 classes", "kernel size is 5"]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_weights_of_another_network_are_refused_with_the_cause(here, file, words, wrapped, tmp_path):
+    state = tiny(**file).state_dict()
+    save_file({"model": state} if wrapped else state, tmp_path / "other.pt")
+    message = refuse(tiny(**here), tmp_path / "other.pt")
+    assert "the weights are of another network" in message
+    for word in words:
+        assert word in message
+
+
+def test_a_cause_that_does_not_apply_is_not_named(tmp_path):
+    save_file(tiny(out_channels=5).state_dict(), tmp_path / "other.pt")
+    message = refuse(tiny(), tmp_path / "other.pt")
+    for word in ("input channels", "filters", "kernel size", "(v2)", "depth", "supervision", "not in"):
+        assert word not in message
+
+
+def test_any_single_missing_or_extra_or_misshapen_tensor_is_refused_by_name(tmp_path):
+    state = tiny(global_resp_norm=False).state_dict()
+    network = tiny(global_resp_norm=False)
+    for key in list(state)[::5]:
+        save_file({k: v for k, v in state.items() if k != key}, tmp_path / "other.pt")
+        assert f"1 tensors not in the file: {key}." in refuse(network, tmp_path / "other.pt")
+        save_file({**state, key: state[key][None]}, tmp_path / "other.pt")
+        assert f"1 tensors of another shape: {key} (1, " in refuse(network, tmp_path / "other.pt")
+    save_file({**state, "more.weight": torch.ones(1)}, tmp_path / "other.pt")
+    assert "1 tensors not in this network: more.weight." in refuse(network, tmp_path / "other.pt")
+
+
+def test_a_long_list_of_tensors_is_counted_and_cut(tmp_path):
+    save_file(tiny(blocks_bottleneck=4).state_dict(), tmp_path / "other.pt")
+    message = refuse(tiny(), tmp_path / "other.pt")
+    assert "30 tensors not in this network" in message
+    assert message.count("bottleneck.") == 3
+    assert message.endswith(", ….")
+
+
+@pytest.mark.parametrize("names", [["enc_block_0.0.conv1.weight", "down_0.conv1.weight"], ["model.0.conv.weight"]])
+def test_names_of_other_code_are_refused_with_a_word_on_the_import(names, tmp_path):
+    save_file({n: torch.ones(1) for n in names}, tmp_path / "other.pt")
+    assert "import_official" in refuse(tiny(), tmp_path / "other.pt")
+
+
+def test_a_checkpoint_of_the_authors_code_is_refused_with_a_word_on_the_import(tmp_path):
+    # it shares the stem's two names with ours
+    state = {"stem.weight": torch.ones(4, 1, 1, 1), "stem.bias": torch.ones(4), "dummy_tensor": torch.ones(1)}
+    state |= {f"enc_block_0.0.conv1.{leaf}": torch.ones(4) for leaf in ("weight", "bias")}
+    save_file(state, tmp_path / "official.pt")
+    assert "import_official" in refuse(tiny(), tmp_path / "official.pt")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{}, {"model": {}}, {"model": None}, [], None, torch.ones(3), {"epoch": 3}, {"model": {"stem.weight": [1.0]}}],
+    ids=str,
+)
+def test_a_file_without_a_state_dict_is_refused(content, tmp_path):
+    torch.save(content, tmp_path / "empty.pt")
+    assert "holds no state dict" in refuse(tiny(), tmp_path / "empty.pt")
+
+
+def test_a_missing_file_a_folder_and_a_text_are_refused(tmp_path):
+    assert "there is no such" in refuse(tiny(), tmp_path / "nowhere.pt")
+    assert "there is no such" in refuse(tiny(), tmp_path)
+    (tmp_path / "text.pt").write_text("These are not the weights.\n")
+    assert "not a PyTorch checkpoint" in refuse(tiny(), tmp_path / "text.pt")
+
+
+class Attack:
+    """Run a command when unpickled."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_weights_that_would_run_code_are_refused_and_run_none(wrapped, tmp_path):
+    attack = Attack(f"touch '{tmp_path / 'sentinel'}'")
+    content = {"model": tiny().state_dict(), "optimizer": attack} if wrapped else attack
+    torch.save(content, tmp_path / "evil.pt")
+    assert "refused, since reading it would run code" in refuse(tiny(), tmp_path / "evil.pt")
+    assert not (tmp_path / "sentinel").exists()
+    torch.load(tmp_path / "evil.pt", weights_only=False)
+    assert (tmp_path / "sentinel").exists()  # the attack works where it is not kept out
+
+
+def test_numpy_numbers_and_arrays_are_harmless_inside_load_file_only(tmp_path):
+    content = {"loss": np.float64(0.5), "dice": [np.float32(0.25)], "array": np.arange(6).reshape(2, 3)}
+    torch.save(content, tmp_path / "numbers.pt")
+    loaded = load_file(tmp_path / "numbers.pt")
+    assert (loaded["loss"], loaded["dice"]) == (0.5, [0.25])
+    np.testing.assert_array_equal(loaded["array"], content["array"])
+    with pytest.raises(Exception, match="weights_only"):  # nothing is allowed for good
+        torch.load(tmp_path / "numbers.pt", weights_only=True)
+
+
+# --------------------------------------------------------------------------------------------- saving
+
+
+def test_a_saved_file_is_read_back_and_replaces_the_old_one(tmp_path):
+    for value in (1.0, 2.0):
+        save_file({"a": torch.full((3,), value)}, tmp_path / "model.pt")
+        assert torch.equal(load_file(tmp_path / "model.pt")["a"], torch.full((3,), value))
+        assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_a_failure_in_writing_leaves_the_old_file_and_nothing_else(tmp_path):
+    save_file({"a": torch.ones(3)}, tmp_path / "model.pt")
+    before = (tmp_path / "model.pt").read_bytes()
+    with pytest.raises(Exception, match="pickle"):
+        save_file({"a": torch.zeros(3), "lock": threading.Lock()}, tmp_path / "model.pt")
+    assert (tmp_path / "model.pt").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_a_failure_in_writing_a_new_file_leaves_nothing(tmp_path):
+    with pytest.raises(Exception, match="pickle"):
+        save_file(threading.Lock(), tmp_path / "model.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    save_file({"a": torch.ones(3)}, tmp_path / "model.pt")
+
+    def write_a_part(content, file):
+        file.write(b"half of the file")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", write_a_part)
+    with pytest.raises(KeyboardInterrupt):
+        save_file({"a": torch.zeros(3)}, tmp_path / "model.pt")
+    assert torch.equal(load_file(tmp_path / "model.pt")["a"], torch.ones(3))
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_a_reader_never_sees_a_part(tmp_path, monkeypatch):
+    path, seen, save = tmp_path / "model.pt", [], torch.save
+    save_file({"a": torch.ones(3)}, path)
+
+    def look_after_writing(content, file):
+        save(content, file)
+        file.flush()
+        seen.append(load_file(path)["a"])
+
+    monkeypatch.setattr(torch, "save", look_after_writing)
+    save_file({"a": torch.zeros(3)}, path)
+    assert torch.equal(seen[0], torch.ones(3))
+    assert torch.equal(load_file(path)["a"], torch.zeros(3))
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664), (0o027, 0o640)])
+def test_permissions_follow_the_umask(umask, mode, tmp_path):
+    before = os.umask(umask)
+    try:
+        save_file({"a": torch.ones(3)}, tmp_path / "model.pt")
+        assert os.umask(umask) == umask  # left as it was
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "model.pt").stat().st_mode) == mode
