@@ -30,10 +30,10 @@ def check(dataset_dir: str) -> None:
     from mednextv2.data import check_dataset, read_dataset
 
     dataset = read_dataset(str(dataset_dir))
-    values = {v: name for name, value in dataset.labels.items() for v in ([value] if isinstance(value, int) else value)}
+    values = dataset.label_values
     if not values:
         raise InputError(f'{dataset.path / "dataset.json"}: declares no "labels"')
-    labels = [str(values.get(i, f"undeclared {i}")) for i in range(max(values) + 1)]
+    labels = [values.get(i, f"undeclared {i}") for i in range(max(values) + 1)]
     check_dataset(dataset.cases, labels, dataset.channels or ("image",))
     print(f"{len(dataset.cases)} cases, no defects")
     print(f"channels: {', '.join(dataset.channels)}; labels: {', '.join(labels)}")

@@ -15,7 +15,9 @@ class InputError(ValueError):
 
 def find_input_error(error: BaseException | None) -> InputError | None:
     """Return the InputError behind an exception that a library wrapped around it, or None."""
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         if isinstance(error, InputError):
             return error
         error = error.__cause__ or error.__context__

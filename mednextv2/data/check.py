@@ -92,7 +92,7 @@ def check_case(case: Case, labels: Sequence[str], channels: Sequence[str], spati
         else:
             defects += [f"{case.label}: {problem}" for problem in _check_label(array, labels, spatial_dims)]
             grids.append((case.label, array.shape[:spatial_dims], affine))
-    defects += [problem for grid in grids[1:] if (problem := _compare_grids(grids[0], grid))]
+    defects += [problem for grid in grids[1:] if (problem := compare_grids(grids[0], grid))]
     return defects
 
 
@@ -115,14 +115,20 @@ def check_image(array: np.ndarray, affine: np.ndarray, channels: int = 1, spatia
         return [f"is {_dimensions(shape)}; expected {spatial_dims}D with {_count(channels, 'channel')}"]
     if 0 in shape:
         return [f"has no voxels (shape {_times(shape)})"]
-    if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
+    if not _is_numeric(array):
         return [f"has voxels of type {array.dtype}, not one number each (RGB images must be converted)"]
     if not np.isfinite(array).all():
         count = int(array.size - np.isfinite(array).sum())
         problems.append(f"has {_count(count, 'NaN or infinite voxel')}; replace or recompute them")
-    elif array.min() == array.max():
-        problems.append(f"is constant: every voxel is {array.flat[0]:g}; export the image again")
-    if abs(np.linalg.det(affine[:spatial_dims, :spatial_dims])) < 1e-9 or not np.isfinite(affine).all():
+    else:
+        parts = [array] if array.ndim == spatial_dims else np.moveaxis(array, -1, 0)
+        problems += [
+            f"is constant{f' in channel {i}' if len(parts) > 1 else ''}: every voxel is {part.flat[0]:g}; "
+            "export the image again"
+            for i, part in enumerate(parts)
+            if part.min() == part.max()
+        ]
+    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:spatial_dims, :spatial_dims]) < spatial_dims:
         problems.append("has an affine without volume (an axis of length 0); set the voxel spacing")
     return problems
 
@@ -130,6 +136,8 @@ def check_image(array: np.ndarray, affine: np.ndarray, channels: int = 1, spatia
 def _check_label(array: np.ndarray, labels: Sequence[str], spatial_dims: int) -> list[str]:
     if array.ndim == spatial_dims + 1 and array.shape[-1] == 1:
         array = array[..., 0]
+    if not _is_numeric(array):
+        return [f"has voxels of type {array.dtype}; a label map has one whole number each"]
     if array.ndim != spatial_dims:
         return [f"is {_dimensions(array.shape)}; a label map is {spatial_dims}D with one voxel value a class"]
     values = np.unique(array)
@@ -141,20 +149,32 @@ def _check_label(array: np.ndarray, labels: Sequence[str], spatial_dims: int) ->
     return [f"has voxel values outside the declared labels: {shown} (declared: {known})"]
 
 
-def _compare_grids(first: tuple, second: tuple) -> str:
-    """Say where two files of a case differ in shape or position; empty when they agree to a tenth of a voxel."""
+def compare_grids(first: tuple, second: tuple) -> str:
+    """Say where two files of a case differ in shape or position.
+
+    Args:
+        first: File name, spatial shape, affine `(4, 4)`.
+        second: Likewise.
+
+    Returns:
+        One sentence; empty when they agree to a tenth of a voxel.
+    """
     (file_a, shape_a, affine_a), (file_b, shape_b, affine_b) = first, second
     if shape_a != shape_b:
         return f"{file_b}: has shape {_times(shape_b)}, but {file_a} has {_times(shape_a)}; resample it to the image"
     corners = np.array([[*corner, *[0] * (3 - len(shape_a)), 1] for corner in product(*[(0, n - 1) for n in shape_a])])
     distance = np.linalg.norm((corners @ (affine_a - affine_b).T)[:, :3], axis=1).max()
     voxel = np.linalg.norm(affine_a[:3, :3], axis=0).min()
-    if distance > _SHIFT * voxel:
+    if not distance <= _SHIFT * voxel:  # also where one of them is NaN
         return (
             f"{file_b}: lies up to {distance:.3g} mm away from {file_a} (their affines differ); "
             "resample it to the image, or copy the image's affine if only the header is wrong"
         )
     return ""
+
+
+def _is_numeric(array: np.ndarray) -> bool:
+    return (np.issubdtype(array.dtype, np.number) or array.dtype == bool) and not np.iscomplexobj(array)
 
 
 def _dimensions(shape: tuple[int, ...]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -46,6 +47,16 @@ class DatasetFolder:
     channels: tuple[str, ...]
     labels: dict[str, Any]
     cases: tuple[Case, ...]
+
+    @property
+    def label_values(self) -> dict[int, str]:
+        """Names by voxel value; a value that only a region has is under the region's name."""
+        names: dict[int, str] = {}
+        for name, entry in self.labels.items():
+            for value in entry if isinstance(entry, list) else [entry]:
+                if isinstance(value, int):
+                    names.setdefault(value, str(name))
+        return names
 
 
 def read_dataset(dataset_dir: str | os.PathLike) -> DatasetFolder:
@@ -121,11 +132,8 @@ def _nnunet_cases(folder: Path, description: dict[str, Any]) -> list[Case]:
         )
     listed = description.get("dataset")
     if isinstance(listed, dict):  # nnU-Net's explicit form
-        return [
-            Case(name, tuple(str(folder / f) for f in entry["images"]), str(folder / entry["label"]))
-            for name, entry in listed.items()
-        ]
-    channels = len(description.get("channel_names", description.get("modality", {}))) or 1
+        return [_listed_case(folder, name, entry) for name, entry in listed.items()]
+    channels = len(_by_number(description.get("channel_names", description.get("modality", {})), folder)) or 1
     images, labels = folder / "imagesTr", folder / "labelsTr"
     for needed in (images, labels):
         if not needed.is_dir():
@@ -133,9 +141,9 @@ def _nnunet_cases(folder: Path, description: dict[str, Any]) -> list[Case]:
     names = {stem(f.name) for f in labels.iterdir() if f.name.endswith(ending) and not f.name.startswith(".")}
     # a case with an image but no label must not vanish: the check of the data set reports its missing label
     names |= {
-        stem(f.name)[: -len("_0000")]
+        re.sub(r"_\d{4}$", "", stem(f.name))
         for f in images.iterdir()
-        if stem(f.name).endswith("_0000") and not f.name.startswith(".")
+        if f.name.endswith(ending) and not f.name.startswith(".")
     }
     return [
         Case(
@@ -145,6 +153,16 @@ def _nnunet_cases(folder: Path, description: dict[str, Any]) -> list[Case]:
         )
         for name in sorted(names)
     ]
+
+
+def _listed_case(folder: Path, name: str, entry: Any) -> Case:
+    images, label = (entry.get("images"), entry.get("label")) if isinstance(entry, dict) else (None, None)
+    if not isinstance(images, list) or not all(isinstance(i, str) for i in images) or not isinstance(label, str):
+        raise InputError(
+            f'{folder / "dataset.json"}: entry {name} of "dataset" should be '
+            f'{{"images": ["imagesTr/…", …], "label": "labelsTr/…"}}, but is {entry!r}'
+        )
+    return Case(name, tuple(str(folder / i) for i in images), str(folder / label))
 
 
 def _by_number(channels: Any, folder: Path) -> list[str]:

@@ -1,9 +1,12 @@
 """Download of a task of the Medical Segmentation Decathlon with MONAI's own function and checksums."""
 
 import os
+import shutil
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
-from monai.apps import DecathlonDataset, download_and_extract
+from monai.apps import DecathlonDataset, download_url, extractall
 
 from mednextv2.errors import InputError
 
@@ -21,7 +24,8 @@ def fetch_msd_task(task: str, folder: str | os.PathLike, url: str | None = None,
         The task's folder, with `dataset.json`.
 
     Raises:
-        InputError: For a task that MONAI does not know, or when the download fails or has another checksum.
+        InputError: For a task that MONAI does not know, or when the download fails, has another checksum or does not
+            hold the task. Nothing is left behind then.
     """
     target = Path(folder) / task
     if (target / "dataset.json").is_file():
@@ -29,20 +33,26 @@ def fetch_msd_task(task: str, folder: str | os.PathLike, url: str | None = None,
     if task not in DecathlonDataset.resource:
         known = ", ".join(DecathlonDataset.resource)
         raise InputError(f"{task}: is none of the tasks of the Medical Segmentation Decathlon: {known}")
+    address = url or DecathlonDataset.resource[task]
     archive = Path(folder) / f"{task}.tar"
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        download_and_extract(
-            url=url or DecathlonDataset.resource[task],
-            filepath=archive,
-            output_dir=folder,
-            hash_val=md5 or DecathlonDataset.md5[task],
-            hash_type="md5",
-            progress=True,
-        )
-    except (OSError, RuntimeError) as e:  # urllib's errors are OSErrors; a wrong checksum is a RuntimeError
-        archive.unlink(missing_ok=True)
-        raise InputError(f"{task}: could not be downloaded from {url or DecathlonDataset.resource[task]} ({e})") from e
-    if not (target / "dataset.json").is_file():
-        raise InputError(f"{archive}: holds no {task}/dataset.json")
+        archive.unlink(missing_ok=True)  # what an earlier attempt left
+        download_url(address, archive, hash_val=md5 or DecathlonDataset.md5[task], hash_type="md5", progress=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as partial:
+            extractall(archive, partial, file_type="tar", has_base=False)
+            if not (Path(partial) / task / "dataset.json").is_file():
+                raise InputError(f"{address}: the archive holds no {task}/dataset.json")
+            shutil.rmtree(target, ignore_errors=True)  # has no dataset.json: cut short
+            (Path(partial) / task).rename(target)
+    except InputError:
+        raise
+    except Exception as e:  # MONAI, urllib and tarfile each raise their own, some of them plain Exceptions
+        detail = " ".join(str(e).split())[:300]
+        raise InputError(
+            f"{task}: could not be downloaded from {address} to {folder} ({type(e).__name__}: {detail})"
+        ) from e
+    finally:
+        with suppress(OSError):
+            archive.unlink(missing_ok=True)
     return target

@@ -56,8 +56,8 @@ def _phantom(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     centre = np.array(shape) / 2 + rng.uniform(-3, 3, 3)
     touch = rng.uniform(-2, 2)  # where along y the two structures meet, relative to the centre
     front_radius, back_radius = rng.uniform((5, 7, 4), (8, 10, 7)), rng.uniform((4, 9, 3), (7, 13, 6))
-    front = _ellipsoid(grid, centre + np.array([0, touch + front_radius[1] * 0.8, 0]), front_radius, rng)
-    back = _ellipsoid(grid, centre + np.array([0, touch - back_radius[1] * 0.8, 0]), back_radius, rng)
+    front = _ellipsoid(grid, centre + np.array([0, touch + front_radius[1] * 0.6, 0]), front_radius, rng)
+    back = _ellipsoid(grid, centre + np.array([0, touch - back_radius[1] * 0.6, 0]), back_radius, rng)
     label = np.where(grid[..., 1] > centre[1] + touch, 1 * front, 2 * back).astype(np.uint8)
     image = 0.25 * _texture(shape, 3.0, rng) + 0.15 * _texture(shape, 1.0, rng)
     for _ in range(6):  # distractors

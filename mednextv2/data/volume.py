@@ -1,5 +1,6 @@
 """Reading of one image file as an array with its position in space."""
 
+import gzip
 import os
 from pathlib import Path
 
@@ -43,14 +44,31 @@ def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"{path}: the ending is not one of {', '.join(SUFFIXES)}; convert the image")
     try:
         if path.name.lower().endswith(NIFTI):
-            image = nib.load(path)
+            image = _load_nifti(path)
             return np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=np.float64)
         reader = ITKReader()
         array, meta = reader.get_data(reader.read(str(path)))
-        return array, np.asarray(meta["affine"], dtype=np.float64)
+        return array, _as_3d(np.asarray(meta["affine"], dtype=np.float64))
     except Exception as e:  # zlib, gzip, nibabel and ITK each raise their own for a damaged file
         detail = " ".join(str(e).split())[:200]
         raise InputError(
             f"{path}: cannot be read; the file is truncated, damaged, or not what its ending says "
             f"({type(e).__name__}: {detail}). Copy or convert it again"
         ) from e
+
+
+def _load_nifti(path: Path) -> nib.Nifti1Image:
+    """Load a NIfTI file; a compressed one to its very end, where its checksum is, which nibabel does not read."""
+    if not path.name.lower().endswith(".gz"):
+        return nib.load(path)
+    content = gzip.decompress(path.read_bytes())
+    size = {int.from_bytes(content[:4], order) for order in ("little", "big")}  # of the header
+    return (nib.Nifti2Image if 540 in size else nib.Nifti1Image).from_bytes(content)
+
+
+def _as_3d(affine: np.ndarray) -> np.ndarray:
+    """Extend the 3×3 affine of a 2D image to 4×4."""
+    axes = len(affine) - 1
+    full = np.eye(4)
+    full[:axes, :axes], full[:axes, 3] = affine[:axes, :axes], affine[:axes, axes]
+    return full

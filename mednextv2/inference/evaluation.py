@@ -20,7 +20,7 @@ from mednextv2.training.handlers import is_main_process
 logger = logging.getLogger(__name__)
 
 METRICS = ("dice", "surface_dice_1mm", "hd95_mm")
-_TOLERANCE_MM = 1.0
+_TOLERANCE_MM = 1.0 * (1 + 1e-4)  # a spacing of 1 mm that was stored in float32 may be a little more
 
 
 def score_case(pred: Tensor, label: Tensor, spacing: Sequence[float]) -> dict[str, list[float]]:
@@ -76,7 +76,7 @@ class EvaluationTable:
     """
 
     def __init__(self, output_dir: str | os.PathLike, labels: Sequence[str], spatial_dims: int = 3) -> None:
-        self.folder, self.labels, self.spatial_dims = Path(output_dir), list(labels), spatial_dims
+        self.folder, self.labels, self.spatial_dims = Path(output_dir).expanduser(), list(labels), spatial_dims
         self.rows: list[dict] = []
 
     def attach(self, engine: Engine) -> None:

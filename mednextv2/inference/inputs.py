@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from monai.transforms import MapTransform
 
-from mednextv2.data.check import check_image
+from mednextv2.data.check import check_image, compare_grids
 from mednextv2.data.volume import SUFFIXES, read_volume, stem
 from mednextv2.errors import InputError
 
@@ -50,6 +50,13 @@ def find_images(source: str | os.PathLike, channels: Sequence[str]) -> list[dict
         for case, files in groups.items()
         if len(files) not in (1, len(channels))
     ]
+    if path.is_dir():
+        problems += [
+            f"case {case}: its files {', '.join(f.name for f in files)} are not its channels 0 to {len(files) - 1}, "
+            f"named {case}_0000, …, {case}_{len(files) - 1:04d}"
+            for case, files in groups.items()
+            if len(files) == len(channels) > 1 and [*map(stem, files)] != [f"{case}_{c:04d}" for c in range(len(files))]
+        ]
     if problems:
         raise InputError("\n".join(problems))
     return [
@@ -100,7 +107,7 @@ class CheckImaged(MapTransform):
     """Raise an InputError for a file that cannot be segmented, before it is loaded.
 
     Runs on the paths, in front of `LoadImaged`: 2D or 4D images, other numbers of channels, NaN, constant images,
-    damaged files.
+    damaged files, channels in different places.
 
     Args:
         keys: Of the images.
@@ -119,10 +126,14 @@ class CheckImaged(MapTransform):
             if not isinstance(files, (str, os.PathLike, list, tuple)):
                 continue  # an array, from Python or MONAI Label
             files = [files] if isinstance(files, (str, os.PathLike)) else files
+            grids: list[tuple] = []
             for file in files:
                 array, affine = read_volume(file)
                 expected = self.channels if len(files) == 1 else 1
                 problems = check_image(np.asarray(array), affine, expected, self.spatial_dims)
                 if problems:
                     raise InputError(f"{file}: {'; '.join(problems)}")
+                grids.append((str(file), array.shape[: self.spatial_dims], affine))
+                if difference := compare_grids(grids[0], grids[-1]):
+                    raise InputError(difference)
         return dict(data)

@@ -112,7 +112,7 @@ class SaveMaskd(SaveImaged):
             keys, output_dir=output_dir, output_postfix=suffix, output_ext=".nii.gz", separate_folder=False,
             resample=False, writer=MaskWriter, print_log=False,
         )  # fmt: skip
-        self.folder, self.suffix = Path(output_dir), suffix
+        self.folder, self.suffix = Path(output_dir).expanduser(), suffix
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the masks and return the data as they are.

@@ -113,7 +113,9 @@ class MedNeXtBlock(nn.Module):
 class MedNeXtDownBlock(MedNeXtBlock):
     """Halve every axis: `(N, C, *spatial)` to `(N, O, *spatial / 2)`, in the paper O = 2 C.
 
-    The residual is a convolution of kernel 1 and stride 2, without a norm. Arguments as in :class:`MedNeXtBlock`.
+    The residual is a convolution of kernel 1 and stride 2, without a norm: here one of stride 1 on every second voxel,
+    since the backward pass of oneDNN's strided one on channels-last CPU tensors of few channels writes outside its
+    memory (PyTorch 2.13). Arguments as in :class:`MedNeXtBlock`.
     """
 
     def __init__(
@@ -128,9 +130,7 @@ class MedNeXtDownBlock(MedNeXtBlock):
     ) -> None:
         super().__init__(spatial_dims, in_channels, out_channels, ratio, kernel_size, residual, grn)
         self.shortcut = (
-            Conv[Conv.CONV, spatial_dims](in_channels, out_channels, kernel_size=1, stride=2)
-            if residual
-            else nn.Identity()
+            Conv[Conv.CONV, spatial_dims](in_channels, out_channels, kernel_size=1) if residual else nn.Identity()
         )
 
     def _depthwise(self, spatial_dims: int, channels: int, kernel_size: int) -> nn.Module:
@@ -141,7 +141,12 @@ class MedNeXtDownBlock(MedNeXtBlock):
     def whole(self, x: Tensor) -> Tensor:
         """Apply the block with its residual connection."""
         y = self.transform(x)
-        return y + self.shortcut(x) if self.residual else y
+        if self.residual:
+            every_second = x[:, :, ::2, ::2]
+            if x.dim() == 5:
+                every_second = every_second[:, :, :, :, ::2]
+            y = y + self.shortcut(every_second)
+        return y
 
 
 class MedNeXtUpBlock(MedNeXtBlock):

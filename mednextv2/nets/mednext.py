@@ -92,7 +92,7 @@ class MedNeXt(nn.Module):
         self.spatial_dims = spatial_dims
         self.deep_supervision = deep_supervision
         grn = grn_denominator if global_resp_norm else None
-        rates = torch.linspace(0, drop_path_rate, max(sum(depths), 2)).tolist()
+        rates = [drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths))]
         shared = {"kernel_size": kernel_size, "residual": use_residual_connection}
 
         def filters(level: int) -> int:

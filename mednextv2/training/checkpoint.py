@@ -52,7 +52,7 @@ class TrainingCheckpoint:
         pretrained: str | os.PathLike | None = None,
         seed: int = 0,
     ) -> None:
-        self.folder = Path(output_dir)
+        self.folder = Path(output_dir).expanduser()
         self.network = getattr(network, "module", network)
         self.optimizer, self.lr_scheduler, self.evaluator = optimizer, lr_scheduler, evaluator
         self.resume, self.pretrained, self.seed = resume, pretrained, seed
@@ -92,8 +92,11 @@ class TrainingCheckpoint:
         if problem:
             raise InputError(f"{self.latest}: a training of another network is there. {problem} {advice}")
         self.network.load_state_dict(content["model"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.lr_scheduler.load_state_dict(content["lr_scheduler"])
+        try:
+            self.optimizer.load_state_dict(content["optimizer"])
+            self.lr_scheduler.load_state_dict(content["lr_scheduler"])
+        except (ValueError, KeyError) as e:
+            raise InputError(f"{self.latest}: was trained with another optimizer or schedule ({e}). {advice}") from e
         if getattr(engine, "scaler", None) is not None and content.get("scaler"):
             engine.scaler.load_state_dict(content["scaler"])
         engine.state.epoch = content["epoch"]

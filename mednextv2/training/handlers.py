@@ -110,7 +110,7 @@ class TrainingLog:
     """
 
     def __init__(self, output_dir: str | os.PathLike, optimizer: Optimizer, evaluator: Engine | None = None) -> None:
-        self.file = Path(output_dir) / "training_log.csv"
+        self.file = Path(output_dir).expanduser() / "training_log.csv"
         self.optimizer, self.evaluator = optimizer, evaluator
         self.loss_sum, self.steps, self.validated = 0.0, 0, False
 

@@ -6,8 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from monai.utils import ensure_tuple_rep
-
 from mednextv2.data.check import check_dataset
 from mednextv2.data.dataset import DatasetFolder
 from mednextv2.errors import InputError
@@ -63,14 +61,14 @@ def check_patch_size(patch_size: Sequence[int]) -> None:
 
 
 def check_description(dataset: DatasetFolder, labels: Sequence[str], channels: Sequence[str]) -> None:
-    """Raise an InputError when `dataset.json` names other numbers of channels or classes than the bundle."""
+    """Raise an InputError when `dataset.json` names other channels than the bundle has, or more labels."""
     file = dataset.path / "dataset.json"
     if dataset.channels and len(dataset.channels) != len(channels):
         raise InputError(
             f"{file}: names {len(dataset.channels)} image channels ({', '.join(dataset.channels)}), "
             f"the bundle {len(channels)} ({', '.join(channels)})"
         )
-    values = {v for entry in dataset.labels.values() for v in ensure_tuple_rep(entry, 1) if isinstance(v, int)}
+    values = dataset.label_values
     if values and max(values) >= len(labels):
         raise InputError(
             f"{file}: declares labels up to {max(values)} ({', '.join(map(str, dataset.labels))}), "

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from bundle_helpers import HIPPOCAMPUS, QUICK, as_arguments, run_monai
+
 from mednextv2.__main__ import main
 from mednextv2.nets import create_mednext
 
@@ -111,15 +112,15 @@ def test_a_mistyped_setting(small_phantom, tmp_path):
 
 
 def test_missing_weights(small_phantom, tmp_path):
-    result = run("inference", **WINDOW, input=small_phantom / "imagesTr", weights=tmp_path / "no.pt", output_dir=tmp_path)
+    images = small_phantom / "imagesTr"
+    result = run("inference", **WINDOW, input=images, weights=tmp_path / "no.pt", output_dir=tmp_path)
     assert_refused(result, tmp_path / "no.pt")
 
 
 def test_a_checkpoint_with_other_classes(small_phantom, tmp_path):
     torch.save(create_mednext("v2_tiny", out_channels=5, deep_supervision=True).state_dict(), tmp_path / "other.pt")
-    result = run(
-        "inference", **WINDOW, input=small_phantom / "imagesTr", weights=tmp_path / "other.pt", output_dir=tmp_path / "o"
-    )
+    images = small_phantom / "imagesTr"
+    result = run("inference", **WINDOW, input=images, weights=tmp_path / "other.pt", output_dir=tmp_path / "o")
     assert_refused(result, tmp_path / "other.pt", "5 classes", "3")
     assert not list((tmp_path / "o").iterdir())
 
@@ -127,16 +128,20 @@ def test_a_checkpoint_with_other_classes(small_phantom, tmp_path):
 def test_resuming_with_another_network(trained, small_phantom, tmp_path):
     shutil.copytree(trained, tmp_path / "out")
     before = (tmp_path / "out" / "model.pt").read_bytes()
-    result = run(
-        "train", **{**QUICK, "dataset_dir": small_phantom, "output_dir": tmp_path / "out", "variant": "v1_s", "epochs": 2}
-    )
+    other = {"output_dir": tmp_path / "out", "variant": "v1_s", "epochs": 2}
+    result = run("train", **{**QUICK, "dataset_dir": small_phantom, **other})
     assert_refused(result, "checkpoint_latest.pt", "another network", "--resume")
     assert (tmp_path / "out" / "model.pt").read_bytes() == before
 
 
 @pytest.mark.parametrize(
     ("shape", "value", "words"),
-    [((32, 32), 1.0, "2D"), ((16, 16, 16, 3), 1.0, "4D"), ((16, 16, 16), np.nan, "NaN"), ((16, 16, 16), 0.0, "constant")],
+    [
+        ((32, 32), 1.0, "2D"),
+        ((16, 16, 16, 3), 1.0, "4D"),
+        ((16, 16, 16), np.nan, "NaN"),
+        ((16, 16, 16), 0.0, "constant"),
+    ],
 )
 def test_images_that_cannot_be_segmented(shape, value, words, trained, tmp_path):
     array = np.full(shape, value, np.float32) if value != 1.0 else np.random.default_rng(0).random(shape, np.float32)

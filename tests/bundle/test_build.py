@@ -4,6 +4,7 @@ import shutil
 import pytest
 import yaml
 from bundle_helpers import BUNDLES, ROOT
+
 from mednextv2.bundle import build_bundle, write_bundle
 from mednextv2.errors import InputError
 
@@ -97,9 +98,8 @@ def test_names_that_monai_would_cut_are_refused(tmp_path):
 @pytest.mark.parametrize("task", TASKS, ids=lambda t: t.parent.name)
 def test_versions_of_the_metadata_are_the_tested_ones(task):
     metadata = json.loads((task.parent / "configs" / "metadata.json").read_text())
-    constraints = dict(
-        line.split(";")[0].strip().split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
-    )
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    constraints = dict(line.split(";")[0].strip().split("==") for line in lines if "==" in line)
     constraints = {k.lower().replace("_", "-"): v for k, v in constraints.items()}
     pairs = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
     for package, key in pairs.items():

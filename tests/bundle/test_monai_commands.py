@@ -8,9 +8,10 @@ import onnxruntime
 import pytest
 import torch
 from bundle_helpers import BUNDLES, HIPPOCAMPUS, QUICK, run_python
-from mednextv2.nets import create_mednext
 from monai.bundle import ConfigWorkflow
 from monai.bundle.properties import InferProperties, MetaProperties, TrainProperties
+
+from mednextv2.nets import create_mednext
 
 NAMES = sorted(p.name for p in BUNDLES.iterdir() if p.is_dir())
 CONFIGS = HIPPOCAMPUS / "configs"

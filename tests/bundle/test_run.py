@@ -2,6 +2,7 @@
 
 import pytest
 from bundle_helpers import HIPPOCAMPUS
+
 from mednextv2.bundle.run import check_overrides, find_bundle, run_bundle, workflow_files
 from mednextv2.errors import InputError
 

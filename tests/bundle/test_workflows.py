@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from bundle_helpers import HIPPOCAMPUS, QUICK, as_arguments, run_monai, run_python
+
 from mednextv2.data import kfold_indices, read_dataset
 from mednextv2.nets import create_mednext
 
@@ -24,7 +25,8 @@ def test_training_leaves_weights_checkpoint_table_and_curves(trained):
     create_mednext("v2_tiny", out_channels=3, deep_supervision=True).load_state_dict(weights)  # bare and complete
     assert torch.load(trained / "checkpoint_latest.pt", weights_only=True)["epoch"] == 1
     (row,) = read_csv(trained / "training_log.csv")
-    assert {"epoch", "train_loss", "learning_rate", "val_mean_dice", "val_dice_anterior", "val_dice_posterior"} <= set(row)
+    columns = {"epoch", "train_loss", "learning_rate", "val_mean_dice", "val_dice_anterior", "val_dice_posterior"}
+    assert columns <= set(row)
     assert list(trained.glob("events.out.tfevents*"))
     assert not list(trained.glob(".*"))  # nothing half-written
 
@@ -39,8 +41,9 @@ def test_evaluation_scores_the_unseen_cases_of_the_fold(trained, small_phantom, 
     names = [c.name for c in read_dataset(small_phantom).cases]
     unseen = {names[i] for i in kfold_indices(6, 0)[1]}
     rows = read_csv(tmp_path / "cases.csv")
-    assert [(r["case"], r["label"]) for r in rows] == [(c, n) for c in sorted(unseen) for n in ("anterior", "posterior")]
-    assert [r["label"] for r in read_csv(tmp_path / "summary.csv")] == ["anterior", "posterior", "mean"]
+    classes = ["anterior", "posterior"]
+    assert [(r["case"], r["label"]) for r in rows] == [(case, name) for case in sorted(unseen) for name in classes]
+    assert [r["label"] for r in read_csv(tmp_path / "summary.csv")] == [*classes, "mean"]
     for case in unseen:
         mask = nib.load(tmp_path / "predictions" / f"{case}_seg.nii.gz")
         assert mask.shape == nib.load(small_phantom / "labelsTr" / f"{case}.nii.gz").shape
@@ -65,7 +68,8 @@ def test_inference_takes_a_file_a_folder_or_a_datalist(kind, trained, tmp_path):
         image.set_sform(affine, 4)
         image.set_qform(affine, 2)
         nib.save(image, images / f"{name}.nii.gz")
-    (tmp_path / "list.json").write_text(json.dumps({"testing": [{"image": "images/a.nii.gz"}, {"image": "images/b.nii.gz"}]}))
+    listed = {"testing": [{"image": "images/a.nii.gz"}, {"image": "images/b.nii.gz"}]}
+    (tmp_path / "list.json").write_text(json.dumps(listed))
     source = {"file": images / "a.nii.gz", "folder": images, "datalist": tmp_path / "list.json"}[kind]
     settings = {**WINDOW, "input": source, "weights": trained / "model.pt", "output_dir": tmp_path / "masks"}
     result = run_monai("inference", settings, cwd=tmp_path)

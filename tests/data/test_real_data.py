@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from mednextv2.data import check_dataset, read_dataset
 
 FOLDER = Path(os.environ.get("MEDNEXTV2_DATA", "")) / "Task04_Hippocampus"

@@ -21,7 +21,7 @@ from monai.transforms import (
 )
 
 from mednextv2.errors import InputError, find_input_error
-from mednextv2.inference import CheckImaged, MaskWriter, find_images
+from mednextv2.inference import CheckImaged, MaskWriter, SaveMaskd, find_images, prepare_inference
 
 SHAPE = (11, 9, 7)
 ROTATION = nib.eulerangles.euler2mat(0.3, -0.2, 0.5)
@@ -57,20 +57,22 @@ def nifti(path, affine, array=None, qform=1, sform=2, units=("mm", "sec")):
     return path
 
 
-def saver(folder, **changes):
-    settings = {"output_postfix": "seg", "output_ext": ".nii.gz", "separate_folder": False, "resample": False}
-    return SaveImaged(keys="pred", writer=MaskWriter, output_dir=folder, print_log=False, **settings | changes)
-
-
 def load(path):
     return Compose([LoadImaged(keys="image"), EnsureChannelFirstd(keys="image")])({"image": str(path)})
 
 
-def write_mask(path, folder, mask, **changes):
-    """Save a mask as the bundle does: the prediction has the metadata of the image."""
+def with_mask(path, mask=None):
+    """A prediction with the metadata of its image, as Invertd leaves it."""
     data = load(path)
+    mask = labels() if mask is None else mask
     data["pred"] = MetaTensor(torch.as_tensor(mask[None].astype(np.float32)), meta=data["image"].meta)
-    saver(folder, **changes)(data)
+    return data
+
+
+def write_mask(path, folder, mask):
+    """Save a mask with MONAI's SaveImaged and our writer, and read it."""
+    settings = {"output_postfix": "seg", "output_ext": ".nii.gz", "separate_folder": False, "resample": False}
+    SaveImaged(keys="pred", writer=MaskWriter, output_dir=folder, print_log=False, **settings)(with_mask(path, mask))
     return nib.load(folder / f"{path.name.split('.')[0]}_seg.nii.gz")
 
 
@@ -186,8 +188,8 @@ def test_first_of_several_channel_files_is_the_source(tmp_path):
     paths = [str(nifti(tmp_path / f"case_000{c}.nii.gz", AFFINES["oblique"])) for c in (0, 1)]
     data = Compose([LoadImaged(keys="image"), EnsureChannelFirstd(keys="image")])({"image": paths})
     data["pred"] = MetaTensor(torch.as_tensor(labels()[None]), meta=data["image"].meta)
-    saver(tmp_path)(data)
-    written = nib.load(tmp_path / "case_0000_seg.nii.gz")
+    SaveMaskd("pred", tmp_path)(data)
+    written = nib.load(tmp_path / "case_seg.nii.gz")
     assert np.array_equal(written.affine, nib.load(paths[0]).affine)
     assert np.array_equal(written.get_fdata(), labels())
 
@@ -202,7 +204,7 @@ def test_mask_of_a_two_dimensional_image_is_two_dimensional(tmp_path):
 
 def test_mask_without_a_source_file_has_the_affine_of_the_metadata(tmp_path):
     pred = MetaTensor(torch.as_tensor(labels()[None]), affine=torch.as_tensor(AFFINES["oblique"]))
-    saver(tmp_path)({"pred": pred})
+    SaveMaskd("pred", tmp_path)({"pred": pred})
     (file,) = tmp_path.glob("*.nii.gz")
     assert np.allclose(nib.load(file).affine, AFFINES["oblique"])
 
@@ -243,7 +245,7 @@ def segment(path, folder, spacing):
         [
             Invertd(keys="pred", transform=before, orig_keys="image", nearest_interp=False),
             AsDiscreted(keys="pred", argmax=True),
-            saver(folder),
+            SaveMaskd("pred", folder),
         ]
     )
     sizes = []
@@ -375,19 +377,48 @@ def test_full_disk_leaves_the_older_mask(tmp_path, monkeypatch, request):
     assert [p.name for p in tmp_path.iterdir()] == ["a.nii.gz"]
 
 
-def test_full_disk_is_told_to_the_user_through_monais_saver(tmp_path, request):
-    data = load(nifti(tmp_path / "case.nii.gz", np.eye(4)))
-    data["pred"] = MetaTensor(torch.as_tensor(labels()[None]), meta=data["image"].meta)
+# --- SaveMaskd -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "name"),
+    [
+        ("a.nii.gz", {}, "a_seg.nii.gz"),
+        ("a.nii", {}, "a_seg.nii.gz"),
+        ("a_0000.nii.gz", {}, "a_seg.nii.gz"),
+        ("a_0001.nii.gz", {}, "a_0001_seg.nii.gz"),
+        ("a.b_2.nii.gz", {"suffix": "mask"}, "a.b_2_mask.nii.gz"),
+    ],
+)
+def test_mask_is_named_after_its_case(tmp_path, source, settings, name):
+    data = with_mask(nifti(tmp_path / source, AFFINES["oblique"]))
+    returned = SaveMaskd("pred", tmp_path / "new" / "folder", **settings)(data)
+    assert [p.name for p in (tmp_path / "new" / "folder").iterdir()] == [name]
+    assert np.array_equal(nib.load(tmp_path / "new" / "folder" / name).get_fdata(), labels())
+    assert returned.keys() == data.keys()
+    assert all(returned[key] is data[key] for key in data)
+
+
+def test_full_disk_is_told_to_the_user(tmp_path, request):
+    data = with_mask(nifti(tmp_path / "case.nii.gz", np.eye(4)))
     request.getfixturevalue("disk_full")
-    with pytest.raises(Exception) as caught:  # noqa: PT011
-        Compose([saver(tmp_path)])(data)
+    with pytest.raises(RuntimeError) as caught:
+        Compose([SaveMaskd("pred", tmp_path)])(data)
     assert "No space left on device" in str(find_input_error(caught.value))
+    assert str(tmp_path / "case_seg.nii.gz") in str(find_input_error(caught.value))
 
 
-def test_folder_below_a_file_is_told_to_the_user_through_monais_saver(tmp_path):
-    data = load(nifti(tmp_path / "case.nii.gz", np.eye(4)))
-    data["pred"] = MetaTensor(torch.as_tensor(labels()[None]), meta=data["image"].meta)
+def test_folder_below_a_file_is_told_to_the_user(tmp_path):
+    data = with_mask(nifti(tmp_path / "case.nii.gz", np.eye(4)))
     (tmp_path / "file").touch()
-    with pytest.raises(Exception) as caught:  # noqa: PT011
-        Compose([saver(tmp_path / "file" / "masks")])(data)
-    assert str(tmp_path / "file") in str(find_input_error(caught.value))
+    with pytest.raises(RuntimeError) as caught:
+        Compose([SaveMaskd("pred", tmp_path / "file" / "masks")])(data)
+    assert str(tmp_path / "file" / "masks") in str(find_input_error(caught.value))
+
+
+def test_masks_go_to_the_folder_that_was_prepared(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    prepare_inference([16, 16, 16], "~/masks")
+    SaveMaskd("pred", "~/masks")(with_mask(nifti(tmp_path / "case.nii.gz", np.eye(4))))
+    assert (tmp_path / "masks" / "case_seg.nii.gz").is_file()

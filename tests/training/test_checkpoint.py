@@ -12,6 +12,7 @@ from monai.utils import set_determinism
 from torch import nn
 
 from mednextv2.errors import InputError
+from mednextv2.paths import prepare_folder
 from mednextv2.training import GradientClipping, Progress, TrainingCheckpoint, TrainingLog, warmup_poly
 
 EPOCHS, STEPS = 4, 3
@@ -179,6 +180,14 @@ def test_weights_of_a_wrapped_network_have_its_own_names(tmp_path):
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
     checkpoint = TrainingCheckpoint(tmp_path, wrapped, optimizer, warmup_poly(optimizer, 1))
     assert checkpoint.network is network
+
+
+def test_files_go_to_the_folder_that_was_prepared(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    prepare_folder("~/out", "output_dir")
+    Run("~/out").run()
+    assert names(tmp_path / "out") == ["checkpoint_latest.pt", "model.pt", "training_log.csv"]
 
 
 # --- resuming --------------------------------------------------------------------------------------------------------
