@@ -124,8 +124,8 @@ class TrainingCheckpoint:
             },
             self.latest,
         )
-        if self.evaluator is None or not self.best.is_file():
-            save_file(self.network.state_dict(), self.best)  # until a validation tells which is the best
+        if state is None or state.best_metric_epoch < 1:  # until a validation tells which is the best
+            save_file(self.network.state_dict(), self.best)
 
     def _save_best(self, engine: Engine) -> None:
         # the evaluator's epoch was set to the trainer's by ValidationHandler, and best_metric was just updated

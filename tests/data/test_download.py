@@ -158,7 +158,7 @@ def test_unknown_task_is_refused_with_the_names_of_the_tasks(tmp_path):
 
 def test_archive_without_dataset_json_is_named(server, tmp_path):
     message = refused(tmp_path, **serve(server, make_tar({"imagesTr/a.nii.gz": b"image"})))
-    assert f"{tmp_path / TASK}.tar: the archive holds no {TASK}/dataset.json" in message
+    assert f"/task.tar: the archive holds no {TASK}/dataset.json" in message
 
 
 def test_archive_of_another_task_is_named(server, tmp_path):

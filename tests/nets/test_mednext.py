@@ -296,8 +296,8 @@ def test_the_denominator_reaches_every_block():
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_no_convolution_of_kernel_1_is_strided(spatial_dims):
-    # The backward pass of oneDNN 3.12's writes outside its memory in 2D, channels-last, for fewer than 8 channels on AVX2:
-    # the process dies, now and then.
+    # The backward pass of oneDNN 3.12's writes outside its memory in 2D, channels-last, for fewer than 8 channels on
+    # AVX2: the process dies, now and then.
     for name, module in tiny(spatial_dims=spatial_dims).named_modules():
         if isinstance(module, (nn.Conv2d, nn.Conv3d)) and set(module.kernel_size) == {1}:
             assert set(module.stride) == {1}, name
@@ -579,12 +579,6 @@ def gradients_of_compiled(compiled, network, x):
     return {k: grads[f"_orig_mod.{k}"] for k, _ in network.named_parameters()}
 
 
-def test_it_can_be_exported():
-    network = lively(tiny()).eval()
-    x = image(3)
-    torch.testing.assert_close(torch.export.export(network, (x,)).module()(x), network(x))
-
-
 def test_it_can_be_exported_for_any_batch_and_size():
     network = lively(tiny(spatial_dims=2)).eval()
     axes = {0: torch.export.Dim("batch"), 2: 16 * torch.export.Dim("rows"), 3: 16 * torch.export.Dim("columns")}
@@ -629,15 +623,18 @@ def test_it_can_be_scripted_saved_and_loaded(spatial_dims, settings, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_it_can_be_exported_to_onnx(tmp_path):
+def test_it_can_be_exported_and_converted_to_onnx(tmp_path):
     import onnxruntime
 
     network = lively(tiny(out_channels=3, deep_supervision=True)).eval()
     x = image(3)
-    torch.onnx.export(network, (x,), tmp_path / "net.onnx", dynamo=True, verbose=False, input_names=["image"])
+    expected = network(x).detach()
+    exported = torch.export.export(network, (x,))
+    torch.testing.assert_close(exported.module()(x), expected)
+    torch.onnx.export(exported, (x,), tmp_path / "net.onnx", dynamo=True, verbose=False)
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
-    (y,) = session.run(None, {"image": x.numpy()})
-    torch.testing.assert_close(torch.from_numpy(y), network(x).detach(), rtol=1e-3, atol=1e-4)
+    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(y), expected, rtol=1e-3, atol=1e-4)
 
 
 # ---------------------------------------------------------------------------------------- distributed

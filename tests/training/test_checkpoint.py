@@ -59,7 +59,7 @@ class KilledError(Exception):
 class Run:
     """A training as the bundle configures it, of a network of a few weights, on batches that the step chooses."""
 
-    def __init__(self, folder, scores=(0.1, 0.3, 0.2, 0.25), features=5, kill_at=None, epochs=EPOCHS, **settings):
+    def __init__(self, folder, scores=(0.1, 0.3, 0.2, 0.25), features=5, kill_at=None, epochs=EPOCHS, interval=1, **settings):
         torch.manual_seed(3)
         hidden, norm = nn.Linear(3, features), nn.BatchNorm1d(features)
         self.network = nn.Sequential(hidden, norm, nn.ReLU(), nn.Linear(features, 1))
@@ -80,7 +80,7 @@ class Run:
         handlers = [
             GradientClipping(self.network, self.optimizer, 1.0),
             Progress("training"),
-            *([ValidationHandler(1, self.evaluator)] if self.evaluator else []),
+            *([ValidationHandler(interval, self.evaluator)] if self.evaluator else []),
             TrainingLog(folder, self.optimizer, self.evaluator),
             LrScheduleHandler(self.schedule, print_lr=False),
             self.checkpoint,
@@ -240,6 +240,12 @@ def test_best_weights_are_replaced_by_better_ones_after_a_resume(tmp_path):
     second = Run(tmp_path, (0.1, 0.2, 0.9, 0.3)).run()
     assert same(load(tmp_path / "model.pt"), second.weights[0])
     assert load(tmp_path / "checkpoint_latest.pt")["best_metric_epoch"] == 3
+
+
+@pytest.mark.parametrize(("interval", "epoch"), [(3, 3), (9, EPOCHS)])
+def test_until_the_first_validation_the_weights_are_the_latest(interval, epoch, tmp_path):
+    run = Run(tmp_path, (0.1, 0.2, 0.9, 0.3), interval=interval).run()
+    assert same(load(tmp_path / "model.pt"), run.weights[epoch - 1])
 
 
 def test_finished_training_started_again_does_nothing(tmp_path):
