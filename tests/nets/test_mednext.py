@@ -200,7 +200,7 @@ def test_a_constant_input_has_finite_gradients():  # padding, an empty patch
 )
 def test_a_size_that_is_no_multiple_of_16_is_refused_with_axis_size_and_legal_sizes(space, axis, size, legal):
     network = tiny(spatial_dims=len(space))
-    with pytest.raises(ValueError, match=f"axis {axis} has {size} voxels.* {' and '.join(map(str, legal))}$"):
+    with pytest.raises(ValueError, match=f"axis {axis} has {size} voxels.*sizes are {' and '.join(map(str, legal))}$"):
         network(torch.zeros(1, 1, *space))
 
 
@@ -400,6 +400,7 @@ def test_the_network_computes_what_its_definition_does(spatial_dims, residual):
         deep_supervision=True,
         use_residual_connection=residual,
     )
+    assert {m.residual for m in network.modules() if isinstance(m, MedNeXtBlock)} == {residual}
     lively(network).double()
     x = torch.randn(2, 2, *(32, 16, 48)[:spatial_dims], dtype=torch.float64)
     for actual, expected in zip(network(x), plain_network(network, x), strict=True):

@@ -59,7 +59,9 @@ class KilledError(Exception):
 class Run:
     """A training as the bundle configures it, of a network of a few weights, on batches that the step chooses."""
 
-    def __init__(self, folder, scores=(0.1, 0.3, 0.2, 0.25), features=5, kill_at=None, epochs=EPOCHS, interval=1, **settings):
+    def __init__(
+        self, folder, scores=(0.1, 0.3, 0.2, 0.25), features=5, kill_at=None, epochs=EPOCHS, interval=1, **settings
+    ):
         torch.manual_seed(3)
         hidden, norm = nn.Linear(3, features), nn.BatchNorm1d(features)
         self.network = nn.Sequential(hidden, norm, nn.ReLU(), nn.Linear(features, 1))

@@ -15,8 +15,12 @@ LABELS = ["background", "anterior", "posterior"]
 
 def settings(phantom, output, **changes):
     good = {
-        "dataset": read_dataset(phantom), "labels": LABELS, "channels": ["T1w"], "patch_size": [16, 32, 48],
-        "output_dir": output, "epochs": 1,
+        "dataset": read_dataset(phantom),
+        "labels": LABELS,
+        "channels": ["T1w"],
+        "patch_size": [16, 32, 48],
+        "output_dir": output,
+        "epochs": 1,
     }
     return good | changes
 
@@ -157,7 +161,10 @@ def test_evaluation_checks_only_the_cases_that_it_scores(phantom, tmp_path):
     folds = [split_cases(dataset.cases, fold) for fold in range(5)]
     (tmp_path / "data" / "imagesTr" / f"{folds[0][1][0]['case']}.nii.gz").unlink()
     good = {
-        "dataset": dataset, "labels": LABELS, "channels": ["T1w"], "patch_size": [16, 16, 16],
+        "dataset": dataset,
+        "labels": LABELS,
+        "channels": ["T1w"],
+        "patch_size": [16, 16, 16],
         "output_dir": tmp_path / "out",
     }
     prepare_evaluation(cases=folds[1], **good)
