@@ -86,6 +86,12 @@ class MedNeXt(nn.Module):
         super().__init__()
         down_ratios = _four(encoder_expansion_ratio, "encoder_expansion_ratio")
         up_ratios = _four(decoder_expansion_ratio, "decoder_expansion_ratio")
+        for name, value in (
+            ("blocks_bottleneck", blocks_bottleneck),
+            ("bottleneck_expansion_ratio", bottleneck_expansion_ratio),
+        ):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is a positive int: got {value!r}")
         depths = [*_four(blocks_down, "blocks_down"), blocks_bottleneck, *_four(blocks_up, "blocks_up")]
         ratios = [*down_ratios, bottleneck_expansion_ratio, *up_ratios]
         _check_arguments(spatial_dims, kernel_size, drop_path_rate)

@@ -47,9 +47,14 @@ def load_file(path: str | os.PathLike) -> Any:
                 f"{path}: refused, since reading it would run code that the file names ({reason}). In the program that "
                 "made it, save the state dict alone: torch.save(network.state_dict(), path)"
             ) from e
-        raise InputError(f"{path}: not a PyTorch checkpoint, or a damaged one ({e})") from e
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as e:
-        raise InputError(f"{path}: not a PyTorch checkpoint, or a damaged one ({e})") from e
+        raise _damaged(path, e) from e
+    except Exception as e:  # a text read as a pickle raises nearly anything
+        raise _damaged(path, e) from e
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    detail = " ".join(str(error).split())[:200]
+    return InputError(f"{path}: not a PyTorch checkpoint, or a damaged one ({type(error).__name__}: {detail})")
 
 
 def save_file(content: Any, path: str | os.PathLike) -> None:

@@ -50,7 +50,7 @@ def describe_mismatch(own: dict[str, Tensor], other: dict[str, Tensor]) -> str:
     shapes = [k for k in own if k in other and own[k].shape != other[k].shape]
     if not (missing or unknown or shapes):
         return ""
-    if not any(k in own for k in other):
+    if not any(k in own and not k.startswith("stem.") for k in other):  # the stem has the same names everywhere
         return (
             "Not one tensor has a name of this network. For weights of the MedNeXt authors' code use "
             "mednextv2.weights.import_official"
@@ -83,9 +83,10 @@ def _likely_causes(own: dict, other: dict, missing: list[str], unknown: list[str
         theirs, ours = size(other, key, axis), size(own, key, axis)
         if theirs is not None and ours is not None and theirs != ours:
             causes.append(f"It has {theirs} {words}, the configuration {ours}.")
-    if any(".grn." in k for k in missing + unknown):
+    if any(".grn." in k for k in own) != any(".grn." in k for k in other):
         causes.append("One of the two has global response normalisation (v2), the other not (v1).")
-    elif any(k.split(".")[0] in ("encoder", "bottleneck", "decoder") for k in missing + unknown):
+    stages = ("encoder.", "bottleneck.", "decoder.")
+    if any(k.startswith(stages) and k.endswith("depthwise.weight") for k in missing + unknown):
         causes.append("The two differ in depth (variant).")
     if any(k.startswith("heads.") for k in missing + unknown):
         causes.append("One of the two has deep supervision, the other not.")

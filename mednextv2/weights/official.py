@@ -57,7 +57,11 @@ def _find_state_dict(content: Any, name: str) -> dict[str, Tensor]:
     for key in ("network_weights", "state_dict"):  # nnU-Net v2, v1
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(v, Tensor) and isinstance(k, str) for k, v in content.items())
+    ):
         raise InputError(f"{name}: holds no state dict: a dict of names and tensors was expected")
     state = {re.sub(r"^(module\.|_orig_mod\.)+", "", k): v for k, v in content.items()}
     if "stem.weight" not in state or not any(k.startswith("enc_block_0.0.") for k in state):

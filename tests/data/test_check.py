@@ -132,7 +132,10 @@ def test_missing_label_is_found(tmp_path):
 def test_other_shape_is_found(tmp_path):
     only(
         defects(tmp_path, label=mask((9, 8, 6))),
-        tmp_path / "label.nii.gz", times(9, 8, 6), times(9, 8, 7), str(tmp_path / "image.nii.gz"),
+        tmp_path / "label.nii.gz",
+        times(9, 8, 6),
+        times(9, 8, 7),
+        str(tmp_path / "image.nii.gz"),
     )
 
 
@@ -159,9 +162,7 @@ def test_tolerance_is_a_tenth_of_the_smallest_side_of_a_voxel(tmp_path):
 
 
 def test_flipped_label_is_found(tmp_path):
-    only(
-        defects(tmp_path, label_affine=np.diag([-1, 1, 1, 1.0])), tmp_path / "label.nii.gz", "up to 16 mm", "affine"
-    )
+    only(defects(tmp_path, label_affine=np.diag([-1, 1, 1, 1.0])), tmp_path / "label.nii.gz", "up to 16 mm", "affine")
 
 
 def test_other_spacing_is_found_though_the_origin_is_the_same(tmp_path):
@@ -174,7 +175,9 @@ def test_label_value_that_is_not_declared_is_found(tmp_path, value, shown):
     label[0, 0, 0] = value
     only(
         defects(tmp_path, label=label),
-        tmp_path / "label.nii.gz", f"outside the declared labels: {shown} (", "0 background, 1 anterior, 2 posterior",
+        tmp_path / "label.nii.gz",
+        f"outside the declared labels: {shown} (",
+        "0 background, 1 anterior, 2 posterior",
     )
 
 

@@ -38,7 +38,11 @@ def test_folds_of_the_hippocampus_task_are_those_of_nnunet(fold, first):
 
 def test_folds_of_twenty_cases_are_those_of_nnunet():
     assert [kfold_indices(20, fold)[1] for fold in range(5)] == [
-        [3, 8, 13, 16], [0, 10, 12, 15], [6, 7, 11, 17], [9, 14, 18, 19], [1, 2, 4, 5],
+        [3, 8, 13, 16],
+        [0, 10, 12, 15],
+        [6, 7, 11, 17],
+        [9, 14, 18, 19],
+        [1, 2, 4, 5],
     ]
 
 

@@ -172,8 +172,10 @@ def test_summary_has_the_statistics_of_each_class_and_the_mean_of_the_classes():
 
 def test_nan_is_left_out_and_infinite_distances_are_counted():
     rows = [
-        row("1", "a", 0.8, 0.9, 2.0), row("2", "a", math.nan, math.nan, math.nan),
-        row("3", "a", 0.0, 0.0, math.inf), row("4", "a", 0.4, 0.3, 4.0),
+        row("1", "a", 0.8, 0.9, 2.0),
+        row("2", "a", math.nan, math.nan, math.nan),
+        row("3", "a", 0.0, 0.0, math.inf),
+        row("4", "a", 0.4, 0.3, 4.0),
     ]
     a, _ = summarise(rows, ["a"])
     assert a["dice_mean"] == pytest.approx(0.4)

@@ -52,7 +52,9 @@ def test_folder_is_listed_sorted_without_hidden_and_other_files(tmp_path):
 def test_channel_number_of_nnunet_is_no_part_of_the_case(tmp_path):
     touch(tmp_path, "b_0000.nii.gz", "a_0000.nii.gz", "visit_2023.nii.gz")
     assert [(i["case"], Path(i["image"]).name) for i in find_images(tmp_path, ONE)] == [
-        ("a", "a_0000.nii.gz"), ("b", "b_0000.nii.gz"), ("visit_2023", "visit_2023.nii.gz"),
+        ("a", "a_0000.nii.gz"),
+        ("b", "b_0000.nii.gz"),
+        ("visit_2023", "visit_2023.nii.gz"),
     ]
 
 

@@ -34,8 +34,18 @@ AFFINES = {
     "oblique flipped": nib.affines.from_matvec(ROTATION @ np.diag([-0.8, 1.1, 2.5]), [-20.0, 13.0, 40.0]),
 }
 FIELDS = (
-    "qform_code", "sform_code", "xyzt_units", "quatern_b", "quatern_c", "quatern_d",
-    "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z",
+    "qform_code",
+    "sform_code",
+    "xyzt_units",
+    "quatern_b",
+    "quatern_c",
+    "quatern_d",
+    "qoffset_x",
+    "qoffset_y",
+    "qoffset_z",
+    "srow_x",
+    "srow_y",
+    "srow_z",
 )
 
 

@@ -97,7 +97,6 @@ def test_weights_of_another_network_are_refused_with_the_cause(here, file, words
         assert word in message
 
 
-@pytest.mark.xfail(reason="loading.py: the further blocks of a deeper v2 network pass for GRN's presence", strict=True)
 @pytest.mark.parametrize("deeper", [{"blocks_bottleneck": 3}, {"blocks_down": (1, 2, 1, 1)}], ids=str)
 def test_two_v2_networks_of_another_depth_are_not_taken_for_v1_and_v2(deeper, tmp_path):
     save_file(tiny(**deeper).state_dict(), tmp_path / "other.pt")
@@ -139,7 +138,6 @@ def test_names_of_other_code_are_refused_with_a_word_on_the_import(names, tmp_pa
     assert "import_official" in refuse(tiny(), tmp_path / "other.pt")
 
 
-@pytest.mark.xfail(reason="loading.py: the stem has the same names in the authors' code", strict=True)
 def test_a_checkpoint_of_the_authors_code_is_refused_with_a_word_on_the_import(tmp_path):
     state = {"stem.weight": torch.ones(4, 1, 1, 1), "stem.bias": torch.ones(4), "dummy_tensor": torch.ones(1)}
     state |= {f"enc_block_0.0.conv1.{leaf}": torch.ones(4) for leaf in ("weight", "bias")}

@@ -284,7 +284,6 @@ def test_a_file_that_is_no_checkpoint_is_refused(text, tmp_path):
         import_official(tmp_path / "notes.pth")
 
 
-@pytest.mark.xfail(reason="load_file lets IndexError, struct.error, TypeError and AssertionError through", strict=True)
 @pytest.mark.parametrize("text", ["epoch,loss\n1,0.5\n", "results", "GET"])
 def test_a_text_that_starts_like_a_pickle_is_refused(text, tmp_path):
     (tmp_path / "notes.pth").write_text(text)
@@ -301,13 +300,13 @@ def test_a_truncated_checkpoint_is_refused_wherever_it_ends(tmp_path):
             import_official(tmp_path / "part.pth")
 
 
-@pytest.mark.xfail(reason="load_file lets IndexError, struct.error, TypeError and AssertionError through", strict=True)
 def test_a_truncated_checkpoint_of_the_old_format_is_refused_wherever_it_ends(tmp_path):
     torch.save({"a": torch.ones(3), "b": torch.ones(2)}, tmp_path / "whole.pth", _use_new_zipfile_serialization=False)
     whole = (tmp_path / "whole.pth").read_bytes()
     for end in range(0, len(whole), 3):
         (tmp_path / "part.pth").write_bytes(whole[:end])
-        with pytest.raises(InputError, match=r"part\.pth: not a PyTorch checkpoint, or a damaged one"):
+        # cut inside the name of a class, it names a class that is not allowed
+        with pytest.raises(InputError, match=r"part\.pth: (not a PyTorch checkpoint, or a damaged one|refused)"):
             load_file(tmp_path / "part.pth")
 
 
@@ -384,7 +383,6 @@ def test_a_checkpoint_without_a_state_dict_is_refused(content, tmp_path):
         import_official(tmp_path / "empty.pth")
 
 
-@pytest.mark.xfail(reason="official.py, _find_state_dict: re.sub is given keys that are no strings", strict=True)
 def test_names_that_are_no_text_are_refused():
     with pytest.raises(InputError):
         import_official({0: torch.ones(3)})
