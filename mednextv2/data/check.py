@@ -52,7 +52,7 @@ def check_dataset(
         more = [f"- … and {len(defects) - _LISTED} more"] if len(defects) > _LISTED else []
         raise InputError(
             "\n".join(
-                [f"The data set has {len(defects)} defects. Mend or remove these cases:"]
+                [f"The data set has {_count(len(defects), 'defect')}: mend or remove these cases"]
                 + [f"- {defect}" for defect in defects[:_LISTED]]
                 + more
             )

@@ -7,7 +7,7 @@ from mednextv2.data.check import check_dataset
 from mednextv2.data.dataset import DatasetFolder
 from mednextv2.memory import keep_freed_memory
 from mednextv2.paths import prepare_folder
-from mednextv2.training.preparation import check_description, check_patch_size
+from mednextv2.training.preparation import check_description
 
 
 def prepare_evaluation(
@@ -15,18 +15,18 @@ def prepare_evaluation(
     cases: Sequence[Sequence[dict]],
     labels: Sequence[str],
     channels: Sequence[str],
-    patch_size: Sequence[int],
+    spatial_dims: int,
     output_dir: str | os.PathLike,
     check_data: bool = True,
 ) -> None:
-    """Check settings, output folder and the cases that will be scored.
+    """Check output folder and the cases that will be scored.
 
     Args:
         dataset: As read from `dataset_dir`.
         cases: Training and validation items; the latter are scored.
         labels: The bundle's class names.
         channels: The bundle's channel names.
-        patch_size: Voxels of a window.
+        spatial_dims: 2 or 3.
         output_dir: Where tables and predictions will go.
         check_data: Read every file and look for defects.
 
@@ -34,24 +34,21 @@ def prepare_evaluation(
         InputError: As :func:`mednextv2.training.prepare_training`.
     """
     keep_freed_memory()
-    check_patch_size(patch_size)
     prepare_folder(output_dir, "output_dir")
     check_description(dataset, labels, channels)
     if check_data:
         scored = {item["case"] for item in cases[1]}
-        check_dataset([c for c in dataset.cases if c.name in scored], labels, channels, len(patch_size))
+        check_dataset([c for c in dataset.cases if c.name in scored], labels, channels, spatial_dims)
 
 
-def prepare_inference(patch_size: Sequence[int], output_dir: str | os.PathLike) -> None:
-    """Check the window's size and that masks can be written.
+def prepare_inference(output_dir: str | os.PathLike) -> None:
+    """Check that masks can be written.
 
     Args:
-        patch_size: Voxels of a window.
         output_dir: Where masks will go.
 
     Raises:
-        InputError: For a size that the network cannot take, or a folder that cannot be written.
+        InputError: For a folder that cannot be written.
     """
     keep_freed_memory()
-    check_patch_size(patch_size)
     prepare_folder(output_dir, "output_dir")

@@ -10,7 +10,6 @@ from mednextv2.data.check import check_dataset
 from mednextv2.data.dataset import DatasetFolder
 from mednextv2.errors import InputError
 from mednextv2.memory import keep_freed_memory
-from mednextv2.nets.mednext import DIVISOR
 from mednextv2.paths import prepare_folder
 
 logger = logging.getLogger(__name__)
@@ -20,44 +19,28 @@ def prepare_training(
     dataset: DatasetFolder,
     labels: Sequence[str],
     channels: Sequence[str],
-    patch_size: Sequence[int],
+    spatial_dims: int,
     output_dir: str | os.PathLike,
     check_data: bool = True,
-    epochs: int = 1,
 ) -> None:
-    """Check settings, output folder and data set.
+    """Check output folder and data set.
 
     Args:
         dataset: As read from `dataset_dir`.
         labels: The bundle's class names.
         channels: The bundle's channel names.
-        patch_size: Voxels of a training patch, one number an axis.
+        spatial_dims: 2 or 3.
         output_dir: Where checkpoints and logs will go; made if missing.
         check_data: Read every file and look for defects.
-        epochs: Of the training.
 
     Raises:
-        InputError: For a setting that cannot work, a folder that cannot be written, or defects in the data.
+        InputError: For a folder that cannot be written, or defects in the data.
     """
     keep_freed_memory()
-    check_patch_size(patch_size)
-    if not isinstance(epochs, int) or epochs < 1:
-        raise InputError(f"epochs {epochs!r}: should be a whole number from 1")
     prepare_folder(output_dir, "output_dir")
     check_description(dataset, labels, channels)
     if check_data:
-        check_dataset(dataset.cases, labels, channels, spatial_dims=len(patch_size))
-
-
-def check_patch_size(patch_size: Sequence[int]) -> None:
-    """Raise an InputError that names the nearest legal patch size, unless every axis is a multiple of 16."""
-    if not isinstance(patch_size, (list, tuple)) or not all(isinstance(n, int) and n > 0 for n in patch_size):
-        raise InputError(f'patch_size {patch_size!r}: should be whole numbers, one an axis, such as "[48,64,48]"')
-    if len(patch_size) not in (2, 3) or any(n % DIVISOR for n in patch_size):
-        legal = [max(DIVISOR, round(n / DIVISOR) * DIVISOR) for n in patch_size]
-        raise InputError(
-            f"patch_size {list(patch_size)}: two or three axes, each a multiple of {DIVISOR}; the nearest is {legal}"
-        )
+        check_dataset(dataset.cases, labels, channels, spatial_dims)
 
 
 def check_description(dataset: DatasetFolder, labels: Sequence[str], channels: Sequence[str]) -> None:

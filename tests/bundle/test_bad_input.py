@@ -97,6 +97,17 @@ def test_a_patch_size_that_is_no_multiple_of_16(small_phantom, tmp_path):
     assert_refused(train(small_phantom, tmp_path, patch_size=[40, 56, 40]), "patch_size", "[32, 64, 32]")
 
 
+def test_every_impossible_setting_at_once(small_phantom, tmp_path):
+    result = train(small_phantom, tmp_path, epochs=0, batch_size="x", overlap=1.5, kernel_size=4, device="cuda:7")
+    assert_refused(
+        result, "epochs 0", "batch_size 'x'", "overlap 1.5", "kernel_size 4", "device cuda:7", "--device cpu"
+    )
+
+
+def test_a_fold_that_does_not_exist(small_phantom, tmp_path):
+    assert_refused(train(small_phantom, tmp_path, fold=7), "fold 7", "0 to 4")
+
+
 def test_an_unknown_variant(small_phantom, tmp_path):
     assert_refused(train(small_phantom, tmp_path, variant="v9"), "variant", "v9", "v2_base")
 

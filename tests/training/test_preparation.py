@@ -8,7 +8,7 @@ from mednextv2.data.splits import split_cases
 from mednextv2.errors import InputError
 from mednextv2.inference import prepare_evaluation, prepare_inference
 from mednextv2.training import prepare_training
-from mednextv2.training.preparation import check_description, check_patch_size, keep_previous
+from mednextv2.training.preparation import check_description, keep_previous
 
 LABELS = ["background", "anterior", "posterior"]
 
@@ -18,9 +18,8 @@ def settings(phantom, output, **changes):
         "dataset": read_dataset(phantom),
         "labels": LABELS,
         "channels": ["T1w"],
-        "patch_size": [16, 32, 48],
+        "spatial_dims": 3,
         "output_dir": output,
-        "epochs": 1,
     }
     return good | changes
 
@@ -36,41 +35,6 @@ def description(tmp_path, channels=("T1w",), labels=None):
     return DatasetFolder(tmp_path, tuple(channels), labels, ())
 
 
-# --- patch size ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("patch_size", [[48, 64, 48], (16, 16, 16), [128, 96], [16, 1024, 32]])
-def test_multiples_of_sixteen_are_legal_patch_sizes(patch_size):
-    check_patch_size(patch_size)
-
-
-@pytest.mark.parametrize(
-    ("patch_size", "nearest"),
-    [
-        ([50, 64, 48], [48, 64, 48]),
-        ([57, 64, 48], [64, 64, 48]),
-        ([1, 7, 8], [16, 16, 16]),
-        ((47, 47), [48, 48]),
-    ],
-)
-def test_other_patch_sizes_are_refused_with_the_nearest_legal_one(patch_size, nearest):
-    message = refused(check_patch_size, patch_size)
-    assert message.startswith(f"patch_size {list(patch_size)}: ")
-    assert f"multiple of 16; the nearest is {nearest}" in message
-
-
-@pytest.mark.parametrize("patch_size", [[48], [48, 48, 48, 48], []])
-def test_other_numbers_of_axes_are_refused(patch_size):
-    assert "two or three axes" in refused(check_patch_size, patch_size)
-
-
-@pytest.mark.parametrize("patch_size", [48, "48,64,48", [48.0, 64.0, 48.0], ["48", "64", "48"], [0, 16, 16], [-16] * 3])
-def test_patch_sizes_that_are_no_whole_numbers_are_refused_with_an_example(patch_size):
-    message = refused(check_patch_size, patch_size)
-    assert message.startswith(f"patch_size {patch_size!r}: ")
-    assert '"[48,64,48]"' in message
-
-
 # --- training --------------------------------------------------------------------------------------------------------
 
 
@@ -78,17 +42,6 @@ def test_good_settings_pass_and_make_the_output_folder(phantom, tmp_path):
     prepare_training(**settings(phantom, tmp_path / "new" / "folder"))
     assert (tmp_path / "new" / "folder").is_dir()
     assert list((tmp_path / "new" / "folder").iterdir()) == []
-
-
-@pytest.mark.parametrize("epochs", [0, -1, 1.5, "10", None])
-def test_epochs_that_are_no_count_are_refused(phantom, tmp_path, epochs):
-    message = refused(prepare_training, **settings(phantom, tmp_path, epochs=epochs))
-    assert message.startswith(f"epochs {epochs!r}: should be a whole number")
-
-
-def test_patch_size_is_checked_before_the_output_folder_is_made(phantom, tmp_path):
-    assert "patch_size" in refused(prepare_training, **settings(phantom, tmp_path / "new", patch_size=[17, 16, 16]))
-    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])
@@ -108,7 +61,7 @@ def test_defects_of_the_data_stop_the_training_unless_the_check_is_off(phantom, 
 
 
 def test_dimensions_of_the_data_must_be_those_of_the_patch(phantom, tmp_path):
-    message = refused(prepare_training, **settings(phantom, tmp_path, patch_size=[16, 16]))
+    message = refused(prepare_training, **settings(phantom, tmp_path, spatial_dims=2))
     assert "expected 2D" in message
 
 
@@ -164,22 +117,21 @@ def test_evaluation_checks_only_the_cases_that_it_scores(phantom, tmp_path):
         "dataset": dataset,
         "labels": LABELS,
         "channels": ["T1w"],
-        "patch_size": [16, 16, 16],
+        "spatial_dims": 3,
         "output_dir": tmp_path / "out",
     }
     prepare_evaluation(cases=folds[1], **good)
-    assert "has 1 defects" in refused(prepare_evaluation, cases=folds[0], **good)
+    assert "has 1 defect:" in refused(prepare_evaluation, cases=folds[0], **good)
     prepare_evaluation(cases=folds[0], check_data=False, **good)
 
 
-def test_evaluation_and_inference_check_patch_size_and_output_folder(phantom, tmp_path):
+def test_evaluation_and_inference_check_the_output_folder(phantom, tmp_path):
     (tmp_path / "file").touch()
     dataset = read_dataset(phantom)
-    for patch_size, output, word in (([17] * 3, tmp_path, "patch_size"), ([16] * 3, tmp_path / "file", "output_dir")):
-        cases = split_cases(dataset.cases, 0)
-        assert word in refused(prepare_evaluation, dataset, cases, LABELS, ["T1w"], patch_size, output)
-        assert word in refused(prepare_inference, patch_size, output)
-    prepare_inference([16, 16, 16], tmp_path / "new")
+    cases = split_cases(dataset.cases, 0)
+    assert "output_dir" in refused(prepare_evaluation, dataset, cases, LABELS, ["T1w"], 3, tmp_path / "file")
+    assert "output_dir" in refused(prepare_inference, tmp_path / "file")
+    prepare_inference(tmp_path / "new")
     assert (tmp_path / "new").is_dir()
 
 

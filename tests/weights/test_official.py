@@ -351,7 +351,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(how, function
     content = {"state_dict": {"stem.weight": torch.ones(1)}, "logging": attack} if how != "pickle" else attack
     with open(file, "wb") as f:
         if how == "pickle":
-            pickle.dump(content, f)
+            pickle.dump(content, f, protocol=2)
         else:
             torch.save(content, f, _use_new_zipfile_serialization=how == "torch")
     with pytest.raises(InputError, match=r"evil\.pth: "):

@@ -1,0 +1,88 @@
+"""The check of a workflow's settings, before anything is read or trained."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from mednextv2.errors import InputError
+from mednextv2.nets.mednext import DIVISOR
+
+
+class _Rule(NamedTuple):
+    fits: Callable[[Any], bool]
+    words: str
+
+
+def _whole(low: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def _number(low: float, high: float = float("inf")) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+
+
+_POSITIVE = _Rule(_whole(1), "a whole number from 1")
+_COUNT = _Rule(_whole(0), "a whole number from 0")
+_PART = _Rule(_number(0, 1), "a number from 0 to 1")
+_SWITCH = _Rule(lambda value: isinstance(value, bool), "True or False")
+
+RULES = {
+    "epochs": _POSITIVE,
+    "iterations_per_epoch": _POSITIVE,
+    "batch_size": _POSITIVE,
+    "val_interval": _POSITIVE,
+    "window_batch_size": _POSITIVE,
+    "warmup_epochs": _COUNT,
+    "num_workers": _COUNT,
+    "seed": _COUNT,
+    "foreground_patches": _PART,
+    "cache_rate": _PART,
+    "overlap": _Rule(lambda v: _number(0)(v) and v < 1, "a number from 0 to below 1"),
+    "learning_rate": _Rule(lambda v: _number(0)(v) and v > 0, "a number above 0, such as 1e-3"),
+    "weight_decay": _Rule(_number(0), "a number from 0"),
+    "kernel_size": _Rule(lambda v: _whole(1)(v) and v % 2 == 1, "an odd whole number, such as 3 or 5"),
+    "resume": _SWITCH,
+    "check_data": _SWITCH,
+    "compile": _SWITCH,
+}
+
+
+def check_settings(patch_size: Sequence[int], device: torch.device | str, **settings: Any) -> None:
+    """Check a workflow's settings and report all that cannot work at once.
+
+    Args:
+        patch_size: Voxels of a patch or window, two or three numbers, each a multiple of 16.
+        device: What the network runs on.
+        **settings: By the names in `RULES`; the configuration's scalars.
+
+    Raises:
+        InputError: One line a setting: its name, its value, what it should be.
+    """
+    problems = [
+        f"{name} {value!r}: should be {RULES[name].words}"
+        for name, value in settings.items()
+        if not RULES[name].fits(value)
+    ]
+    problems += [p for p in (_patch_problem(patch_size), _device_problem(device)) if p]
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def _patch_problem(patch_size: Any) -> str:
+    whole = isinstance(patch_size, (list, tuple)) and all(_whole(1)(n) for n in patch_size)
+    if not whole or len(patch_size) not in (2, 3):
+        return f'patch_size {patch_size!r}: should be whole numbers, one an axis, such as "[48,64,48]"'
+    if any(n % DIVISOR for n in patch_size):
+        legal = [max(DIVISOR, round(n / DIVISOR) * DIVISOR) for n in patch_size]
+        return f"patch_size {list(patch_size)}: every axis should be a multiple of {DIVISOR}; the nearest is {legal}"
+    return ""
+
+
+def _device_problem(device: Any) -> str:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as e:
+        detail = str(e).splitlines()[0]
+        return f"device {device}: cannot be used here ({detail}); choose another, such as --device cpu"
+    return ""

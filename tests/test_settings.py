@@ -1,0 +1,117 @@
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from mednextv2 import recipes
+from mednextv2.errors import InputError
+from mednextv2.settings import RULES, check_settings
+
+
+def refused(patch_size=(16, 32, 16), device="cpu", **settings):
+    with pytest.raises(InputError) as caught:
+        check_settings(patch_size, device, **settings)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("patch_size", [[48, 64, 48], (16, 16, 16), [128, 96], [16, 1024, 32]])
+def test_multiples_of_sixteen_are_legal_patch_sizes(patch_size):
+    check_settings(patch_size, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("patch_size", "nearest"),
+    [
+        ([50, 64, 48], [48, 64, 48]),
+        ([57, 64, 48], [64, 64, 48]),
+        ([1, 7, 8], [16, 16, 16]),
+        ((47, 47), [48, 48]),
+    ],
+)
+def test_other_patch_sizes_are_refused_with_the_nearest_legal_one(patch_size, nearest):
+    message = refused(patch_size)
+    assert message.startswith(f"patch_size {list(patch_size)}: ")
+    assert f"multiple of 16; the nearest is {nearest}" in message
+
+
+@pytest.mark.parametrize(
+    "patch_size",
+    [
+        48,
+        "48,64,48",
+        [48.0, 64.0, 48.0],
+        ["48", "64", "48"],
+        [0, 16, 16],
+        [-16] * 3,
+        [48],
+        [48] * 4,
+        [],
+        None,
+        [True] * 3,
+    ],
+)
+def test_patch_sizes_that_are_no_two_or_three_whole_numbers_are_refused_with_an_example(patch_size):
+    message = refused(patch_size)
+    assert message.startswith(f"patch_size {patch_size!r}: ")
+    assert '"[48,64,48]"' in message
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("epochs", [1, 1000], [0, -1, 1.5, "10", None, True]),
+        ("iterations_per_epoch", [1], [0, "x"]),
+        ("batch_size", [1, 9], [0, -2, 2.0]),
+        ("val_interval", [1], [0]),
+        ("window_batch_size", [1], [0]),
+        ("warmup_epochs", [0, 5], [-1]),
+        ("num_workers", [0, 8], [-1, "two"]),
+        ("seed", [0, 12345], [-1, None]),
+        ("foreground_patches", [0, 0.33, 1], [-0.1, 1.1, "a"]),
+        ("cache_rate", [0, 1.0], [2, -1]),
+        ("overlap", [0, 0.5], [1, 1.5, -0.1, None]),
+        ("learning_rate", [1e-3, 1], [0, -1, "1e-3", float("nan")]),
+        ("weight_decay", [0, 3e-5], [-1e-5]),
+        ("kernel_size", [1, 3, 5, 7], [0, 2, 4, -3, 3.0]),
+        ("resume", [True, False], [1, "yes", None]),
+        ("check_data", [True, False], [0, "no"]),
+        ("compile", [True, False], ["true"]),
+    ],
+)
+def test_each_setting_is_checked(name, good, bad):
+    for value in good:
+        check_settings([16, 16, 16], "cpu", **{name: value})
+    for value in bad:
+        assert refused(**{name: value}).startswith(f"{name} {value!r}: should be ")
+
+
+def test_every_rule_is_tested():
+    (mark,) = test_each_setting_is_checked.pytestmark
+    assert {name for name, _, _ in mark.args[1]} == set(RULES)
+
+
+def test_all_wrong_settings_are_named_at_once():
+    message = refused([10, 10, 10], epochs=0, batch_size=0)
+    assert [line.split()[0] for line in message.splitlines()] == ["epochs", "batch_size", "patch_size"]
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", 3.5])
+def test_a_device_that_cannot_be_used_is_refused(device):
+    assert refused(device=device).startswith(f"device {device}: cannot be used here")
+
+
+def test_devices_may_be_names_or_objects():
+    check_settings([16, 16, 16], "cpu")
+    check_settings([16, 16, 16], torch.device("cpu"))
+
+
+@pytest.mark.parametrize("workflow", ["train", "evaluate", "inference"])
+def test_every_scalar_of_a_workflow_that_has_a_rule_is_checked(workflow):
+    folder = Path(recipes.__path__[0])
+    texts = [(folder / f"{name}.yaml").read_text(encoding="utf-8") for name in ("common", workflow)]
+    config = {k: v for text in texts for k, v in yaml.safe_load(text).items()}
+    checked = set(config["settings"]) - {"_target_"}
+    assert checked == {name for name in config if name in RULES} | ({"batch_size"} & checked) | {"patch_size", "device"}
+    for name in checked:
+        assert config["settings"][name] == f"@{name}"
