@@ -34,8 +34,6 @@ class GlobalResponseNorm(nn.Module):
 
     def __init__(self, channels: int, eps: float = 1e-6, denominator: str = "mean") -> None:
         super().__init__()
-        if denominator not in ("mean", "sum"):
-            raise ValueError(f"grn_denominator is 'mean' or 'sum', not {denominator!r}")
         self.eps = eps
         self.denominator = denominator
         self.gamma = nn.Parameter(torch.zeros(channels))

@@ -20,7 +20,8 @@ class MedNeXt(nn.Module):
     four decoder stages; skip connections are added. v2 is v1 plus global response normalisation (GRN) in every
     block: standard, down and up. :func:`mednextv2.nets.create_mednext` builds the published sizes by name.
 
-    The layout in memory is channels-last from the stem on; the caller need not know. The input may be a MONAI
+    The layout in memory is channels-last from the stem on, as far as PyTorch's convolutions keep it (on small maps its
+    CPU code may return contiguous ones); the caller need not know. The input may be a MONAI
     `MetaTensor`; the outputs are plain tensors.
 
     Args:
@@ -87,14 +88,17 @@ class MedNeXt(nn.Module):
         down_ratios = _four(encoder_expansion_ratio, "encoder_expansion_ratio")
         up_ratios = _four(decoder_expansion_ratio, "decoder_expansion_ratio")
         for name, value in (
+            ("in_channels", in_channels),
+            ("out_channels", out_channels),
+            ("init_filters", init_filters),
             ("blocks_bottleneck", blocks_bottleneck),
             ("bottleneck_expansion_ratio", bottleneck_expansion_ratio),
         ):
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is a positive int: got {value!r}")
         depths = [*_four(blocks_down, "blocks_down"), blocks_bottleneck, *_four(blocks_up, "blocks_up")]
         ratios = [*down_ratios, bottleneck_expansion_ratio, *up_ratios]
-        _check_arguments(spatial_dims, kernel_size, drop_path_rate)
+        _check_arguments(spatial_dims, kernel_size, drop_path_rate, grn_denominator)
         self.spatial_dims = spatial_dims
         self.deep_supervision = deep_supervision
         grn = grn_denominator if global_resp_norm else None
@@ -183,7 +187,7 @@ def check_spatial_shape(x: Tensor, spatial_dims: int) -> None:
         axes = "X, Y, Z" if spatial_dims == 3 else "X, Y"
         raise ValueError(f"MedNeXt expects an input of shape (N, C, {axes}), got {tuple(x.shape)}")
     for axis, size in enumerate(x.shape[2:]):
-        if size % DIVISOR != 0:
+        if size % DIVISOR != 0 or size == 0:
             legal = [s for s in (size // DIVISOR * DIVISOR, (size // DIVISOR + 1) * DIVISOR) if s > 0]
             raise ValueError(
                 f"MedNeXt halves every axis four times, so each must be a multiple of {DIVISOR}: "
@@ -192,23 +196,25 @@ def check_spatial_shape(x: Tensor, spatial_dims: int) -> None:
 
 
 def _four(value: Sequence[int] | int, name: str) -> list[int]:
-    values = [value] * 4 if isinstance(value, int) else list(value)
+    values = list(value) if isinstance(value, (list, tuple)) else [value] * 4
     if len(values) != 4 or not all(isinstance(v, int) and v > 0 for v in values):
         raise ValueError(f"{name} is one positive int or four, from the first stage to the last: got {value!r}")
     return values
 
 
 def _per_level(value: bool | Sequence[bool]) -> list[bool]:
-    flags = [value] * LEVELS if isinstance(value, bool) else [bool(v) for v in value]
-    if len(flags) != LEVELS:
+    flags = list(value) if isinstance(value, (list, tuple)) else [value] * LEVELS
+    if len(flags) != LEVELS or not all(isinstance(f, bool) for f in flags):
         raise ValueError(f"activation_checkpointing is one bool or {LEVELS}, one a resolution: got {value!r}")
     return flags
 
 
-def _check_arguments(spatial_dims: int, kernel_size: int, drop_path_rate: float) -> None:
+def _check_arguments(spatial_dims: int, kernel_size: int, drop_path_rate: float, grn_denominator: str) -> None:
+    if grn_denominator not in ("mean", "sum"):
+        raise ValueError(f"grn_denominator is 'mean' or 'sum', not {grn_denominator!r}")
     if spatial_dims not in (2, 3):
         raise ValueError(f"spatial_dims is 2 or 3, not {spatial_dims!r}")
-    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+    if not isinstance(kernel_size, int) or isinstance(kernel_size, bool) or kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size is an odd int such as 3, 5 or 7, not {kernel_size!r}")
     if not 0 <= drop_path_rate < 1:
         raise ValueError(f"drop_path_rate is at least 0 and below 1, not {drop_path_rate!r}")

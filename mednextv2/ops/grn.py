@@ -26,13 +26,17 @@ def grn(x: Tensor, gamma: Tensor, beta: Tensor, eps: float = 1e-6, denominator: 
         Woo et al. 2023, ConvNeXt V2, section 3 and algorithm 1 (arXiv:2301.00808); in 3D: MedNeXt-v2
         (arXiv:2512.17774).
     """
+    if denominator not in ("mean", "sum"):
+        raise ValueError("the denominator of GRN is 'mean' or 'sum'")
     half = x.dtype == torch.float16 or x.dtype == torch.bfloat16
+    y = x.float() if half else x
     space = [i for i in range(2, x.dim())]  # TorchScript has no list(range())
     # vector_norm, not sqrt(sum of squares): its gradient is 0, not NaN, where a channel is all zero
-    g = torch.linalg.vector_norm(x, 2.0, space, dtype=torch.float32 if half else x.dtype)  # (N, C)
+    g = torch.linalg.vector_norm(y, 2.0, space)  # (N, C)
     d = g.sum(1, keepdim=True) if denominator == "sum" else g.mean(1, keepdim=True)
     scale = 1 + gamma * (g / (d + eps))
     broadcast = [1 for _ in space]
-    scale = scale.reshape(list(scale.shape) + broadcast).to(x.dtype)
-    shift = beta.reshape([1, x.shape[1]] + broadcast).to(x.dtype)  # noqa: RUF005  (TorchScript)
-    return torch.addcmul(shift, x, scale)
+    scale = scale.to(y.dtype).reshape(list(scale.shape) + broadcast)
+    shift = beta.to(y.dtype).reshape([1, x.shape[1]] + broadcast)  # noqa: RUF005  (TorchScript)
+    # in float32 to the end: the gradients of scale and shift are sums over all voxels, beyond the largest float16
+    return torch.addcmul(shift, y, scale).to(x.dtype)

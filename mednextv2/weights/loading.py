@@ -27,7 +27,10 @@ def load_weights(network: nn.Module, path: str | os.PathLike) -> nn.Module:
     content = load_file(path)
     state = content.get("model", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()) or not state:
-        raise InputError(f"{path}: holds no state dict of a network")
+        raise InputError(
+            f"{path}: holds no state dict of this network. For checkpoints of nnU-Net trainers of the MedNeXt authors' "
+            "code use mednextv2.weights.import_official"
+        )
     problem = describe_mismatch(network.state_dict(), state)
     if problem:
         raise InputError(f"{path}: the weights are of another network. {problem}")

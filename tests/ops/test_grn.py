@@ -150,3 +150,14 @@ def test_the_input_is_not_changed():
     before = x.clone()
     grn(x, torch.randn(3), torch.randn(3))
     assert torch.equal(x, before)
+
+
+def test_gradients_of_half_precision_do_not_overflow():
+    """The gradients of gamma and beta are sums over all voxels, far beyond the largest float16."""
+    x = torch.randn(1, 3, 64, 64, 64).half()
+    gamma, beta = torch.ones(3, requires_grad=True), torch.zeros(3, requires_grad=True)
+    (grn(x, gamma, beta).float() * x.float()).sum().backward()
+    y, gamma64, beta64 = x.double(), torch.ones(3).double().requires_grad_(), torch.zeros(3).double().requires_grad_()
+    (grn(y, gamma64, beta64) * y).sum().backward()
+    assert gamma64.grad.min() > 65504
+    torch.testing.assert_close(gamma.grad.double(), gamma64.grad, rtol=2e-3, atol=0)
