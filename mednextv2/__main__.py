@@ -8,15 +8,19 @@ import fire
 from mednextv2.errors import InputError, find_input_error
 
 
-def run(bundle: str, workflow: str, **settings: Any) -> None:
+def run(bundle: str, workflow: str, *extra: Any, **settings: Any) -> None:
     """Run a workflow of a bundle, from any directory.
 
     Args:
         bundle: The bundle's folder or name, such as mednextv2_hippocampus.
         workflow: train, evaluate, inference or multi_gpu_train.
+        extra: Nothing; settings have names.
         settings: Settings of the configuration, such as --dataset_dir DIR --epochs 100.
     """
     from mednextv2.bundle import run_bundle
+
+    if extra:
+        raise InputError(f"{' '.join(map(str, extra))}: give settings by name, such as --dataset_dir DIR")
 
     run_bundle(str(bundle), str(workflow), **settings)
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from mednextv2.data.check import compare_grids
 from mednextv2.data.volume import read_volume
 from mednextv2.errors import InputError
-from mednextv2.paths import prepare_folder
+from mednextv2.paths import prepare_folder, writing
 
 _COLORS = ("#ff5050", "#40c4ff", "#ffd740", "#69f0ae", "#e040fb", "#ffab40", "#b2ff59", "#8c9eff")
 _PLANES = (("sagittal", 0), ("coronal", 1), ("axial", 2))
@@ -41,14 +42,18 @@ def save_picture(
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as e:
-        raise InputError("pictures need Matplotlib: pip install 'mednextv2[plot]'") from e
+        raise InputError("pictures need Matplotlib: pip install matplotlib") from e
     output = Path(output)
+    if output.suffix.lower() != ".png" or output.is_dir():
+        raise InputError(f"{output}: the picture's file name should end in .png")
     prepare_folder(output.parent, "output")
     volume, spacing = _load(image)
-    maps = {name: _load(file)[0] for name, file in (("truth", truth), ("prediction", prediction)) if file}
-    for name, labels in maps.items():
-        if labels.shape != volume.shape:
-            raise InputError(f"{name} {labels.shape} and image {volume.shape} differ in shape: {image}")
+    given = {name: file for name, file in (("truth", truth), ("prediction", prediction)) if file}
+    for file in given.values():
+        (a, affine_a), (b, affine_b) = read_volume(image), read_volume(file)
+        if difference := compare_grids((str(image), a.shape[:3], affine_a), (str(file), b.shape[:3], affine_b)):
+            raise InputError(difference)
+    maps = {name: _load(file)[0] for name, file in given.items()}
     rows = [("image", None), *maps.items()]
     centre = _centre(maps, volume.shape)
     figure = Figure(figsize=(9, 3.1 * len(rows)), layout="constrained")
@@ -59,9 +64,8 @@ def save_picture(
             ax = figure.add_subplot(len(rows), 3, 3 * r + c + 1)
             _draw(ax, volume, labels, axis, centre[axis], spacing, (low, high))
             ax.set_title(f"{name}, {plane}" if c == 0 else plane, fontsize=10)
-    temporary = output.with_name(f".{output.name}.part")
-    figure.savefig(temporary, format="png", dpi=110)
-    temporary.replace(output)
+    with writing(output) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
     return output
 
 

@@ -22,6 +22,10 @@ def _number(low: float, high: float = float("inf")) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 
+def _list(value: Any, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(value, (list, tuple)) and 0 < len(value) <= 3 and all(fits(v) for v in value)
+
+
 _POSITIVE = _Rule(_whole(1), "a whole number from 1")
 _COUNT = _Rule(_whole(0), "a whole number from 0")
 _PART = _Rule(_number(0, 1), "a number from 0 to 1")
@@ -45,6 +49,11 @@ RULES = {
     "resume": _SWITCH,
     "check_data": _SWITCH,
     "compile": _SWITCH,
+    "amp": _SWITCH,
+    "spacing": _Rule(lambda v: _list(v, lambda n: _number(0)(n) and n > 0), 'millimetres, such as "[1.0,1.0,1.0]"'),
+    "mirror_axes": _Rule(
+        lambda v: v == [] or _list(v, lambda n: n in (0, 1, 2)), 'a list of axes, such as "[0,1,2]" or "[]"'
+    ),
 }
 
 

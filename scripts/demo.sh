@@ -18,10 +18,10 @@ while [ $# -gt 0 ]; do
     *) echo "error: unknown argument $1 (known: --data DIR, --output DIR)" >&2; exit 2 ;;
   esac
 done
-mkdir -p "$OUTPUT"
-OUTPUT=$(cd "$OUTPUT" && pwd)
 if [ -n "$DATA" ] && [ ! -d "$DATA" ]; then echo "error: --data $DATA: there is no such folder" >&2; exit 2; fi
 [ -z "$DATA" ] || DATA=$(cd "$DATA" && pwd)
+mkdir -p "$OUTPUT"
+OUTPUT=$(cd "$OUTPUT" && pwd)
 
 EXTRAS=demo
 source "$ROOT/scripts/environment.sh"

@@ -77,6 +77,9 @@ def test_patch_sizes_that_are_no_two_or_three_whole_numbers_are_refused_with_an_
         ("resume", [True, False], [1, "yes", None]),
         ("check_data", [True, False], [0, "no"]),
         ("compile", [True, False], ["true"]),
+        ("amp", [True, False], ["false", 0]),
+        ("spacing", [[1.0, 1, 0.5], [1, 1]], [[0, 1, 1], [-1, 1, 1], 1.0, [], ["1"], None]),
+        ("mirror_axes", [[], [0], [0, 1, 2]], [[5], 0, ["x"], None]),
     ],
 )
 def test_each_setting_is_checked(name, good, bad):
@@ -112,6 +115,8 @@ def test_every_scalar_of_a_workflow_that_has_a_rule_is_checked(workflow):
     texts = [(folder / f"{name}.yaml").read_text(encoding="utf-8") for name in ("common", workflow)]
     config = {k: v for text in texts for k, v in yaml.safe_load(text).items()}
     checked = set(config["settings"]) - {"_target_"}
-    assert checked == {name for name in config if name in RULES} | ({"batch_size"} & checked) | {"patch_size", "device"}
+    assert checked == {name for name in config if name in RULES} | (
+        {"batch_size", "spacing", "mirror_axes"} & checked
+    ) | {"patch_size", "device"}
     for name in checked:
         assert config["settings"][name] == f"@{name}"

@@ -12,6 +12,7 @@ from monai.bundle import run as monai_run
 from mednextv2.bundle.build import OVERLAYS
 from mednextv2.errors import InputError
 
+_PATHS = ("dataset_dir", "output_dir", "input", "weights", "pretrained", "bundle_root")
 _RUN_ARGUMENTS = ("run_id", "init_id", "final_id", "meta_file", "logging_file")  # MONAI's own, passed through
 
 
@@ -37,7 +38,8 @@ def find_bundle(bundle: str | os.PathLike) -> Path:
     for place in places:
         if (place / "configs").is_dir():
             return place.resolve()
-    raise InputError(f"bundle {bundle}: no folder with configs at {', '.join(str(p.absolute()) for p in places)}")
+    looked = ", ".join(str(p.absolute()) for p in places)
+    raise InputError(f"bundle {bundle}: no folder with configs at {looked}. Give the path of the bundle's folder")
 
 
 def workflow_files(root: Path, workflow: str) -> list[str]:
@@ -95,6 +97,17 @@ def check_overrides(files: list[str], overrides: dict[str, Any]) -> None:
         raise InputError("\n".join(problems))
 
 
+def _as_setting(key: str, value: Any) -> Any:
+    """Undo what the command line's parser makes of a value, and of MONAI's own reading of it."""
+    if key in _PATHS and value is not None:
+        if isinstance(value, bool) or value == "":
+            raise InputError(f"--{key}: needs a path")
+        return str(value)  # a folder named 2024 arrives as a number
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    return "$None" if value is None else value  # MONAI drops None, so that nothing could be set to nothing
+
+
 def run_bundle(bundle: str | os.PathLike, workflow: str, **overrides: Any) -> None:
     """Run a workflow of a bundle.
 
@@ -109,8 +122,7 @@ def run_bundle(bundle: str | os.PathLike, workflow: str, **overrides: Any) -> No
     root = find_bundle(bundle)
     files = workflow_files(root, workflow)
     check_overrides(files, overrides)
-    # MONAI drops None, so that a setting could not be set to nothing
-    overrides = {k: "$None" if v is None else v for k, v in overrides.items()}
+    overrides = {key: _as_setting(key, value) for key, value in overrides.items()}
     overrides.setdefault("bundle_root", str(root))
     logging_file = overrides.pop("logging_file", str(root / "configs" / "logging.conf"))
     meta_file = overrides.pop("meta_file", str(root / "configs" / "metadata.json"))

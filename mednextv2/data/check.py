@@ -13,6 +13,7 @@ from mednextv2.data.volume import read_volume
 from mednextv2.errors import InputError
 
 _SHIFT = 0.1  # image and label may disagree by this part of a voxel before it counts as a defect
+_PLAUSIBLE_MM = (0.01, 100.0)  # a voxel's side; metres or micrometres in a header give others
 _LISTED = 50  # defects shown; the rest are counted
 
 
@@ -130,6 +131,11 @@ def check_image(array: np.ndarray, affine: np.ndarray, channels: int = 1, spatia
         ]
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:spatial_dims, :spatial_dims]) < spatial_dims:
         problems.append("has an affine without volume (an axis of length 0); set the voxel spacing")
+    else:
+        spacing = np.linalg.norm(affine[:spatial_dims, :spatial_dims], axis=0)
+        if spacing.min() < _PLAUSIBLE_MM[0] or spacing.max() > _PLAUSIBLE_MM[1]:
+            sizes = " × ".join(f"{s:.3g}" for s in spacing)
+            problems.append(f"has voxels of {sizes} mm, which cannot be; correct the spacing in the header")
     return problems
 
 

@@ -102,7 +102,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
             "set: dataset.json, imagesTr, labelsTr"
         )
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
         raise InputError(f"{file}: is not valid JSON: {e}") from e
     if not isinstance(content, dict):

@@ -8,6 +8,9 @@ import nibabel as nib
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from mednextv2.errors import InputError
+from mednextv2.paths import prepare_folder
+
 
 def make_phantom_dataset(folder: str | os.PathLike, cases: int = 60, seed: int = 0) -> Path:
     """Write images of two touching ellipsoidal structures, front and back, with their label maps.
@@ -23,8 +26,16 @@ def make_phantom_dataset(folder: str | os.PathLike, cases: int = 60, seed: int =
 
     Returns:
         The folder.
+
+    Raises:
+        InputError: When the folder holds a data set already, or cannot be written.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
+    if not isinstance(cases, int) or cases < 1:
+        raise InputError(f"cases {cases!r}: should be a whole number from 1")
+    if (folder / "dataset.json").exists():
+        raise InputError(f"{folder}: holds a data set already; choose another folder")
+    prepare_folder(folder, "folder")
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     entries = []

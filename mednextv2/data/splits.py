@@ -29,7 +29,7 @@ def kfold_indices(count: int, fold: int, folds: int = 5, seed: int = 12345) -> t
     if not isinstance(fold, int) or not 0 <= fold < folds:
         raise InputError(f"fold {fold!r}: there are the folds 0 to {folds - 1}, or 'all' to train on every case")
     if count < folds:
-        raise InputError(f"{count} cases cannot be split into {folds} folds; use --fold all, or fewer folds")
+        raise InputError(f"{count} cases cannot be split into {folds} folds; use --fold all")
     order = np.random.RandomState(seed).permutation(count)  # the legacy generator defines the split
     sizes = [count // folds + (i < count % folds) for i in range(folds)]
     start = sum(sizes[:fold])

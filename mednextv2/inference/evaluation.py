@@ -14,7 +14,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
 from torch import Tensor
 
-from mednextv2.paths import prepare_folder
+from mednextv2.paths import prepare_folder, writing
 from mednextv2.training.handlers import is_main_process
 
 logger = logging.getLogger(__name__)
@@ -150,10 +150,8 @@ def format_table(summary: Sequence[dict]) -> str:
 
 
 def _write_csv(path: Path, rows: Sequence[dict]) -> None:
-    temporary = path.with_name(f".{path.name}.part")
     columns = list(dict.fromkeys(k for row in rows for k in row))
-    with temporary.open("w", newline="", encoding="utf-8") as f:
+    with writing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, columns, restval="")
         writer.writeheader()
         writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    os.replace(temporary, path)

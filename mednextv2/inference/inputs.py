@@ -45,8 +45,8 @@ def find_images(source: str | os.PathLike, channels: Sequence[str]) -> list[dict
         raise InputError(f"{path}: is not an image ({', '.join(SUFFIXES)}), a folder of images or a .json datalist")
     problems = [f"{file}: there is no such file" for files in groups.values() for file in files if not file.is_file()]
     problems += [
-        f"case {case}: has {len(files)} files ({', '.join(f.name for f in files)}), "
-        f"the bundle expects {len(channels)} channels ({', '.join(channels)})"
+        f"case {case}: has {len(files)} files ({', '.join(f.name for f in files)}), whose masks would have one name; "
+        f"the bundle expects one file, or one for each channel ({', '.join(channels)})"
         for case, files in groups.items()
         if len(files) not in (1, len(channels))
     ]
@@ -82,7 +82,7 @@ def _group(files: Sequence[Path], channels: int) -> dict[str, list[Path]]:
 
 def _read_datalist(path: Path) -> dict[str, list[Path]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
         raise InputError(f"{path}: is not valid JSON: {e}") from e
     if isinstance(content, dict):

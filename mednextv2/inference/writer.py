@@ -2,7 +2,6 @@
 
 import os
 import re
-import tempfile
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms import SaveImaged
 
 from mednextv2.data.volume import NIFTI, stem
-from mednextv2.errors import InputError
+from mednextv2.paths import prepare_folder, writing
 
 
 class MaskWriter(ImageWriter):
@@ -50,21 +49,10 @@ class MaskWriter(ImageWriter):
             InputError: When the folder cannot be written or the disk is full.
         """
         target = Path(filename)
+        prepare_folder(target.parent, "output_dir")
         image = nib.Nifti1Image(self.labels, self._affine(), self._header())
-        ending = "".join(target.suffixes[-2:]) if target.name.endswith(".nii.gz") else target.suffix
-        temporary = None
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", suffix=ending, delete=False) as f:
-                temporary = Path(f.name)
+        with writing(target) as temporary:
             nib.save(image, temporary)
-            temporary.chmod(0o644)
-            temporary.replace(target)
-        except OSError as e:
-            raise InputError(f"{target}: cannot be written ({e.strerror or e}); choose another --output_dir") from e
-        finally:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
 
     def _source(self) -> nib.Nifti1Pair | None:
         name = self.meta.get("filename_or_obj")
@@ -93,6 +81,11 @@ class MaskWriter(ImageWriter):
         header["cal_min"] = header["cal_max"] = 0  # display range of the source's intensities
         header.extensions.clear()
         return header
+
+
+def mask_path(folder: str | os.PathLike, image: str | os.PathLike, suffix: str = "seg") -> Path:
+    """Return where the mask of an image goes: `case_0000.nii.gz` to `<folder>/case_seg.nii.gz`."""
+    return Path(folder).expanduser() / f"{re.sub('_0000$', '', stem(image))}_{suffix}.nii.gz"
 
 
 class SaveMaskd(SaveImaged):
@@ -128,5 +121,5 @@ class SaveMaskd(SaveImaged):
             writer = MaskWriter()
             writer.set_data_array(mask)
             writer.set_metadata(meta)
-            writer.write(self.folder / f"{re.sub('_0000$', '', stem(str(source)))}_{self.suffix}.nii.gz")
+            writer.write(mask_path(self.folder, str(source), self.suffix))
         return dict(data)

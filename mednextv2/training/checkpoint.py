@@ -2,17 +2,19 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
 from monai.utils import set_determinism
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from mednextv2.errors import InputError
-from mednextv2.training.handlers import is_main_process
+from mednextv2.training.handlers import LOG_NAME, is_main_process
 from mednextv2.training.preparation import keep_previous
 from mednextv2.weights.files import load_file, save_file
 from mednextv2.weights.loading import describe_mismatch, load_weights
@@ -36,6 +38,8 @@ class TrainingCheckpoint:
             another name.
         pretrained: Weights to start from when there is nothing to resume: a `model.pt`.
         seed: The random numbers after a resume are seeded with `seed` plus the epoch, so that they are new ones.
+        cases: The training items. A checkpoint of other ones is not resumed from: with another fold, validation cases
+            would have been trained on.
 
     Raises:
         InputError: On attaching, when the checkpoint or the pretrained weights are of another network.
@@ -46,16 +50,18 @@ class TrainingCheckpoint:
         output_dir: str | os.PathLike,
         network: nn.Module,
         optimizer: Optimizer,
-        lr_scheduler: LRScheduler,
+        lr_scheduler: LambdaLR,
         evaluator: Engine | None = None,
         resume: bool = True,
         pretrained: str | os.PathLike | None = None,
         seed: int = 0,
+        cases: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.folder = Path(output_dir).expanduser()
         self.network = getattr(network, "module", network)
         self.optimizer, self.lr_scheduler, self.evaluator = optimizer, lr_scheduler, evaluator
         self.resume, self.pretrained, self.seed = resume, pretrained, seed
+        self.cases = sorted(str(item.get("case")) for item in cases)
 
     @property
     def latest(self) -> Path:
@@ -81,8 +87,8 @@ class TrainingCheckpoint:
         if self.pretrained:
             load_weights(self.network, self.pretrained)
         if is_main_process():
-            keep_previous(self.best)
-            keep_previous(self.latest)
+            for file in (self.best, self.latest, self.folder / LOG_NAME):
+                keep_previous(file)
 
     def _load(self, engine: Engine, content: dict[str, Any]) -> None:
         advice = "Choose another --output_dir, or start anew with --resume False"
@@ -91,12 +97,23 @@ class TrainingCheckpoint:
         problem = describe_mismatch(self.network.state_dict(), content["model"])
         if problem:
             raise InputError(f"{self.latest}: a training of another network is there. {problem} {advice}")
+        if content.get("cases", self.cases) != self.cases:
+            raise InputError(
+                f"{self.latest}: a training on other cases is there, of another fold or data set. {advice}"
+            )
+        if content["epoch"] >= engine.state.max_epochs:
+            logger.info(
+                "%s: already trained for %d epochs of %d; more need a larger --epochs, a new training --resume False",
+                self.latest, content["epoch"], engine.state.max_epochs,
+            )  # fmt: skip
         self.network.load_state_dict(content["model"])
+        rates = [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
         try:
             self.optimizer.load_state_dict(content["optimizer"])
             self.lr_scheduler.load_state_dict(content["lr_scheduler"])
         except (ValueError, KeyError) as e:
             raise InputError(f"{self.latest}: was trained with another optimizer or schedule ({e}). {advice}") from e
+        self._set_rates(rates)
         if getattr(engine, "scaler", None) is not None and content.get("scaler"):
             engine.scaler.load_state_dict(content["scaler"])
         engine.state.epoch = content["epoch"]
@@ -106,6 +123,14 @@ class TrainingCheckpoint:
             self.evaluator.state.best_metric_epoch = content["best_metric_epoch"]
         set_determinism(self.seed + content["epoch"])
         logger.info("Resuming after epoch %d of %s", content["epoch"], self.latest)
+
+    def _set_rates(self, rates: list[float]) -> None:
+        """Let the schedule go on from its epoch with the learning rate and the length that are configured now."""
+        self.lr_scheduler.base_lrs = rates
+        factors = [function(self.lr_scheduler.last_epoch) for function in self.lr_scheduler.lr_lambdas]
+        for group, rate, factor in zip(self.optimizer.param_groups, rates, factors, strict=True):
+            group["initial_lr"], group["lr"] = rate, rate * factor
+        self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     def _save_latest(self, engine: Engine) -> None:
         if not is_main_process():
@@ -119,6 +144,7 @@ class TrainingCheckpoint:
                 "lr_scheduler": self.lr_scheduler.state_dict(),
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "epoch": engine.state.epoch,
+                "cases": self.cases,
                 "best_metric": getattr(state, "best_metric", None),
                 "best_metric_epoch": getattr(state, "best_metric_epoch", None),
             },
@@ -129,5 +155,7 @@ class TrainingCheckpoint:
 
     def _save_best(self, engine: Engine) -> None:
         # the evaluator's epoch was set to the trainer's by ValidationHandler, and best_metric was just updated
+        state = self.network.state_dict()
         if is_main_process() and engine.state.best_metric_epoch == engine.state.epoch:
-            save_file(self.network.state_dict(), self.best)
+            if all(torch.isfinite(v).all() for v in state.values()):  # TrainingLog is about to stop a diverged training
+                save_file(state, self.best)

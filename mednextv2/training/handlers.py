@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 import os
 import sys
 from pathlib import Path
@@ -14,7 +15,12 @@ from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from mednextv2.errors import InputError
+from mednextv2.paths import writing
+
 logger = logging.getLogger(__name__)
+
+LOG_NAME = "training_log.csv"
 
 
 def is_main_process() -> bool:
@@ -110,7 +116,7 @@ class TrainingLog:
     """
 
     def __init__(self, output_dir: str | os.PathLike, optimizer: Optimizer, evaluator: Engine | None = None) -> None:
-        self.file = Path(output_dir).expanduser() / "training_log.csv"
+        self.file = Path(output_dir).expanduser() / LOG_NAME
         self.optimizer, self.evaluator = optimizer, evaluator
         self.loss_sum, self.steps, self.validated = 0.0, 0, False
 
@@ -135,6 +141,11 @@ class TrainingLog:
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "train_loss": self.loss_sum / max(self.steps, 1),
         }
+        if not math.isfinite(row["train_loss"]):  # before the checkpoint of this epoch is written
+            raise InputError(
+                f"learning_rate {self.optimizer.param_groups[0]['lr']:g}: the loss is {row['train_loss']} in epoch "
+                f"{row['epoch']}; start again with a lower one. {self.file.parent} holds the epochs before"
+            )
         metrics = self.evaluator.state.metrics if self.evaluator is not None and self.validated else {}
         self.loss_sum, self.steps, self.validated = 0.0, 0, False
         if not is_main_process():
@@ -157,9 +168,7 @@ class TrainingLog:
             with self.file.open(newline="", encoding="utf-8") as f:
                 rows = [r for r in csv.DictReader(f) if int(r["epoch"]) < row["epoch"]]
         columns = list(dict.fromkeys([*(rows[0] if rows else []), *row]))  # epochs without validation have fewer
-        temporary = self.file.with_suffix(".csv.part")
-        with temporary.open("w", newline="", encoding="utf-8") as f:
+        with writing(self.file) as temporary, temporary.open("w", newline="", encoding="utf-8") as f:
             writer = csv.DictWriter(f, columns, restval="")
             writer.writeheader()
             writer.writerows([*rows, row])
-        os.replace(temporary, self.file)

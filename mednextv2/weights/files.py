@@ -2,7 +2,7 @@
 
 import os
 import pickle
-import tempfile
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from mednextv2.errors import InputError
+from mednextv2.paths import writing
 
 #: NumPy scalars and arrays stand in many checkpoints of other projects (nnU-Net's logs); rebuilding them runs no code
 #: of the file's choice.
@@ -36,16 +37,17 @@ def load_file(path: str | os.PathLike) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: there is no such checkpoint file")
+        raise InputError(f"{path}: there is no such checkpoint file; train first, or give the weights of a training")
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
         if "weights_only" in str(e).lower() and "GLOBAL" in str(e):
-            reason = next((line.strip() for line in str(e).splitlines() if "GLOBAL" in line), str(e))
+            found = re.search(r"GLOBAL (\S+)", str(e))
+            code = found[1] if found else "a class or function"
             raise InputError(
-                f"{path}: refused, since reading it would run code that the file names ({reason}). In the program that "
-                "made it, save the state dict alone: torch.save(network.state_dict(), path)"
+                f"{path}: refused, since reading it would run code that it names ({code}). In the program "
+                "that made it, save the state dict alone: torch.save(network.state_dict(), path)"
             ) from e
         raise _damaged(path, e) from e
     except Exception as e:  # a text read as a pickle raises nearly anything
@@ -63,22 +65,11 @@ def save_file(content: Any, path: str | os.PathLike) -> None:
     Args:
         content: Tensors in plain containers.
         path: Where to; an existing file is replaced.
+
+    Raises:
+        InputError: When the folder cannot be written or the disk is full.
     """
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as f:
-            torch.save(content, f)
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would hide the weights from colleagues
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    value = os.umask(0)
-    os.umask(value)
-    return value
+    with writing(path) as temporary, temporary.open("wb") as f:
+        torch.save(content, f)
+        f.flush()
+        os.fsync(f.fileno())

@@ -2,6 +2,7 @@
 
 import os
 
+import torch
 from torch import Tensor, nn
 
 from mednextv2.errors import InputError
@@ -34,6 +35,11 @@ def load_weights(network: nn.Module, path: str | os.PathLike) -> nn.Module:
     problem = describe_mismatch(network.state_dict(), state)
     if problem:
         raise InputError(f"{path}: the weights are of another network. {problem}")
+    broken = [k for k, v in state.items() if not torch.isfinite(v).all()]
+    if broken:
+        raise InputError(
+            f"{path}: {len(broken)} tensors hold NaN or infinite numbers ({broken[0]}, …): a training failed"
+        )
     network.load_state_dict(state)
     return network
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mednextv2.data import Case, check_case, check_dataset, read_dataset, read_volume
+from mednextv2.data.check import check_image
 from mednextv2.errors import InputError
 
 LABELS = ["background", "anterior", "posterior"]
@@ -414,3 +415,12 @@ def test_channels_of_an_itk_file_are_the_last_axis(tmp_path, ending):
     assert np.array_equal(read_volume(file)[0], values)
     assert check_case(Case("a", (file,)), LABELS, ["T1", "T2"]) == []
     assert "expected 3D with 1 channel" in check_case(Case("a", (file,)), LABELS, ["T1"])[0]
+
+
+@pytest.mark.parametrize("side", [1e-3, 400.0])
+def test_voxels_that_cannot_be_are_found(side):
+    problems = check_image(np.arange(27.0).reshape(3, 3, 3), np.diag([1.0, side, 1.0, 1.0]))
+    assert len(problems) == 1
+    assert f"{side:.3g}" in problems[0]
+    assert "correct the spacing" in problems[0]
+    assert check_image(np.arange(27.0).reshape(3, 3, 3), np.diag([0.05, 8.0, 1.0, 1.0])) == []

@@ -125,7 +125,7 @@ def test_image_without_label_and_label_without_image_are_found_by_the_check(tmp_
     data = read_dataset(tmp_path)
     assert [c.name for c in data.cases] == ["half", "whole"]
     missing = {"image": "imagesTr/half_0000.nii.gz", "label": "labelsTr/half.nii.gz"}[left_out]
-    with pytest.raises(InputError, match="1 defects") as caught:
+    with pytest.raises(InputError, match="1 defect:") as caught:
         check_dataset(data.cases, ["background", "liver"], data.channels)
     assert f"{tmp_path / missing}: there is no such file" in str(caught.value)
 

@@ -184,7 +184,7 @@ def test_all_cases_with_another_number_of_channels_are_named(tmp_path):
     touch(tmp_path, *(f"a_000{c}.nii.gz" for c in range(3)), *(f"b_000{c}.nii.gz" for c in range(2)))
     (line,) = refused(tmp_path, ["T1", "T2", "FLAIR"]).splitlines()
     assert "case b: has 2 files (b_0000.nii.gz, b_0001.nii.gz)" in line
-    assert "the bundle expects 3 channels (T1, T2, FLAIR)" in line
+    assert "one for each channel (T1, T2, FLAIR)" in line
     touch(tmp_path, "c_0000.nii.gz", "c_0001.nii.gz")
     assert len(refused(tmp_path, ["T1", "T2", "FLAIR"]).splitlines()) == 2
 

@@ -310,10 +310,55 @@ def test_interrupted_save_leaves_the_older_checkpoint(tmp_path, monkeypatch):
         return real(content, file, *args, **kwargs)
 
     monkeypatch.setattr(torch, "save", save)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match=r"checkpoint_latest\.pt: cannot be written \(No space left"):
         run.run()
     assert load(tmp_path / "checkpoint_latest.pt")["epoch"] == 2
     assert names(tmp_path) == ["checkpoint_latest.pt", "model.pt", "training_log.csv"]
+
+
+def test_longer_training_goes_on_with_the_rate_and_length_that_are_given_now(tmp_path):
+    Run(tmp_path, epochs=2).run()
+    longer = Run(tmp_path, epochs=4)
+    for group in longer.optimizer.param_groups:
+        group["lr"] = group["initial_lr"] = 0.02
+    longer.schedule.base_lrs = [0.02]
+    longer.run()
+    with (tmp_path / "training_log.csv").open(newline="") as f:
+        rates = [float(row["learning_rate"]) for row in csv.DictReader(f)]
+    # warm-up of one epoch, then the decay over three of which one was run before
+    assert rates[2:] == pytest.approx([0.02 * (1 - 1 / 3) ** 0.9, 0.02 * (1 - 2 / 3) ** 0.9])
+
+
+def test_training_on_other_cases_is_not_resumed(tmp_path):
+    Run(tmp_path, cases=[{"case": "a"}, {"case": "b"}], epochs=1).run()
+    before = (tmp_path / "checkpoint_latest.pt").read_bytes()
+    with pytest.raises(InputError, match=r"other cases.*--output_dir"):
+        Run(tmp_path, cases=[{"case": "a"}, {"case": "c"}]).run()
+    assert (tmp_path / "checkpoint_latest.pt").read_bytes() == before
+    Run(tmp_path, cases=[{"case": "b"}, {"case": "a"}]).run()  # the order does not matter
+    assert load(tmp_path / "checkpoint_latest.pt")["epoch"] == EPOCHS
+
+
+def test_training_that_diverges_stops_with_the_epochs_before(tmp_path):
+    run = Run(tmp_path)
+
+    def spoil(engine):
+        if engine.state.epoch == 2:
+            with torch.no_grad():
+                run.network[0].weight.fill_(float("nan"))
+
+    run.trainer.add_event_handler(Events.EPOCH_STARTED, spoil)
+    with pytest.raises(InputError, match=r"learning_rate .* the loss is nan in epoch 2"):
+        run.run()
+    assert load(tmp_path / "checkpoint_latest.pt")["epoch"] == 1
+    assert all(torch.isfinite(v).all() for v in load(tmp_path / "model.pt").values())
+
+
+def test_finished_training_says_so(tmp_path, caplog):
+    Run(tmp_path).run()
+    with caplog.at_level(logging.INFO, "mednextv2"):
+        Run(tmp_path).run()
+    assert f"already trained for {EPOCHS} epochs of {EPOCHS}" in caplog.text
 
 
 # --- what is refused, and what is kept -------------------------------------------------------------------------------
@@ -362,7 +407,8 @@ def test_without_resume_older_files_are_kept_under_previous_names(tmp_path, olde
     for number, content in enumerate(latest, 1):
         assert (tmp_path / f"checkpoint_latest.previous-{number}.pt").read_bytes() == content
         assert (tmp_path / f"model.previous-{number}.pt").is_file()
-    assert len(names(tmp_path)) == 3 + 2 * older
+        assert (tmp_path / f"training_log.previous-{number}.csv").is_file()
+    assert len(names(tmp_path)) == 3 + 3 * older
 
 
 def test_weights_without_a_checkpoint_are_kept_too(tmp_path):

@@ -130,9 +130,17 @@ def test_evaluation_and_inference_check_the_output_folder(phantom, tmp_path):
     dataset = read_dataset(phantom)
     cases = split_cases(dataset.cases, 0)
     assert "output_dir" in refused(prepare_evaluation, dataset, cases, LABELS, ["T1w"], 3, tmp_path / "file")
-    assert "output_dir" in refused(prepare_inference, tmp_path / "file")
-    prepare_inference(tmp_path / "new")
+    assert "output_dir" in refused(prepare_inference, [], tmp_path / "file")
+    prepare_inference([], tmp_path / "new")
     assert (tmp_path / "new").is_dir()
+
+
+def test_a_mask_never_takes_the_place_of_an_image(tmp_path):
+    images = [{"image": str(tmp_path / "p.nii.gz")}, {"image": [str(tmp_path / "p_seg.nii.gz")]}]
+    message = refused(prepare_inference, images, tmp_path)
+    assert f"would replace {tmp_path / 'p_seg.nii.gz'}" in message
+    prepare_inference(images, tmp_path / "masks")
+    prepare_inference(images[:1], tmp_path)
 
 
 # --- files of an older training --------------------------------------------------------------------------------------

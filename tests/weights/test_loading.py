@@ -268,3 +268,11 @@ def test_permissions_follow_the_umask(umask, mode, tmp_path):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "model.pt").stat().st_mode) == mode
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_of_a_training_that_failed_are_refused(value, tmp_path):
+    state = tiny().state_dict()
+    state["stem.bias"][0] = value
+    save_file(state, tmp_path / "model.pt")
+    assert "1 tensors hold NaN or infinite numbers (stem.bias" in refuse(tiny(), tmp_path / "model.pt")

@@ -1,0 +1,88 @@
+"""The command line's verbs, in this process."""
+
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mednextv2.__main__ import VERBS, main
+from mednextv2.bundle.run import _as_setting
+from mednextv2.errors import InputError
+
+
+def call(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["mednextv2", *map(str, arguments)])
+    code = 0
+    try:
+        main()
+    except SystemExit as e:
+        code = e.code
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_check_says_what_is_there(phantom, monkeypatch, capsys):
+    code, out, _ = call(monkeypatch, capsys, "check", phantom)
+    assert code == 0
+    assert "6 cases, no defects" in out
+    assert "background, anterior, posterior" in out
+
+
+def test_check_of_a_missing_folder_ends_with_one_message(tmp_path, monkeypatch, capsys):
+    code, _, err = call(monkeypatch, capsys, "check", tmp_path / "no")
+    assert code == 1
+    assert err.strip().startswith(f"error: dataset_dir {tmp_path / 'no'}")
+
+
+def test_phantom_never_writes_into_a_data_set(tmp_path, monkeypatch, capsys):
+    code, out, _ = call(monkeypatch, capsys, "phantom", tmp_path / "p", "--cases", 2)
+    assert (code, out.strip()) == (0, str(tmp_path / "p"))
+    before = (tmp_path / "p" / "dataset.json").read_bytes()
+    code, _, err = call(monkeypatch, capsys, "phantom", tmp_path / "p", "--cases", 1)
+    assert code == 1
+    assert "holds a data set already" in err
+    assert (tmp_path / "p" / "dataset.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("cases", [0, -2, "abc"])
+def test_phantom_of_no_cases_is_refused(tmp_path, monkeypatch, capsys, cases):
+    code, _, err = call(monkeypatch, capsys, "phantom", tmp_path / "p", "--cases", cases)
+    assert code == 1
+    assert "cases" in err
+    assert not (tmp_path / "p").exists()
+
+
+def test_picture_names_the_file(tmp_path, monkeypatch, capsys):
+    nib.save(nib.Nifti1Image(np.arange(512, dtype=np.float32).reshape(8, 8, 8), np.eye(4)), tmp_path / "a.nii.gz")
+    code, out, _ = call(monkeypatch, capsys, "picture", tmp_path / "a.nii.gz", tmp_path / "a.png")
+    assert (code, out.strip()) == (0, str(tmp_path / "a.png"))
+
+
+def test_settings_without_a_name_are_refused(monkeypatch, capsys):
+    code, _, err = call(monkeypatch, capsys, "run", "mednextv2_hippocampus", "train", "DATA")
+    assert code == 1
+    assert "DATA: give settings by name" in err
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("resume", "false", False), ("amp", "True", True), ("resume", False, False), ("epochs", 3, 3),
+        ("output_dir", 2024, "2024"), ("pretrained", None, "$None"), ("variant", "v1_s", "v1_s"),
+    ],
+)  # fmt: skip
+def test_values_of_the_command_line_are_understood(key, value, expected):
+    assert _as_setting(key, value) == expected
+
+
+@pytest.mark.parametrize("value", [True, ""])
+def test_paths_without_a_value_are_refused(value):
+    with pytest.raises(InputError, match="--output_dir: needs a path"):
+        _as_setting("output_dir", value)
+
+
+def test_every_verb_has_help():
+    assert len(VERBS) == 6
+    for verb in VERBS.values():
+        assert "Args:" in verb.__doc__
