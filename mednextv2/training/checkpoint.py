@@ -155,7 +155,8 @@ class TrainingCheckpoint:
 
     def _save_best(self, engine: Engine) -> None:
         # the evaluator's epoch was set to the trainer's by ValidationHandler, and best_metric was just updated
+        if not is_main_process() or engine.state.best_metric_epoch != engine.state.epoch:
+            return
         state = self.network.state_dict()
-        if is_main_process() and engine.state.best_metric_epoch == engine.state.epoch:
-            if all(torch.isfinite(v).all() for v in state.values()):  # TrainingLog is about to stop a diverged training
-                save_file(state, self.best)
+        if all(torch.isfinite(v).all() for v in state.values()):  # else TrainingLog is about to stop the training
+            save_file(state, self.best)
