@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from mednextv2.errors import InputError
-from mednextv2.training.handlers import LOG_NAME, is_main_process
+from mednextv2.training.handlers import LOG_NAME, is_main_process, process_rank
 from mednextv2.training.preparation import keep_previous
 from mednextv2.weights.files import load_file, save_file
 from mednextv2.weights.loading import describe_mismatch, load_weights
@@ -37,7 +37,7 @@ class TrainingCheckpoint:
         resume: Go on from `checkpoint_latest.pt` if it is there. If False, an older run's files are kept under
             another name.
         pretrained: Weights to start from when there is nothing to resume: a `model.pt`.
-        seed: The random numbers after a resume are seeded with `seed` plus the epoch, so that they are new ones.
+        seed: The random numbers after a resume are seeded anew, with `seed`, the epoch and the rank.
         cases: The training items. A checkpoint of other ones is not resumed from: with another fold, validation cases
             would have been trained on.
 
@@ -121,7 +121,8 @@ class TrainingCheckpoint:
         if self.evaluator is not None and content.get("best_metric") is not None:
             self.evaluator.state.best_metric = content["best_metric"]
             self.evaluator.state.best_metric_epoch = content["best_metric_epoch"]
-        set_determinism(self.seed + content["epoch"])
+        # new random numbers, and other ones in each process, which would draw the same patches otherwise
+        set_determinism(self.seed + content["epoch"] + 10_000 * process_rank())
         logger.info("Resuming after epoch %d of %s", content["epoch"], self.latest)
 
     def _set_rates(self, rates: list[float]) -> None:

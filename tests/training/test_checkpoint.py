@@ -354,6 +354,17 @@ def test_training_that_diverges_stops_with_the_epochs_before(tmp_path):
     assert all(torch.isfinite(v).all() for v in load(tmp_path / "model.pt").values())
 
 
+def test_each_process_draws_other_random_numbers_after_a_resume(tmp_path, monkeypatch):
+    Run(tmp_path, epochs=1).run()
+    drawn = []
+    for rank in (0, 1):
+        monkeypatch.setattr("mednextv2.training.checkpoint.process_rank", lambda rank=rank: rank)
+        run = Run(tmp_path, epochs=1)
+        run.trainer.add_event_handler(Events.STARTED, lambda _: drawn.append(torch.rand(4)))
+        run.run()
+    assert not torch.equal(*drawn)
+
+
 def test_finished_training_says_so(tmp_path, caplog):
     Run(tmp_path).run()
     with caplog.at_level(logging.INFO, "mednextv2"):
