@@ -83,10 +83,35 @@ class MedNeXtBlock(nn.Module):
     def _depthwise(self, spatial_dims: int, channels: int, kernel_size: int) -> nn.Module:
         return Conv[Conv.CONV, spatial_dims](channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
 
-    def transform(self, x: Tensor) -> Tensor:
-        """Apply the block without its residual connection: `(N, C, *spatial)` to `(N, O, *spatial of depthwise)`."""
-        y = self.norm(self.depthwise(x))
-        return self.compress(self.grn(F.gelu(self.expand(y))))
+    def transform(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Apply the block, and add `residual` where given: `(N, C, *spatial)` to `(N, O, *spatial of depthwise)`."""
+        if torch.jit.is_scripting():
+            y = self.compress(self.grn(F.gelu(self.expand(self.norm(self.depthwise(x))))))
+            return y if residual is None else residual + y
+        return self._transform_fast(x, residual)
+
+    @torch.jit.unused
+    def _transform_fast(self, x: Tensor, residual: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        y, statistics = ops.depthwise(
+            x, self.depthwise.weight, self.depthwise.bias, self.depthwise.stride[0], self.depthwise.transposed
+        )
+        grn = self.grn if isinstance(self.grn, GlobalResponseNorm) else None
+        return ops.folded_mlp(
+            y,
+            self.norm.weight,
+            self.norm.bias,
+            self.expand.weight,
+            self.expand.bias,
+            None if grn is None else grn.gamma,
+            None if grn is None else grn.beta,
+            self.compress.weight,
+            self.compress.bias if bias is None else self.compress.bias + bias,
+            residual,
+            self.norm.eps,
+            1e-6 if grn is None else grn.eps,
+            "mean" if grn is None else grn.denominator,
+            statistics,
+        )
 
     def drop_path(self, y: Tensor) -> Tensor:
         """In training, zero whole samples with probability `drop_path_rate` and scale up the others."""
@@ -98,8 +123,10 @@ class MedNeXtBlock(nn.Module):
 
     def whole(self, x: Tensor) -> Tensor:
         """Apply the block with its residual connection."""
-        y = self.drop_path(self.transform(x))
-        return x + y if self.residual else y
+        if self.drop_path_rate > 0.0 and self.training:
+            y = self.drop_path(self.transform(x))
+            return x + y if self.residual else y
+        return self.transform(x, x if self.residual else None)
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting():  # noqa: SIM102  (the condition must stand alone to be left out of TorchScript)
@@ -138,17 +165,16 @@ class MedNeXtDownBlock(MedNeXtBlock):
 
     def whole(self, x: Tensor) -> Tensor:
         """Apply the block with its residual connection."""
-        y = self.transform(x)
-        if self.residual:
-            every_second = x[:, :, ::2, ::2]
-            if x.dim() == 5:
-                every_second = every_second[:, :, :, :, ::2]
-            y = y + self.shortcut(every_second)
-        return y
+        if not self.residual:
+            return self.transform(x)
+        every_second = x[:, :, ::2, ::2]
+        if x.dim() == 5:
+            every_second = every_second[:, :, :, :, ::2]
+        return self.transform(x, self.shortcut(every_second))
 
 
 class MedNeXtUpBlock(MedNeXtBlock):
-    """Double every axis: `(N, C, *spatial)` to `(N, O, 2 * spatial)`, in the paper O = C / 2.
+    """Double every axis: `(N, C, *spatial)` to `(N, O, 2 * spatial)`, in the paper O = C / 2; add a skip connection.
 
     The transposed convolutions of stride 2 give `2 n - 1` voxels along an axis of n; one zero in front makes `2 n`,
     as in the authors' code. Arguments as in :class:`MedNeXtBlock`.
@@ -177,9 +203,28 @@ class MedNeXtUpBlock(MedNeXtBlock):
             channels, channels, kernel_size, stride=2, padding=kernel_size // 2, groups=channels
         )
 
-    def whole(self, x: Tensor) -> Tensor:
-        """Apply the block with its residual connection."""
-        y = self.transform(x)
-        if self.residual:
-            y = y + self.shortcut(x)
-        return F.pad(y, self.front)
+    def whole(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """Apply the block with its residual connection, and add the skip connection."""
+        if torch.jit.is_scripting():
+            y = self.transform(x)
+            if self.residual:
+                y = y + self.shortcut(x)
+            y = F.pad(y, self.front)
+            return y if skip is None else y + skip
+        return self._whole_fast(x, skip)
+
+    @torch.jit.unused
+    def _whole_fast(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        if not self.residual:
+            return ops.upsample_merge(self.transform(x), None, skip)
+        # the transposed convolution of kernel 1 as one on the coarse grid; its bias is added to every voxel
+        convolution = F.conv3d if x.dim() == 5 else F.conv2d
+        shortcut = convolution(x, self.shortcut.weight.transpose(0, 1))
+        y = self._transform_fast(x, None, self.shortcut.bias)
+        return ops.upsample_merge(y, shortcut, skip)
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        if not torch.jit.is_scripting():  # noqa: SIM102  (as in MedNeXtBlock)
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                return checkpoint(self.whole, x, skip, use_reentrant=False)
+        return self.whole(x, skip)

@@ -7,6 +7,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
+from mednextv2 import ops
 from mednextv2.nets.blocks import MedNeXtBlock, MedNeXtDownBlock, MedNeXtUpBlock
 
 LEVELS = 5  # resolutions: full, 1/2, 1/4, 1/8 and the bottleneck's 1/16
@@ -46,6 +47,8 @@ class MedNeXt(nn.Module):
         activation_checkpointing: Recompute the blocks of a resolution in the backward pass instead of storing their
             activations: one bool for all, or five, from full resolution to bottleneck.
         drop_path_rate: Largest probability of skipping a standard block in training; grows linearly with depth.
+        cpu_bfloat16: On CPU tensors, compute as under autocast in bfloat16 and return float32; worth it where
+            :func:`mednextv2.ops.half_is_fast`. (MONAI's engines switch autocast on for CUDA only.)
 
     Returns:
         Logits `(N, out_channels, *spatial)`. In training mode with `deep_supervision`, a list of five such tensors at
@@ -83,6 +86,7 @@ class MedNeXt(nn.Module):
         grn_in_first_down: bool = True,
         activation_checkpointing: bool | Sequence[bool] = False,
         drop_path_rate: float = 0.0,
+        cpu_bfloat16: bool = False,
     ) -> None:
         super().__init__()
         down_ratios = _four(encoder_expansion_ratio, "encoder_expansion_ratio")
@@ -101,6 +105,7 @@ class MedNeXt(nn.Module):
         _check_arguments(spatial_dims, kernel_size, drop_path_rate, grn_denominator)
         self.spatial_dims = spatial_dims
         self.deep_supervision = deep_supervision
+        self.cpu_bfloat16 = cpu_bfloat16
         grn = grn_denominator if global_resp_norm else None
         rates = [drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths))]
         shared = {"kernel_size": kernel_size, "residual": use_residual_connection}
@@ -153,6 +158,18 @@ class MedNeXt(nn.Module):
                 x = x.as_tensor()
             if not torch.jit.is_tracing():
                 check_spatial_shape(x, self.spatial_dims)
+            if self.cpu_bfloat16 and x.device.type == "cpu" and not ops.plain():
+                return self._forward_bfloat16(x)
+        return self.compute(x)
+
+    @torch.jit.unused
+    def _forward_bfloat16(self, x: Tensor) -> Tensor | list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            y = self.compute(x)
+        return [each.float() for each in y] if isinstance(y, list) else y.float()
+
+    def compute(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Apply the network to a plain tensor of legal shape."""
         layout = torch.channels_last_3d if self.spatial_dims == 3 else torch.channels_last
         x = self.stem(x).contiguous(memory_format=layout)
         skips: list[Tensor] = []
@@ -165,7 +182,7 @@ class MedNeXt(nn.Module):
             x = block(x)
         features = [x]
         for up, stage in zip(self.up, self.decoder):  # noqa: B905
-            x = up(x) + skips.pop()
+            x = up(x, skips.pop())
             for block in stage:
                 x = block(x)
             if self.training:

@@ -1,6 +1,24 @@
 """Operators that the network's blocks call: one file an operator, the plain PyTorch definition first."""
 
 from mednextv2.ops.channel_norm import channel_norm
+from mednextv2.ops.depthwise import depthwise, depthwise_reference
+from mednextv2.ops.explain import explain
+from mednextv2.ops.folded_mlp import folded_mlp, folded_mlp_reference
 from mednextv2.ops.grn import grn
+from mednextv2.ops.paths import half_is_fast, plain, use
+from mednextv2.ops.upsample_merge import upsample_merge, upsample_merge_reference
 
-__all__ = ["channel_norm", "grn"]
+__all__ = [
+    "channel_norm",
+    "depthwise",
+    "depthwise_reference",
+    "explain",
+    "folded_mlp",
+    "folded_mlp_reference",
+    "grn",
+    "half_is_fast",
+    "plain",
+    "upsample_merge",
+    "upsample_merge_reference",
+    "use",
+]

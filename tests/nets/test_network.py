@@ -160,9 +160,12 @@ def test_activation_checkpointing_recomputes_and_changes_nothing_else(setting, d
     calls, saved = {}, {plain: 0, saving: 0}
     for name, block in saving.named_modules():
         if isinstance(block, MedNeXtBlock):
-            block.depthwise.register_forward_hook(
-                lambda module, inputs, output, name=name: calls.update({name: calls.get(name, 0) + 1})
-            )
+
+            def counted(*inputs, name=name, whole=block.whole):
+                calls[name] = calls.get(name, 0) + 1
+                return whole(*inputs)
+
+            block.whole = counted
     x, results = image(2, batch=4), []
     for network in (plain, saving):
 

@@ -1,0 +1,103 @@
+"""Which path every layer of a network takes on a device, and why: for a user who wonders where the time goes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from mednextv2.ops import paths
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One operator of one block.
+
+    Attributes:
+        block: The block's name in the network.
+        operator: `depthwise` or `folded_mlp`.
+        size: Channels and voxels of its input, such as `32 × 64×64×64`.
+        path: The implementation, see :class:`mednextv2.ops.paths.Path`.
+        reason: Why this one.
+    """
+
+    block: str
+    operator: str
+    size: str
+    path: str
+    reason: str
+
+
+class Explanation(list[Layer]):
+    """The layers in the order of their work; printed as a table with one line for what is equal."""
+
+    def __str__(self) -> str:
+        """Return the table."""
+        lines, groups = [], {}
+        for layer in self:
+            groups.setdefault((layer.operator, layer.path, layer.reason), []).append(layer)
+        for (operator, path, reason), layers in groups.items():
+            names = layers[0].block if len(layers) == 1 else f"{layers[0].block} … {layers[-1].block}"
+            lines.append(f"{operator:<11} {path:<9} {len(layers):>3} blocks ({names}): {reason}")
+        return "\n".join(lines)
+
+
+def explain(
+    network: nn.Module,
+    input_shape: Sequence[int],
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Explanation:
+    """Tell which path each block of a MedNeXt takes for an input.
+
+    Args:
+        network: A :class:`mednextv2.nets.MedNeXt`.
+        input_shape: Shape of the input, `(N, C, *spatial)`.
+        device: Where it would run; by default where its parameters are.
+        dtype: The dtype of the features, that of autocast where it is used; by default that of the parameters, or
+            bfloat16 where the network computes in it by itself.
+
+    Returns:
+        A list of :class:`Layer`; `print` it for a summary.
+
+    Raises:
+        ValueError: For an input that does not fit the network, or something that is not a MedNeXt.
+
+    Example:
+        >>> from mednextv2.nets import create_mednext
+        >>> len(explain(create_mednext("v2_tiny"), (1, 1, 64, 64, 64)))
+        52
+    """
+    from mednextv2.nets.mednext import MedNeXt, check_spatial_shape  # nets import ops
+
+    if not isinstance(network, MedNeXt):
+        raise ValueError(f"explain takes a MedNeXt, not a {type(network).__name__}; of a wrapped one, give .module")
+    check_spatial_shape(torch.empty(tuple(input_shape), device="meta"), network.spatial_dims)
+    parameter = next(network.parameters())
+    kind = torch.device(parameter.device if device is None else device).type
+    if dtype is None:
+        dtype = torch.bfloat16 if kind == "cpu" and network.cpu_bfloat16 else parameter.dtype
+    layers = Explanation()
+    for name, block, level in _blocks(network):
+        size = [n // 2**level for n in input_shape[2:]]
+        channels = block.depthwise.in_channels
+        depthwise = paths.choose(kind, dtype, block.depthwise.kernel_size[0])
+        mlp = paths.choose(kind, dtype)
+        for operator, path in (("depthwise", depthwise), ("folded_mlp", mlp)):
+            layers.append(Layer(name, operator, f"{channels} × {'×'.join(map(str, size))}", path.name, path.reason))
+    return layers
+
+
+def _blocks(network: Any) -> list[tuple[str, Any, int]]:
+    """List name, block and level of its input in the order of work."""
+    found: list[tuple[str, Any, int]] = []
+    for level, stage in enumerate(network.encoder):
+        found += [(f"encoder.{level}.{i}", block, level) for i, block in enumerate(stage)]
+        found.append((f"down.{level}", network.down[level], level))
+    deepest = len(network.encoder)
+    found += [(f"bottleneck.{i}", block, deepest) for i, block in enumerate(network.bottleneck)]
+    for index, stage in enumerate(network.decoder):
+        found.append((f"up.{index}", network.up[index], deepest - index))
+        found += [(f"decoder.{index}.{i}", block, deepest - index - 1) for i, block in enumerate(stage)]
+    return found

@@ -1,0 +1,125 @@
+"""The C++ kernels for CPUs: built at first use with the compiler of the system, then loaded from a cache.
+
+The library holds the kernels for AVX2, AVX-512 and AVX-512 with bfloat16, and chooses when it is loaded. Without a
+compiler, on another kind of processor or with `MEDNEXTV2_NATIVE=0` everything works on PyTorch's own operators, slower.
+"""
+
+import contextlib
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+SETTING = "MEDNEXTV2_NATIVE"  # environment: 0 does without the library
+CACHE = "MEDNEXTV2_CACHE"  # environment: folder for built libraries, default ~/.cache/mednextv2
+_FOLDER = Path(__file__).parent
+_FLAGS = ["-O3", "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-g0"]
+_NAME = "mednextv2_native"
+
+
+def load() -> tuple[bool, str]:
+    """Load the library, building it where that is needed.
+
+    Returns:
+        Whether it is loaded, and which instructions it uses or why it is not there.
+    """
+    if os.environ.get(SETTING, "1") == "0":
+        return False, f"switched off by {SETTING}=0"
+    return _load()
+
+
+@functools.cache
+def _load() -> tuple[bool, str]:
+    unfit = _unfit()
+    if unfit:
+        return False, unfit
+    try:
+        torch.ops.load_library(str(library()))
+    except Exception as e:  # a broken compiler must not keep anyone from working: the PyTorch path is there
+        reason = str(e).strip().splitlines()
+        logger.warning("the fast CPU kernels could not be built, PyTorch's operators take their place: %s", e)
+        return False, f"the library could not be built: {reason[0] if reason else type(e).__name__}"
+    return True, torch.ops.mednextv2_native.instructions()
+
+
+def _unfit() -> str | None:
+    """Say why this machine cannot build or run the library, or return None."""
+    if not sys.platform.startswith("linux") or platform.machine() not in ("x86_64", "AMD64"):
+        return f"the CPU kernels are for Linux on x86-64, not {sys.platform} on {platform.machine()}"
+    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        return "the CPU kernels need AVX2, which this processor or the setting ATEN_CPU_CAPABILITY does not give"
+    if not built().exists() and shutil.which(os.environ.get("CXX", "c++")) is None:
+        return "there is no C++ compiler (Debian: apt install g++)"
+    return None
+
+
+def cache_folder() -> Path:
+    """Return the folder of built libraries."""
+    chosen = os.environ.get(CACHE)
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mednextv2"
+
+
+@functools.cache
+def _version() -> str:
+    """Hash what the library is built from: sources, flags, PyTorch and Python."""
+    digest = hashlib.sha256()
+    for path in sorted(_FOLDER.glob("*.h")) + sorted(_FOLDER.glob("*.cpp")):
+        digest.update(path.name.encode() + path.read_bytes())
+    digest.update(repr((_FLAGS, torch.__version__, os.environ.get("CXX"))).encode())
+    return digest.hexdigest()[:16]
+
+
+def built() -> Path:
+    """Return where the library of this version is, or will be."""
+    return cache_folder() / f"{_NAME}-{_version()}.so"
+
+
+def library() -> Path:
+    """Return the library's path after building it where it is missing; two processes build it once."""
+    target = built()
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(target.with_suffix(".lock")):
+        if not target.exists():  # while this process waited
+            logger.warning("Building the fast CPU kernels, once for this installation (about a minute): %s", target)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
+                _build(Path(folder))
+                os.replace(Path(folder) / f"{_NAME}.so", target)
+    return target
+
+
+def _build(folder: Path) -> None:
+    from torch.utils import cpp_extension
+
+    cpp_extension.load(
+        _NAME,
+        sources=[str(path) for path in sorted(_FOLDER.glob("*.cpp"))],
+        extra_cflags=_FLAGS,
+        extra_ldflags=["-fopenmp"],
+        build_directory=str(folder),
+        is_python_module=False,
+        is_standalone=False,
+    )
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold a lock that the system lets go of if the process dies."""
+    import fcntl
+
+    with open(path, "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

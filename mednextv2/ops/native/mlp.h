@@ -1,0 +1,360 @@
+// The multilayer perceptron of a block on chunks of rows that stay in the cache: the expanded rows exist for one chunk
+// at a time. S is the type in memory, T that of the products' factors.
+#pragma once
+
+template <class S, class T> struct Mlp {
+  typedef Operand<T> Op;
+
+  // Buffers of one worker. `*_rows`: row-major, `*_pairs`: in the order in which rows are summed over; for float the
+  // two are the same.
+  struct Scratch {
+    int64_t c, e, o;  // padded widths
+    T *y_rows, *y_pairs, *h_rows, *h_pairs, *g_rows, *g_pairs;
+    float *value, *slope, *sums, *more_sums;
+  };
+
+  static int64_t lay_out(const MlpSample& m, bool backward, void* base, Scratch* s) {
+    char* next = (char*)base;
+    auto take = [&](int64_t bytes) {
+      char* here = next;
+      next += round_up(bytes, 64);
+      return here;
+    };
+    s->c = round_up(m.channels, 2 * V);
+    s->e = round_up(m.width, 2 * V);
+    s->o = round_up(m.out_channels, 2 * V);
+    const bool twice = backward && Op::GROUP > 1;
+    const int64_t n = m.chunk * sizeof(T);
+    s->y_rows = (T*)take(n * s->c);
+    s->h_rows = (T*)take(n * s->e);
+    s->g_rows = (T*)take(backward ? n * s->o : 0);
+    s->y_pairs = twice ? (T*)take(n * s->c) : s->y_rows;
+    s->h_pairs = twice ? (T*)take(n * s->e) : backward ? (T*)take(n * s->e) : s->h_rows;
+    s->g_pairs = twice ? (T*)take(n * s->o) : s->g_rows;
+    s->value = (float*)take(ROWS * 2 * V * sizeof(float));
+    s->slope = (float*)take(ROWS * 2 * V * sizeof(float));
+    s->sums = (float*)take((s->e + s->c) * sizeof(float));
+    s->more_sums = (float*)take(s->c * sizeof(float));
+    return next - (char*)base;
+  }
+
+  static int64_t scratch_bytes(const MlpSample& m, bool backward) {
+    Scratch s;
+    return lay_out(m, backward, nullptr, &s) + 64;
+  }
+
+  static Scratch prepare(const MlpSample& m, bool backward, void* base) {
+    Scratch s;
+    lay_out(m, backward, (void*)round_up((int64_t)base, 64), &s);
+    return s;
+  }
+
+  // Normalised rows of y into row-major and (where wanted) paired order; missing rows and columns are zero.
+  static void load_y(const MlpSample& m, int64_t first_row, int64_t valid, int64_t rows, const Scratch& s, bool pairs) {
+    const S* y = (const S*)m.y + first_row * m.channels;
+    pairs = pairs && Op::GROUP > 1;
+    for (int64_t c = 0; c < s.c; c += V) {
+      const int64_t left = m.channels - c;
+      vf mean = zero(), scale = zero(), shift = zero();
+      if (left > 0) {
+        mean = load_upto(m.mean + c, left);
+        scale = load_upto(m.scale + c, left);
+        shift = load_upto(m.shift + c, left);
+      }
+      for (int64_t r = 0; r < rows; r += 2) {
+        vf row[2];
+        for (int i = 0; i < 2; i++) {
+          row[i] = zero();
+          if (r + i < valid && left > 0)
+            row[i] = fma(sub(load_upto(y + (r + i) * m.channels + c, left), mean), scale, shift);
+          store(s.y_rows + (r + i) * s.c + c, row[i]);
+        }
+        if (pairs) Op::store_pair(s.y_pairs, r, c, s.c, row[0], row[1]);
+      }
+    }
+  }
+
+  static void load_grad(const MlpSample& m, int64_t first_row, int64_t valid, int64_t rows, const Scratch& s) {
+    const S* g = (const S*)m.grad + first_row * m.out_channels;
+    for (int64_t c = 0; c < s.o; c += V) {
+      const int64_t left = m.out_channels - c;
+      for (int64_t r = 0; r < rows; r += 2) {
+        vf row[2];
+        for (int i = 0; i < 2; i++) {
+          row[i] = r + i < valid && left > 0 ? load_upto(g + (r + i) * m.out_channels + c, left) : zero();
+          store(s.g_rows + (r + i) * s.o + c, row[i]);
+        }
+        if (Op::GROUP > 1) Op::store_pair(s.g_pairs, r, c, s.o, row[0], row[1]);
+      }
+    }
+  }
+
+  // Call use(n, valid rows, rows) on every chunk in [begin, end).
+  template <class Use> MN_INLINE void for_chunks(const MlpSample& m, int64_t begin, int64_t end, Use use) {
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t valid = at_most(m.chunk, m.voxels - i * m.chunk);
+      use(i * m.chunk, valid, round_up(valid, ROWS));
+    }
+  }
+
+  // Run use.template operator()<NV>(column, panel) on all panels of packed weights.
+  template <class Use> MN_INLINE void for_panels(const void* packed, int64_t k, int64_t columns, Use use) {
+    const int64_t padded = round_up(k, Op::GROUP);
+    for (int64_t n = 0; n < columns; n += 2 * V) {
+      const T* panel = (const T*)packed + n * padded;
+      if (panel_vectors(n, columns) == 2) use(n, panel, Width<2>());
+      else use(n, panel, Width<1>());
+    }
+  }
+  template <int NV> struct Width { static const int value = NV; };
+
+  static void squares(const MlpSample& m, int64_t begin, int64_t end, void* scratch, double* total) {
+    Scratch s = prepare(m, false, scratch);
+    const int64_t k = round_up(m.channels, Op::GROUP);
+    T* kept = (T*)m.kept;
+    for_chunks(m, begin, end, [&](int64_t first_row, int64_t valid, int64_t rows) {
+      load_y(m, first_row, valid, rows, s, false);
+      for_panels(m.w1, m.channels, m.width, [&](int64_t n, const T* panel, auto width) {
+        const int NV = decltype(width)::value;
+        vf sum[NV];
+        for (int v = 0; v < NV; v++) sum[v] = zero();
+        panel_product<NV>(s.y_rows, s.c, rows, panel, k, m.b1 + n, [&](int64_t r, vf (&u)[ROWS][NV]) {
+#pragma GCC unroll 12
+          for (int i = 0; i < ROWS; i++) {
+            if (r + i < valid) {
+#pragma GCC unroll 2
+              for (int v = 0; v < NV; v++) {
+                vf h = Op::gelu(u[i][v]);
+                sum[v] = fma(h, h, sum[v]);
+                if (kept) store(kept + (first_row + r + i) * s.e + n + v * V, h);
+              }
+            }
+          }
+        });
+        for (int v = 0; v < NV; v++) store(s.sums + n + v * V, sum[v]);
+      });
+      for (int64_t n = 0; n < m.width; n++) total[n] += s.sums[n];
+    });
+  }
+
+  // h * s into h_rows, from the expansion
+  static void expand_rows(const MlpSample& m, const Scratch& s, int64_t rows) {
+    const int64_t k = round_up(m.channels, Op::GROUP);
+    for_panels(m.w1, m.channels, m.width, [&](int64_t n, const T* panel, auto width) {
+      const int NV = decltype(width)::value;
+      vf scale[NV];
+      for (int v = 0; v < NV; v++) scale[v] = m.response ? load(m.response + n + v * V) : set1(1.0f);
+      panel_product<NV>(s.y_rows, s.c, rows, panel, k, m.b1 + n, [&](int64_t r, vf (&u)[ROWS][NV]) {
+#pragma GCC unroll 12
+        for (int i = 0; i < ROWS; i++) {
+#pragma GCC unroll 2
+          for (int v = 0; v < NV; v++) store(s.h_rows + (r + i) * s.e + n + v * V, mul(Op::gelu(u[i][v]), scale[v]));
+        }
+      });
+    });
+  }
+
+  // h * s into h_rows, from what was kept; rows that are missing may hold anything, they are not written out
+  static void scale_rows(const MlpSample& m, const Scratch& s, int64_t first_row, int64_t valid) {
+    for (int64_t n = 0; n < m.width; n += V) {
+      const vf scale = load(m.response + n);
+      for (int64_t r = 0; r < valid; r++)
+        store(s.h_rows + r * s.e + n, mul(load((const T*)m.kept + (first_row + r) * s.e + n), scale));
+    }
+  }
+
+  static void output(const MlpSample& m, int64_t begin, int64_t end, void* scratch) {
+    Scratch s = prepare(m, false, scratch);
+    const int64_t e = round_up(m.width, Op::GROUP);
+    for_chunks(m, begin, end, [&](int64_t first_row, int64_t valid, int64_t rows) {
+      if (m.kept) {
+        scale_rows(m, s, first_row, valid);
+      } else {
+        load_y(m, first_row, valid, rows, s, false);
+        expand_rows(m, s, rows);
+      }
+      S* out = (S*)m.out + first_row * m.out_channels;
+      const S* residual = m.residual ? (const S*)m.residual + first_row * m.out_channels : nullptr;
+      for_panels(m.w2, m.width, m.out_channels, [&](int64_t n, const T* panel, auto width) {
+        const int NV = decltype(width)::value;
+        panel_product<NV>(s.h_rows, s.e, rows, panel, e, m.b2 + n, [&](int64_t r, vf (&sum)[ROWS][NV]) {
+#pragma GCC unroll 12
+          for (int i = 0; i < ROWS; i++) {
+            if (r + i < valid) {
+#pragma GCC unroll 2
+              for (int v = 0; v < NV; v++) {
+                const int64_t place = (r + i) * m.out_channels + n + v * V, left = m.out_channels - n - v * V;
+                if (left > 0) {
+                  vf o = residual ? add(sum[i][v], load_upto(residual + place, left)) : sum[i][v];
+                  store_upto(out + place, o, left);
+                }
+              }
+            }
+          }
+        });
+      });
+    });
+  }
+
+  static void products(const MlpSample& m, int64_t begin, int64_t end, void* scratch, float* g2) {
+    Scratch s = prepare(m, true, scratch);
+    const int64_t k = round_up(m.channels, Op::GROUP);
+    for_chunks(m, begin, end, [&](int64_t first_row, int64_t valid, int64_t rows) {
+      load_y(m, first_row, valid, rows, s, false);
+      load_grad(m, first_row, valid, rows, s);
+      expand_pairs(m, s, rows, k);
+      outer_product(s.g_pairs, s.o, m.out_channels, s.h_pairs, s.e, m.width, rows, g2, round_up(m.width, 2 * V));
+    });
+  }
+
+  static void gradients(const MlpSample& m, int64_t begin, int64_t end, void* scratch, float* g1, float* g2, double* du,
+                        double* dy_sum, double* dy_y_sum) {
+    Scratch s = prepare(m, true, scratch);
+    const int64_t kc = round_up(m.channels, Op::GROUP), ko = round_up(m.out_channels, Op::GROUP);
+    const int64_t ke = round_up(m.width, Op::GROUP);
+    // without GRN, grad^T h is taken here; h is needed beside du
+    for_chunks(m, begin, end, [&](int64_t first_row, int64_t valid, int64_t rows) {
+      load_y(m, first_row, valid, rows, s, true);
+      load_grad(m, first_row, valid, rows, s);
+      if (g2) {
+        expand_pairs(m, s, rows, kc);
+        outer_product(s.g_pairs, s.o, m.out_channels, s.h_pairs, s.e, m.width, rows, g2, round_up(m.width, 2 * V));
+      }
+      expanded_gradient(m, s, valid, rows, kc, ko);
+      for (int64_t n = 0; n < m.width; n++) du[n] += s.sums[n];
+      outer_product(Op::GROUP > 1 ? s.h_pairs : s.h_rows, s.e, m.width, s.y_pairs, s.c, m.channels, rows, g1,
+                    round_up(m.channels, 2 * V));
+      input_gradient(m, s, first_row, valid, rows, ke);
+      for (int64_t c = 0; c < m.channels; c++) {
+        dy_sum[c] += s.sums[c];
+        dy_y_sum[c] += s.more_sums[c];
+      }
+    });
+  }
+
+  static void expand_pairs(const MlpSample& m, const Scratch& s, int64_t rows, int64_t k) {
+    for_panels(m.w1, m.channels, m.width, [&](int64_t n, const T* panel, auto width) {
+      const int NV = decltype(width)::value;
+      panel_product<NV>(s.y_rows, s.c, rows, panel, k, m.b1 + n, [&](int64_t r, vf (&u)[ROWS][NV]) {
+#pragma GCC unroll 6
+        for (int i = 0; i < ROWS; i += 2) {
+#pragma GCC unroll 2
+          for (int v = 0; v < NV; v++)
+            Op::store_pair(s.h_pairs, r + i, n + v * V, s.e, Op::gelu(u[i][v]), Op::gelu(u[i + 1][v]));
+        }
+      });
+    });
+  }
+
+  // du = (grad * W2 * s + h * k) * GELU'(u) into h_rows (and h_pairs), its sums over rows into sums
+  static void expanded_gradient(const MlpSample& m, const Scratch& s, int64_t valid, int64_t rows, int64_t kc,
+                                int64_t ko) {
+    for_panels(m.w1, m.channels, m.width, [&](int64_t n, const T* panel, auto width) {
+      const int NV = decltype(width)::value;
+      const T* panel2 = (const T*)m.w2t + n * ko;
+      vf total[NV], scale[NV], feedback[NV];
+      for (int v = 0; v < NV; v++) {
+        total[v] = zero();
+        scale[v] = m.response ? load(m.response + n + v * V) : set1(1.0f);
+        feedback[v] = m.feedback ? load(m.feedback + n + v * V) : zero();
+      }
+      panel_product<NV>(s.y_rows, s.c, rows, panel, kc, m.b1 + n, [&](int64_t r, vf (&u)[ROWS][NV]) {
+#pragma GCC unroll 12
+        for (int i = 0; i < ROWS; i++) {
+#pragma GCC unroll 2
+          for (int v = 0; v < NV; v++) {
+            Activated h = Op::gelu_slope(u[i][v]);
+            store(s.value + (i * NV + v) * V, mul(h.value, feedback[v]));
+            store(s.slope + (i * NV + v) * V, h.slope);
+          }
+        }
+        panel_product<NV>(s.g_rows + r * s.o, s.o, ROWS, panel2, ko, nullptr, [&](int64_t, vf (&t)[ROWS][NV]) {
+#pragma GCC unroll 6
+          for (int i = 0; i < ROWS; i += 2) {
+#pragma GCC unroll 2
+            for (int v = 0; v < NV; v++) {
+              vf pair[2];
+#pragma GCC unroll 2
+              for (int j = 0; j < 2; j++) {
+                const int64_t place = ((i + j) * NV + v) * V;
+                pair[j] = mul(fma(t[i + j][v], scale[v], load(s.value + place)), load(s.slope + place));
+                if (r + i + j >= valid) pair[j] = zero();
+                total[v] = add(total[v], pair[j]);
+                store(s.h_rows + (r + i + j) * s.e + n + v * V, pair[j]);
+              }
+              if (Op::GROUP > 1) Op::store_pair(s.h_pairs, r + i, n + v * V, s.e, pair[0], pair[1]);
+            }
+          }
+        });
+      });
+      for (int v = 0; v < NV; v++) store(s.sums + n + v * V, total[v]);
+    });
+  }
+
+  // dy' = du * W1 into dy, its sums into sums[c] and those of dy' times the normalised y into more_sums
+  static void input_gradient(const MlpSample& m, const Scratch& s, int64_t first_row, int64_t valid, int64_t rows,
+                             int64_t ke) {
+    const S* y = (const S*)m.y + first_row * m.channels;
+    S* dy = (S*)m.dy + first_row * m.channels;
+    for_panels(m.w1t, m.width, m.channels, [&](int64_t n, const T* panel, auto width) {
+      const int NV = decltype(width)::value;
+      vf total[NV], product[NV], mean[NV], rstd[NV];
+      for (int v = 0; v < NV; v++) {
+        total[v] = product[v] = mean[v] = rstd[v] = zero();
+        if (m.channels > n + v * V) {
+          mean[v] = load_upto(m.mean + n + v * V, m.channels - n - v * V);
+          rstd[v] = load_upto(m.rstd + n + v * V, m.channels - n - v * V);
+        }
+      }
+      panel_product<NV>(s.h_rows, s.e, rows, panel, ke, nullptr, [&](int64_t r, vf (&d)[ROWS][NV]) {
+#pragma GCC unroll 12
+        for (int i = 0; i < ROWS; i++) {
+          if (r + i < valid) {
+#pragma GCC unroll 2
+            for (int v = 0; v < NV; v++) {
+              const int64_t place = (r + i) * m.channels + n + v * V, left = m.channels - n - v * V;
+              if (left > 0) {
+                vf normal = mul(sub(load_upto(y + place, left), mean[v]), rstd[v]);
+                total[v] = add(total[v], d[i][v]);
+                product[v] = fma(d[i][v], normal, product[v]);
+                store_upto(dy + place, d[i][v], left);
+              }
+            }
+          }
+        }
+      });
+      for (int v = 0; v < NV; v++) {
+        store(s.sums + n + v * V, total[v]);
+        store(s.more_sums + n + v * V, product[v]);
+      }
+    });
+  }
+
+  static void finish(const MlpSample& m, int64_t begin, int64_t end, const float* offset, const float* slope) {
+    for (int64_t c = 0; c < m.channels; c += V) {
+      const int64_t left = m.channels - c;
+      vf mean = load_upto(m.mean + c, left), scale = load_upto(m.scale + c, left);
+      vf constant = load_upto(offset + c, left), factor = load_upto(slope + c, left);
+      for (int64_t r = begin; r < end; r++) {
+        const int64_t place = r * m.channels + c;
+        vf normal = sub(load_upto((const S*)m.y + place, left), mean);
+        vf d = fma(load_upto((const S*)m.dy + place, left), scale, fma(normal, factor, constant));
+        store_upto((S*)m.dy + place, d, left);
+      }
+    }
+  }
+
+  static void column_sums(const void* rows, int64_t begin, int64_t end, int64_t channels, double* sums) {
+    const int64_t block = 256;  // rows added up in float
+    for (int64_t r0 = begin; r0 < end; r0 += block) {
+      const int64_t stop = at_most(r0 + block, end);
+      for (int64_t c = 0; c < channels; c += V) {
+        vf total = zero();
+        for (int64_t r = r0; r < stop; r++) total = add(total, load_upto((const S*)rows + r * channels + c, channels - c));
+        float part[V];
+        store(part, total);
+        for (int64_t i = 0; i < at_most(V, channels - c); i++) sums[c + i] += part[i];
+      }
+    }
+  }
+};

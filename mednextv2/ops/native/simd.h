@@ -1,0 +1,183 @@
+// Vectors of float in the instruction set that the including file has chosen (MN_AVX512 or MN_AVX2), loads and stores
+// of float and bfloat16 with them, and GELU. Everything has internal linkage: the same names exist once per
+// instruction set, and the linker must not merge them.
+#pragma once
+
+#define MN_INLINE static inline __attribute__((always_inline))
+
+typedef uint16_t bf16;  // storage only
+
+#if defined(MN_AVX512)
+typedef __m512 vf;
+static const int V = 16;  // floats in a vector
+MN_INLINE vf set1(float a) { return _mm512_set1_ps(a); }
+MN_INLINE vf zero() { return _mm512_setzero_ps(); }
+MN_INLINE vf add(vf a, vf b) { return _mm512_add_ps(a, b); }
+MN_INLINE vf sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+MN_INLINE vf mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+MN_INLINE vf fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+MN_INLINE vf fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
+MN_INLINE vf vmax(vf a, vf b) { return _mm512_max_ps(a, b); }
+MN_INLINE vf vmin(vf a, vf b) { return _mm512_min_ps(a, b); }
+MN_INLINE vf vabs(vf a) { return _mm512_abs_ps(a); }
+MN_INLINE vf copy_sign(vf magnitude, vf sign) {  // magnitude >= 0
+  return _mm512_or_ps(magnitude, _mm512_and_ps(sign, _mm512_set1_ps(-0.0f)));
+}
+MN_INLINE vf reciprocal(vf a) {  // one Newton step: relative error below 2^-23
+  vf r = _mm512_rcp14_ps(a);
+  return mul(r, fnma(a, r, set1(2.0f)));
+}
+MN_INLINE vf exp2_scaled(vf p, vf n) { return _mm512_scalef_ps(p, n); }  // p * 2^n
+MN_INLINE vf round_even(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+MN_INLINE __mmask16 first(int64_t n) { return (__mmask16)((1u << n) - 1); }
+MN_INLINE vf load(const float* p) { return _mm512_loadu_ps(p); }
+MN_INLINE vf load_n(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(first(n), p); }
+MN_INLINE void store(float* p, vf a) { _mm512_storeu_ps(p, a); }
+MN_INLINE void store_n(float* p, vf a, int64_t n) { _mm512_mask_storeu_ps(p, first(n), a); }
+MN_INLINE vf widen(__m256i a) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(a), 16)); }
+MN_INLINE vf load(const bf16* p) { return widen(_mm256_loadu_si256((const __m256i*)p)); }
+MN_INLINE vf load_n(const bf16* p, int64_t n) { return widen(_mm256_maskz_loadu_epi16(first(n), p)); }
+#if defined(MN_BF16)
+MN_INLINE __m256i narrow(vf a) { return (__m256i)_mm512_cvtneps_pbh(a); }
+#else
+MN_INLINE __m256i narrow(vf a) {  // round to nearest even; a NaN stays one
+  __m512i bits = _mm512_castps_si512(a);
+  __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+  rounded = _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc00000));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+}
+#endif
+MN_INLINE void store(bf16* p, vf a) { _mm256_storeu_si256((__m256i*)p, narrow(a)); }
+MN_INLINE void store_n(bf16* p, vf a, int64_t n) { _mm256_mask_storeu_epi16(p, first(n), narrow(a)); }
+#else
+typedef __m256 vf;
+static const int V = 8;
+MN_INLINE vf set1(float a) { return _mm256_set1_ps(a); }
+MN_INLINE vf zero() { return _mm256_setzero_ps(); }
+MN_INLINE vf add(vf a, vf b) { return _mm256_add_ps(a, b); }
+MN_INLINE vf sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
+MN_INLINE vf mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
+MN_INLINE vf fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+MN_INLINE vf fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); }
+MN_INLINE vf vmax(vf a, vf b) { return _mm256_max_ps(a, b); }
+MN_INLINE vf vmin(vf a, vf b) { return _mm256_min_ps(a, b); }
+MN_INLINE vf vabs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+MN_INLINE vf copy_sign(vf magnitude, vf sign) {
+  return _mm256_or_ps(magnitude, _mm256_and_ps(sign, _mm256_set1_ps(-0.0f)));
+}
+MN_INLINE vf reciprocal(vf a) {  // two Newton steps from 12 bits
+  vf r = _mm256_rcp_ps(a);
+  r = mul(r, fnma(a, r, set1(2.0f)));
+  return mul(r, fnma(a, r, set1(2.0f)));
+}
+MN_INLINE vf exp2_scaled(vf p, vf n) {  // n is above -127
+  return mul(p, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)));
+}
+MN_INLINE vf round_even(vf a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+MN_INLINE __m256i first(int64_t n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+MN_INLINE vf load(const float* p) { return _mm256_loadu_ps(p); }
+MN_INLINE vf load_n(const float* p, int64_t n) { return _mm256_maskload_ps(p, first(n)); }
+MN_INLINE void store(float* p, vf a) { _mm256_storeu_ps(p, a); }
+MN_INLINE void store_n(float* p, vf a, int64_t n) { _mm256_maskstore_ps(p, first(n), a); }
+MN_INLINE vf load(const bf16* p) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
+}
+MN_INLINE vf load_n(const bf16* p, int64_t n) {
+  bf16 part[V] = {0};
+  for (int64_t i = 0; i < n; i++) part[i] = p[i];
+  return load(part);
+}
+MN_INLINE void store(bf16* p, vf a) {
+  __m256i bits = _mm256_castps_si256(a);
+  __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  __m256 nan = _mm256_cmp_ps(a, a, _CMP_UNORD_Q);
+  rounded = _mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7fc00000), _mm256_castps_si256(nan));
+  rounded = _mm256_srli_epi32(rounded, 16);
+  __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(rounded, rounded), 0xd8);
+  _mm_storeu_si128((__m128i*)p, _mm256_castsi256_si128(packed));
+}
+MN_INLINE void store_n(bf16* p, vf a, int64_t n) {
+  bf16 part[V];
+  store(part, a);
+  for (int64_t i = 0; i < n; i++) p[i] = part[i];
+}
+#endif
+
+template <class T> MN_INLINE vf load_upto(const T* p, int64_t n) { return n >= V ? load(p) : load_n(p, n); }
+template <class T> MN_INLINE void store_upto(T* p, vf a, int64_t n) { if (n >= V) store(p, a); else store_n(p, a, n); }
+
+// exp(-u^2 / 2), relative error about 1e-7 for |u| < 13, then 0 to float's precision
+MN_INLINE vf gaussian(vf u) {
+  vf x = vmax(mul(mul(u, u), set1(-0.72134752044f)), set1(-125.0f));  // -u^2 / 2 * log2(e)
+  vf n = round_even(x);
+  vf f = sub(x, n);
+  vf p = fma(set1(1.54035304e-4f), f, set1(1.33335581e-3f));  // 2^f on [-1/2, 1/2], Taylor to degree 6
+  p = fma(p, f, set1(9.61812911e-3f));
+  p = fma(p, f, set1(5.55041087e-2f));
+  p = fma(p, f, set1(2.40226507e-1f));
+  p = fma(p, f, set1(6.93147181e-1f));
+  p = fma(p, f, set1(1.0f));
+  return exp2_scaled(p, n);
+}
+
+// Half of erfc(|u| / sqrt 2), given exp(-u^2 / 2): Abramowitz and Stegun 1964, 7.1.26, absolute error below 7.5e-8
+MN_INLINE vf upper_tail(vf u, vf gauss) {
+  vf t = reciprocal(fma(vabs(u), set1(0.2316418882f), set1(1.0f)));
+  vf p = fma(t, set1(0.5307027145f), set1(-0.7265760135f));
+  p = fma(p, t, set1(0.7107068705f));
+  p = fma(p, t, set1(-0.142248368f));
+  p = fma(p, t, set1(0.127414796f));
+  return mul(mul(p, t), gauss);
+}
+
+struct Activated {
+  vf value, slope;
+};
+
+// GELU with the error function (Hendrycks and Gimpel 2016)
+MN_INLINE vf gelu_exact(vf u) { return fnma(vabs(u), upper_tail(u, gaussian(u)), vmax(u, zero())); }
+MN_INLINE Activated gelu_exact_slope(vf u) {
+  vf gauss = gaussian(u);
+  vf tail = upper_tail(u, gauss);
+  vf phi = add(set1(0.5f), copy_sign(sub(set1(0.5f), tail), u));
+  Activated a;
+  a.value = fnma(vabs(u), tail, vmax(u, zero()));
+  a.slope = fma(mul(u, gauss), set1(0.3989422804f), phi);
+  return a;
+}
+
+// GELU for products in bfloat16: odd polynomials in u on [-4, 4], constant beyond. Absolute errors below 5e-4 for
+// |u| < 8 (value) and everywhere (slope), a quarter of the rounding of a value near 1 to bfloat16.
+MN_INLINE vf rough_phi(vf u, vf x) {  // the normal distribution function
+  vf p = fma(set1(2.73549232e-8f), x, set1(-1.85375987e-6f));
+  p = fma(p, x, set1(5.35034522e-5f));
+  p = fma(p, x, set1(-8.73110409e-4f));
+  p = fma(p, x, set1(9.08891862e-3f));
+  p = fma(p, x, set1(-6.53469673e-2f));
+  p = fma(p, x, set1(0.398507042f));
+  return fma(p, u, set1(0.5f));
+}
+MN_INLINE vf gelu_rough(vf u) {
+  vf c = vmin(vmax(u, set1(-4.0f)), set1(4.0f));
+  return mul(u, rough_phi(c, mul(c, c)));
+}
+MN_INLINE Activated gelu_rough_slope(vf u) {
+  vf c = vmin(vmax(u, set1(-4.0f)), set1(4.0f));
+  vf x = mul(c, c);
+  vf p = fma(set1(-1.59902077e-8f), x, set1(1.1900705e-6f));
+  p = fma(p, x, set1(-3.79387136e-5f));
+  p = fma(p, x, set1(6.81873286e-4f));
+  p = fma(p, x, set1(-7.65352501e-3f));
+  p = fma(p, x, set1(5.58137532e-2f));
+  p = fma(p, x, set1(-0.261899023f));
+  p = fma(p, x, set1(0.796673595f));
+  Activated a;
+  a.value = mul(u, rough_phi(c, x));
+  a.slope = fma(p, c, set1(0.5f));
+  return a;
+}

@@ -1,0 +1,145 @@
+"""Which implementation an operator takes: the one place that decides, and that can tell why."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NATIVE, TRITON, TORCH, REFERENCE = "native", "triton", "torch", "reference"
+SETTING = "MEDNEXTV2_OPS"  # environment: auto (default), torch (no own kernels), reference (the plain definition)
+_HALF = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Path:
+    """The implementation that was chosen.
+
+    Attributes:
+        name: `native` (C++ on CPU), `triton` (CUDA), `torch` (PyTorch calls, still without storing the expanded
+            tensor) or `reference` (the plain definition).
+        reason: Why no faster one, or what it is.
+    """
+
+    name: str
+    reason: str
+
+
+@contextlib.contextmanager
+def use(name: str) -> Iterator[None]:
+    """Let the operators take another implementation inside a `with` block, in the whole process.
+
+    Args:
+        name: `auto`, `torch` (no kernels of our own) or `reference` (the plain definition). Compiled graphs keep what
+            they were compiled with.
+
+    Raises:
+        ValueError: For another name.
+    """
+    global _wanted
+    before, _wanted = _wanted, _checked(name, "name")
+    try:
+        yield
+    finally:
+        _wanted = before
+
+
+def wanted() -> str:
+    """Return what the user asked for: the innermost :func:`use`, else the environment, else `auto`."""
+    return _wanted
+
+
+def choose(device: str, dtype: torch.dtype, kernel_size: int | None = None) -> Path:
+    """Decide for a tensor of this device and dtype; with the edge of the kernel for the depthwise convolution."""
+    asked = wanted()
+    if asked == REFERENCE:
+        return Path(REFERENCE, "asked for")
+    if asked == TORCH:
+        return Path(TORCH, "asked for")
+    if device == "cpu":
+        return _choose_cpu(dtype, kernel_size)
+    if device == "cuda":
+        return _choose_cuda(dtype, kernel_size)
+    return Path(TORCH, f"there are no kernels for {device} devices")
+
+
+def _choose_cpu(dtype: torch.dtype, kernel_size: int | None) -> Path:
+    from mednextv2.ops import native  # here, since the library is built or loaded at first use only
+
+    if dtype not in (torch.float32, torch.bfloat16):
+        return Path(TORCH, f"the CPU kernels take float32 and bfloat16, not {_name(dtype)}")
+    if kernel_size is not None and kernel_size not in (3, 5, 7):
+        return Path(TORCH, f"the CPU kernels take kernel sizes 3, 5 and 7, not {kernel_size}")
+    available, reason = native.load()
+    return Path(NATIVE if available else TORCH, reason)
+
+
+def _choose_cuda(dtype: torch.dtype, kernel_size: int | None) -> Path:
+    from mednextv2.ops import kernels
+
+    if dtype not in (torch.float32, *_HALF):
+        return Path(TORCH, f"the Triton kernels take float32, float16 and bfloat16, not {_name(dtype)}")
+    if kernel_size is not None and kernel_size not in (3, 5, 7):
+        return Path(TORCH, f"the Triton kernels take kernel sizes 3, 5 and 7, not {kernel_size}")
+    available, reason = kernels.available()
+    return Path(TRITON if available else TORCH, reason)
+
+
+def half_is_fast(device: str | torch.device) -> bool:
+    """Tell whether this device computes faster in half precision: CUDA, and CPUs whose instructions know bfloat16."""
+    kind = torch.device(device).type
+    if kind == "cpu":
+        path = choose("cpu", torch.bfloat16)
+        return path.name == NATIVE and "bfloat16" in path.reason
+    return kind == "cuda"
+
+
+def plain() -> bool:
+    """Tell whether the plain definition is wanted: asked for, or a trace or an export is under way.
+
+    In what leaves this process only operators that exist everywhere may appear.
+    """
+    return _wanted == REFERENCE or torch.jit.is_tracing() or torch.compiler.is_exporting()
+
+
+def statistics_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype of means, variances and norms of `x`: float32 for half precision, else that of `x`."""
+    return torch.float32 if x.dtype in _HALF else x.dtype
+
+
+def autocast(x: Tensor) -> Tensor:
+    """Cast `x` as autocast would for a convolution; outside autocast, return it as it is."""
+    device = x.device.type
+    if x.is_floating_point() and x.dtype != torch.float64 and torch.is_autocast_enabled(device):
+        return x.to(torch.get_autocast_dtype(device))
+    return x
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Return `x` in channels-last memory, as a view where it is already."""
+    return x.contiguous(memory_format=torch.channels_last_3d if x.dim() == 5 else torch.channels_last)
+
+
+def rows(x: Tensor) -> Tensor:
+    """View a channels-last `(N, C, *spatial)` tensor as `(N, voxels, C)`."""
+    return x.movedim(1, -1).flatten(1, -2)
+
+
+def from_rows(x: Tensor, like: Tensor) -> Tensor:
+    """View `(N, voxels, O)` rows as a channels-last `(N, O, *spatial of like)` tensor."""
+    return x.unflatten(1, like.shape[2:]).movedim(-1, 1)
+
+
+def _checked(name: str, setting: str) -> str:
+    if name not in ("auto", TORCH, REFERENCE):
+        raise ValueError(f"{setting} is auto, {TORCH} or {REFERENCE}, not {name!r}")
+    return name
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+_wanted = _checked(os.environ.get(SETTING, "auto"), SETTING)

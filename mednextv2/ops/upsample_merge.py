@@ -1,0 +1,102 @@
+"""The joining of an up block's parts: transformed features, shortcut and skip connection."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mednextv2.ops import paths
+
+
+def upsample_merge_reference(y: Tensor, shortcut: Tensor | None, skip: Tensor | None) -> Tensor:
+    """Define :func:`upsample_merge` by its plain formula; arguments and result as there."""
+    if shortcut is not None:
+        grid = torch.zeros_like(y)
+        grid[(..., *[slice(None, None, 2)] * (y.dim() - 2))] = shortcut
+        y = y + grid
+    y = F.pad(y, [1, 0] * (y.dim() - 2))
+    return y if skip is None else y + skip
+
+
+def upsample_merge(y: Tensor, shortcut: Tensor | None, skip: Tensor | None) -> Tensor:
+    """Add the shortcut at every second voxel, put one zero in front of every axis, and add the skip connection.
+
+    A transposed convolution of kernel 1 and stride 2 writes to every second voxel only: as a convolution of kernel 1 on
+    the coarse grid and a sum here, it costs an eighth.
+
+    Args:
+        y: Output of the block on its grid of `2 n - 1` voxels an axis, `(N, O, *2n-1)`.
+        shortcut: `(N, O, *n)` or None.
+        skip: `(N, O, *2n)` or None.
+
+    Returns:
+        `(N, O, *2n)`, channels-last.
+
+    Source:
+        Roy et al. 2023, MedNeXt, section 2.2 (arXiv:2303.09975); the zero in front as in the authors' code.
+    """
+    if paths.plain():
+        return upsample_merge_reference(y, shortcut, skip)
+    return upsample_merge_op(y, shortcut, skip)
+
+
+@torch.library.custom_op("mednextv2::upsample_merge", mutates_args=())
+def upsample_merge_op(y: Tensor, shortcut: Tensor | None, skip: Tensor | None) -> Tensor:
+    """Write each part once: no padded copy, no grid of zeros."""
+    behind, second = _places(y.dim())
+    if skip is None:
+        out = paths.channels_last(y.new_zeros(*y.shape[:2], *[n + 1 for n in y.shape[2:]]))
+        out[behind] = y
+    else:
+        out = skip.to(y.dtype, memory_format=_format(y), copy=True)
+        out[behind] += y
+    if shortcut is not None:
+        out[second] += shortcut
+    return out
+
+
+@upsample_merge_op.register_fake
+def _(y, shortcut, skip):
+    return paths.channels_last(y.new_empty(*y.shape[:2], *[n + 1 for n in y.shape[2:]]))
+
+
+@torch.library.custom_op("mednextv2::upsample_merge_backward", mutates_args=())
+def upsample_merge_backward_op(grad: Tensor, has_shortcut: bool) -> tuple[Tensor, Tensor]:
+    """Return the gradients of y and of the shortcut (empty without one); that of the skip connection is `grad`."""
+    behind, second = _places(grad.dim())
+    shortcut = grad[second].clone(memory_format=_format(grad)) if has_shortcut else grad.new_empty(0)
+    return grad[behind].clone(memory_format=_format(grad)), shortcut
+
+
+@upsample_merge_backward_op.register_fake
+def _(grad, has_shortcut):
+    like = paths.channels_last(grad.new_empty(*grad.shape[:2], *[n - 1 for n in grad.shape[2:]]))
+    half = paths.channels_last(grad.new_empty(*grad.shape[:2], *[n // 2 for n in grad.shape[2:]]))
+    return like, half if has_shortcut else grad.new_empty(0)
+
+
+def _places(dim: int) -> tuple[tuple, tuple]:
+    """Index the voxels behind the zeros, and of these every second one."""
+    spatial = dim - 2
+    return (..., *[slice(1, None)] * spatial), (..., *[slice(1, None, 2)] * spatial)
+
+
+def _format(x: Tensor) -> torch.memory_format:
+    return torch.channels_last_3d if x.dim() == 5 else torch.channels_last
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    y, shortcut, skip = inputs
+    ctx.has_shortcut, ctx.has_skip = shortcut is not None, skip is not None
+    ctx.dtypes = [None if t is None else t.dtype for t in (shortcut, skip)]
+
+
+def _backward(ctx, grad):
+    dy, shortcut = upsample_merge_backward_op(grad, ctx.has_shortcut)
+    return (
+        dy,
+        shortcut.to(ctx.dtypes[0]) if ctx.has_shortcut else None,
+        grad.to(ctx.dtypes[1]) if ctx.has_skip else None,
+    )
+
+
+upsample_merge_op.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,300 @@
+"""Compare our MedNeXt with MONAI's and with nnU-Net's ResEnc-L: time, peak memory, distance to what is possible.
+
+    python scripts/benchmark.py --variant v2_base --patch 64,64,64 --device cpu --peers monai,resenc_l
+
+Every competitor in every setting has a process of its own, so that one that fails or runs out of memory becomes a row
+with its error. First each measures its peak memory. Then they take turns, one at a time, for several rounds: what else
+the machine does in the meantime meets all of them, and a ratio is taken within a round. Tables and all raw times are
+written to `NAME.md` and `NAME.json`; the table is printed, too.
+"""
+
+import argparse
+import importlib.util
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmark_measure import run_case, run_probe
+from benchmark_models import Case
+from benchmark_report import describe_machine, describe_versions, finish_section, format_report, say, write_report
+
+from mednextv2.nets import VARIANTS
+
+WHAT = ("inference", "train")
+PEERS = ("monai", "resenc_l")
+PARTS = ("compile", "bf16", "channels_last")  # of a setting, in the order of its name
+SETTINGS = {
+    "cpu": "shipped,channels_last,bf16,bf16+channels_last,compile+channels_last,compile+bf16+channels_last",
+    "cuda": "shipped,channels_last,bf16,bf16+channels_last,compile,compile+bf16,compile+bf16+channels_last",
+}
+# what takes seconds to import is imported once, in the process that the others are forked from
+PRELOAD = [
+    "torch",
+    "torch._dynamo",
+    "torch.utils.flop_counter",
+    "monai.losses",
+    "monai.networks.nets",
+    "mednextv2.nets",
+]
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+def parse_patch(text: str) -> tuple[int, int, int]:
+    """Read `64,64,64`, or `64` for a cube."""
+    try:
+        sizes = [int(size) for size in text.split(",")]
+    except ValueError:
+        sizes = []
+    sizes = sizes * 3 if len(sizes) == 1 else sizes
+    if len(sizes) != 3 or any(size < 16 or size % 16 for size in sizes):
+        raise argparse.ArgumentTypeError(f"{text!r}: give three positive multiples of 16, such as 64,64,64")
+    return (sizes[0], sizes[1], sizes[2])
+
+
+def parse_setting(text: str, alone: str) -> str:
+    """Return a setting with its parts in order; `alone` stands for none of them."""
+    parts = text.split("+")
+    if parts == [alone]:
+        return alone
+    if len(set(parts)) < len(parts) or not set(parts) <= set(PARTS):
+        known = f"{alone}, or parts of {', '.join(PARTS)} joined by +"
+        raise argparse.ArgumentTypeError(f"{text!r}: there is no such setting; choose {known}")
+    return "+".join(part for part in PARTS if part in parts)
+
+
+def parse_settings(text: str) -> list[str]:
+    """Read the peers' settings."""
+    return list(dict.fromkeys(parse_setting(part, "shipped") for part in text.split(",")))
+
+
+def parse_ours(text: str) -> list[str]:
+    """Read our settings; the network chooses its memory layout itself."""
+    settings = list(dict.fromkeys(parse_setting(part, "float32") for part in text.split(",")))
+    for setting in settings:
+        if "channels_last" in setting:
+            raise argparse.ArgumentTypeError(f"{setting!r}: ours is channels-last by itself; leave that part out")
+    return settings
+
+
+def parse_peers(text: str) -> list[str]:
+    """Read the names of peers; `none` for none."""
+    peers = [] if text == "none" else list(dict.fromkeys(text.split(",")))
+    for peer in peers:
+        if peer not in PEERS:
+            raise argparse.ArgumentTypeError(f"{peer!r}: there is no such peer; choose of {', '.join(PEERS)}, or none")
+    if "resenc_l" in peers and importlib.util.find_spec("dynamic_network_architectures") is None:
+        raise argparse.ArgumentTypeError(
+            "resenc_l needs a package: pip install --no-deps dynamic-network-architectures, or leave resenc_l out"
+        )
+    return peers
+
+
+def parse_what(text: str) -> list[str]:
+    """Read what to measure."""
+    wanted = list(dict.fromkeys(text.split(",")))
+    if not set(wanted) <= set(WHAT):
+        raise argparse.ArgumentTypeError(f"{text!r}: choose of {', '.join(WHAT)}, joined by a comma")
+    return wanted
+
+
+def parse_count(text: str) -> int:
+    """Read a positive whole number."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from 1")
+    return int(text)
+
+
+def parse_seconds(text: str) -> float:
+    """Read a number of seconds."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 3600:
+        raise argparse.ArgumentTypeError(f"{text!r}: give seconds from 0 to 3600")
+    return seconds
+
+
+def parse_name(text: str) -> str:
+    """Read a file name without folder."""
+    if not text or Path(text).name != text:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a name without folder; --output names the folder")
+    return text
+
+
+def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line; a mistake ends the program with one line that names the option."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.usage = "%(prog)s [options], see --help"  # with a mistake, the line that says what is wrong shall stand out
+    add = parser.add_argument
+    add("--variant", choices=VARIANTS, default="v2_tiny", help="size of MedNeXt (default: %(default)s)")
+    add("--kernel-size", type=parse_count, default=3, help="edge of its depthwise kernels, odd (default: 3)")
+    add("--patch", type=parse_patch, action="append", help="voxels, such as 64,64,64; may be repeated (default: 64)")
+    add("--batch", type=parse_count, default=1, help="samples a step (default: 1)")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
+    add("--what", type=parse_what, default=list(WHAT), help="inference, train or both with a comma (default: both)")
+    add("--settings", type=parse_settings, help="of the peers, which include dtypes (default: " + str(SETTINGS) + ")")
+    add("--ours", type=parse_ours, default=["float32", "bf16"], help="our settings (default: float32,bf16)")
+    add("--checkpointing", action="store_true", help="train ours with activation checkpointing, too")
+    add("--peers", type=parse_peers, default=["monai"], help="of monai,resenc_l, or none (default: monai)")
+    add("--rounds", type=parse_count, default=5, help="turns of every row (default: 5)")
+    add("--repeats", type=parse_count, default=3, help="least number of timed steps in a turn (default: 3)")
+    add("--min-time", type=parse_seconds, default=0.0, help="least seconds of timed steps in a turn (default: 0)")
+    add("--threads", type=parse_count, help="of PyTorch on CPU (default: its own choice)")
+    add("--output", type=Path, default=Path("docs/benchmarks"), help="folder (default: docs/benchmarks)")
+    add("--name", type=parse_name, help="of the files (default: VARIANT-DEVICE)")
+    options = parser.parse_args(arguments)
+    if options.kernel_size % 2 == 0:
+        parser.error(f"argument --kernel-size: {options.kernel_size}: give an odd number such as 3, 5 or 7")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("argument --device: cuda: PyTorch sees no GPU here; use --device cpu")
+    options.patch = list(dict.fromkeys(options.patch or [(64, 64, 64)]))
+    options.settings = options.settings or SETTINGS[options.device].split(",")
+    options.name = options.name or f"{options.variant}-{options.device}"
+    return options
+
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+
+class Worker:
+    """A process that answers one message at a time with a dict; once it has failed, `error` says why."""
+
+    def __init__(self, function: Callable[..., None], argument: Any, log: Path) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOAD)
+        self.error: str | None = None
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=function, args=(other, str(log), argument))
+        self.process.start()
+        other.close()
+
+    def answer(self, message: Any = None) -> dict[str, Any]:
+        """Send a message, if there is one, and return the answer: `{"error": …}` when the process has ended, too."""
+        try:
+            if message is not None:
+                self.connection.send(message)
+            while not self.connection.poll(1.0):  # a child of a process that crashed may hold its end of the pipe open
+                if not self.process.is_alive() and not self.connection.poll():
+                    raise EOFError
+            reply = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join(10)
+            reply = {"error": self._how_it_ended()}
+        self.error = reply.get("error")
+        return reply
+
+    def _how_it_ended(self) -> str:
+        code = self.process.exitcode or 0
+        if code >= 0:
+            return f"the process ended with status {code}"
+        name = signal.Signals(-code).name
+        return f"the process was ended by {name}" + (", as when memory runs out" if name == "SIGKILL" else "")
+
+    def close(self) -> None:
+        """End the process."""
+        self.connection.close()
+        self.process.join(5)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+# --- the benchmark ---------------------------------------------------------------------------------------------------
+
+
+def list_cases(options: argparse.Namespace, what: str, patch: tuple[int, int, int], cache: Path) -> list[Case]:
+    """Return the rows of one table, ours first."""
+    ours = list(options.ours)
+    if options.checkpointing and what == "train":
+        ours += [f"{setting}+checkpointing" for setting in ours]
+    names = [("ours", setting) for setting in ours]
+    names += [(peer, setting) for peer in options.peers for setting in options.settings]
+    shared = {
+        "what": what,
+        "variant": options.variant,
+        "patch": patch,
+        "batch": options.batch,
+        "kernel_size": options.kernel_size,
+        "device": options.device,
+        "threads": options.threads,
+    }
+    place = f"{what}-{'-'.join(map(str, patch))}"
+    return [Case(name, setting, cache=str(cache / f"{place}-{name}-{setting}"), **shared) for name, setting in names]
+
+
+def run_section(options: argparse.Namespace, cases: list[Case], log: Path) -> dict[str, Any]:
+    """Measure the rows of one table."""
+    rows, workers = [], []
+    title = f"{cases[0].what} {'×'.join(map(str, cases[0].patch))}"
+    try:
+        for case in cases:
+            worker = Worker(run_case, case, log)
+            workers.append(worker)
+            first = {"memory": None, "compile_seconds": None, "error": None, **worker.answer()}
+            row = {"competitor": case.competitor, "setting": case.setting, "dtype": case.dtype, "rounds": [], **first}
+            rows.append(row)
+            say(f"{title}: {case.competitor} {case.setting}: " + (row["error"] or f"{row['first_call_seconds']:.2f} s"))
+        for number in range(options.rounds):
+            for i in range(len(rows)):
+                i = (i + number) % len(rows)  # nobody always comes after the same one
+                if workers[i].error is None:
+                    reply = workers[i].answer((options.repeats, options.min_time))
+                    rows[i]["error"] = workers[i].error
+                    rows[i]["rounds"] += [reply["times"]] if "times" in reply else []
+            say(f"{title}: round {number + 1} of {options.rounds}")
+    finally:
+        for worker in workers:
+            worker.close()
+    return {"what": cases[0].what, "patch": cases[0].patch, "batch": options.batch, "rows": rows}
+
+
+def run_benchmark(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Measure everything; what is done is on disk after every table."""
+    tables = [list_cases(options, what, patch, folder) for patch in options.patch for what in options.what]
+    say("measuring the machine")
+    asked = [case for cases in tables for case in cases if case.competitor == "ours"]
+    worker = Worker(run_probe, asked, folder / "log")
+    try:
+        probe = worker.answer()
+    finally:
+        worker.close()
+    if worker.error:
+        raise SystemExit(f"benchmark.py: error: the machine could not be measured: {worker.error}")
+    shown = {k: v for k, v in vars(options).items() if k != "output"}
+    report = {"machine": describe_machine(), "versions": describe_versions(), "options": shown, "sections": []}
+    report |= {k: probe[k] for k in ("gpu", "threads", "rates", "explain")} | {"keep_freed_memory": None}
+    for cases in tables:
+        section = run_section(options, cases, folder / "log")
+        key = (cases[0].what, cases[0].patch)
+        finish_section(section, probe["rates"], next(w for w in probe["work"] if (w["what"], w["patch"]) == key))
+        report["sections"].append(section)
+        report["keep_freed_memory"] = any(row.get("keep_freed_memory") for row in section["rows"])
+        write_report(report, options.output, options.name)
+    return report
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return its exit status: 1 when none of our rows could be measured."""
+    options = parse_options(arguments)
+    if options.threads:  # before any of the processes loads the OpenMP library
+        os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        report = run_benchmark(options, Path(folder))
+    print(format_report(report))
+    for item in report["explain"]:
+        print(f"Operators, {item['case']}:\n{item['text']}\n")
+    say(f"written: {options.name}.md and {options.name}.json in {options.output}")
+    return 0 if all(section["reference"] for section in report["sections"]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""The networks that `benchmark.py` compares, and one step of each."""
+
+import contextlib
+import ctypes
+import gc
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+from monai.losses import DeepSupervisionLoss, DiceCELoss
+from monai.networks.nets import MedNeXt as MonaiMedNeXt
+from torch import Tensor, nn
+
+from mednextv2.nets import VARIANTS, create_mednext
+
+IN_CHANNELS, CLASSES = 1, 3
+HEAD_WEIGHTS = [w / 31 for w in (16, 8, 4, 2, 1)]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the tables: which network, in which setting, doing what on which input.
+
+    Attributes:
+        competitor: `ours`, `monai` or `resenc_l`.
+        setting: Parts joined by `+`: `shipped` or `float32` alone, else of compile, bf16, channels_last, checkpointing.
+        what: `inference` or `train`.
+        variant: A key of `mednextv2.nets.VARIANTS`; `resenc_l` has one size.
+        patch: Voxels of the three axes.
+        batch: Samples a step.
+        kernel_size: Edge of MedNeXt's depthwise kernels.
+        device: `cpu` or `cuda`.
+        threads: Of PyTorch on CPU, or None for its own choice.
+        cache: Folder for what `torch.compile` keeps: one each, so that no row profits from another's compilation.
+    """
+
+    competitor: str
+    setting: str
+    what: str
+    variant: str
+    patch: tuple[int, int, int]
+    batch: int
+    kernel_size: int
+    device: str
+    threads: int | None
+    cache: str
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts of the setting."""
+        return self.setting.split("+")
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of matrix products, `float32` or `bfloat16`."""
+        return "bfloat16" if "bf16" in self.parts else "float32"
+
+
+def build(case: Case) -> nn.Module:
+    """Build a case's network, float32 on CPU in contiguous memory; deep supervision in training only."""
+    train = case.what == "train"
+    if case.competitor == "ours":
+        return create_mednext(
+            case.variant,
+            in_channels=IN_CHANNELS,
+            out_channels=CLASSES,
+            kernel_size=case.kernel_size,
+            deep_supervision=train,
+            activation_checkpointing="checkpointing" in case.parts,  # never by the variant: MONAI's has none
+        )
+    return build_monai(case.variant, case.kernel_size, train) if case.competitor == "monai" else build_resenc_l(case)
+
+
+def build_monai(variant: str, kernel_size: int, deep_supervision: bool) -> nn.Module:
+    """Build MONAI's MedNeXt with a variant's depth, width and ratios (its down blocks differ: they have no GRN)."""
+    v = VARIANTS[variant]
+    return MonaiMedNeXt(
+        spatial_dims=3,
+        init_filters=v.init_filters,
+        in_channels=IN_CHANNELS,
+        out_channels=CLASSES,
+        encoder_expansion_ratio=v.ratios[:4],
+        bottleneck_expansion_ratio=v.ratios[4],
+        decoder_expansion_ratio=v.ratios[5:],
+        kernel_size=kernel_size,
+        deep_supervision=deep_supervision,
+        use_residual_connection=True,
+        blocks_down=v.blocks[:4],
+        blocks_bottleneck=v.blocks[4],
+        blocks_up=v.blocks[5:],
+        global_resp_norm=v.global_resp_norm,
+    )
+
+
+def build_resenc_l(case: Case) -> nn.Module:
+    """Build nnU-Net's ResEnc-L, with fewer stages where the bottleneck would be narrower than four voxels."""
+    from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
+
+    stages = 6
+    while stages > 2 and any(size % 2 ** (stages - 1) or size // 2 ** (stages - 1) < 4 for size in case.patch):
+        stages -= 1
+    return ResidualEncoderUNet(
+        input_channels=IN_CHANNELS,
+        n_stages=stages,
+        features_per_stage=[32, 64, 128, 256, 320, 320][:stages],
+        conv_op=nn.Conv3d,
+        kernel_sizes=3,
+        strides=[1, 2, 2, 2, 2, 2][:stages],
+        n_blocks_per_stage=[1, 3, 4, 6, 6, 6][:stages],
+        num_classes=CLASSES,
+        n_conv_per_stage_decoder=[1] * (stages - 1),
+        conv_bias=True,
+        norm_op=nn.InstanceNorm3d,
+        norm_op_kwargs={"eps": 1e-5, "affine": True},
+        nonlin=nn.LeakyReLU,
+        nonlin_kwargs={"inplace": True},
+        deep_supervision=case.what == "train",
+    )
+
+
+class Stepper:
+    """A network, its batch, loss and optimizer, and the step that is timed."""
+
+    def __init__(self, case: Case) -> None:
+        torch.manual_seed(0)
+        if case.threads:
+            torch.set_num_threads(case.threads)
+        self.case, self.train, self.device = case, case.what == "train", torch.device(case.device)
+        self.seen = False
+        self.net = build(case).to(self.device).train(self.train)
+        self.x = torch.randn(case.batch, IN_CHANNELS, *case.patch, device=self.device)
+        self.y = torch.randint(CLASSES, (case.batch, 1, *case.patch), device=self.device).float()
+        if "channels_last" in case.parts:
+            self.net = self.net.to(memory_format=torch.channels_last_3d)
+            self.x = self.x.contiguous(memory_format=torch.channels_last_3d)
+        self.parameters = sum(p.numel() for p in self.net.parameters())
+        self.optimizer, self.loss = recipe_optimizer(self.net), recipe_loss()
+        if "compile" in case.parts:
+            self.net = torch.compile(self.net)
+
+    def step(self) -> None:
+        """Run one step; the outputs of the first are checked."""
+        half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.case.dtype == "bfloat16")
+        if not self.train:
+            with torch.inference_mode(), half:
+                self._check(self.net(self.x))
+            return
+        self.optimizer.zero_grad(set_to_none=True)
+        with half:  # forward and loss, as MONAI's SupervisedTrainer
+            outputs = self.net(self.x)
+            loss = self.loss(outputs, self.y)
+        loss.backward()
+        self.optimizer.step()
+        self._check(outputs)
+
+    def _check(self, outputs: Tensor | list[Tensor]) -> None:
+        """A network that computes something else, or nothing, must not win."""
+        if self.seen:
+            return
+        heads = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+        self.seen, self.heads = True, len(heads)
+        if heads[0].shape != (self.case.batch, CLASSES, *self.case.patch):
+            raise RuntimeError(f"wrong shape of the output: {tuple(heads[0].shape)}")
+        if not heads[0].isfinite().all():
+            raise RuntimeError("the output has values that are not finite")
+
+    def seconds(self) -> float:
+        """Run one step and return how long it took."""
+        synchronize(self.device)
+        start = time.perf_counter()
+        self.step()
+        synchronize(self.device)
+        return time.perf_counter() - start
+
+    def turn(self, repeats: int, min_time: float) -> list[float]:
+        """Return the seconds of at least `repeats` steps and `min_time` seconds, after one that is not counted."""
+        self.seconds()
+        times: list[float] = []
+        while len(times) < repeats or sum(times) < min_time:
+            times.append(self.seconds())
+        self.rest()
+        return times
+
+    def optimizer_bytes(self) -> int:
+        """Return the size of the optimizer's state."""
+        values = [v for state in self.optimizer.state.values() for v in state.values()]
+        return sum(v.nbytes for v in values if isinstance(v, Tensor))
+
+    def rest(self) -> None:
+        """Hand memory back, since every other row's process waits on the same machine."""
+        self.optimizer.zero_grad(set_to_none=True)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        trim()
+
+
+def recipe_loss() -> nn.Module:
+    """Return the loss of our training recipe; a network with fewer heads uses the first weights."""
+    loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, smooth_nr=1e-5, smooth_dr=1e-5)
+    return DeepSupervisionLoss(loss, weights=HEAD_WEIGHTS)
+
+
+def recipe_optimizer(net: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimizer of our training recipe."""
+    return torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=3e-5, eps=1e-4)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device's work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def trim() -> None:
+    """Let glibc return freed memory to the system."""
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(AttributeError, OSError):  # musl
+            ctypes.CDLL(None).malloc_trim(0)
