@@ -1,13 +1,15 @@
+# ruff: noqa: N803, N806, RUF005  (constants of a kernel are written in capitals; Triton joins tuples by + alone)
 """The depthwise convolution on CUDA, channels-last: one Triton kernel that gathers, one for the weight's gradient.
 
-Every convolution here, and every gradient of an input, is a gather: `y[o] = sum over taps of w[t] x[stride o + t - pad]`,
+Every convolution here, and every gradient of an input, gathers: `y[o] = sum over taps of w[t] x[stride o + t - pad]`,
 or, transposed, `y[o] = sum of w[t] x[(o + pad - t) / stride]` over the taps for which that is whole. The gradient of
 the input of one kind is the other kind, with the same weights.
 
-A program computes a tile of `R` planes of a few rows and columns, for a block of channels, which lie side by side in
-memory. It loads the value of the input at one shift in y and x once for all the planes that need it, so that of the
-k^3 loads per voxel about k^2 (1 + k / R) are left; the other neighbours' loads come out of the L1 cache, which holds the
-tile and its rim. The moments of the result that the norm needs are taken while it is in registers.
+A program computes a tile of `PLANES` planes of a few rows and columns, for a block of channels, which lie side by side
+in memory. It loads the input at one shift in y and x once for all the planes that need it: of k^3 loads per voxel
+about k^2 (1 + k / PLANES) are left, and most of these come out of the L1 cache, which holds the tile and its rim. The
+moments of the result that the norm needs are taken while it is in registers. Sums over voxels are made in parts, each
+by one program, and added by PyTorch: the result does not depend on the order of execution.
 """
 
 import torch

@@ -1,3 +1,4 @@
+# ruff: noqa: N803  (what is constant when a kernel is compiled is written in capitals)
 """The folded MLP on CUDA: five Triton kernels, and never a tensor of the expanded width in memory.
 
 A tile of voxels is normed, expanded and put through GELU in registers wherever the expanded values are needed: once
@@ -70,14 +71,14 @@ def _expanded(z, w, y, mean, rstd, w1, b1, rows, voxels, e, C: tl.constexpr, E, 
 
 
 @triton.jit
-def _compressed_gradient(d, w, grad, w2, rows, voxels, e, O: tl.constexpr, E, BLOCK_O: tl.constexpr,
+def _compressed_gradient(d, w, grad, w2, rows, voxels, e, OUT: tl.constexpr, E, BLOCK_O: tl.constexpr,
                          PRECISION: tl.constexpr):  # fmt: skip
     """Return a tile of `D (W2 s)`, given the first block of channels of both."""
     dh = _dot(d, w, None, PRECISION)
-    for start in tl.static_range(BLOCK_O, O, BLOCK_O):
+    for start in tl.static_range(BLOCK_O, OUT, BLOCK_O):
         o = start + tl.arange(0, BLOCK_O)
-        more = _tile(grad, rows, o, O, 1, voxels, O)
-        dh = _dot(more, _tile(w2, o, e, E, 1, O, E), dh, PRECISION)
+        more = _tile(grad, rows, o, OUT, 1, voxels, OUT)
+        dh = _dot(more, _tile(w2, o, e, E, 1, OUT, E), dh, PRECISION)
     return dh
 
 
@@ -95,7 +96,7 @@ def _expanded_gradient(u, dh, k):
 
 
 @triton.jit(do_not_specialize=_FREE)
-def _norms_kernel(y, mean, rstd, w1, b1, squares, voxels, tiles, C: tl.constexpr, E: tl.constexpr, O: tl.constexpr,
+def _norms_kernel(y, mean, rstd, w1, b1, squares, voxels, tiles, C: tl.constexpr, E: tl.constexpr, OUT: tl.constexpr,
                   BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_O: tl.constexpr,
                   PRECISION: tl.constexpr):  # fmt: skip
     """Sum `h^2` over the rows of one split."""
@@ -114,38 +115,38 @@ def _norms_kernel(y, mean, rstd, w1, b1, squares, voxels, tiles, C: tl.constexpr
 
 @triton.jit(do_not_specialize=["voxels"])
 def _output_kernel(y, mean, rstd, w1, b1, w2, b2, residual, out, voxels, HAS_RESIDUAL: tl.constexpr,
-                   PER_SAMPLE: tl.constexpr, C: tl.constexpr, E: tl.constexpr, O: tl.constexpr,
+                   PER_SAMPLE: tl.constexpr, C: tl.constexpr, E: tl.constexpr, OUT: tl.constexpr,
                    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_O: tl.constexpr,
                    PRECISION: tl.constexpr):  # fmt: skip
     """Compute a tile of the output; `PER_SAMPLE` is 1 where every sample has its own `w2` and `b2`, else 0."""
-    blocks: tl.constexpr = (O + BLOCK_O - 1) // BLOCK_O
+    blocks: tl.constexpr = (OUT + BLOCK_O - 1) // BLOCK_O
     n = tl.program_id(1).to(tl.int64)
     rows = (tl.program_id(0) // blocks * BLOCK_P + tl.arange(0, BLOCK_P)).to(tl.int64)
     o, c = tl.program_id(0) % blocks * BLOCK_O + tl.arange(0, BLOCK_O), tl.arange(0, BLOCK_C)
-    y, mean, rstd, w2 = y + n * voxels * C, mean + n * C, rstd + n * C, w2 + n * PER_SAMPLE * O * E
+    y, mean, rstd, w2 = y + n * voxels * C, mean + n * C, rstd + n * C, w2 + n * PER_SAMPLE * OUT * E
     z = _normed(y, mean, rstd, rows, voxels, c, C).to(y.dtype.element_ty)
     total = tl.zeros([BLOCK_P, BLOCK_O], tl.float32)
     for start in range(0, E, BLOCK_E):
         e = start + tl.arange(0, BLOCK_E)
         w = _tile(w1, c, e, 1, C, C, E)
         u = _expanded(z, w, y, mean, rstd, w1, b1, rows, voxels, e, C, E, BLOCK_C, PRECISION)
-        total = _dot(_gelu(u).to(z.dtype), _tile(w2, e, o, 1, E, E, O), total, PRECISION)
-    total += tl.load(b2 + n * PER_SAMPLE * O + o, mask=o < O, other=0.0)[None, :]
+        total = _dot(_gelu(u).to(z.dtype), _tile(w2, e, o, 1, E, E, OUT), total, PRECISION)
+    total += tl.load(b2 + n * PER_SAMPLE * OUT + o, mask=o < OUT, other=0.0)[None, :]
     if HAS_RESIDUAL:
-        total += _tile(residual + n * voxels * O, rows, o, O, 1, voxels, O).to(tl.float32)
-    _put(out + n * voxels * O, total, rows, o, O, voxels, O)
+        total += _tile(residual + n * voxels * OUT, rows, o, OUT, 1, voxels, OUT).to(tl.float32)
+    _put(out + n * voxels * OUT, total, rows, o, OUT, voxels, OUT)
 
 
 @triton.jit(do_not_specialize=_FREE)
 def _w2_kernel(grad, y, mean, rstd, w1, b1, g2, d_sum, voxels, tiles, C: tl.constexpr, E: tl.constexpr,
-               O: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_E: tl.constexpr,
+               OUT: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_E: tl.constexpr,
                BLOCK_O: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """Sum `h^T D` (the document's G2, transposed) and `D` over the rows of one split."""
     blocks: tl.constexpr = (E + BLOCK_E - 1) // BLOCK_E
     e = tl.program_id(0) % blocks * BLOCK_E + tl.arange(0, BLOCK_E)
     o, c = tl.program_id(0) // blocks * BLOCK_O + tl.arange(0, BLOCK_O), tl.arange(0, BLOCK_C)
     split, n = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    y, mean, rstd, grad = y + n * voxels * C, mean + n * C, rstd + n * C, grad + n * voxels * O
+    y, mean, rstd, grad = y + n * voxels * C, mean + n * C, rstd + n * C, grad + n * voxels * OUT
     w = _tile(w1, c, e, 1, C, C, E)
     total = tl.zeros([BLOCK_E, BLOCK_O], tl.float32)
     total_d = tl.zeros([BLOCK_O], tl.float32)
@@ -153,18 +154,18 @@ def _w2_kernel(grad, y, mean, rstd, w1, b1, g2, d_sum, voxels, tiles, C: tl.cons
         rows = (tile * BLOCK_P + tl.arange(0, BLOCK_P)).to(tl.int64)
         z = _normed(y, mean, rstd, rows, voxels, c, C).to(y.dtype.element_ty)
         h = _gelu(_expanded(z, w, y, mean, rstd, w1, b1, rows, voxels, e, C, E, BLOCK_C, PRECISION)).to(z.dtype)
-        d = _tile(grad, rows, o, O, 1, voxels, O)  # zero beyond the last voxel, where h is not
+        d = _tile(grad, rows, o, OUT, 1, voxels, OUT)  # zero beyond the last voxel, where h is not
         total = _dot(tl.trans(h), d, total, PRECISION)
         total_d += tl.sum(d.to(tl.float32), 0)
     index = n * tl.num_programs(1) + split
-    _put(g2 + index * E * O, total, e, o, O, E, O)
+    _put(g2 + index * E * OUT, total, e, o, OUT, E, OUT)
     if tl.program_id(0) % blocks == 0:
-        tl.store(d_sum + index * O + o, total_d, mask=o < O)
+        tl.store(d_sum + index * OUT + o, total_d, mask=o < OUT)
 
 
 @triton.jit(do_not_specialize=_FREE)
 def _w1_kernel(grad, y, mean, rstd, w1, b1, w2, k, g1, b_sum, voxels, tiles, PER_SAMPLE: tl.constexpr,
-               C: tl.constexpr, E: tl.constexpr, O: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+               C: tl.constexpr, E: tl.constexpr, OUT: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
                BLOCK_E: tl.constexpr, BLOCK_O: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """Sum `du^T z` and `du` over the rows of one split."""
     blocks: tl.constexpr = (E + BLOCK_E - 1) // BLOCK_E
@@ -172,18 +173,18 @@ def _w1_kernel(grad, y, mean, rstd, w1, b1, w2, k, g1, b_sum, voxels, tiles, PER
     own = tl.program_id(0) // blocks * BLOCK_C + tl.arange(0, BLOCK_C)
     o, c = tl.arange(0, BLOCK_O), tl.arange(0, BLOCK_C)
     split, n = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    y, mean, rstd, grad = y + n * voxels * C, mean + n * C, rstd + n * C, grad + n * voxels * O
-    w2 += n * PER_SAMPLE * O * E
+    y, mean, rstd, grad = y + n * voxels * C, mean + n * C, rstd + n * C, grad + n * voxels * OUT
+    w2 += n * PER_SAMPLE * OUT * E
     kn = tl.load(k + n * PER_SAMPLE * E + e, mask=e < E, other=0.0)
-    w, v = _tile(w1, c, e, 1, C, C, E), _tile(w2, o, e, E, 1, O, E)
+    w, v = _tile(w1, c, e, 1, C, C, E), _tile(w2, o, e, E, 1, OUT, E)
     total = tl.zeros([BLOCK_E, BLOCK_C], tl.float32)
     total_u = tl.zeros([BLOCK_E], tl.float32)
     for tile in range(split * tiles, tl.minimum((split + 1) * tiles, tl.cdiv(voxels, BLOCK_P))):
         rows = (tile * BLOCK_P + tl.arange(0, BLOCK_P)).to(tl.int64)
         z = _normed(y, mean, rstd, rows, voxels, c, C).to(y.dtype.element_ty)
-        d = _tile(grad, rows, o, O, 1, voxels, O)
+        d = _tile(grad, rows, o, OUT, 1, voxels, OUT)
         u = _expanded(z, w, y, mean, rstd, w1, b1, rows, voxels, e, C, E, BLOCK_C, PRECISION)
-        dh = _compressed_gradient(d, v, grad, w2, rows, voxels, e, O, E, BLOCK_O, PRECISION)
+        dh = _compressed_gradient(d, v, grad, w2, rows, voxels, e, OUT, E, BLOCK_O, PRECISION)
         du = tl.where((rows < voxels)[:, None], _expanded_gradient(u, dh, kn), 0.0)
         if C > BLOCK_C:
             z = _normed(y, mean, rstd, rows, voxels, own, C).to(y.dtype.element_ty)
@@ -197,7 +198,7 @@ def _w1_kernel(grad, y, mean, rstd, w1, b1, w2, k, g1, b_sum, voxels, tiles, PER
 
 @triton.jit(do_not_specialize=["voxels"])
 def _input_kernel(grad, y, mean, rstd, w1, b1, w2, k, offset, slope, dy, voxels, PER_SAMPLE: tl.constexpr,
-                  C: tl.constexpr, E: tl.constexpr, O: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+                  C: tl.constexpr, E: tl.constexpr, OUT: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
                   BLOCK_E: tl.constexpr, BLOCK_O: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """Compute a tile of `dy = r (du W1' - offset - slope z)`."""
     blocks: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
@@ -205,16 +206,16 @@ def _input_kernel(grad, y, mean, rstd, w1, b1, w2, k, offset, slope, dy, voxels,
     rows = (tl.program_id(0) // blocks * BLOCK_P + tl.arange(0, BLOCK_P)).to(tl.int64)
     own = tl.program_id(0) % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
     o, c = tl.arange(0, BLOCK_O), tl.arange(0, BLOCK_C)
-    y, mean, rstd, grad = y + n * voxels * C, mean + n * C, rstd + n * C, grad + n * voxels * O
-    w2, k = w2 + n * PER_SAMPLE * O * E, k + n * PER_SAMPLE * E
+    y, mean, rstd, grad = y + n * voxels * C, mean + n * C, rstd + n * C, grad + n * voxels * OUT
+    w2, k = w2 + n * PER_SAMPLE * OUT * E, k + n * PER_SAMPLE * E
     z = _normed(y, mean, rstd, rows, voxels, c, C).to(y.dtype.element_ty)
-    d = _tile(grad, rows, o, O, 1, voxels, O)
+    d = _tile(grad, rows, o, OUT, 1, voxels, OUT)
     total = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
     for start in range(0, E, BLOCK_E):
         e = start + tl.arange(0, BLOCK_E)
-        w, v = _tile(w1, c, e, 1, C, C, E), _tile(w2, o, e, E, 1, O, E)
+        w, v = _tile(w1, c, e, 1, C, C, E), _tile(w2, o, e, E, 1, OUT, E)
         u = _expanded(z, w, y, mean, rstd, w1, b1, rows, voxels, e, C, E, BLOCK_C, PRECISION)
-        dh = _compressed_gradient(d, v, grad, w2, rows, voxels, e, O, E, BLOCK_O, PRECISION)
+        dh = _compressed_gradient(d, v, grad, w2, rows, voxels, e, OUT, E, BLOCK_O, PRECISION)
         du = _expanded_gradient(u, dh, tl.load(k + e, mask=e < E, other=0.0)).to(z.dtype)
         total = _dot(du, _tile(w1, e, own, C, 1, E, C), total, PRECISION)
     total -= tl.load(offset + n * C + own, mask=own < C, other=0.0)[None, :]
@@ -349,7 +350,7 @@ class _Launch:
         config = configs.lookup(name, self.y, max(self.channels, self.out))
         rows, expanded = config.blocks
         return config, constants | {
-            "C": self.channels, "E": self.expanded, "O": self.out, "BLOCK_P": rows,
+            "C": self.channels, "E": self.expanded, "OUT": self.out, "BLOCK_P": rows,
             "BLOCK_C": configs.channel_block(self.channels), "BLOCK_O": configs.channel_block(self.out),
             "BLOCK_E": configs.fitting(expanded, self.expanded), "PRECISION": configs.precision(),
             "num_warps": config.warps, "num_stages": config.stages, "enable_fp_fusion": True,

@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,11 +45,13 @@ def _load() -> tuple[bool, str]:
     if unfit:
         return False, unfit
     try:
-        torch.ops.load_library(str(library()))
+        path = library()
+        if not hasattr(torch.ops.mednextv2_native, "instructions"):  # building has loaded it already
+            torch.ops.load_library(str(path))
     except Exception as e:  # a broken compiler must not keep anyone from working: the PyTorch path is there
-        reason = str(e).strip().splitlines()
-        logger.warning("the fast CPU kernels could not be built, PyTorch's operators take their place: %s", e)
-        return False, f"the library could not be built: {reason[0] if reason else type(e).__name__}"
+        reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        logger.warning("The fast CPU kernels could not be built, PyTorch's slower operators take their place: %s", e)
+        return False, f"the library could not be built: {reason}"
     return True, torch.ops.mednextv2_native.instructions()
 
 
@@ -104,6 +107,8 @@ def library() -> Path:
 def _build(folder: Path) -> None:
     from torch.utils import cpp_extension
 
+    # ninja, a requirement of the package, is beside Python in an environment that was not activated
+    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts")])
     cpp_extension.load(
         _NAME,
         sources=[str(path) for path in sorted(_FOLDER.glob("*.cpp"))],

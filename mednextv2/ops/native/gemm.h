@@ -19,6 +19,9 @@ template <> struct Operand<float> {
   static const int GROUP = 1;  // rows of K that are interleaved
   MN_INLINE vf gelu(vf u) { return gelu_exact(u); }
   MN_INLINE Activated gelu_slope(vf u) { return gelu_exact_slope(u); }
+  // V groups of rows of K that belong together, as V words of 32 bits; and such words of V columns into a panel
+  MN_INLINE vf load_group(const float* p) { return load(p); }
+  MN_INLINE void store_group(float* panel_row, int64_t n, vf words) { store(panel_row + n, words); }
   MN_INLINE void store_packed(float* panel_row, int64_t n, vf row, vf) { store(panel_row + n, row); }
   template <int NV> MN_INLINE void tile(const float* a, int64_t lda, const float* b, int64_t k, vf sum[ROWS][NV]) {
     for (int64_t j = 0; j < k; j++, b += NV * V) {
@@ -67,6 +70,8 @@ template <> struct Operand<bf16> {
   }
   MN_INLINE vf gelu(vf u) { return gelu_rough(u); }
   MN_INLINE Activated gelu_slope(vf u) { return gelu_rough_slope(u); }
+  MN_INLINE vf load_group(const float* p) { return (vf)_mm512_cvtne2ps_pbh(load(p + V), load(p)); }
+  MN_INLINE void store_group(bf16* panel_row, int64_t n, vf words) { _mm512_storeu_ps(panel_row + 2 * n, words); }
   MN_INLINE void store_packed(bf16* panel_row, int64_t n, vf even, vf odd) { store_pair(panel_row, 0, n, 0, even, odd); }
   template <int NV> MN_INLINE void tile(const bf16* a, int64_t lda, const bf16* b, int64_t k, vf sum[ROWS][NV]) {
     for (int64_t j = 0; j < k; j += 2, b += 2 * NV * V) {
@@ -176,8 +181,19 @@ static void pack(const float* source, int64_t sk, int64_t sn, int64_t k, int64_t
     for (int64_t v = 0; v < columns; v += V) {
       const int64_t left = n - n0 - v;  // may be negative: then zeros
       const float* from = source + (n0 + v) * sn;
+      int64_t done = 0;
+      if (sk == 1 && left >= V)  // columns of B are rows of the source: squares of it are turned over
+        for (; done + Operand<T>::GROUP * V <= k; done += Operand<T>::GROUP * V) {
+          vf square[V];
+#pragma GCC unroll 16
+          for (int j = 0; j < V; j++) square[j] = Operand<T>::load_group(from + j * sn + done);
+          transpose(square);
+#pragma GCC unroll 16
+          for (int j = 0; j < V; j++)
+            Operand<T>::store_group((T*)to + n0 * padded + (done + j * Operand<T>::GROUP) * columns, v, square[j]);
+        }
       auto row = [&](int64_t i) { return i < k && left > 0 ? load_strided(from + i * sk, sn, left) : zero(); };
-      for (int64_t i = 0; i < padded; i += Operand<T>::GROUP)
+      for (int64_t i = done; i < padded; i += Operand<T>::GROUP)
         Operand<T>::store_packed((T*)to + n0 * padded + i * columns, v, row(i), Operand<T>::GROUP > 1 ? row(i + 1) : zero());
     }
   }

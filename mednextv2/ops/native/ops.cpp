@@ -93,6 +93,19 @@ Tensor packed(const Kernels& kernels, const Floats& weight, int64_t sk, int64_t 
   return to;
 }
 
+double dot(const float* a, const float* b, int64_t n) {  // float sums of 64 products, which the compiler can vectorise
+  double total = 0;
+  int64_t i = 0;
+  for (; i + 64 <= n; i += 64) {
+    float part[16] = {0};
+    for (int64_t j = 0; j < 64; j += 16)
+      for (int64_t l = 0; l < 16; l++) part[l] += a[i + j + l] * b[i + j + l];
+    for (float p : part) total += p;
+  }
+  for (; i < n; i++) total += (double)a[i] * b[i];
+  return total;
+}
+
 struct Mlp {
   const Kernels& kernels;
   Tensor y;
@@ -197,14 +210,7 @@ std::tuple<Tensor, Tensor> mlp_forward(
       response = mlp.response(gn, &d);
       if (beta)
         at::parallel_for(0, O, 8, [&](int64_t begin, int64_t end) {
-          for (int64_t o = begin; o < end; o++) {
-            double total[8] = {0};  // eight sums: the compiler may not reorder one
-            int64_t e = 0;
-            for (; e + 8 <= E; e += 8)
-              for (int64_t i = 0; i < 8; i++) total[i] += (double)mlp.w2.data[o * E + e + i] * mlp.beta->data[e + i];
-            for (; e < E; e++) total[0] += (double)mlp.w2.data[o * E + e] * mlp.beta->data[e];
-            for (int64_t i = 0; i < 8; i++) mlp.b2p[o] += total[i];
-          }
+          for (int64_t o = begin; o < end; o++) mlp.b2p[o] += dot(mlp.w2.data + o * E, mlp.beta->data, E);
         });
     }
     s.response = gamma ? response.data() : nullptr;

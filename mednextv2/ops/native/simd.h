@@ -108,6 +108,62 @@ MN_INLINE void store_n(bf16* p, vf a, int64_t n) {
 }
 #endif
 
+// Exchange rows and columns of V vectors of V floats.
+#if defined(MN_AVX512)
+MN_INLINE void transpose(vf (&r)[V]) {
+  vf t[V];
+#pragma GCC unroll 8
+  for (int i = 0; i < V; i += 2) {
+    t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < V; i += 4) {
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; j++) {
+      __m512d a = _mm512_castps_pd(t[i + j]), b = _mm512_castps_pd(t[i + j + 2]);
+      r[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+      r[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    vf low = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88), high = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
+    vf low2 = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88), high2 = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
+    t[i] = _mm512_shuffle_f32x4(low, low2, 0x88);
+    t[i + 8] = _mm512_shuffle_f32x4(low, low2, 0xdd);
+    t[i + 4] = _mm512_shuffle_f32x4(high, high2, 0x88);
+    t[i + 12] = _mm512_shuffle_f32x4(high, high2, 0xdd);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < V; i++) r[i] = t[i];
+}
+#else
+MN_INLINE void transpose(vf (&r)[V]) {
+  vf t[V];
+#pragma GCC unroll 4
+  for (int i = 0; i < V; i += 2) {
+    t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+    t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < V; i += 4) {
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; j++) {
+      r[i + 2 * j] = _mm256_shuffle_ps(t[i + j], t[i + j + 2], 0x44);
+      r[i + 2 * j + 1] = _mm256_shuffle_ps(t[i + j], t[i + j + 2], 0xee);
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    t[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
+    t[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < V; i++) r[i] = t[i];
+}
+#endif
+
 template <class T> MN_INLINE vf load_upto(const T* p, int64_t n) { return n >= V ? load(p) : load_n(p, n); }
 template <class T> MN_INLINE void store_upto(T* p, vf a, int64_t n) { if (n >= V) store(p, a); else store_n(p, a, n); }
 

@@ -1,0 +1,123 @@
+"""The C++ library: built once, by one of several processes, with every instruction set, or done without."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mednextv2 import ops
+from mednextv2.nets import create_mednext
+from mednextv2.ops import native
+
+HERE = Path(__file__).parent
+STEP = """
+import logging, torch
+logging.basicConfig(format="%(levelname)s %(message)s")
+from mednextv2 import ops
+from mednextv2.nets import MedNeXt
+from mednextv2.ops import native
+loaded, reason = native.load()
+torch.manual_seed(0)
+net = MedNeXt(init_filters=4)
+x = torch.randn(1, 1, 16, 16, 16)
+y = net(x)
+y.sum().backward()
+with ops.use("reference"):
+    expected = net(x)
+print(loaded, "|", reason, "|", float((y - expected).norm() / expected.norm()) < 1e-5)
+"""
+has_compiler = shutil.which(os.environ.get("CXX", "c++")) is not None
+can_build = has_compiler and platform.machine() == "x86_64" and sys.platform == "linux"
+
+
+def start(**environment):
+    return subprocess.Popen(
+        [sys.executable, "-c", STEP],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    loaded, reason, right = out.strip().split(" | ")
+    assert right == "True"
+    return loaded == "True", reason, err
+
+
+def test_the_library_is_there_where_it_can_be():
+    loaded, reason = native.load()
+    assert loaded == can_build, reason
+    if loaded:
+        assert reason in ("AVX2", "AVX-512", "AVX-512 with bfloat16")
+        assert native.built().exists()
+    path = ops.explain(create_mednext("v2_tiny"), (1, 1, 16, 16, 16))[0].path
+    assert path == ("native" if loaded else "torch")
+
+
+@pytest.mark.skipif(not can_build, reason="no C++ compiler for x86-64 Linux")
+def test_two_processes_that_start_together_build_it_once(tmp_path):
+    results = [finish(p) for p in [start(MEDNEXTV2_CACHE=str(tmp_path / "cache")) for _ in range(2)]]
+    assert [r[0] for r in results] == [True, True]
+    assert sum("Building the fast CPU kernels" in r[2] for r in results) == 1
+    left = sorted(p.name for p in (tmp_path / "cache").iterdir())
+    assert left == [native.built().with_suffix(".lock").name, native.built().name]
+
+
+@pytest.mark.skipif(not can_build, reason="no C++ compiler for x86-64 Linux")
+@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+def test_older_instruction_sets_agree_with_the_definition(isa):
+    """The comparisons of the operators again, in a process that goes no further than this instruction set."""
+    if isa == "avx512" and torch.backends.cpu.get_cpu_capability() != "AVX512":
+        pytest.skip("this processor has no AVX-512")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header"]
+    tests = [str(HERE / name) for name in ("test_folded_mlp.py", "test_depthwise.py")]
+    environment = {**os.environ, "MEDNEXTV2_ISA": isa}
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    result = subprocess.run(
+        [*command, "-k", "equal_the_definition and auto", *tests], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout[-3000:]
+    assert " passed" in result.stdout
+    loaded, reason, _ = finish(start(MEDNEXTV2_ISA=isa))
+    assert (loaded, reason) == (True, {"avx2": "AVX2", "avx512": "AVX-512"}[isa])
+
+
+def test_it_can_be_switched_off():
+    assert finish(start(MEDNEXTV2_NATIVE="0"))[:2] == (False, "switched off by MEDNEXTV2_NATIVE=0")
+
+
+def test_without_a_compiler_everything_works_and_says_why(tmp_path):
+    loaded, reason, _ = finish(start(MEDNEXTV2_CACHE=str(tmp_path), CXX="there-is-no-such-compiler"))
+    assert not loaded
+    assert reason.startswith("there is no C++ compiler") or "for Linux on x86-64" in reason
+
+
+@pytest.mark.skipif(not can_build, reason="no C++ compiler for x86-64 Linux")
+def test_a_compiler_that_fails_leaves_a_warning_and_nothing_else(tmp_path):
+    broken = tmp_path / "broken-c++"
+    broken.write_text(
+        '#!/bin/sh\n[ "$1" = -dumpfullversion ] && echo 12.2.0 && exit 0\necho "out of order" >&2\nexit 1\n'
+    )
+    broken.chmod(0o755)
+    loaded, reason, err = finish(start(MEDNEXTV2_CACHE=str(tmp_path / "cache"), CXX=str(broken)))
+    assert not loaded
+    assert reason.startswith("the library could not be built")
+    assert "PyTorch's slower operators take their place" in err
+    assert not [p for p in (tmp_path / "cache").iterdir() if p.suffix != ".lock"]
+
+
+@pytest.mark.skipif(not can_build, reason="no C++ compiler for x86-64 Linux")
+def test_a_cache_that_cannot_be_written_does_not_stop_anybody(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    loaded, reason, _ = finish(start(MEDNEXTV2_CACHE=str(tmp_path / "file" / "cache")))
+    assert not loaded
+    assert "could not be built" in reason

@@ -1,0 +1,96 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mednextv2 import ops
+from mednextv2.nets import create_mednext
+from mednextv2.ops import native, paths
+
+
+def test_explain_tells_every_block_in_the_order_of_work():
+    explanation = ops.explain(create_mednext("v2_tiny"), (1, 1, 64, 32, 48))
+    assert len(explanation) == 2 * (18 + 8)
+    assert [layer.block for layer in explanation[:6:2]] == ["encoder.0.0", "encoder.0.1", "down.0"]
+    assert explanation[0].size == "16 × 64×32×48"
+    bottleneck = next(layer for layer in explanation if layer.block == "bottleneck.0")
+    assert bottleneck.size == "256 × 4×2×3"
+    assert next(layer for layer in explanation if layer.block == "up.0").size == "256 × 4×2×3"
+    assert explanation[-1].block == "decoder.3.1"
+    assert "26 blocks" in str(explanation)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "kernel", "path", "reason"),
+    [
+        ("cpu", torch.float64, 3, "torch", "not float64"),
+        ("cpu", torch.float16, 3, "torch", "not float16"),
+        ("cuda", torch.float64, 3, "torch", "not float64"),
+        ("cuda", torch.float32, 9, "torch", "kernel sizes 3, 5 and 7, not 9"),
+        ("mps", torch.float32, 3, "torch", "no kernels for mps"),
+    ],
+)
+def test_a_fallback_has_a_reason(device, dtype, kernel, path, reason):
+    network = create_mednext("v2_tiny", kernel_size=kernel)
+    layer = ops.explain(network, (1, 1, 16, 16, 16), device, dtype)[0]
+    assert layer.path == path
+    assert reason in layer.reason
+
+
+def test_explain_agrees_with_what_runs(monkeypatch):
+    """The path that the operators take is the one that is told."""
+    ran = []
+    choose = paths.choose
+    monkeypatch.setattr(paths, "choose", lambda *a: ran.append(choose(*a).name) or choose(*a))
+    network = create_mednext("v2_tiny")
+    told = {layer.path for layer in ops.explain(network, (1, 1, 16, 16, 16))}
+    ran.clear()
+    with torch.no_grad():
+        network(torch.randn(1, 1, 16, 16, 16))
+    assert set(ran) == told
+    assert len(ran) == 2 * 26
+
+
+def test_explain_refuses_what_it_does_not_know():
+    with pytest.raises(ValueError, match="not a Conv3d"):
+        ops.explain(torch.nn.Conv3d(1, 1, 1), (1, 1, 16, 16, 16))
+    with pytest.raises(ValueError, match="multiple of 16"):
+        ops.explain(create_mednext("v2_tiny"), (1, 1, 16, 16, 20))
+
+
+def test_use_asks_for_a_path_and_gives_it_back():
+    before = paths.choose("cpu", torch.float32)
+    with ops.use("reference"):
+        assert paths.choose("cpu", torch.float32).name == "reference"
+        with ops.use("torch"):
+            assert paths.choose("cpu", torch.float32).name == "torch"
+        assert ops.plain()
+    assert paths.choose("cpu", torch.float32) == before
+    with pytest.raises(ValueError, match="auto, torch or reference"), ops.use("fast"):
+        pass
+
+
+def test_a_wrong_setting_is_refused_by_name():
+    code = "import os; os.environ['MEDNEXTV2_OPS'] = 'quick'; import mednextv2.ops"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "MEDNEXTV2_OPS is auto, torch or reference, not 'quick'" in result.stderr
+
+
+def test_half_precision_is_wanted_where_the_instructions_are():
+    loaded, reason = native.load()
+    assert ops.half_is_fast("cpu") == (loaded and "bfloat16" in reason)
+    assert ops.half_is_fast("cuda")
+    assert not ops.half_is_fast("mps")
+
+
+def test_a_network_that_computes_in_bfloat16_returns_float32_near_the_exact_result():
+    network = create_mednext("v2_tiny", out_channels=3, deep_supervision=True)
+    x = torch.randn(1, 1, 32, 32, 32)
+    with torch.no_grad():
+        exact = network(x)
+        network.cpu_bfloat16 = True
+        rounded = network(x)
+    for a, b in zip(rounded, exact, strict=True):
+        assert a.dtype == torch.float32
+        assert 0 < (a - b).norm() < 0.05 * b.norm()
