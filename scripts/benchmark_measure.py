@@ -242,10 +242,10 @@ def run_case(connection: Connection, log: str, case: Case) -> None:
     """Measure a case's memory, then its times whenever the parent asks with `(repeats, min_time)`."""
     with _child(connection, log):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = case.cache
+        if "malloc" in case.parts and not keep_freed_memory():
+            raise RuntimeError("malloc: the C library of this system has no such setting")
         stepper = Stepper(case)
         first = measure_memory(stepper)
-        if case.device == "cpu":  # for all alike: a setting of the C allocator, not of a network
-            first["keep_freed_memory"] = keep_freed_memory()
         stepper.rest()
         connection.send(first)
         while True:

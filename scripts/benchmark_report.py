@@ -128,19 +128,24 @@ def finish_section(section: dict[str, Any], rates: dict[str, Any], work: dict[st
 
 
 def summarise(section: dict[str, Any]) -> list[str]:
-    """Return the lines that compare with MONAI as shipped and with its best hand setting."""
-    rows = [r for r in section["rows"] if r["competitor"] == "monai" and r["error"] is None and r["ratio"]]
-    shipped = [r for r in rows if r["setting"] == "shipped"]
-    by_hand = sorted((r for r in rows if r["setting"] != "shipped"), key=lambda r: r["seconds"][1])
+    """Return the lines that compare our fastest row with MONAI as shipped and with its best setting by hand.
+
+    Rows whose allocator keeps freed memory are compared among themselves: that is a setting of the process.
+    """
     lines = []
-    for title, row in [("MONAI as shipped", r) for r in shipped] + [
-        ("MONAI's best hand setting", r) for r in by_hand[:1]
-    ]:
-        name = "" if row["setting"] == "shipped" else f" ({row['setting']})"
-        lines.append(
-            f"against {title}{name}: {row['ratio_to_fastest'][1]:.2f}× (ours {section['fastest_ours']}), "
-            f"{row['ratio'][1]:.2f}× (ours {section['reference']})"
-        )
+    for malloc in (False, True):
+        timed = [r for r in section["rows"] if r["seconds"] and r["error"] is None]
+        rows = [r for r in timed if ("malloc" in r["setting"].split("+")) == malloc]
+        ours = min((r for r in rows if r["competitor"] == "ours"), key=lambda r: r["seconds"][1], default=None)
+        monai = sorted((r for r in rows if r["competitor"] == "monai"), key=lambda r: r["seconds"][1])
+        chosen = [("MONAI as shipped", r) for r in monai if r["setting"] == "shipped"]
+        chosen += [(f"MONAI's best by hand ({r['setting']})", r) for r in monai if r["setting"] != "shipped"][:1]
+        for title, row in chosen if ours else []:
+            low, middle, high = quartiles(ratios(row, ours))
+            line = f"{title} takes {middle:.2f}× the time of ours ({ours['setting']})"
+            line += f", quartiles {low:.2f} to {high:.2f}"
+            peaks = [r["memory"]["peak_above_baseline_bytes"] for r in (ours, row)]
+            lines.append(f"{line}; ours has {peaks[0] / peaks[1]:.2f}× its peak memory" if all(peaks) else line)
     return lines
 
 
@@ -192,7 +197,6 @@ def format_report(report: dict[str, Any]) -> str:
         hardware += f"; {gpu['name']}, {gpu['memory_gib']} GiB"
     rates = report["rates"]
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items() if version)
-    kept = "kept by the C allocator for all rows" if report["keep_freed_memory"] else "handled by PyTorch's defaults"
     lines = [
         f"# {options['variant']} on {options['device']}",
         "",
@@ -202,8 +206,8 @@ def format_report(report: dict[str, Any]) -> str:
         f"counted, then at least {options['repeats']} steps and {options['min_time']:g} s. A ratio is the median over "
         "the rounds of the row's median time over that of ours in the same round: below 1 is faster than ours.",
         "- Each row has a process of its own. Peak memory is above that of network and batch, in two steps after a "
-        "warm-up, with the default allocator and without what torch.compile keeps for itself. In the timed steps freed "
-        f"memory is {kept}.",
+        "warm-up, without what torch.compile keeps for itself. malloc: the C allocator keeps freed memory instead of "
+        "returning it to the system, as our bundles ask it to; the other rows have the default.",
         f"- Floor: our network's multiply-accumulates at the rate of a {rates['matrix_size']}³ matrix product "
         f"(float32 {rates['float32_macs'] / 1e9:.0f} G/s, bfloat16 {rates['bfloat16_macs'] / 1e9:.0f} G/s), or its "
         f"least traffic at the rate of a copy ({rates['copy_bytes'] / 1e9:.1f} GB/s), whichever takes longer.",

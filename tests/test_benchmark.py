@@ -63,7 +63,7 @@ def test_every_competitor_has_times_memory_and_ratios_from_the_same_rounds(small
             floor = section["floor_seconds"]["float32"]
             assert row["times_floor"] == pytest.approx(statistics.median(t[0] for t in row["rounds"]) / floor)
             assert row["heads"] == (5 if section["what"] == "train" else 1)
-        assert f"against MONAI as shipped: {statistics.median(ratios):.2f}×" in section["summary"][0]
+        assert f"MONAI as shipped takes {statistics.median(ratios):.2f}× the time of ours" in section["summary"][0]
     assert table.count("| ours | float32 |") == 4
     assert table.count("| MONAI | shipped |") == 4
 
@@ -109,8 +109,11 @@ def test_ratios_are_medians_over_rounds_and_the_summary_names_the_best_hand_sett
         row("monai", "shipped", (6,), (8,), (10,)),  # 3, 2, 5 times float32's; 6, 4, 10 times bf16's
         row("monai", "bf16", (3,), (4,), (3,)),
         row("monai", "compile", (4,), (4,), (4,)),
+        row("ours", "bf16+malloc", (1,), (1,), (1,)),
+        row("monai", "bf16+malloc", (2,), (2,), (2,)),
         row("monai", "channels_last", (1,)),
     ]
+    rows[2]["memory"] = {"peak_above_baseline_bytes": 400}
     rows[-1]["error"] = "killed in the second round"
     section = {"what": "train", "patch": [32, 32, 32], "batch": 1, "rows": rows}
     rates = {"float32_macs": 10, "bfloat16_macs": 20, "copy_bytes": 100}
@@ -120,8 +123,11 @@ def test_ratios_are_medians_over_rounds_and_the_summary_names_the_best_hand_sett
     assert section["floor_seconds"] == {"float32": 4.0, "bfloat16": 3.8}  # traffic: 400 and 20 + 360 bytes
     assert rows[1]["times_floor"] == pytest.approx(1 / 3.8)
     assert section["summary"] == [
-        "against MONAI as shipped: 6.00× (ours bf16), 3.00× (ours float32)",
-        "against MONAI's best hand setting (bf16): 3.00× (ours bf16), 1.50× (ours float32)",
+        "MONAI as shipped takes 6.00× the time of ours (bf16), quartiles 5.00 to 8.00; ours has 0.25× its peak memory",
+        "MONAI's best by hand (bf16) takes 3.00× the time of ours (bf16), quartiles 2.50 to 3.00; "
+        "ours has 1.00× its peak memory",
+        "MONAI's best by hand (bf16+malloc) takes 2.00× the time of ours (bf16+malloc), quartiles 2.00 to 2.00; "
+        "ours has 1.00× its peak memory",
     ]
 
 

@@ -63,7 +63,7 @@ def depthwise_backward_op(
     return _implementation(x, weight)[1](paths.channels_last(grad), x, weight, stride, transposed, need_x)
 
 
-def _implementation(x: Tensor, weight: Tensor):  # noqa: ANN202  (the pair of functions)
+def _implementation(x: Tensor, weight: Tensor):
     path = paths.choose(x.device.type, x.dtype, weight.shape[-1]).name
     if path == paths.NATIVE:
         from mednextv2.ops import _depthwise_native as native

@@ -166,7 +166,7 @@ def folded_mlp_backward_op(
     return _implementation(y).backward(paths.channels_last(grad), *inputs, g, norm_eps, grn_eps, grn_sum)
 
 
-def _implementation(y: Tensor):  # noqa: ANN202  (a module with `forward` and `backward`)
+def _implementation(y: Tensor):
     path = paths.choose(y.device.type, y.dtype).name
     if path == paths.NATIVE:
         from mednextv2.ops import _folded_mlp_native as native

@@ -85,7 +85,7 @@ def _format(x: Tensor) -> torch.memory_format:
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    y, shortcut, skip = inputs
+    _, shortcut, skip = inputs
     ctx.has_shortcut, ctx.has_skip = shortcut is not None, skip is not None
     ctx.dtypes = [None if t is None else t.dtype for t in (shortcut, skip)]
 
