@@ -37,7 +37,7 @@ def forward(
             kept = [expanded(chunks[0])] if len(chunks) == 1 else None
             g = sum_of_squares(kept or map(expanded, chunks), mean.dtype).sqrt()
             norms.append(g)
-            s, _, _ = response(g, gamma, grn_eps, grn_sum)
+            s = response(g[None], gamma, grn_eps, grn_sum)[0]
             b2n = b2n + w2n @ beta.to(mean.dtype)
             w2n = w2n * s
         w2n, b2n = w2n.to(y.dtype), b2n.to(y.dtype)
@@ -74,7 +74,7 @@ def backward(
         db2 += d_sum
         s, k = None, None
         if gamma is not None:
-            s, k, own = grn_gradient(g2, w2s, g[n], gamma, grn_eps, grn_sum)
+            s, k, own = grn_gradient(g2[None], w2s, g[n : n + 1], gamma, grn_eps, grn_sum)
             dgamma += own
             dbeta += w2s.t() @ d_sum
         dw2 += g2 if s is None else g2 * s + torch.outer(d_sum, beta.to(stat))
@@ -116,33 +116,21 @@ def normalise(chunk, mean, scale, shift):
     return torch.addcmul(shift.to(mean.dtype), chunk.to(mean.dtype) - mean, scale).to(chunk.dtype)
 
 
-def fold_norm(dtype, mean, variance, norm_weight, norm_bias, w1, b1, norm_eps):
-    """Fold the norm of one sample into the expansion; return `a`, and `W1'` and `b1'` in `dtype`.
-
-    `W1'` is rounded to `dtype` before `b1'` is computed from it, so that a large mean cancels exactly.
-    """
-    w1s = w1.to(mean.dtype)
-    a = norm_weight.to(mean.dtype) * torch.rsqrt(variance + norm_eps)
-    w1n = (w1s * a).to(dtype)
-    b1n = b1.to(mean.dtype) + w1s @ norm_bias.to(mean.dtype) - w1n.to(mean.dtype) @ mean
-    return a, w1n, b1n.to(dtype)
-
-
 def response(g, gamma, grn_eps, grn_sum):
-    """Return GRN's scale `s = 1 + gamma n`, `n = g / d` and the denominator `d`, from the norms `g` of one sample."""
-    d = (g.sum() if grn_sum else g.mean()) + grn_eps
+    """Return GRN's `s = 1 + gamma n`, `n = g / d` and the denominator `d` of every sample, from the norms `(N, E)`."""
+    d = (g.sum(1, keepdim=True) if grn_sum else g.mean(1, keepdim=True)) + grn_eps
     n = g / d
     return 1 + gamma.to(g.dtype) * n, n, d
 
 
 def grn_gradient(g2, w2, g, gamma, grn_eps, grn_sum):
-    """Return `s`, `k` (the gradient of `h` has a term `h k`) and the gradient of gamma, from `g2 = D^T h`."""
+    """Return `s`, `k` (`dh` has a term `h k`) and the gradient of gamma, from `g2 = D^T h`, `(N, O, E)`."""
     s, n, d = response(g, gamma, grn_eps, grn_sum)
-    ds = (w2 * g2).sum(0)
+    ds = (w2 * g2).sum(1)
     dn = ds * gamma.to(g.dtype)
-    shared = (dn * g).sum() / d**2
-    dg = dn / d - (shared if grn_sum else shared / g.numel())
-    return s, torch.where(g > 0, dg / g, 0.0), ds * n
+    shared = (dn * g).sum(1, keepdim=True) / d**2
+    dg = dn / d - (shared if grn_sum else shared / g.shape[1])
+    return s, torch.where(g > 0, dg / g, 0.0), (ds * n).sum(0)
 
 
 def sum_of_squares(chunks, dtype):

@@ -21,7 +21,7 @@ if importlib.util.find_spec("triton") is None:
 
 import triton
 
-from mednextv2.ops import _depthwise_triton, _folded_mlp_triton, _triton_configs
+from mednextv2.ops import _depthwise_triton, _folded_mlp_kernels, _folded_mlp_triton, _triton_configs
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 GPU = torch.cuda.is_available() and not INTERPRETED
@@ -72,7 +72,7 @@ def test_the_interpreter_agrees():
 def test_the_kernels_compile_for_hopper(name, dtype):
     # without a GPU; the compiler refuses things that the interpreter accepts
     if name in ("norms", "output", "w2", "w1", "input"):
-        kernel = getattr(_folded_mlp_triton, f"_{name}_kernel")
+        kernel = getattr(_folded_mlp_kernels, f"{name}_kernel")
         launch = _folded_mlp_triton._Launch(
             torch.empty(1, 24, 8, 8, dtype=dtype), torch.empty(96, 24), torch.empty(32, 96)
         )
