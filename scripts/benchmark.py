@@ -33,7 +33,7 @@ PEERS = ("monai", "resenc_l")
 PARTS = ("compile", "bf16", "channels_last", "malloc")
 SETTINGS = {
     "cpu": "shipped,channels_last,bf16,bf16+channels_last,compile+channels_last,compile+bf16+channels_last,malloc,"
-    "bf16+channels_last+malloc,compile+bf16+channels_last+malloc",
+    "bf16+channels_last+malloc,compile+channels_last+malloc,compile+bf16+channels_last+malloc",
     "cuda": "shipped,channels_last,bf16,bf16+channels_last,compile,compile+bf16,compile+bf16+channels_last",
 }
 # what takes seconds to import is imported once, in the process that the others are forked from

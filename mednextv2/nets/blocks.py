@@ -43,6 +43,30 @@ class GlobalResponseNorm(nn.Module):
         return ops.grn(x, self.gamma, self.beta, self.eps, self.denominator)
 
 
+class _Pointwise:
+    """The forward pass of a convolution of kernel 1, see :func:`mednextv2.ops.pointwise`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return self._conv_forward(x, self.weight, self.bias)
+        return self._fast(x)
+
+    @torch.jit.unused
+    def _fast(self, x: Tensor) -> Tensor:
+        return ops.pointwise(x, self.weight, self.bias)
+
+
+class Pointwise2d(_Pointwise, nn.Conv2d):
+    """Convolution of kernel 1 of images: `Pointwise2d(C, O, 1)` maps `(N, C, X, Y)` to `(N, O, X, Y)`."""
+
+
+class Pointwise3d(_Pointwise, nn.Conv3d):
+    """Convolution of kernel 1 of volumes: `Pointwise3d(C, O, 1)` maps `(N, C, X, Y, Z)` to `(N, O, X, Y, Z)`."""
+
+
+POINTWISE = {2: Pointwise2d, 3: Pointwise3d}  # by the number of spatial axes
+
+
 class MedNeXtBlock(nn.Module):
     """Standard block: `(N, C, *spatial)` to `(N, C, *spatial)`.
 
@@ -154,9 +178,7 @@ class MedNeXtDownBlock(MedNeXtBlock):
         grn: str | None = None,
     ) -> None:
         super().__init__(spatial_dims, in_channels, out_channels, ratio, kernel_size, residual, grn)
-        self.shortcut = (
-            Conv[Conv.CONV, spatial_dims](in_channels, out_channels, kernel_size=1) if residual else nn.Identity()
-        )
+        self.shortcut = POINTWISE[spatial_dims](in_channels, out_channels, 1) if residual else nn.Identity()
 
     def _depthwise(self, spatial_dims: int, channels: int, kernel_size: int) -> nn.Module:
         return Conv[Conv.CONV, spatial_dims](
@@ -218,8 +240,7 @@ class MedNeXtUpBlock(MedNeXtBlock):
         if not self.residual:
             return ops.upsample_merge(self.transform(x), None, skip)
         # the transposed convolution of kernel 1 as one on the coarse grid; its bias is added to every voxel
-        convolution = F.conv3d if x.dim() == 5 else F.conv2d
-        shortcut = convolution(x, self.shortcut.weight.transpose(0, 1))
+        shortcut = ops.pointwise(x, self.shortcut.weight.transpose(0, 1))
         y = self._transform_fast(x, None, self.shortcut.bias)
         return ops.upsample_merge(y, shortcut, skip)
 

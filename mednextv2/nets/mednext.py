@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import torch
 from monai.data.meta_tensor import MetaTensor
-from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
 from mednextv2 import ops
-from mednextv2.nets.blocks import MedNeXtBlock, MedNeXtDownBlock, MedNeXtUpBlock
+from mednextv2.nets.blocks import POINTWISE, MedNeXtBlock, MedNeXtDownBlock, MedNeXtUpBlock
 
 LEVELS = 5  # resolutions: full, 1/2, 1/4, 1/8 and the bottleneck's 1/16
 DIVISOR = 2 ** (LEVELS - 1)  # every axis of the input must be a multiple of this
@@ -132,15 +131,14 @@ class MedNeXt(nn.Module):
             level = 2 * LEVELS - 2 - index
             return MedNeXtUpBlock(spatial_dims, filters(level + 1), filters(level), ratios[index], grn=grn, **shared)
 
-        self.stem = Conv[Conv.CONV, spatial_dims](in_channels, init_filters, kernel_size=1)
+        self.stem = POINTWISE[spatial_dims](in_channels, init_filters, 1)
         self.encoder = nn.ModuleList(stage(i) for i in range(LEVELS - 1))
         self.down = nn.ModuleList(down(i) for i in range(LEVELS - 1))
         self.bottleneck = stage(LEVELS - 1)
         self.up = nn.ModuleList(up(i) for i in range(LEVELS, 2 * LEVELS - 1))  # deepest first
         self.decoder = nn.ModuleList(stage(i) for i in range(LEVELS, 2 * LEVELS - 1))
         self.heads = nn.ModuleList(  # full resolution first, the bottleneck's last
-            Conv[Conv.CONV, spatial_dims](filters(i), out_channels, kernel_size=1)
-            for i in range(LEVELS if deep_supervision else 1)
+            POINTWISE[spatial_dims](filters(i), out_channels, 1) for i in range(LEVELS if deep_supervision else 1)
         )
         self._set_activation_checkpointing(_per_level(activation_checkpointing))
 

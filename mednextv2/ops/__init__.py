@@ -6,6 +6,7 @@ from mednextv2.ops.explain import explain
 from mednextv2.ops.folded_mlp import folded_mlp, folded_mlp_reference
 from mednextv2.ops.grn import grn
 from mednextv2.ops.paths import half_is_fast, plain, use
+from mednextv2.ops.pointwise import pointwise, pointwise_reference
 from mednextv2.ops.upsample_merge import upsample_merge, upsample_merge_reference
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "grn",
     "half_is_fast",
     "plain",
+    "pointwise",
+    "pointwise_reference",
     "upsample_merge",
     "upsample_merge_reference",
     "use",

@@ -189,7 +189,7 @@ TERMS = {
     "w2: shift of GRN": ("+ torch.outer(d_sum, beta.to(stat))", ""),
     "b2": ("db2 += d_sum", "db2 += 0.99 * d_sum"),
     "beta": ("dbeta += w2s.t() @ d_sum", "dbeta += (w2s * s).t() @ d_sum"),
-    "gamma": ("dgamma += own", "dgamma += own * s"),
+    "gamma": ("dgamma += own", "dgamma += own * s[0]"),
     "h: through its norm": ("dh.addcmul_(F.gelu(u).to(stat), k)", "pass"),
     "h: scale of GRN": ("(w2s if s is None else w2s * s).to(y.dtype)", "w2s.to(y.dtype)"),
     "u: slope of GELU": ("torch.ops.aten.gelu_backward(dh, u.to(stat))", "dh"),

@@ -121,3 +121,33 @@ def test_a_cache_that_cannot_be_written_does_not_stop_anybody(tmp_path):
     loaded, reason, _ = finish(start(MEDNEXTV2_CACHE=str(tmp_path / "file" / "cache")))
     assert not loaded
     assert "could not be built" in reason
+
+
+def test_gelu_in_bfloat16_is_closer_than_its_rounding():
+    """A voxel of zeros, so that the expansion's bias is what GELU gets; its value is the gradient of the compression's
+    weight, and its slope that of the bias."""
+    u = torch.linspace(-9, 9, 8192).requires_grad_()
+    w2 = torch.ones(1, u.numel(), requires_grad=True)
+    one, zero = torch.ones(16), torch.zeros(16)
+
+    def run(bias):
+        y = torch.zeros(1, 16, 1, 1, 1, dtype=torch.bfloat16)
+        return ops.folded_mlp(y, one, zero, torch.zeros(bias.numel(), 16), bias, None, None, w2, torch.zeros(1))
+
+    run(u).sum().backward()
+    exact = u.detach().double().requires_grad_()
+    value = torch.nn.functional.gelu(exact)
+    value.sum().backward()
+    assert ((w2.grad[0] - value).abs() <= 2e-4 + value.abs() * 2**-8).all()
+    assert ((u.grad - exact.grad).abs() <= 4e-4 + exact.grad.abs() * 2**-8).all()
+    near = exact.abs() < 0.1  # in relation to the value itself where that is small
+    assert ((w2.grad[0] - value).abs()[near] <= value.abs()[near] * 2**-7).all()
+
+    with torch.no_grad():
+        u[17] = float("nan")
+    w2.grad = u.grad = None
+    out = run(u)
+    out.sum().backward()
+    assert out.isnan().all()
+    assert w2.grad[0, 17].isnan()
+    assert u.grad[17].isnan()

@@ -22,9 +22,9 @@ namespace {
 using at::Tensor;
 using std::optional;
 
-// The expanded rows of one sample between GRN's norms and the compression: kept where they are smaller than this (they
-// are then in the cache of last level), else made again.
-const int64_t KEPT = 32 << 20;
+// The expanded rows of one sample between GRN's norms and the compression are kept where that costs less than to make
+// them again: in the cache of last level, and with so many channels that the product takes longer than the memory.
+bool keeps(int64_t channels, int64_t bytes) { return bytes <= (channels < 64 ? 8 << 20 : 32 << 20); }
 
 InstructionSet detect() {
   const char* limit = std::getenv("MEDNEXTV2_ISA");  // avx2 or avx512: not beyond it, for tests and comparisons
@@ -172,7 +172,7 @@ std::tuple<Tensor, Tensor> mlp_forward(
     const Tensor& b2, const optional<Tensor>& residual, double norm_eps, double grn_eps, bool grn_sum) {
   Mlp mlp(y, mean, variance, norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2, norm_eps, grn_eps, grn_sum);
   const Kernels& k = mlp.kernels;
-  const int64_t N = mlp.N, E = mlp.E, O = mlp.O, P = mlp.P, size = y.element_size();
+  const int64_t N = mlp.N, C = mlp.C, E = mlp.E, O = mlp.O, P = mlp.P, size = y.element_size();
   if (residual) check(*residual, "residual", y);
   auto shape = y.sizes().vec();
   shape[1] = O;
@@ -187,7 +187,7 @@ std::tuple<Tensor, Tensor> mlp_forward(
   Tensor room = scratch(bytes * workers() + 64);
   auto own = [&](int64_t worker) { return (char*)room.data_ptr() + worker * bytes; };
   const int64_t kept = P * round_up(E, 2 * k.vector) * k.element;
-  Tensor h = scratch(gamma && kept <= KEPT ? kept : 0);
+  Tensor h = scratch(gamma && keeps(C, kept) ? kept : 0);
   s.kept = h.numel() ? h.data_ptr() : nullptr;
   for (int64_t n = 0; n < N; n++) {
     mlp.select(n);
