@@ -95,7 +95,7 @@ def parse_peers(text: str) -> list[str]:
             raise argparse.ArgumentTypeError(f"{peer!r}: there is no such peer; choose of {', '.join(PEERS)}, or none")
     if "resenc_l" in peers and importlib.util.find_spec("dynamic_network_architectures") is None:
         raise argparse.ArgumentTypeError(
-            "resenc_l needs a package: pip install --no-deps dynamic-network-architectures, or leave resenc_l out"
+            "resenc_l needs a package: pip install dynamic-network-architectures, or leave resenc_l out"
         )
     return peers
 
