@@ -133,6 +133,16 @@ def parse_name(text: str) -> str:
     return text
 
 
+def parse_output(text: str) -> Path:
+    """Read a folder that exists or can be made."""
+    folder = Path(text)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise argparse.ArgumentTypeError(f"{text!r}: no folder can be made there: {e.strerror}") from None
+    return folder
+
+
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; a mistake ends the program with one line that names the option."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -152,7 +162,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--repeats", type=parse_count, default=3, help="least number of timed steps in a turn (default: 3)")
     add("--min-time", type=parse_seconds, default=0.0, help="least seconds of timed steps in a turn (default: 0)")
     add("--threads", type=parse_count, help="of PyTorch on CPU (default: its own choice)")
-    add("--output", type=Path, default=Path("docs/benchmarks"), help="folder (default: docs/benchmarks)")
+    add("--output", type=parse_output, default="docs/benchmarks", help="folder (default: docs/benchmarks)")
     add("--name", type=parse_name, help="of the files (default: VARIANT-DEVICE)")
     options = parser.parse_args(arguments)
     if options.kernel_size % 2 == 0:

@@ -164,6 +164,7 @@ def test_what_could_name_a_machine_is_removed(script, monkeypatch):
         (["--patch", "32,32"], "--patch: '32,32': give three"),
         (["--settings", "shipped,fp8"], "--settings: 'fp8': there is no such setting; choose shipped, or parts of"),
         (["--ours", "channels_last"], "--ours: 'channels_last': ours is channels-last by itself"),
+        (["--output", __file__], "no folder can be made there: File exists"),
         (["--peers", "unet"], "--peers: 'unet': there is no such peer; choose of monai, resenc_l, or none"),
         (["--what", "test"], "--what: 'test': choose of inference, train"),
         (["--rounds", "0"], "--rounds: '0': give a whole number from 1"),

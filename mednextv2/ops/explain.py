@@ -72,8 +72,19 @@ def explain(
     from mednextv2.nets.mednext import MedNeXt, check_spatial_shape  # nets import ops
 
     if not isinstance(network, MedNeXt):
-        raise ValueError(f"explain takes a MedNeXt, not a {type(network).__name__}; of a wrapped one, give .module")
-    check_spatial_shape(torch.empty(tuple(input_shape), device="meta"), network.spatial_dims)
+        raise ValueError(
+            f"explain takes a MedNeXt, not a {type(network).__name__}; of a wrapped one give .module, "
+            "of a compiled one ._orig_mod"
+        )
+    shape = list(input_shape) if isinstance(input_shape, Sequence) else []
+    if not shape or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise ValueError(f"input_shape is a sequence of positive ints, such as (1, 1, 64, 64, 64): got {input_shape!r}")
+    check_spatial_shape(torch.empty(shape, device="meta"), network.spatial_dims)
+    channels = network.stem.in_channels
+    if shape[1] != channels:
+        raise ValueError(f"the network takes {channels} channels, axis 1 of input_shape says {shape[1]}")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"dtype is a floating-point torch.dtype, such as torch.bfloat16: got {dtype!r}")
     parameter = next(network.parameters())
     kind = torch.device(parameter.device if device is None else device).type
     if dtype is None:

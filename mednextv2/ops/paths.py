@@ -104,6 +104,11 @@ def plain() -> bool:
     return _wanted == REFERENCE or torch.jit.is_tracing() or torch.compiler.is_exporting()
 
 
+def defined_only(x: Tensor) -> bool:
+    """Tell whether the plain definition computes this input: see :func:`plain`; or it has no samples."""
+    return plain() or x.shape[0] == 0
+
+
 def statistics_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype of means, variances and norms of `x`: float32 for half precision, else that of `x`."""
     return torch.float32 if x.dtype in _HALF else x.dtype
@@ -142,4 +147,4 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-_wanted = _checked(os.environ.get(SETTING, "auto"), SETTING)
+_wanted = _checked(os.environ.get(SETTING) or "auto", SETTING)

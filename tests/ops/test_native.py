@@ -96,9 +96,22 @@ def test_it_can_be_switched_off():
 
 
 def test_without_a_compiler_everything_works_and_says_why(tmp_path):
-    loaded, reason, _ = finish(start(MEDNEXTV2_CACHE=str(tmp_path), CXX="there-is-no-such-compiler"))
+    loaded, reason, err = finish(start(MEDNEXTV2_CACHE=str(tmp_path), CXX="there-is-no-such-compiler"))
     assert not loaded
-    assert reason.startswith("there is no C++ compiler") or "for Linux on x86-64" in reason
+    if "for Linux on x86-64" not in reason:
+        assert reason == "there is no C++ compiler: CXX is there-is-no-such-compiler, which is not there"
+        assert err.count("PyTorch's slower operators take the place of the fast CPU kernels") == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "known"), [(native.SETTING, "no", "0 or 1"), (native.INSTRUCTIONS, "sse", "avx2 or avx512")]
+)
+def test_a_setting_of_unknown_value_is_refused(setting, value, known, monkeypatch):
+    monkeypatch.setenv(setting, value)
+    with pytest.raises(ValueError, match=f"{setting} is {known}, not '{value}'"):
+        native.load()
+    monkeypatch.setenv(setting, "")
+    native.load()
 
 
 @pytest.mark.skipif(not can_build, reason="no C++ compiler for x86-64 Linux")
@@ -121,6 +134,7 @@ def test_a_cache_that_cannot_be_written_does_not_stop_anybody(tmp_path):
     loaded, reason, _ = finish(start(MEDNEXTV2_CACHE=str(tmp_path / "file" / "cache")))
     assert not loaded
     assert "could not be built" in reason
+    assert "MEDNEXTV2_CACHE names another" in reason
 
 
 def test_gelu_in_bfloat16_is_closer_than_its_rounding():

@@ -94,3 +94,28 @@ def test_a_network_that_computes_in_bfloat16_returns_float32_near_the_exact_resu
     for a, b in zip(rounded, exact, strict=True):
         assert a.dtype == torch.float32
         assert 0 < (a - b).norm() < 0.05 * b.norm()
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((1, 2, 16, 16, 16), None, "takes 1 channels, axis 1 of input_shape says 2"),
+        ((0, 1, 16, 16, 16), None, "sequence of positive ints"),
+        (16, None, "sequence of positive ints"),
+        ("abc", None, "sequence of positive ints"),
+        ((1, 1, 16, 16), None, "shape"),
+        ((1, 1, 16, 16, 16), torch.int32, "floating-point torch.dtype"),
+        ((1, 1, 16, 16, 16), "bfloat16", "floating-point torch.dtype"),
+    ],
+)
+def test_explain_refuses_what_the_network_could_not_compute(shape, dtype, message):
+    with pytest.raises(ValueError, match=message):
+        ops.explain(create_mednext("v2_tiny"), shape, dtype=dtype)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_no_samples_give_no_samples(train):
+    network = create_mednext("v2_tiny", deep_supervision=False).train(train)
+    y = network(torch.zeros(0, 1, 16, 32, 16))
+    assert y.shape == (0, 2, 16, 32, 16)
+    y.sum().backward()

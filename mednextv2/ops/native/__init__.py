@@ -22,6 +22,7 @@ import torch
 logger = logging.getLogger(__name__)
 
 SETTING = "MEDNEXTV2_NATIVE"  # environment: 0 does without the library
+INSTRUCTIONS = "MEDNEXTV2_ISA"  # environment: avx2 or avx512, nothing beyond it; read by the library when it is loaded
 CACHE = "MEDNEXTV2_CACHE"  # environment: folder for built libraries, default ~/.cache/mednextv2
 _FOLDER = Path(__file__).parent
 _FLAGS = ["-O3", "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-g0"]
@@ -33,15 +34,21 @@ def load() -> tuple[bool, str]:
 
     Returns:
         Whether it is loaded, and which instructions it uses or why it is not there.
+
+    Raises:
+        ValueError: For a value of a setting that does not exist.
     """
-    if os.environ.get(SETTING, "1") == "0":
+    for name, known in ((SETTING, ("0", "1")), (INSTRUCTIONS, ("avx2", "avx512"))):
+        if os.environ.get(name) and os.environ[name] not in known:
+            raise ValueError(f"{name} is {' or '.join(known)}, not {os.environ[name]!r}")
+    if os.environ.get(SETTING) == "0":
         return False, f"switched off by {SETTING}=0"
     return _load()
 
 
 @functools.cache
 def _load() -> tuple[bool, str]:
-    unfit = _unfit()
+    unfit = _unfit() or _without_compiler()
     if unfit:
         return False, unfit
     try:
@@ -50,6 +57,8 @@ def _load() -> tuple[bool, str]:
             torch.ops.load_library(str(path))
     except Exception as e:  # a broken compiler must not keep anyone from working: the PyTorch path is there
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        if isinstance(e, OSError):
+            reason += f" (the folder for built libraries is {cache_folder()}; {CACHE} names another)"
         logger.warning("The fast CPU kernels could not be built, PyTorch's slower operators take their place: %s", e)
         return False, f"the library could not be built: {reason}"
     return True, torch.ops.mednextv2_native.instructions()
@@ -61,9 +70,18 @@ def _unfit() -> str | None:
         return f"the CPU kernels are for Linux on x86-64, not {sys.platform} on {platform.machine()}"
     if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         return "the CPU kernels need AVX2, which this processor or the setting ATEN_CPU_CAPABILITY does not give"
-    if not built().exists() and shutil.which(os.environ.get("CXX", "c++")) is None:
-        return "there is no C++ compiler (Debian: apt install g++)"
     return None
+
+
+def _without_compiler() -> str | None:
+    """Say that the library is not built and cannot be, or return None."""
+    compiler = os.environ.get("CXX", "c++")
+    if built().exists() or shutil.which(compiler) is not None:
+        return None
+    reason = "there is no C++ compiler"
+    reason += f": CXX is {compiler}, which is not there" if "CXX" in os.environ else " (Debian: apt install g++)"
+    logger.warning("PyTorch's slower operators take the place of the fast CPU kernels: %s", reason)
+    return reason
 
 
 def cache_folder() -> Path:
