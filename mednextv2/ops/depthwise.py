@@ -40,7 +40,7 @@ def depthwise(
         Roy et al. 2023, MedNeXt, sections 2.1 and 2.2 (arXiv:2303.09975).
     """
     x = paths.autocast(x)
-    if paths.defined_only(x):
+    if paths.plain(x):
         return depthwise_reference(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), stride,
                                    transposed), None  # fmt: skip
     y, mean, variance = depthwise_op(paths.channels_last(x), weight, bias, stride, transposed)

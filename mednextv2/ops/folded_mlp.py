@@ -97,7 +97,7 @@ def folded_mlp(
         raise ValueError("the denominator of GRN is 'mean' or 'sum'")
     y = paths.autocast(y)
     residual = None if residual is None else residual.to(y.dtype)
-    if paths.defined_only(y):
+    if paths.plain(y):
         return folded_mlp_reference(
             y, norm_weight, norm_bias, expand_weight, expand_bias, gamma, beta, compress_weight, compress_bias,
             residual, norm_eps, grn_eps, grn_denominator,

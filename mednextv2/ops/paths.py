@@ -96,17 +96,15 @@ def half_is_fast(device: str | torch.device) -> bool:
     return kind == "cuda"
 
 
-def plain() -> bool:
+def plain(x: Tensor | None = None) -> bool:
     """Tell whether the plain definition is wanted: asked for, or a trace or an export is under way.
 
-    In what leaves this process only operators that exist everywhere may appear.
+    In what leaves this process only operators that exist everywhere may appear. An input `x` of no samples is left to
+    the definition, too.
     """
+    if x is not None and x.shape[0] == 0:
+        return True
     return _wanted == REFERENCE or torch.jit.is_tracing() or torch.compiler.is_exporting()
-
-
-def defined_only(x: Tensor) -> bool:
-    """Tell whether the plain definition computes this input: see :func:`plain`; or it has no samples."""
-    return plain() or x.shape[0] == 0
 
 
 def statistics_dtype(x: Tensor) -> torch.dtype:

@@ -34,7 +34,7 @@ def upsample_merge(y: Tensor, shortcut: Tensor | None, skip: Tensor | None) -> T
     Source:
         Roy et al. 2023, MedNeXt, section 2.2 (arXiv:2303.09975); the zero in front as in the authors' code.
     """
-    if paths.defined_only(y):
+    if paths.plain(y):
         return upsample_merge_reference(y, shortcut, skip)
     return upsample_merge_op(y, shortcut, skip)
 

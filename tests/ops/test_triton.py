@@ -16,8 +16,8 @@ from mednextv2.ops import depthwise, folded_mlp, paths
 from mednextv2.ops.depthwise import depthwise_reference
 from mednextv2.ops.folded_mlp import folded_mlp_reference, moments
 
-if importlib.util.find_spec("triton") is None:
-    pytest.skip("Triton is not installed", allow_module_level=True)
+if not sys.platform.startswith("linux") and importlib.util.find_spec("triton") is None:
+    pytest.skip("Triton is for Linux", allow_module_level=True)  # there the tests' requirements bring it
 
 import triton
 

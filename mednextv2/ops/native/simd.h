@@ -62,7 +62,6 @@ MN_INLINE vf mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 MN_INLINE vf fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 MN_INLINE vf fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); }
 MN_INLINE vf vmax(vf a, vf b) { return _mm256_max_ps(a, b); }
-MN_INLINE vf vmin(vf a, vf b) { return _mm256_min_ps(a, b); }
 MN_INLINE vf vabs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 MN_INLINE vf copy_sign(vf magnitude, vf sign) {
   return _mm256_or_ps(magnitude, _mm256_and_ps(sign, _mm256_set1_ps(-0.0f)));
