@@ -102,9 +102,9 @@ def plain(x: Tensor | None = None) -> bool:
     In what leaves this process only operators that exist everywhere may appear. An input `x` of no samples is left to
     the definition, too.
     """
-    if x is not None and x.shape[0] == 0:
+    if _wanted == REFERENCE or torch.jit.is_tracing() or torch.compiler.is_exporting():
         return True
-    return _wanted == REFERENCE or torch.jit.is_tracing() or torch.compiler.is_exporting()
+    return x is not None and x.shape[0] == 0  # not in a trace, where sizes are tensors
 
 
 def statistics_dtype(x: Tensor) -> torch.dtype:
