@@ -25,22 +25,89 @@ def run(bundle: str, workflow: str, *extra: Any, **settings: Any) -> None:
     run_bundle(str(bundle), str(workflow), **settings)
 
 
-def check(dataset_dir: str) -> None:
+def check(dataset_dir: str, labels_dir: str | None = None) -> None:
     """Read every file of a data set and report all defects.
 
     Args:
-        dataset_dir: A folder in the layout of the Medical Segmentation Decathlon or of nnU-Net.
+        dataset_dir: A folder in the layout of the Medical Segmentation Decathlon or of nnU-Net; or one with the folders
+            images and labels; or, with labels_dir, a folder of images.
+        labels_dir: The folder of label maps of the same names.
     """
     from mednextv2.data import check_dataset, read_dataset
+    from mednextv2.data.check import missing_classes
 
-    dataset = read_dataset(str(dataset_dir))
-    values = dataset.label_values
-    if not values:
-        raise InputError(f'{dataset.path / "dataset.json"}: declares no "labels"')
-    labels = [values.get(i, f"undeclared {i}") for i in range(max(values) + 1)]
-    check_dataset(dataset.cases, labels, dataset.channels or ("image",))
+    dataset = read_dataset(str(dataset_dir), labels_dir and str(labels_dir))
+    scheme = dataset.scheme()
+    reports = check_dataset(dataset.cases, scheme and scheme.declared, dataset.channels or ("image",))
     print(f"{len(dataset.cases)} cases, no defects")
-    print(f"channels: {', '.join(dataset.channels)}; labels: {', '.join(labels)}")
+    if scheme is None:
+        values = sorted({value for report in reports for value in report.values})
+        print(f"channels: {', '.join(dataset.channels) or 1}; label values: {', '.join(map(str, values))}")
+        return
+    print(f"channels: {', '.join(dataset.channels)}; labels: {', '.join(scheme.declared)}")
+    for region in scheme.regions:
+        print(f"region {region.name}: {', '.join(scheme.labels[v] for v in region.values)}")
+    if missing := missing_classes(reports, scheme.labels):
+        print(f"warning: no label map has a voxel of {', '.join(missing)}")
+
+
+def plan(
+    dataset_dir: str,
+    labels_dir: str | None = None,
+    output: str | None = None,
+    spacing: Any = None,
+    patch_size: Any = None,
+    batch_size: int | None = None,
+    variant: str = "v2_base",
+    memory: float = 24.0,
+) -> None:
+    """Decide how to train on a data set, after nnU-Net's rules, and write the task of a new bundle.
+
+    Args:
+        dataset_dir: As for check.
+        labels_dir: As for check.
+        output: The new bundle's folder; bundles/mednextv2_<name> by default.
+        spacing: Of the voxels that images are resampled to in mm, such as "[1.0,1.0,1.0]"; isotropic: 1 mm, as MedNeXt.
+        patch_size: Voxels of a patch, such as "[96,96,96]".
+        batch_size: Patches a step.
+        variant: Size of the network, such as v2_base, v2_small or v2_tiny.
+        memory: That a training step may take, GiB.
+    """
+    from mednextv2.bundle.plan import default_folder, plan_dataset, write_task
+
+    if isinstance(spacing, str) and spacing == "isotropic":
+        spacing = (1.0, 1.0, 1.0)
+    elif isinstance(spacing, (int, float)) and not isinstance(spacing, bool):
+        spacing = (float(spacing),) * 3
+    result = plan_dataset(
+        str(dataset_dir), labels_dir and str(labels_dir), spacing, patch_size, batch_size, variant, memory
+    )
+    print(result.table())
+    folder = output or default_folder(result.dataset)
+    task = write_task(result, folder)
+    data = f"--dataset_dir {dataset_dir}" + (f" --labels_dir {labels_dir}" if labels_dir else "")
+    print(
+        f"\nwritten: {task}\nThen:\n  mednextv2 bundle {task}\n  mednextv2 run {folder} train {data} --fold 0\n"
+        f"  mednextv2 run {folder} evaluate {data} --fold 0"
+    )
+
+
+def ensemble(bundle: str, dataset_dir: str, labels_dir: str | None = None) -> None:
+    """Finish a cross-validation: one table of all folds, and the post-processing that inference applies from then on.
+
+    Args:
+        bundle: The bundle's folder or name; all five folds are trained and evaluated in it.
+        dataset_dir: As for check.
+        labels_dir: As for check.
+    """
+    from mednextv2.bundle.ensemble import finish_cross_validation
+
+    table, decision = finish_cross_validation(str(bundle), str(dataset_dir), labels_dir and str(labels_dir))
+    print(table)
+    for row in decision.table:
+        before, after = (f"{v:.4f}" if v is not None else "none" for v in (row["dice_before"], row["dice_after"]))
+        verdict = "kept" if row["accepted"] else "not kept"
+        print(f"largest component of {row['name']}: Dice {before} before, {after} after: {verdict}")
 
 
 def bundle(task: str, check: bool = False) -> None:
@@ -97,7 +164,7 @@ def fetch(task: str, folder: str) -> None:
     print(fetch_msd_task(str(task), str(folder)))
 
 
-VERBS = {f.__name__: f for f in (run, check, bundle, phantom, picture, fetch)}
+VERBS = {f.__name__: f for f in (run, check, plan, bundle, ensemble, phantom, picture, fetch)}
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import torch
 
 from mednextv2.errors import InputError
 from mednextv2.nets.mednext import DIVISOR
+from mednextv2.training.schedule import OPTIMIZERS
 
 
 class _Rule(NamedTuple):
@@ -30,20 +31,26 @@ _POSITIVE = _Rule(_whole(1), "a whole number from 1")
 _COUNT = _Rule(_whole(0), "a whole number from 0")
 _PART = _Rule(_number(0, 1), "a number from 0 to 1")
 _SWITCH = _Rule(lambda value: isinstance(value, bool), "True or False")
+_AXES = _Rule(lambda v: v == [] or _list(v, lambda n: n in (0, 1, 2)), 'a list of axes, such as "[0,1,2]" or "[]"')
 
 RULES = {
     "epochs": _POSITIVE,
     "iterations_per_epoch": _POSITIVE,
     "batch_size": _POSITIVE,
     "val_interval": _POSITIVE,
+    "val_iterations": _POSITIVE,
+    "early_stopping": _COUNT,
     "window_batch_size": _POSITIVE,
     "warmup_epochs": _COUNT,
     "num_workers": _COUNT,
     "seed": _COUNT,
     "foreground_patches": _PART,
-    "cache_rate": _PART,
     "overlap": _Rule(lambda v: _number(0)(v) and v < 1, "a number from 0 to below 1"),
     "learning_rate": _Rule(lambda v: _number(0)(v) and v > 0, "a number above 0, such as 1e-3"),
+    "gradient_clipping": _Rule(lambda v: _number(0)(v) and v > 0, "a number above 0, such as 12.0"),
+    "optimizer_name": _Rule(lambda v: v in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
+    "augment_on": _Rule(lambda v: v in ("workers", "device"), "workers or device"),
+    "batch_dice": _SWITCH,
     "weight_decay": _Rule(_number(0), "a number from 0"),
     "kernel_size": _Rule(lambda v: _whole(1)(v) and v % 2 == 1, "an odd whole number, such as 3 or 5"),
     "resume": _SWITCH,
@@ -51,9 +58,8 @@ RULES = {
     "compile": _SWITCH,
     "amp": _SWITCH,
     "spacing": _Rule(lambda v: _list(v, lambda n: _number(0)(n) and n > 0), 'millimetres, such as "[1.0,1.0,1.0]"'),
-    "mirror_axes": _Rule(
-        lambda v: v == [] or _list(v, lambda n: n in (0, 1, 2)), 'a list of axes, such as "[0,1,2]" or "[]"'
-    ),
+    "mirror_axes": _AXES,
+    "test_mirror_axes": _AXES,
 }
 
 

@@ -83,6 +83,6 @@ def test_paths_without_a_value_are_refused(value):
 
 
 def test_every_verb_has_help():
-    assert len(VERBS) == 6
+    assert len(VERBS) == 8
     for verb in VERBS.values():
         assert "Args:" in verb.__doc__

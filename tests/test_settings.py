@@ -69,7 +69,12 @@ def test_patch_sizes_that_are_no_two_or_three_whole_numbers_are_refused_with_an_
         ("num_workers", [0, 8], [-1, "two"]),
         ("seed", [0, 12345], [-1, None]),
         ("foreground_patches", [0, 0.33, 1], [-0.1, 1.1, "a"]),
-        ("cache_rate", [0, 1.0], [2, -1]),
+        ("val_iterations", [1, 50], [0, 2.5]),
+        ("early_stopping", [0, 100], [-1, "never"]),
+        ("gradient_clipping", [12.0, 1], [0, -1, "12"]),
+        ("optimizer_name", ["adamw", "sgd"], ["adam", 1, None]),
+        ("augment_on", ["workers", "device"], ["gpu", True]),
+        ("batch_dice", [True, False], [0, "yes"]),
         ("overlap", [0, 0.5], [1, 1.5, -0.1, None]),
         ("learning_rate", [1e-3, 1], [0, -1, "1e-3", float("nan")]),
         ("weight_decay", [0, 3e-5], [-1e-5]),
@@ -80,6 +85,7 @@ def test_patch_sizes_that_are_no_two_or_three_whole_numbers_are_refused_with_an_
         ("amp", [True, False], ["false", 0]),
         ("spacing", [[1.0, 1, 0.5], [1, 1]], [[0, 1, 1], [-1, 1, 1], 1.0, [], ["1"], None]),
         ("mirror_axes", [[], [0], [0, 1, 2]], [[5], 0, ["x"], None]),
+        ("test_mirror_axes", [[], [0, 1]], [[3], "0"]),
     ],
 )
 def test_each_setting_is_checked(name, good, bad):
@@ -116,7 +122,7 @@ def test_every_scalar_of_a_workflow_that_has_a_rule_is_checked(workflow):
     config = {k: v for text in texts for k, v in yaml.safe_load(text).items()}
     checked = set(config["settings"]) - {"_target_"}
     assert checked == {name for name in config if name in RULES} | (
-        {"batch_size", "spacing", "mirror_axes"} & checked
+        {"batch_size", "spacing", "mirror_axes", "batch_dice"} & checked
     ) | {"patch_size", "device"}
     for name in checked:
         assert config["settings"][name] == f"@{name}"

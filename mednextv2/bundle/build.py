@@ -15,6 +15,7 @@ from typing import Any
 
 import mednextv2
 from mednextv2.bundle.task import Task, read_task
+from mednextv2.data.labels import LabelScheme
 from mednextv2.paths import prepare_folder
 
 WORKFLOWS = ("train", "evaluate", "inference")
@@ -91,7 +92,9 @@ def _metadata(task: Task) -> dict[str, Any]:
     facts, public = task.workflow, task.public
     axes = len(facts["patch_size"])
     shape = ["16*n"] * axes  # every axis a multiple of 16
+    scheme = LabelScheme(facts["labels"], facts["regions"], facts["ignore_label"])
     labels = {str(i): name for i, name in enumerate(facts["labels"])}
+    outputs = {str(i): name for i, name in enumerate(scheme.foreground)} if scheme.regions else labels
     return {
         "schema": _SCHEMA,
         "version": str(public["version"]),
@@ -108,7 +111,7 @@ def _metadata(task: Task) -> dict[str, Any]:
         "data_type": "nifti, nrrd, mha",
         "image_classes": f"{len(facts['channels'])} channel(s): {', '.join(facts['channels'])}",
         "label_classes": ", ".join(f"{i} {name}" for i, name in labels.items()),
-        "pred_classes": f"{len(labels)} channels, one a class",
+        "pred_classes": f"{scheme.outputs} channels, one a {'region' if scheme.regions else 'class'}",
         "intended_use": public["intended_use"],
         "references": public["references"],
         "network_data_format": {
@@ -129,12 +132,12 @@ def _metadata(task: Task) -> dict[str, Any]:
                 "pred": {
                     "type": "image",
                     "format": "segmentation",
-                    "num_channels": len(labels),
+                    "num_channels": scheme.outputs,
                     "spatial_shape": shape,
                     "dtype": "float32",
                     "value_range": [],
                     "is_patch_data": True,
-                    "channel_def": labels,
+                    "channel_def": outputs,
                 }
             },
         },

@@ -7,21 +7,26 @@ from typing import Any
 
 import yaml
 
+from mednextv2.data.labels import LabelScheme
 from mednextv2.errors import InputError
 from mednextv2.nets.mednext import DIVISOR
 from mednextv2.nets.variants import VARIANTS
+from mednextv2.transforms.normalize import NormalizeChannelsd
 
 #: Facts of the first document, which every workflow configuration starts with.
 WORKFLOW_FACTS = (
     "dataset_name",
     "channels",
     "labels",
+    "regions",
+    "ignore_label",
     "spacing",
     "patch_size",
     "batch_size",
     "variant",
     "mirror_axes",
-    "normalize",
+    "batch_dice",
+    "normalization",
 )
 #: Facts of the second document, for metadata.json and the README.
 PUBLIC_FACTS = (
@@ -95,11 +100,26 @@ def read_task(path: str | os.PathLike) -> Task:
 
 
 def _check(path: Path, workflow: dict[str, Any], public: dict[str, Any]) -> None:
+    kinds = {"channels": list, "labels": list, "regions": list, "spacing": list, "patch_size": list,
+             "mirror_axes": list, "normalization": list, "batch_size": int, "batch_dice": bool}  # fmt: skip
+    wrong = [f"{k} should be a {kind.__name__}, not {workflow[k]!r}" for k, kind in kinds.items()
+             if not isinstance(workflow[k], kind)]  # fmt: skip
+    if wrong:
+        raise InputError(f"{path}: {'; '.join(wrong)}")
     patch = workflow["patch_size"]
     problems = []
+    try:
+        LabelScheme(workflow["labels"], workflow["regions"], workflow["ignore_label"])
+        NormalizeChannelsd("image", workflow["normalization"])
+    except InputError as e:
+        problems.append(str(e))
+    if len(workflow["normalization"]) != len(workflow["channels"]):
+        problems.append(
+            f"{len(workflow['channels'])} channels, but normalization has {len(workflow['normalization'])} entries"
+        )
     if "_v" in path.resolve().parent.name:
         problems.append('the folder\'s name holds "_v", where MONAI cuts names: call it mednextv2_<organ>')
-    if len(patch) not in (2, 3) or any(n % DIVISOR for n in patch):
+    if len(patch) not in (2, 3) or not all(isinstance(n, int) and n > 0 and n % DIVISOR == 0 for n in patch):
         problems.append(f"patch_size {patch} has an axis that is not a multiple of {DIVISOR}")
     if len(workflow["spacing"]) != len(patch):
         problems.append(f"spacing {workflow['spacing']} and patch_size {patch} have different numbers of axes")

@@ -3,13 +3,23 @@
 from mednextv2.data.check import check_case, check_dataset
 from mednextv2.data.dataset import Case, DatasetFolder, read_dataset
 from mednextv2.data.download import fetch_msd_task
+from mednextv2.data.labels import LabelScheme, Region
+from mednextv2.data.patches import AugmentBatch, PatchDataset, PatchSampler
 from mednextv2.data.phantom import make_phantom_dataset
 from mednextv2.data.splits import kfold_indices, split_cases
+from mednextv2.data.store import CaseStore, PreparedCase
 from mednextv2.data.volume import read_volume
 
 __all__ = [
+    "AugmentBatch",
     "Case",
+    "CaseStore",
     "DatasetFolder",
+    "LabelScheme",
+    "PatchDataset",
+    "PatchSampler",
+    "PreparedCase",
+    "Region",
     "check_case",
     "check_dataset",
     "fetch_msd_task",

@@ -1,9 +1,12 @@
 """The integrity check of a data set: everything that would stop or spoil a training, found before it starts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch.distributed as dist
 from tqdm import tqdm
@@ -15,36 +18,67 @@ from mednextv2.errors import InputError
 _SHIFT = 0.1  # image and label may disagree by this part of a voxel before it counts as a defect
 _PLAUSIBLE_MM = (0.01, 100.0)  # a voxel's side; metres or micrometres in a header give others
 _LISTED = 50  # defects shown; the rest are counted
+_ODD_SPACING = 9.9  # times the median spacing, or that part of it
+_MAX_LABELS = 2**15  # label maps are stored as int16
+
+#: What is called with a case's image `(C, X, Y, Z)`, label map `(X, Y, Z)`, affine `(4, 4)` and name.
+Visitor = Callable[[np.ndarray, np.ndarray, np.ndarray, str], Any]
+
+
+@dataclass(frozen=True)
+class CaseReport:
+    """What the check found out about one case.
+
+    Attributes:
+        name: Of the case.
+        defects: One sentence a defect; empty when all is well.
+        spacing: Size of a voxel in mm, along right, anterior, superior; empty with a defect.
+        values: The label map's values.
+        extra: What the visitor returned.
+    """
+
+    name: str
+    defects: tuple[str, ...]
+    spacing: tuple[float, ...] = ()
+    values: tuple[int, ...] = ()
+    extra: Any = None
 
 
 def check_dataset(
     cases: Sequence[Case],
-    labels: Sequence[str],
+    labels: Sequence[str] | None,
     channels: Sequence[str],
     spatial_dims: int = 3,
     workers: int = 4,
-) -> None:
+    visit: Visitor | None = None,
+) -> list[CaseReport]:
     """Check every file of every case, and report all defects at once.
 
     Under `torch.distributed` rank 0 reads the files and the others wait for its verdict.
 
     Args:
         cases: The cases.
-        labels: Class names; the index of a name is its voxel value.
+        labels: Names of the label values 0, 1, …; None where nothing declares them.
         channels: Names of the image channels.
         spatial_dims: 2 or 3.
         workers: Threads that read files.
+        visit: Called with each sound case while it is in memory: see `Visitor`.
+            What it returns is in the report.
+
+    Returns:
+        A report a case, in the order of the cases; nothing on the ranks that only wait.
 
     Raises:
         InputError: With one line a defect, each naming the file, what is wrong and what to do.
     """
+    reports: list[CaseReport] = []
     defects: list[str] = []
     distributed = dist.is_available() and dist.is_initialized()
     if not distributed or dist.get_rank() == 0:
         with ThreadPoolExecutor(workers) as pool:
-            found = pool.map(lambda case: check_case(case, labels, channels, spatial_dims), cases)
-            progress = tqdm(found, total=len(cases), desc="checking the data set", unit="case", mininterval=1)
-            defects = [defect for case_defects in progress for defect in case_defects]
+            found = pool.map(lambda case: inspect_case(case, labels, channels, spatial_dims, visit), cases)
+            reports = list(tqdm(found, total=len(cases), desc="checking the data set", unit="case", mininterval=1))
+        defects = [defect for report in reports for defect in report.defects] + _odd_spacings(reports)
     if distributed:
         box = [defects]
         dist.broadcast_object_list(box, src=0)
@@ -58,22 +92,59 @@ def check_dataset(
                 + more
             )
         )
+    return reports
 
 
-def check_case(case: Case, labels: Sequence[str], channels: Sequence[str], spatial_dims: int = 3) -> list[str]:
-    """List the defects of one case.
+def _odd_spacings(reports: Sequence[CaseReport]) -> list[str]:
+    """Name the cases whose voxels are ten times as large or small as those of the others: a header in other units."""
+    known = [report for report in reports if report.spacing]
+    if len(known) < 2:
+        return []
+    median = np.median([report.spacing for report in known], axis=0)
+    return [
+        f"case {report.name}: has voxels of {' × '.join(f'{s:.3g}' for s in report.spacing)} mm, the data set's median "
+        f"is {' × '.join(f'{m:.3g}' for m in median)} mm; correct the header, or leave the case out"
+        for report in known
+        if max((np.array(report.spacing) / median).max(), (median / report.spacing).max()) > _ODD_SPACING
+    ]
+
+
+def missing_classes(reports: Sequence[CaseReport], labels: Sequence[str]) -> list[str]:
+    """Return the names of the labels that occur in no label map.
+
+    Args:
+        reports: Of all cases.
+        labels: Names by value.
+    """
+    present = {value for report in reports for value in report.values}
+    return [name for value, name in enumerate(labels) if value and value not in present]
+
+
+def check_case(case: Case, labels: Sequence[str] | None, channels: Sequence[str], spatial_dims: int = 3) -> list[str]:
+    """List the defects of one case: one sentence each. The arguments are those of :func:`inspect_case`."""
+    return list(inspect_case(case, labels, channels, spatial_dims).defects)
+
+
+def inspect_case(
+    case: Case,
+    labels: Sequence[str] | None,
+    channels: Sequence[str],
+    spatial_dims: int = 3,
+    visit: Visitor | None = None,
+) -> CaseReport:
+    """Check one case.
 
     Args:
         case: The case; without a label map only the images are checked.
-        labels: Class names; the index of a name is its voxel value.
+        labels: Names of the label values 0, 1, …; None where nothing declares them.
         channels: Names of the image channels.
         spatial_dims: 2 or 3.
-
-    Returns:
-        One sentence a defect; empty when all is well.
+        visit: See :func:`check_dataset`.
     """
     defects: list[str] = []
     grids: list[tuple[str, tuple[int, ...], np.ndarray]] = []  # file, shape, affine
+    images: list[np.ndarray] = []
+    label, values = None, ()
     expected = 1 if len(case.images) == len(channels) else len(channels)  # channels in each file
     for file in case.images:
         try:
@@ -83,18 +154,38 @@ def check_case(case: Case, labels: Sequence[str], channels: Sequence[str], spati
             continue
         defects += [f"{file}: {problem}" for problem in check_image(array, affine, expected, spatial_dims)]
         grids.append((file, array.shape[:spatial_dims], affine))
+        images += [array] if array.ndim == spatial_dims else list(np.moveaxis(array, -1, 0))
     if len(case.images) not in (1, len(channels)):
         defects.append(f"case {case.name}: has {len(case.images)} images for {len(channels)} channels")
     if case.label is not None:
         try:
-            array, affine = read_volume(case.label)
+            label, affine = read_volume(case.label)
         except InputError as e:
             defects.append(f"{e} (the label of case {case.name})")
         else:
-            defects += [f"{case.label}: {problem}" for problem in _check_label(array, labels, spatial_dims)]
-            grids.append((case.label, array.shape[:spatial_dims], affine))
+            problems, values = _check_label(label, labels, spatial_dims)
+            defects += [f"{case.label}: {problem}" for problem in problems]
+            grids.append((case.label, label.shape[:spatial_dims], affine))
     defects += [problem for grid in grids[1:] if (problem := compare_grids(grids[0], grid))]
-    return defects
+    if defects:
+        return CaseReport(case.name, tuple(defects))
+    affine = grids[0][2]
+    extra = None
+    if visit is not None and label is not None:
+        extra = visit(np.stack(images), label.reshape(label.shape[:spatial_dims]), affine, case.name)
+    return CaseReport(case.name, (), oriented_spacing(affine, spatial_dims), values, extra)
+
+
+def oriented_spacing(affine: np.ndarray, spatial_dims: int = 3) -> tuple[float, ...]:
+    """Return the size of a voxel in mm along right, anterior, superior.
+
+    Args:
+        affine: From voxel indices to millimetres, `(4, 4)`.
+        spatial_dims: 2 or 3.
+    """
+    axes = nib.orientations.io_orientation(affine)[:spatial_dims, 0]
+    spacing = np.linalg.norm(affine[:3, :spatial_dims], axis=0)
+    return tuple(float(spacing[i]) for i in np.argsort(axes))
 
 
 def check_image(array: np.ndarray, affine: np.ndarray, channels: int = 1, spatial_dims: int = 3) -> list[str]:
@@ -139,20 +230,33 @@ def check_image(array: np.ndarray, affine: np.ndarray, channels: int = 1, spatia
     return problems
 
 
-def _check_label(array: np.ndarray, labels: Sequence[str], spatial_dims: int) -> list[str]:
+def _check_label(
+    array: np.ndarray, labels: Sequence[str] | None, spatial_dims: int
+) -> tuple[list[str], tuple[int, ...]]:
+    """Return the problems of a label map, and its values."""
     if array.ndim == spatial_dims + 1 and array.shape[-1] == 1:
         array = array[..., 0]
     if not _is_numeric(array):
-        return [f"has voxels of type {array.dtype}; a label map has one whole number each"]
+        return [f"has voxels of type {array.dtype}; a label map has one whole number each"], ()
     if array.ndim != spatial_dims:
-        return [f"is {_dimensions(array.shape)}; a label map is {spatial_dims}D with one voxel value a class"]
-    values = np.unique(array)
-    wrong = [v for v in values.tolist() if v not in range(len(labels))]
+        return [f"is {_dimensions(array.shape)}; a label map is {spatial_dims}D with one voxel value a class"], ()
+    values = _distinct(array)
+    known = range(_MAX_LABELS if labels is None else len(labels))
+    wrong = [v for v in values if v not in known]
     if not wrong:
-        return []
+        return [], tuple(map(int, values))
     shown = ", ".join(f"{v:g}" for v in wrong[:8]) + (", …" if len(wrong) > 8 else "")
-    known = ", ".join(f"{i} {name}" for i, name in enumerate(labels))
-    return [f"has voxel values outside the declared labels: {shown} (declared: {known})"]
+    if labels is None:
+        return [f"has voxel values that are no labels, which are whole numbers from 0: {shown}"], ()
+    declared = ", ".join(f"{i} {name}" for i, name in enumerate(labels))
+    return [f"has voxel values outside the declared labels: {shown} (declared: {declared})"], ()
+
+
+def _distinct(array: np.ndarray) -> list:
+    """Return the sorted distinct values; small whole numbers are counted, which is many times faster than sorting."""
+    if array.dtype.kind in "biu" and array.size and array.min() >= 0 and array.max() < _MAX_LABELS:
+        return np.flatnonzero(np.bincount(array.reshape(-1, order="A"))).tolist()
+    return np.unique(array).tolist()
 
 
 def compare_grids(first: tuple, second: tuple) -> str:

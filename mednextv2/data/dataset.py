@@ -1,13 +1,17 @@
-"""Reading of a data-set folder: the layouts of the Medical Segmentation Decathlon (MSD) and of nnU-Net v2."""
+"""Reading of a data-set folder: the layouts of the Medical Segmentation Decathlon (MSD) and nnU-Net, and two folders.
+
+Two folders of equal names need no `dataset.json`: `scan7.nii.gz` in the one is the image, in the other the label map.
+"""
 
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from mednextv2.data.labels import LabelScheme, declared_scheme
 from mednextv2.data.volume import SUFFIXES, stem
 from mednextv2.errors import InputError
 
@@ -34,47 +38,62 @@ class Case:
 
 @dataclass(frozen=True)
 class DatasetFolder:
-    """What `dataset.json` says.
+    """What is known of a data set without opening an image.
 
     Attributes:
         path: The folder.
-        channels: Names of the image channels, in order.
-        labels: Name of each voxel value of the label maps; a region's several values are under the region's name.
+        channels: Names of the image channels, in order; empty when nothing names them.
+        labels: Values by name; a region's are a list. Empty when nothing declares them.
         cases: The training cases, sorted by name.
+        regions_order: nnU-Net's `regions_class_order`.
+        about: Texts of `dataset.json` under `name`, `description`, `reference` and `licence`.
     """
 
     path: Path
     channels: tuple[str, ...]
     labels: dict[str, Any]
     cases: tuple[Case, ...]
+    regions_order: tuple[int, ...] = ()
+    about: dict[str, str] = field(default_factory=dict)
 
     @property
-    def label_values(self) -> dict[int, str]:
-        """Names by voxel value; a value that only a region has is under the region's name."""
-        names: dict[int, str] = {}
-        for name, entry in self.labels.items():
-            for value in entry if isinstance(entry, list) else [entry]:
-                if isinstance(value, int):
-                    names.setdefault(value, str(name))
-        return names
+    def highest_label(self) -> int:
+        """The highest value that the labels, regions or the ignore label declare; 0 where nothing does."""
+        entries = [e if isinstance(e, (list, tuple)) else [e] for e in self.labels.values()]
+        return max((v for entry in entries for v in entry if isinstance(v, int)), default=0)
+
+    def scheme(self) -> LabelScheme | None:
+        """Return what the label values mean, or None where nothing declares it.
+
+        Raises:
+            InputError: When the declaration cannot be used.
+        """
+        if not self.labels:
+            return None
+        return declared_scheme(self.labels, self.regions_order, str(self.path / "dataset.json"))
 
 
-def read_dataset(dataset_dir: str | os.PathLike) -> DatasetFolder:
-    """Read the `dataset.json` of an MSD or nnU-Net folder, without opening an image.
+def read_dataset(dataset_dir: str | os.PathLike, labels_dir: str | os.PathLike | None = None) -> DatasetFolder:
+    """Read which cases a data set has, without opening an image.
 
     Args:
-        dataset_dir: The folder that holds `dataset.json`, `imagesTr` and `labelsTr`.
+        dataset_dir: The folder that holds `dataset.json`, `imagesTr` and `labelsTr`; or two folders of equal names,
+            `images` and `labels` or again `imagesTr` and `labelsTr`; or, with `labels_dir`, the folder of the images.
+        labels_dir: The folder of the label maps.
 
     Returns:
         The folder's channels, labels and cases. Whether the files exist and fit together is for
         :func:`mednextv2.data.check_dataset` to find out.
 
     Raises:
-        InputError: When the folder or the file is missing, does not parse, or names no cases.
+        InputError: When a folder or file is missing, does not parse, or names no cases.
     """
     folder = Path(dataset_dir).expanduser()
     if not folder.is_dir():
         raise InputError(f"dataset_dir {folder}: there is no such folder; give it with --dataset_dir")
+    pair = _two_folders(folder, labels_dir)
+    if pair:
+        return _read_pair(folder, *pair)
     description = _read_json(folder)
     if isinstance(description.get("training"), list):
         cases = [_msd_case(folder, entry, i) for i, entry in enumerate(description["training"])]
@@ -85,12 +104,78 @@ def read_dataset(dataset_dir: str | os.PathLike) -> DatasetFolder:
             f'{folder / "dataset.json"}: names no training cases. MSD folders list them under "training"; in nnU-Net '
             "folders they are the files in imagesTr and labelsTr"
         )
-    cases.sort(key=lambda case: case.name)
+    cases = _sorted_cases(cases, folder / "dataset.json")
+    channels = description.get("channel_names", description.get("modality", {}))
+    order = description.get("regions_class_order") or ()
+    if not isinstance(order, (list, tuple)):
+        raise InputError(f'{folder / "dataset.json"}: "regions_class_order" should be a list, not {order!r}')
+    texts = {
+        key: str(description[key]) for key in ("name", "description", "reference", "licence") if key in description
+    }
+    texts.setdefault("licence", str(description.get("license", "")))
+    return DatasetFolder(folder, tuple(_by_number(channels, folder)), _labels(description), cases, tuple(order), texts)
+
+
+def _sorted_cases(cases: list[Case], source: Path) -> tuple[Case, ...]:
+    cases = sorted(cases, key=lambda case: case.name)
     twice = sorted({a.name for a, b in pairwise(cases) if a.name == b.name})
     if twice:
-        raise InputError(f"{folder / 'dataset.json'}: several cases have the same name: {', '.join(twice[:5])}")
-    channels = description.get("channel_names", description.get("modality", {}))
-    return DatasetFolder(folder, tuple(_by_number(channels, folder)), _labels(description), tuple(cases))
+        raise InputError(
+            f"{source}: several cases have the same name: {', '.join(twice[:5])}; rename their files, since results "
+            "are stored under the names"
+        )
+    return tuple(cases)
+
+
+def _two_folders(folder: Path, labels_dir: str | os.PathLike | None) -> tuple[Path, Path] | None:
+    if labels_dir is not None:
+        labels = Path(labels_dir).expanduser()
+        if not labels.is_dir():
+            raise InputError(f"labels_dir {labels}: there is no such folder; give it with --labels_dir")
+        return folder, labels
+    if not (folder / "dataset.json").exists():
+        for images, labels in (("images", "labels"), ("imagesTr", "labelsTr")):
+            if (folder / images).is_dir() and (folder / labels).is_dir():
+                return folder / images, folder / labels
+    return None
+
+
+def _read_pair(folder: Path, images: Path, labels: Path) -> DatasetFolder:
+    """Pair images with label maps of the same name; with `_0000`, `_0001`, … behind it they are channels."""
+    label_files = {stem(f): f for f in _volumes(labels)}
+    groups: dict[str, dict[int, Path]] = {}
+    for file in _volumes(images):
+        name = stem(file)
+        number = re.fullmatch(r"(.+)_(\d{4})", name)
+        if name in label_files or not number:
+            groups.setdefault(name, {})[0] = file
+        else:
+            groups.setdefault(number[1], {})[int(number[2])] = file
+    if not groups:
+        raise InputError(f"{images}: holds no images ({', '.join(SUFFIXES)})")
+    channels = max(max(group) for group in groups.values()) + 1
+    cases = []
+    for name in sorted(groups.keys() | label_files.keys()):  # what has no partner is for the check to report
+        group = groups.get(name, {})
+        ending = next(iter(group.values()), Path("_.nii.gz"))
+        suffix = ending.name[len(stem(ending)) :]
+        files = [
+            group.get(c, images / (f"{name}_{c:04d}{suffix}" if channels > 1 else name + suffix))
+            for c in range(channels)
+        ]
+        cases.append(Case(name, tuple(map(str, files)), str(label_files.get(name, labels / f"{name}.nii.gz"))))
+    return DatasetFolder(
+        folder, tuple(f"channel {c}" for c in range(channels)) if channels > 1 else (), {}, _sorted_cases(cases, images)
+    )
+
+
+def _volumes(folder: Path) -> list[Path]:
+    """List the image files of a folder; two of them with one name are refused, as `a.nii` and `a.nii.gz`."""
+    files = sorted(f for f in folder.iterdir() if f.name.lower().endswith(SUFFIXES) and not f.name.startswith("."))
+    for a, b in pairwise(sorted(files, key=stem)):
+        if stem(a) == stem(b):
+            raise InputError(f"{folder}: {a.name} and {b.name} are the same case; remove one")
+    return files
 
 
 def _read_json(folder: Path) -> dict[str, Any]:
@@ -99,7 +184,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
         inside = ", ".join(sorted(p.name for p in folder.iterdir())[:5]) or "nothing"
         raise InputError(
             f"{folder}: has no dataset.json (it holds {inside}). Give the folder of an MSD task or of an nnU-Net data "
-            "set: dataset.json, imagesTr, labelsTr"
+            "set: dataset.json, imagesTr, labelsTr; or one with two folders of equal file names: images, labels"
         )
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))

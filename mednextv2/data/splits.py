@@ -7,8 +7,10 @@ import numpy as np
 from mednextv2.data.dataset import Case
 from mednextv2.errors import InputError
 
+FOLDS = 5  # of the cross-validation
 
-def kfold_indices(count: int, fold: int, folds: int = 5, seed: int = 12345) -> tuple[list[int], list[int]]:
+
+def kfold_indices(count: int, fold: int, folds: int = FOLDS, seed: int = 12345) -> tuple[list[int], list[int]]:
     """Split `count` cases into training and validation indices.
 
     The same as scikit-learn's `KFold(folds, shuffle=True, random_state=seed)`, which nnU-Net uses on the sorted case
@@ -39,7 +41,7 @@ def kfold_indices(count: int, fold: int, folds: int = 5, seed: int = 12345) -> t
 
 
 def split_cases(
-    cases: Sequence[Case], fold: int | str, folds: int = 5, seed: int = 12345
+    cases: Sequence[Case], fold: int | str, folds: int = FOLDS, seed: int = 12345
 ) -> tuple[list[dict], list[dict]]:
     """Split cases into the lists of dicts that MONAI's data sets take.
 

@@ -2,15 +2,24 @@
 
 from mednextv2.inference.evaluation import EvaluationTable
 from mednextv2.inference.inputs import CheckImaged, find_images
+from mednextv2.inference.label_maps import DecideLabelsd, StructureMasksd
+from mednextv2.inference.postprocessing import ApplyPostprocessingd
+from mednextv2.inference.predictors import FoldEnsemble, MirroringInferer, find_weights
 from mednextv2.inference.preparation import prepare_evaluation, prepare_inference
 from mednextv2.inference.writer import MaskWriter, SaveMaskd
 
 __all__ = [
+    "ApplyPostprocessingd",
     "CheckImaged",
+    "DecideLabelsd",
     "EvaluationTable",
+    "FoldEnsemble",
     "MaskWriter",
+    "MirroringInferer",
     "SaveMaskd",
+    "StructureMasksd",
     "find_images",
+    "find_weights",
     "prepare_evaluation",
     "prepare_inference",
 ]

@@ -98,9 +98,9 @@ class EvaluationTable:
         if not is_main_process():
             return
         folder = prepare_folder(self.folder, "output_dir")
-        _write_csv(folder / "cases.csv", self.rows)
+        write_csv(folder / "cases.csv", self.rows)
         summary = summarise(self.rows, self.labels[1:])
-        _write_csv(folder / "summary.csv", summary)
+        write_csv(folder / "summary.csv", summary)
         logger.info("Scores of %d cases, in %s\n%s", len({r["case"] for r in self.rows}), folder, format_table(summary))
 
 
@@ -149,7 +149,8 @@ def format_table(summary: Sequence[dict]) -> str:
     return "\n".join(lines)
 
 
-def _write_csv(path: Path, rows: Sequence[dict]) -> None:
+def write_csv(path: Path, rows: Sequence[dict]) -> None:
+    """Write rows as a table; columns in the order in which they first occur, numbers with six digits."""
     columns = list(dict.fromkeys(k for row in rows for k in row))
     with writing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, columns, restval="")

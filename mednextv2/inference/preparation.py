@@ -9,6 +9,7 @@ from monai.utils import ensure_tuple
 
 from mednextv2.data.check import check_dataset
 from mednextv2.data.dataset import DatasetFolder
+from mednextv2.data.labels import LabelScheme
 from mednextv2.errors import InputError
 from mednextv2.inference.writer import mask_path
 from mednextv2.memory import keep_freed_memory
@@ -19,7 +20,7 @@ from mednextv2.training.preparation import check_description
 def prepare_evaluation(
     dataset: DatasetFolder,
     cases: Sequence[Sequence[dict]],
-    labels: Sequence[str],
+    scheme: LabelScheme,
     channels: Sequence[str],
     spatial_dims: int,
     output_dir: str | os.PathLike,
@@ -30,7 +31,7 @@ def prepare_evaluation(
     Args:
         dataset: As read from `dataset_dir`.
         cases: Training and validation items; the latter are scored.
-        labels: The bundle's class names.
+        scheme: What the bundle's label values mean.
         channels: The bundle's channel names.
         spatial_dims: 2 or 3.
         output_dir: Where tables and predictions will go.
@@ -41,10 +42,10 @@ def prepare_evaluation(
     """
     keep_freed_memory()
     prepare_folder(output_dir, "output_dir")
-    check_description(dataset, labels, channels)
+    check_description(dataset, scheme, channels)
     if check_data:
         scored = {item["case"] for item in cases[1]}
-        check_dataset([c for c in dataset.cases if c.name in scored], labels, channels, spatial_dims)
+        check_dataset([c for c in dataset.cases if c.name in scored], scheme.declared, channels, spatial_dims)
 
 
 def prepare_inference(images: Sequence[dict[str, Any]], output_dir: str | os.PathLike) -> None:

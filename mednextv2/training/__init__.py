@@ -1,19 +1,23 @@
-"""What a training run needs beyond MONAI: schedule, checkpoints that resume, progress, per-class scores."""
+"""What a training run needs beyond MONAI: loss, schedule, checkpoints that resume, progress, per-class scores."""
 
 from mednextv2.training.checkpoint import TrainingCheckpoint
-from mednextv2.training.handlers import GradientClipping, Progress, TrainingLog
-from mednextv2.training.metrics import class_dice, full_resolution
+from mednextv2.training.handlers import EarlyStopping, GradientClipping, Progress, TrainingLog, step_loss
+from mednextv2.training.loss import SegmentationLoss
 from mednextv2.training.preparation import prepare_training, tensorboard_available
-from mednextv2.training.schedule import warmup_poly
+from mednextv2.training.pseudo_dice import PseudoDice
+from mednextv2.training.schedule import create_optimizer, warmup_poly
 
 __all__ = [
+    "EarlyStopping",
     "GradientClipping",
     "Progress",
+    "PseudoDice",
+    "SegmentationLoss",
     "TrainingCheckpoint",
     "TrainingLog",
-    "class_dice",
-    "full_resolution",
+    "create_optimizer",
     "prepare_training",
+    "step_loss",
     "tensorboard_available",
     "warmup_poly",
 ]

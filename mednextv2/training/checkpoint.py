@@ -40,6 +40,7 @@ class TrainingCheckpoint:
         seed: The random numbers after a resume are seeded anew, with `seed`, the epoch and the rank.
         cases: The training items. A checkpoint of other ones is not resumed from: with another fold, validation cases
             would have been trained on.
+        metric: The evaluator's key metric, if it remembers earlier epochs (`state_dict`); saved and restored.
 
     Raises:
         InputError: On attaching, when the checkpoint or the pretrained weights are of another network.
@@ -56,12 +57,14 @@ class TrainingCheckpoint:
         pretrained: str | os.PathLike | None = None,
         seed: int = 0,
         cases: Sequence[dict[str, Any]] = (),
+        metric: Any = None,
     ) -> None:
         self.folder = Path(output_dir).expanduser()
         self.network = getattr(network, "module", network)
         self.optimizer, self.lr_scheduler, self.evaluator = optimizer, lr_scheduler, evaluator
         self.resume, self.pretrained, self.seed = resume, pretrained, seed
         self.cases = sorted(str(item.get("case")) for item in cases)
+        self.metric = metric
 
     @property
     def latest(self) -> Path:
@@ -121,6 +124,8 @@ class TrainingCheckpoint:
         if self.evaluator is not None and content.get("best_metric") is not None:
             self.evaluator.state.best_metric = content["best_metric"]
             self.evaluator.state.best_metric_epoch = content["best_metric_epoch"]
+        if self.metric is not None and content.get("metric") is not None:
+            self.metric.load_state_dict(content["metric"])
         # new random numbers, and other ones in each process, which would draw the same patches otherwise
         set_determinism(self.seed + content["epoch"] + 10_000 * process_rank())
         logger.info("Resuming after epoch %d of %s", content["epoch"], self.latest)
@@ -146,6 +151,7 @@ class TrainingCheckpoint:
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "epoch": engine.state.epoch,
                 "cases": self.cases,
+                "metric": self.metric.state_dict() if self.metric is not None else None,
                 "best_metric": getattr(state, "best_metric", None),
                 "best_metric_epoch": getattr(state, "best_metric_epoch", None),
             },

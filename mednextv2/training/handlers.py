@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,6 +32,17 @@ def process_rank() -> int:
 def is_main_process() -> bool:
     """Say whether this process writes files and progress: rank 0, or the only one."""
     return process_rank() == 0
+
+
+def step_loss(output: Any) -> float | None:
+    """Return the loss of a training step, or None where there is none, as in an evaluation.
+
+    Args:
+        output: Of a MONAI engine: a dict, or the list of dicts that it was decollated into.
+    """
+    output = output[0] if isinstance(output, (list, tuple)) and output else output
+    loss = output.get("loss") if isinstance(output, dict) else None
+    return None if loss is None else float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
 
 
 class GradientClipping:
@@ -93,10 +105,9 @@ class Progress:
         state = engine.state
         if self._begin is None:  # known only now, after a resume
             self.bar.initial = self.bar.n = self._begin = state.iteration - 1
-        output = state.output if isinstance(state.output, dict) else (state.output or [{}])[0]
-        loss = output.get("loss") if isinstance(output, dict) else None
+        loss = step_loss(state.output)
         epoch = f"epoch {state.epoch}/{state.max_epochs}" if state.max_epochs > 1 else ""
-        text = ", ".join(t for t in (epoch, f"loss {float(loss):.3f}" if loss is not None else "") if t)
+        text = ", ".join(t for t in (epoch, f"loss {loss:.3f}" if loss is not None else "") if t)
         if text:
             self.bar.set_postfix_str(text, refresh=False)
         self.bar.update(1)
@@ -109,6 +120,31 @@ class Progress:
     def _fail(self, engine: Engine, error: Exception) -> None:
         self._close(engine)
         raise error
+
+
+class EarlyStopping:
+    """End the training when the validation has not been better for a number of epochs.
+
+    Args:
+        evaluator: The validation engine, whose key metric counts.
+        patience: Epochs; 0 never ends it.
+    """
+
+    def __init__(self, evaluator: Engine, patience: int) -> None:
+        self.evaluator, self.patience = evaluator, patience
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the trainer, after the validation handler."""
+        if self.patience:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._stop)
+
+    def _stop(self, engine: Engine) -> None:
+        best = self.evaluator.state.best_metric_epoch
+        if best > 0 and engine.state.epoch - best >= self.patience:
+            logger.info(
+                "Training ends after epoch %d: the best validation was %d epochs ago", engine.state.epoch, self.patience
+            )
+            engine.terminate()
 
 
 class TrainingLog:
@@ -136,8 +172,7 @@ class TrainingLog:
         self.validated = True
 
     def _add(self, engine: Engine) -> None:
-        output = engine.state.output if isinstance(engine.state.output, dict) else engine.state.output[0]
-        self.loss_sum += float(output["loss"])
+        self.loss_sum += step_loss(engine.state.output)
         self.steps += 1
 
     def _write(self, engine: Engine) -> None:

@@ -6,8 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mednextv2.data.check import check_dataset
+from mednextv2.data.check import check_dataset, missing_classes
 from mednextv2.data.dataset import DatasetFolder
+from mednextv2.data.labels import LabelScheme, left_right_pairs
 from mednextv2.errors import InputError
 from mednextv2.memory import keep_freed_memory
 from mednextv2.paths import prepare_folder
@@ -17,45 +18,56 @@ logger = logging.getLogger(__name__)
 
 def prepare_training(
     dataset: DatasetFolder,
-    labels: Sequence[str],
+    scheme: LabelScheme,
     channels: Sequence[str],
     spatial_dims: int,
     output_dir: str | os.PathLike,
     check_data: bool = True,
+    mirror_axes: Sequence[int] = (),
 ) -> None:
     """Check output folder and data set.
 
     Args:
         dataset: As read from `dataset_dir`.
-        labels: The bundle's class names.
+        scheme: What the bundle's label values mean.
         channels: The bundle's channel names.
         spatial_dims: 2 or 3.
         output_dir: Where checkpoints and logs will go; made if missing.
         check_data: Read every file and look for defects.
+        mirror_axes: Axes along which patches are mirrored; a warning tells when that swaps left and right structures.
 
     Raises:
         InputError: For a folder that cannot be written, or defects in the data.
     """
     keep_freed_memory()
     prepare_folder(output_dir, "output_dir")
-    check_description(dataset, labels, channels)
+    check_description(dataset, scheme, channels)
+    sides = left_right_pairs([*scheme.labels, *scheme.foreground])
+    if sides and 0 in mirror_axes:
+        logger.warning(
+            "mirror_axes %s: axis 0 swaps left and right, and with them %s, so the network cannot tell which is which. "
+            'Without that axis: --mirror_axes "%s"',
+            list(mirror_axes), " and ".join(sides[0]), [axis for axis in mirror_axes if axis != 0],
+        )  # fmt: skip
     if check_data:
-        check_dataset(dataset.cases, labels, channels, spatial_dims)
+        reports = check_dataset(dataset.cases, scheme.declared, channels, spatial_dims)
+        missing = missing_classes(reports, scheme.labels) if reports else []
+        if missing:
+            logger.warning("%s: no label map has a voxel of %s", dataset.path, ", ".join(missing))
 
 
-def check_description(dataset: DatasetFolder, labels: Sequence[str], channels: Sequence[str]) -> None:
-    """Raise an InputError when `dataset.json` names other channels than the bundle has, or more labels."""
+def check_description(dataset: DatasetFolder, scheme: LabelScheme, channels: Sequence[str]) -> None:
+    """Raise an InputError when `dataset.json` names other channels than the bundle has, or other labels."""
     file = dataset.path / "dataset.json"
     if dataset.channels and len(dataset.channels) != len(channels):
         raise InputError(
             f"{file}: names {len(dataset.channels)} image channels ({', '.join(dataset.channels)}), "
             f"the bundle {len(channels)} ({', '.join(channels)})"
         )
-    values = dataset.label_values
-    if values and max(values) >= len(labels):
+    if dataset.highest_label >= len(scheme.declared):
         raise InputError(
-            f"{file}: declares labels up to {max(values)} ({', '.join(map(str, dataset.labels))}), "
-            f"the bundle 0 to {len(labels) - 1} ({', '.join(labels)})"
+            f"{file}: declares labels up to {dataset.highest_label} ({', '.join(map(str, dataset.labels))}), "
+            f"the bundle 0 to {len(scheme.declared) - 1} ({', '.join(scheme.declared)})"
         )
 
 

@@ -1,9 +1,38 @@
-"""Learning-rate schedule: linear warm-up, then polynomial decay."""
+"""The optimizer, and its learning rate: linear warm-up, then polynomial decay."""
 
+from collections.abc import Iterable
 from functools import partial
 
-from torch.optim import Optimizer
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+OPTIMIZERS = ("adamw", "sgd")
+
+
+def create_optimizer(
+    name: str, params: Iterable[nn.Parameter], learning_rate: float, weight_decay: float = 3e-5
+) -> Optimizer:
+    """Create the optimizer of MedNeXt or that of nnU-Net.
+
+    Args:
+        name: `adamw`: AdamW with eps 1e-4, since 1e-8 may give NaN in half precision; MedNeXt's learning rate is 1e-3.
+            `sgd`: Nesterov momentum 0.99; nnU-Net's learning rate is 1e-2.
+        params: The network's parameters.
+        learning_rate: At its peak.
+        weight_decay: 3e-5 in both.
+
+    Raises:
+        ValueError: For another name.
+
+    Source:
+        The MedNeXt authors' trainer; nnU-Net (Isensee et al. 2021, Nature Methods, online methods).
+    """
+    if name == "adamw":
+        return AdamW(params, lr=learning_rate, weight_decay=weight_decay, eps=1e-4, fused=True)
+    if name == "sgd":
+        return SGD(params, lr=learning_rate, weight_decay=weight_decay, momentum=0.99, nesterov=True)
+    raise ValueError(f"optimizer {name!r} is none of {', '.join(OPTIMIZERS)}")
 
 
 def warmup_poly(optimizer: Optimizer, epochs: int, warmup_epochs: int = 0, power: float = 0.9) -> LambdaLR:

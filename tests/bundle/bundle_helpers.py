@@ -11,13 +11,15 @@ HIPPOCAMPUS = BUNDLES / "mednextv2_hippocampus"
 
 # small enough for seconds on a CPU
 QUICK = {
-    "patch_size": [16, 32, 16], "batch_size": 1, "epochs": 1, "iterations_per_epoch": 2, "val_interval": 1,
-    "num_workers": 0, "overlap": 0.0,
+    "patch_size": [16, 32, 16], "batch_size": 1, "epochs": 1, "iterations_per_epoch": 2, "val_iterations": 1,
+    "num_workers": 0,
 }  # fmt: skip
 
 
 def as_arguments(settings: dict) -> list[str]:
-    """Turn settings into `--key value` arguments."""
+    """Turn settings into `--key value` arguments; what training prepares goes beside its output, not into the bundle."""
+    if "iterations_per_epoch" in settings and "output_dir" in settings:
+        settings = {"prepared_dir": f"{settings['output_dir']}_prepared", **settings}
     return [str(part) for key, value in settings.items() for part in (f"--{key}", value)]
 
 

@@ -98,9 +98,11 @@ def test_a_patch_size_that_is_no_multiple_of_16(small_phantom, tmp_path):
 
 
 def test_every_impossible_setting_at_once(small_phantom, tmp_path):
-    result = train(small_phantom, tmp_path, epochs=0, batch_size="x", overlap=1.5, kernel_size=4, device="cuda:7")
+    result = train(
+        small_phantom, tmp_path, epochs=0, batch_size="x", foreground_patches=1.5, kernel_size=4, device="cuda:7"
+    )
     assert_refused(
-        result, "epochs 0", "batch_size 'x'", "overlap 1.5", "kernel_size 4", "device cuda:7", "--device cpu"
+        result, "epochs 0", "batch_size 'x'", "foreground_patches 1.5", "kernel_size 4", "device cuda:7", "--device cpu"
     )
 
 

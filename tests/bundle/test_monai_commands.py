@@ -30,18 +30,23 @@ META = ("--meta_file", CONFIGS / "metadata.json", "--config_file", CONFIGS / "in
 def test_every_property_resolves(name, workflow, kind, properties, small_phantom, tmp_path):
     bundle = BUNDLES / name
     source = {"input": str(small_phantom / "imagesTr")} if workflow == "inference" else {}
+    prepared = {"prepared_dir": str(tmp_path)} if workflow == "train" else {}
     run = ConfigWorkflow(
         workflow_type=kind,
         config_file=str(bundle / "configs" / f"{workflow}.yaml"),
         meta_file=str(bundle / "configs" / "metadata.json"),
         logging_file=False,
-        bundle_root=str(bundle), dataset_dir=str(small_phantom), output_dir=str(tmp_path), **source,
+        bundle_root=str(bundle), dataset_dir=str(small_phantom), output_dir=str(tmp_path), **source, **prepared,
     )  # fmt: skip
     run.initialize()
     assert run.check_properties() == []
     for prop in {**properties, **MetaProperties}:
         value = getattr(run, prop)
-        if not (workflow == "inference" and prop == "key_metric"):  # there is no truth to score against
+        # inference has no truth to score against; training scores its validation alone, which needs no postprocessing
+        if (workflow, prop) not in {
+            ("inference", "key_metric"), ("train", "train_key_metric"), ("train", "train_postprocessing"),
+            ("train", "val_postprocessing"),
+        }:  # fmt: skip
             assert value is not None, prop
 
 

@@ -1,22 +1,23 @@
+import json
 import logging
 import shutil
 
 import pytest
 
-from mednextv2.data import DatasetFolder, read_dataset
+from mednextv2.data import DatasetFolder, LabelScheme, read_dataset
 from mednextv2.data.splits import split_cases
 from mednextv2.errors import InputError
 from mednextv2.inference import prepare_evaluation, prepare_inference
 from mednextv2.training import prepare_training
 from mednextv2.training.preparation import check_description, keep_previous
 
-LABELS = ["background", "anterior", "posterior"]
+SCHEME = LabelScheme(["background", "anterior", "posterior"])
 
 
 def settings(phantom, output, **changes):
     good = {
         "dataset": read_dataset(phantom),
-        "labels": LABELS,
+        "scheme": SCHEME,
         "channels": ["T1w"],
         "spatial_dims": 3,
         "output_dir": output,
@@ -70,39 +71,74 @@ def test_dimensions_of_the_data_must_be_those_of_the_patch(phantom, tmp_path):
 
 @pytest.mark.parametrize("names", [("T1w", "T2w"), ("a", "b", "c")])
 def test_other_number_of_channels_is_refused(tmp_path, names):
-    message = refused(check_description, description(tmp_path, names), LABELS, ["MRI"])
+    message = refused(check_description, description(tmp_path, names), SCHEME, ["MRI"])
     assert message.startswith(f"{tmp_path / 'dataset.json'}: names {len(names)} image channels ({', '.join(names)})")
     assert "the bundle 1 (MRI)" in message
 
 
 def test_other_names_of_channels_and_labels_pass(tmp_path):
-    check_description(description(tmp_path, ["MRI"], {"bg": 0, "front": 1, "back": 2}), LABELS, ["T1w"])
+    check_description(description(tmp_path, ["MRI"], {"bg": 0, "front": 1, "back": 2}), SCHEME, ["T1w"])
 
 
 def test_description_without_channels_or_labels_passes(tmp_path):
-    check_description(description(tmp_path, [], {}), LABELS, ["T1w"])
+    check_description(description(tmp_path, [], {}), SCHEME, ["T1w"])
 
 
 def test_more_labels_than_the_bundle_has_are_refused(tmp_path):
     labels = {"background": 0, "liver": 1, "tumour": 3}
-    message = refused(check_description, description(tmp_path, labels=labels), LABELS, ["T1w"])
+    message = refused(check_description, description(tmp_path, labels=labels), SCHEME, ["T1w"])
     assert message.startswith(f"{tmp_path / 'dataset.json'}: declares labels up to 3 (background, liver, tumour)")
     assert "the bundle 0 to 2 (background, anterior, posterior)" in message
 
 
 @pytest.mark.parametrize("regions", [{"whole": [1, 2]}, {"whole": [1, 2], "core": [2]}, {"whole": (1, 2), "one": 1}])
 def test_regions_of_nnunet_pass_when_their_values_are_labels(tmp_path, regions):
-    check_description(description(tmp_path, labels={"background": 0} | regions), LABELS, ["T1w"])
+    check_description(description(tmp_path, labels={"background": 0} | regions), SCHEME, ["T1w"])
 
 
 def test_regions_with_values_beyond_the_labels_are_refused(tmp_path):
     labels = {"background": 0, "whole": [1, 2, 3]}
-    assert "labels up to 3" in refused(check_description, description(tmp_path, labels=labels), LABELS, ["T1w"])
+    assert "labels up to 3" in refused(check_description, description(tmp_path, labels=labels), SCHEME, ["T1w"])
 
 
 def test_training_checks_channels_and_labels(phantom, tmp_path):
     assert "image channels" in refused(prepare_training, **settings(phantom, tmp_path, channels=["T1w", "T2w"]))
-    assert "declares labels up to 2" in refused(prepare_training, **settings(phantom, tmp_path, labels=LABELS[:2]))
+    assert "declares labels up to 2" in refused(
+        prepare_training, **settings(phantom, tmp_path, scheme=LabelScheme(SCHEME.labels[:2]))
+    )
+
+
+# --- left and right, and classes without a voxel ----------------------------------------------------------------------
+
+
+def sided(folder, left="kidney_left", right="kidney_right"):
+    """The phantom's two labels under other names."""
+    content = json.loads((folder / "dataset.json").read_text())
+    content["labels"] = {"0": "background", "1": left, "2": right}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    return {"dataset": read_dataset(folder), "scheme": LabelScheme(["background", left, right])}
+
+
+def test_mirroring_left_and_right_of_sided_labels_warns_with_the_setting(phantom, tmp_path, caplog):
+    shutil.copytree(phantom, tmp_path / "data")
+    good = settings(phantom, tmp_path / "out", **sided(tmp_path / "data"), check_data=False)
+    prepare_training(**good, mirror_axes=[0, 1, 2])
+    assert "kidney_left and kidney_right" in caplog.text
+    assert '--mirror_axes "[1, 2]"' in caplog.text
+
+
+def test_no_warning_without_the_axis_or_without_sides(phantom, tmp_path, caplog):
+    shutil.copytree(phantom, tmp_path / "data")
+    good = settings(phantom, tmp_path / "out", **sided(tmp_path / "data"), check_data=False)
+    prepare_training(**good, mirror_axes=[1, 2])
+    prepare_training(**settings(phantom, tmp_path / "out", check_data=False), mirror_axes=[0, 1, 2])
+    assert caplog.text == ""
+
+
+def test_class_without_a_voxel_is_a_warning(phantom, tmp_path, caplog):
+    scheme = LabelScheme([*SCHEME.labels, "tumour"])
+    prepare_training(**settings(phantom, tmp_path / "out", scheme=scheme))
+    assert "no label map has a voxel of tumour" in caplog.text
 
 
 # --- evaluation and inference ----------------------------------------------------------------------------------------
@@ -115,7 +151,7 @@ def test_evaluation_checks_only_the_cases_that_it_scores(phantom, tmp_path):
     (tmp_path / "data" / "imagesTr" / f"{folds[0][1][0]['case']}.nii.gz").unlink()
     good = {
         "dataset": dataset,
-        "labels": LABELS,
+        "scheme": SCHEME,
         "channels": ["T1w"],
         "spatial_dims": 3,
         "output_dir": tmp_path / "out",
@@ -129,7 +165,7 @@ def test_evaluation_and_inference_check_the_output_folder(phantom, tmp_path):
     (tmp_path / "file").touch()
     dataset = read_dataset(phantom)
     cases = split_cases(dataset.cases, 0)
-    assert "output_dir" in refused(prepare_evaluation, dataset, cases, LABELS, ["T1w"], 3, tmp_path / "file")
+    assert "output_dir" in refused(prepare_evaluation, dataset, cases, SCHEME, ["T1w"], 3, tmp_path / "file")
     assert "output_dir" in refused(prepare_inference, [], tmp_path / "file")
     prepare_inference([], tmp_path / "new")
     assert (tmp_path / "new").is_dir()

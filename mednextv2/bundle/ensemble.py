@@ -1,0 +1,91 @@
+"""The end of a cross-validation: all folds' scores in one table, and the post-processing that they speak for."""
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from mednextv2.bundle.run import find_bundle, workflow_files
+from mednextv2.data.dataset import read_dataset
+from mednextv2.data.labels import LabelScheme
+from mednextv2.data.splits import FOLDS, split_cases
+from mednextv2.errors import InputError
+from mednextv2.inference.evaluation import format_table, summarise, write_csv
+from mednextv2.inference.postprocessing import Decision, decide
+from mednextv2.inference.predictors import find_weights
+from mednextv2.inference.writer import mask_path
+from mednextv2.paths import prepare_folder
+
+
+def finish_cross_validation(
+    bundle: str | os.PathLike,
+    dataset_dir: str | os.PathLike,
+    labels_dir: str | os.PathLike | None = None,
+    workers: int = 4,
+) -> tuple[str, Decision]:
+    """Pool the evaluations of all folds and decide the post-processing.
+
+    Needs `output/evaluation/fold_<k>` of every fold in the bundle, from its workflow evaluate. Writes
+    `output/evaluation/cross_validation/cases.csv` and `summary.csv`, and `models/postprocessing.json`, which inference
+    applies from then on.
+
+    Args:
+        bundle: Path or name: see :func:`mednextv2.bundle.run.find_bundle`.
+        dataset_dir: The data set that was trained on: see :func:`mednextv2.data.read_dataset`.
+        labels_dir: Likewise.
+        workers: Threads.
+
+    Returns:
+        The table of scores for people, and the decision.
+
+    Raises:
+        InputError: When a fold has not been trained or evaluated.
+    """
+    root = find_bundle(bundle)
+    scheme = bundle_scheme(root)
+    cases = read_dataset(dataset_dir, labels_dir).cases
+    folders = [root / "output" / "evaluation" / f"fold_{fold}" for fold in range(FOLDS)]
+    pairs, problems, rows = [], [], []
+    for fold, folder in enumerate(folders):
+        items = split_cases(cases, fold)[1]
+        found = [(mask_path(folder / "predictions", _first(item["image"])), item["label"]) for item in items]
+        missing = [str(prediction) for prediction, _ in found if not prediction.is_file()]
+        weights = Path(find_weights(root, fold)[0])
+        if weights.parent.name != f"fold_{fold}":
+            problems.append(f"fold {fold} is not trained: mednextv2 run {bundle} train --fold {fold}")
+        if missing or not (folder / "cases.csv").is_file():
+            problems.append(
+                f"fold {fold} is not evaluated ({len(missing)} of {len(items)} predictions missing in {folder}): "
+                f"mednextv2 run {bundle} evaluate --fold {fold}"
+            )
+            continue
+        pairs += found
+        rows += _read_scores(folder / "cases.csv")
+    if problems:
+        raise InputError("\n".join([f"{root}: the cross-validation is not complete", *problems]))
+    folder = prepare_folder(root / "output" / "evaluation" / "cross_validation", "output")
+    summary = summarise(rows, scheme.foreground)
+    write_csv(folder / "cases.csv", rows)
+    write_csv(folder / "summary.csv", summary)
+    decision = decide(pairs, scheme, workers)
+    decision.save(root / "models" / "postprocessing.json")
+    return format_table(summary), decision
+
+
+def bundle_scheme(root: Path) -> LabelScheme:
+    """Return what the label values of a bundle mean, from its configuration."""
+    parser = ConfigParser()
+    parser.read_config(workflow_files(root, "train"))
+    return parser.get_parsed_content("scheme")
+
+
+def _first(image: Any) -> str:
+    return image[0] if isinstance(image, (list, tuple)) else image
+
+
+def _read_scores(path: Path) -> list[dict[str, Any]]:
+    with path.open(newline="", encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
+    return [{k: v if k in ("case", "label") else float(v) for k, v in row.items()} for row in rows]

@@ -1,0 +1,283 @@
+"""What a data set looks like: voxel sizes, image sizes and intensities, from which a training is planned."""
+
+import math
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monai.transforms.utils import generate_spatial_bounding_box
+
+from mednextv2.errors import InputError
+
+_SAMPLE = 20_000  # foreground values of a case that are kept for the percentiles
+_CHUNK = 2**20  # values at a time in float64
+_EXPANDED = 10**6  # values that a case has at most in the expanded pool, where it could be written out
+
+
+@dataclass(frozen=True)
+class CaseChannel:
+    """Foreground intensities of one channel of one case; NaN where the case has no foreground.
+
+    Attributes:
+        count: Voxels.
+        mean: Of all of them.
+        variance: Of all of them (population).
+        minimum: Of all of them.
+        maximum: Of all of them.
+        sample: Up to 20 000 of the values, drawn without replacement, ascending, float32.
+    """
+
+    count: int
+    mean: float
+    variance: float
+    minimum: float
+    maximum: float
+    sample: np.ndarray = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """What one case contributes to the fingerprint.
+
+    Attributes:
+        name: Of the case.
+        spacing: Millimetres along right, anterior, superior.
+        shape: Voxels along the same axes, after cropping to the box of non-zero voxels.
+        kept: Voxels after the crop over voxels before it.
+        channels: Foreground intensities of each channel.
+        values: Voxels of each label value, after the crop.
+    """
+
+    name: str
+    spacing: tuple[float, float, float]
+    shape: tuple[int, int, int]
+    kept: float
+    channels: tuple[CaseChannel, ...]
+    values: dict[int, int]
+
+
+@dataclass(frozen=True)
+class ChannelFacts:
+    """Foreground intensities of one channel over the data set, in which every case weighs the same."""
+
+    mean: float
+    median: float
+    std: float
+    minimum: float
+    maximum: float
+    percentile_0_5: float
+    percentile_99_5: float
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What the planning needs to know of a data set.
+
+    Attributes:
+        cases: Number of cases.
+        spacings: Of each case, millimetres along right, anterior, superior.
+        shapes: Of each case, voxels along the same axes, after cropping to the box of non-zero voxels.
+        kept: Median over the cases of voxels after the crop over voxels before it.
+        channels: Foreground intensities of each channel.
+        voxels: Voxels of each label value, after the crop.
+        cases_with: Cases that have each label value.
+    """
+
+    cases: int
+    spacings: tuple[tuple[float, ...], ...]
+    shapes: tuple[tuple[int, ...], ...]
+    kept: float
+    channels: tuple[ChannelFacts, ...]
+    voxels: dict[int, int]
+    cases_with: dict[int, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as what JSON has: lists, numbers, and dicts with text as keys."""
+        return {
+            "cases": self.cases,
+            "spacings": [list(spacing) for spacing in self.spacings],
+            "shapes": [list(shape) for shape in self.shapes],
+            "kept": self.kept,
+            "channels": [asdict(channel) for channel in self.channels],
+            "voxels": {str(value): count for value, count in self.voxels.items()},
+            "cases_with": {str(value): count for value, count in self.cases_with.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "Fingerprint":
+        """Return the fingerprint that `to_dict` made this of."""
+        return cls(
+            cases=content["cases"],
+            spacings=tuple(tuple(spacing) for spacing in content["spacings"]),
+            shapes=tuple(tuple(shape) for shape in content["shapes"]),
+            kept=content["kept"],
+            channels=tuple(ChannelFacts(**channel) for channel in content["channels"]),
+            voxels={int(value): count for value, count in content["voxels"].items()},
+            cases_with={int(value): count for value, count in content["cases_with"].items()},
+        )
+
+
+def case_facts(image: np.ndarray, label: np.ndarray, affine: np.ndarray, name: str = "") -> CaseFacts:
+    """Measure one case.
+
+    Args:
+        image: Voxels in the file's order, `(C, X, Y, Z)`, of any number type.
+        label: Label map of the same grid, `(X, Y, Z)`; what is above 0 is foreground.
+        affine: From voxel indices to millimetres (right, anterior, superior), `(4, 4)`.
+        name: Of the case; also the seed of the sample.
+
+    Returns:
+        The case's facts. An image of nothing but zeros is not cropped.
+
+    Raises:
+        InputError: When the shapes or the affine cannot be, the foreground holds NaN or infinite intensities, or the
+            label map holds anything but whole numbers from 0 on.
+
+    Source:
+        nnU-Net's dataset fingerprint (Isensee et al. 2021, Nature Methods, online methods).
+    """
+    if image.ndim != 4 or image.shape[1:] != label.shape:
+        raise InputError(
+            f"case {name}: image {image.shape} and label map {label.shape} should be (C, X, Y, Z) and (X, Y, Z); "
+            "resample the label map to the image"
+        )
+    order = nib.orientations.io_orientation(affine)[:, 0]
+    if np.isnan(order).any():
+        raise InputError(f"case {name}: the affine has an axis of length 0; set the voxel spacing")
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+
+    # NumPy picks voxels by a mask in index order, tens of times as slow where that is not the order in memory
+    memory = np.argsort([-abs(stride) for stride in image.strides[1:]], kind="stable")
+    image, label = image.transpose(0, *memory + 1), label.transpose(memory)
+    start, end = generate_spatial_bounding_box(image, select_fn=lambda voxels: voxels != 0)
+    box = tuple(slice(a, b) for a, b in zip(start, end, strict=True)) if any(end) else (slice(None),) * 3
+    whole, image, label = label.size, image[(slice(None), *box)], label[box]
+    ras = np.argsort(order)  # the file's axis of each of the three
+    shape = np.array(label.shape)[np.argsort(memory)][ras]
+
+    foreground = label > 0
+    return CaseFacts(
+        name=name,
+        spacing=tuple(spacing[ras].tolist()),
+        shape=tuple(shape.tolist()),
+        kept=label.size / whole,
+        channels=_channels(image, foreground, name),
+        values=_count_values(label, foreground, name),
+    )
+
+
+def _channels(image: np.ndarray, foreground: np.ndarray, name: str) -> tuple[CaseChannel, ...]:
+    count = int(np.count_nonzero(foreground))
+    if not count:
+        nothing = CaseChannel(0, math.nan, math.nan, math.nan, math.nan, np.empty(0, np.float32))
+        return (nothing,) * len(image)
+    random = np.random.default_rng(zlib.crc32(name.encode()))
+    chosen = random.choice(count, _SAMPLE, replace=False, shuffle=False) if count > _SAMPLE else slice(None)
+    return tuple(_channel(channel[foreground], chosen, name) for channel in image)
+
+
+def _channel(values: np.ndarray, chosen: np.ndarray | slice, name: str) -> CaseChannel:
+    minimum, maximum = float(values.min()), float(values.max())
+    if not (math.isfinite(minimum) and math.isfinite(maximum)):
+        raise InputError(f"case {name}: has NaN or infinite voxels in the foreground; replace or recompute them")
+    mean = float(values.mean(dtype=np.float64))
+    squares = 0.0
+    for i in range(0, len(values), _CHUNK):
+        deviation = np.subtract(values[i : i + _CHUNK], mean, dtype=np.float64)
+        squares += float(deviation @ deviation)
+    sample = np.sort(values[chosen].astype(np.float32))
+    return CaseChannel(len(values), mean, squares / len(values), minimum, maximum, sample)
+
+
+def _count_values(label: np.ndarray, foreground: np.ndarray, name: str) -> dict[int, int]:
+    values, counts = np.unique(label[foreground], return_counts=True)
+    background = label.size - int(counts.sum())
+    negative = np.count_nonzero(label) > label.size - background  # or NaN
+    if negative or not all(float(value).is_integer() for value in values):
+        raise InputError(f"case {name}: the label map holds other values than whole numbers from 0 on; export it again")
+    found = {0: background} if background else {}
+    return found | {int(value): count for value, count in zip(values, counts.tolist(), strict=True)}
+
+
+def combine(cases: Sequence[CaseFacts]) -> Fingerprint:
+    """Join the facts of all cases.
+
+    Every case with foreground has the same weight in the intensities, however many voxels it has. That is what
+    nnU-Net's random sample of as many voxels of each case (with replacement) converges to; mean, deviation and range
+    here are exact, of all voxels, and the quantiles are those of the samples.
+
+    Args:
+        cases: At least one with foreground; those without contribute no intensities.
+
+    Returns:
+        The data set's fingerprint.
+
+    Raises:
+        InputError: When no case has foreground, or the cases have different numbers of channels.
+
+    Source:
+        nnU-Net's dataset fingerprint (Isensee et al. 2021, Nature Methods, online methods).
+    """
+    first, *others = cases
+    for other in others:
+        if len(other.channels) != len(first.channels):
+            raise InputError(
+                f"case {other.name}: has {len(other.channels)} image channels, but case {first.name} has "
+                f"{len(first.channels)}; every case needs the same"
+            )
+    labelled = [case for case in cases if case.channels[0].count]
+    if not labelled:
+        raise InputError(
+            f"none of the {len(cases)} cases has a voxel above 0 in its label map; check the folder of label maps"
+        )
+    voxels: Counter[int] = Counter()
+    cases_with: Counter[int] = Counter()
+    for case in cases:
+        voxels.update(case.values)
+        cases_with.update(case.values.keys())
+    return Fingerprint(
+        cases=len(cases),
+        spacings=tuple(case.spacing for case in cases),
+        shapes=tuple(case.shape for case in cases),
+        kept=float(np.median([case.kept for case in cases])),
+        channels=tuple(_pool(channel) for channel in zip(*(case.channels for case in labelled), strict=True)),
+        voxels=dict(sorted(voxels.items())),
+        cases_with=dict(sorted(cases_with.items())),
+    )
+
+
+def _pool(cases: Sequence[CaseChannel]) -> ChannelFacts:
+    means = np.array([case.mean for case in cases])
+    mean = means.mean()
+    variance = np.mean([case.variance for case in cases] + (means - mean) ** 2)
+    low, median, high = _quantiles([case.sample for case in cases], [0.005, 0.5, 0.995])
+    return ChannelFacts(
+        mean=float(mean),
+        median=median,
+        std=math.sqrt(variance),
+        minimum=min(case.minimum for case in cases),
+        maximum=max(case.maximum for case in cases),
+        percentile_0_5=low,
+        percentile_99_5=high,
+    )
+
+
+def _quantiles(samples: Sequence[np.ndarray], at: Sequence[float]) -> list[float]:
+    """Return quantiles of the pool in which each sample's values are repeated until all samples have the same size.
+
+    The repeated values are never written out: between the first and the last copy of a value the pool is constant, and
+    from there to the first copy of the next it is interpolated, as `numpy.percentile` does.
+    """
+    size = min(math.lcm(*map(len, samples)), max(_EXPANDED, *map(len, samples)))
+    values = np.concatenate(samples)
+    copies = np.concatenate([np.full(len(sample), size / len(sample)) for sample in samples])
+    order = np.argsort(values, kind="stable")  # merges the sorted samples
+    values, after = values[order], np.cumsum(copies[order])
+    first = after - copies[order]
+    positions = np.multiply(at, size * len(samples) - 1)
+    places = np.stack([first, after - 1], axis=1).ravel()
+    return np.interp(positions, places, np.repeat(values, 2)).tolist()

@@ -1,0 +1,205 @@
+"""What the voxel values of label maps mean to the network: classes or overlapping regions, and an ignore label."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mednextv2.errors import InputError
+
+_RIGHT_OF = {"left": "right", "l": "r", "lt": "rt", "lh": "rh", "sin": "dex", "sinister": "dexter"}
+
+
+class Region(NamedTuple):
+    """A structure made of several label values, which may overlap with others.
+
+    Attributes:
+        name: Of the structure.
+        values: The label values it is made of.
+        paint: The value that stands for it in a predicted label map.
+    """
+
+    name: str
+    values: tuple[int, ...]
+    paint: int
+
+
+class LabelScheme:
+    """How label maps become training targets, and outputs of the network become label maps.
+
+    With classes, the network has one output a label value, of which the largest wins (softmax). With regions, it has
+    one output a region, each for itself (sigmoid); regions whose probability is above 0.5 are painted into the label
+    map in their order, later ones over earlier ones.
+
+    Args:
+        labels: Names of the label values 0, 1, …, the background first. The ignore label is not among them.
+        regions: Mappings with the keys `name`, `values` and `paint`; empty for classes.
+        ignore_label: Voxels of this value were not annotated: they count neither in the loss nor in a score. It
+            follows the highest label.
+
+    Raises:
+        InputError: When values are out of range, or the ignore label is not the highest.
+
+    Source:
+        nnU-Net's region-based training and ignore label (documentation of nnU-Net v2).
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        regions: Sequence[Mapping[str, Any]] = (),
+        ignore_label: int | None = None,
+    ) -> None:
+        self.labels = [str(name) for name in labels]
+        self.ignore_label = ignore_label
+        if not regions and len(self.labels) < 2:
+            raise InputError(f"labels {self.labels}: need the background and at least one class")
+        if ignore_label is not None and ignore_label != len(self.labels):
+            raise InputError(
+                f"ignore_label {ignore_label!r}: should be the value after the highest label, {len(self.labels)}"
+            )
+        self.regions = [self._region(entry) for entry in regions]
+
+    def _region(self, entry: Mapping[str, Any]) -> Region:
+        known = range(1, len(self.labels))
+        if not isinstance(entry, Mapping) or set(entry) != {"name", "values", "paint"}:
+            raise InputError(f"regions: {entry!r} should have name, values and paint")
+        values = entry["values"] if isinstance(entry["values"], (list, tuple)) else [entry["values"]]
+        wrong = [v for v in (*values, entry["paint"]) if not isinstance(v, int) or v not in known]
+        if wrong or not values:
+            raise InputError(
+                f"regions: {entry['name']} is made of the values {list(values)} and painted as {entry['paint']!r}; "
+                f"values should be from 1 to {len(self.labels) - 1}"
+            )
+        return Region(str(entry["name"]), tuple(values), entry["paint"])
+
+    @property
+    def declared(self) -> list[str]:
+        """Names of all values that label maps may have, by value: the labels and the ignore label."""
+        return self.labels + ["ignore"] * (self.ignore_label is not None)
+
+    @property
+    def outputs(self) -> int:
+        """Number of output channels of the network."""
+        return len(self.regions) or len(self.labels)
+
+    @property
+    def foreground(self) -> list[str]:
+        """Names of what is scored: the classes without background, or the regions."""
+        return [region.name for region in self.regions] or self.labels[1:]
+
+    @property
+    def members(self) -> list[tuple[int, ...]]:
+        """For each name of `foreground`, the label values it is made of."""
+        return [region.values for region in self.regions] or [(value,) for value in range(1, len(self.labels))]
+
+    def masks(self, label: Tensor, channel_axis: int = 0) -> Tensor:
+        """Return the structures of `foreground` as channels.
+
+        Args:
+            label: Label maps of any number type, with one channel: `(1, ...)`, or `(B, 1, ...)`.
+            channel_axis: Which axis that is: 0, or 1.
+
+        Returns:
+            Booleans, `(N, ...)` or `(B, N, ...)`, in the order of `foreground`.
+        """
+        return torch.cat([self._is_in(label, values) for values in self.members], dim=channel_axis)
+
+    @staticmethod
+    def _is_in(label: Tensor, values: Sequence[int]) -> Tensor:
+        inside = label == values[0]
+        for value in values[1:]:
+            inside |= label == value
+        return inside
+
+    def valid(self, label: Tensor) -> Tensor | None:
+        """Return where voxels were annotated, of the label's shape, or None without an ignore label."""
+        return None if self.ignore_label is None else label != self.ignore_label
+
+    def decide(self, logits: Tensor, channel_axis: int = 0) -> Tensor:
+        """Turn outputs of the network into label maps.
+
+        Args:
+            logits: Outputs, with `outputs` channels on one axis.
+            channel_axis: Which axis.
+
+        Returns:
+            Label maps, uint8 (int16 from 256 labels on), one channel on that axis.
+        """
+        dtype = torch.uint8 if len(self.labels) <= 256 else torch.int16
+        if not self.regions:
+            return logits.argmax(channel_axis, keepdim=True).to(dtype)
+        painted = torch.zeros_like(logits.narrow(channel_axis, 0, 1), dtype=dtype)
+        for channel, region in enumerate(self.regions):
+            painted[logits.narrow(channel_axis, channel, 1) > 0] = region.paint  # sigmoid(x) > 0.5
+        return painted
+
+
+def left_right_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Find names that differ only by left and right, such as `kidney_left` and `kidney_right`, or `lh.putamen`.
+
+    Args:
+        names: Of labels.
+
+    Returns:
+        Each left name with its right one.
+    """
+    by_words = {tuple(re.findall(r"[a-z]+|[0-9]+", name.lower())): name for name in names}
+    pairs = []
+    for words, name in by_words.items():
+        other = tuple(_RIGHT_OF.get(word, word) for word in words)
+        if other != words and other in by_words:
+            pairs.append((name, by_words[other]))
+    return pairs
+
+
+def declared_scheme(
+    labels: Mapping[str, Any], regions_order: Sequence[int] = (), source: str = "labels"
+) -> LabelScheme:
+    """Read the labels of an nnU-Net or MSD `dataset.json`.
+
+    Args:
+        labels: Values by name; a list of values is a region; `ignore` is the ignore label.
+        regions_order: nnU-Net's `regions_class_order`: the value that stands for each region in a mask.
+        source: The file, for messages.
+
+    Returns:
+        The scheme. Values that only regions have are named after their number.
+
+    Raises:
+        InputError: For gaps between the values, a missing background, or regions without an order.
+    """
+    values = {str(name): _as_values(name, entry, source) for name, entry in labels.items()}
+    ignore = values.pop("ignore", None)
+    used = sorted({v for group in values.values() for v in group})
+    if used != list(range(len(used))) or len(used) < 2:
+        raise InputError(
+            f"{source}: the label values are {', '.join(map(str, used)) or 'missing'}, but should be 0 (background), "
+            "1, 2, … without gaps: renumber the labels in dataset.json and in the label maps"
+        )
+    if ignore is not None and (len(ignore) != 1 or ignore[0] != len(used)):
+        raise InputError(f"{source}: the label ignore should have the value after the highest label, {len(used)}")
+    single = {group[0]: name for name, group in reversed(values.items()) if len(group) == 1}
+    names = ["background"] + [single.get(v, f"label {v}") for v in used[1:]]
+    regions = {name: group for name, group in values.items() if any(group)}
+    if all(len(group) == 1 for group in regions.values()):
+        return LabelScheme(names, ignore_label=ignore and ignore[0])
+    if len(regions_order) != len(regions):
+        raise InputError(
+            f"{source}: has {len(regions)} regions ({', '.join(regions)}), so regions_class_order should have as many "
+            f"values, the ones that stand for them in masks, but is {list(regions_order)}"
+        )
+    entries = [
+        {"name": name, "values": list(group), "paint": paint}
+        for (name, group), paint in zip(regions.items(), regions_order, strict=True)
+    ]
+    return LabelScheme(names, entries, ignore and ignore[0])
+
+
+def _as_values(name: Any, entry: Any, source: str) -> list[int]:
+    values = list(entry) if isinstance(entry, (list, tuple)) else [entry]
+    if not values or not all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values):
+        raise InputError(f"{source}: the label {name} should be a whole number from 0 or a list of them, not {entry!r}")
+    return values

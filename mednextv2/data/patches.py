@@ -1,0 +1,140 @@
+"""Random training patches, drawn as nnU-Net draws them, from prepared cases."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from monai.transforms import Randomizable
+from torch.utils.data import Dataset, Sampler
+
+from mednextv2.data.store import CaseStore, PreparedCase
+from mednextv2.transforms.sampling import extract_patch
+from mednextv2.transforms.spatial import RandPlacement, draw_centre
+
+#: What stands for one patch: index of the case, whether it is centred on a labelled voxel, seed of its random numbers.
+PatchKey = tuple[int, bool, int]
+
+
+class PatchSampler(Sampler[PatchKey]):
+    """Choose the cases of an epoch's patches, and which of them are centred on a labelled voxel.
+
+    Cases are drawn uniformly with replacement. Of a batch the last patches are centred: patch `j` of `b` if
+    `j >= round(b * (1 - foreground))`. With two patches it is one, with a single one none. The batch is that of all
+    processes together. Every patch gets a seed of its own from PyTorch's random numbers, so that it does not depend
+    on the number of worker processes.
+
+    Args:
+        cases: Number of cases.
+        batch_size: Patches a step of each process.
+        steps: Of an epoch.
+        foreground: Part of the patches that are centred on a labelled voxel.
+
+    Source:
+        nnU-Net's data loader: part 0.33, batches in an endless loop.
+    """
+
+    def __init__(self, cases: int, batch_size: int, steps: int, foreground: float = 0.33) -> None:
+        self.cases, self.batch_size, self.steps = cases, batch_size, steps
+        distributed = dist.is_available() and dist.is_initialized()
+        rank, processes = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+        total = batch_size * processes
+        self.centred = [rank * batch_size + j >= round(total * (1 - foreground)) for j in range(batch_size)]
+
+    def __len__(self) -> int:
+        return self.batch_size * self.steps
+
+    def __iter__(self) -> Iterator[PatchKey]:
+        for _ in range(self.steps):
+            for centred in self.centred:
+                yield int(torch.randint(self.cases, ())), centred, int(torch.randint(2**31, ()))
+
+
+class PatchDataset(Dataset, Randomizable):
+    """Patches of prepared cases, by the keys of :class:`PatchSampler`.
+
+    Args:
+        data: Items with `image` and `label` paths.
+        store: Prepares them.
+        patch_size: Voxels along each axis.
+        placement: Draws rotation and scale; None for plain crops.
+        transform: Applied to each item, with random numbers from the item's seed.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        store: CaseStore,
+        patch_size: Sequence[int],
+        placement: RandPlacement | None = None,
+        transform: Callable | None = None,
+    ) -> None:
+        self.cases, self.patch_size, self.scheme = store.prepare(data), tuple(patch_size), store.scheme
+        self.placement, self.transform = placement, transform
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, key: PatchKey) -> dict[str, Any]:
+        """Return `image` `(C, *patch)` float32, `label` `(1, *patch)` int16, and `seed`."""
+        index, centred, seed = key
+        case = self.cases[index]
+        self.set_random_state(seed)
+        voxel = self._choose_voxel(case, centred)
+        centre = draw_centre(self.R, case.label.shape[1:], self.patch_size, voxel)
+        matrix = None
+        if self.placement is not None:
+            self.placement.set_random_state(seed + 1)
+            matrix = self.placement.draw()
+        image, label = extract_patch(case.image, case.label, centre, self.patch_size, matrix, fill_label=-1)
+        item = {"image": image, "label": label, "seed": seed}
+        if self.transform is None:
+            return item
+        return apply_seeded(self.transform, item)
+
+    def _choose_voxel(self, case: PreparedCase, centred: bool) -> tuple[int, ...] | None:
+        """Return the voxel to centre the patch on: of a random structure of the case, or any that was annotated."""
+        counts = case.counts
+        structures = len(self.scheme.foreground)
+        present = [s for s in range(structures) if counts[s]]
+        if centred and present:
+            structure = present[self.R.randint(len(present))]
+        elif self.scheme.ignore_label is not None and counts[structures]:
+            structure = structures  # most of the volume may not be annotated, and would teach nothing
+        else:
+            return None
+        return case.position(structure, self.R.randint(counts[structure]))
+
+
+def apply_seeded(transform: Callable, item: dict[str, Any]) -> dict[str, Any]:
+    """Apply random transforms to an item, with random numbers that depend on the item's `seed` alone.
+
+    Args:
+        transform: A MONAI transform or Compose.
+        item: A dict with `seed`.
+    """
+    if isinstance(transform, Randomizable):
+        transform.set_random_state((item["seed"] + 2) % 2**32)
+    return transform(item)
+
+
+class AugmentBatch:
+    """Apply random transforms to a batch on its device: a `prepare_batch` of MONAI's trainer.
+
+    Args:
+        transform: Takes a dict with `image` `(C, ...)`, `label` `(1, ...)` and `seed`.
+    """
+
+    def __init__(self, transform: Callable) -> None:
+        self.transform = transform
+
+    def __call__(
+        self, batch: dict[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return images and label maps, `(B, C, ...)` and `(B, 1, ...)`."""
+        images, labels = (batch[key].to(device=device, non_blocking=non_blocking) for key in ("image", "label"))
+        items = [
+            apply_seeded(self.transform, {"image": image, "label": label, "seed": int(seed)})
+            for image, label, seed in zip(images, labels, batch["seed"], strict=True)
+        ]
+        return torch.stack([i["image"] for i in items]), torch.stack([i["label"] for i in items])

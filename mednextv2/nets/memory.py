@@ -1,0 +1,69 @@
+"""An estimate of what a training step needs, from the network's size, the patch and the batch."""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+
+from mednextv2.nets.variants import VARIANTS, create_mednext
+
+# In units of the channels at full resolution, for each voxel of the patch:
+_KEPT_PER_BLOCK = 2.0  # for the backward pass: a block's input and its depthwise convolution's output
+_KEPT_ELSEWHERE = 5.5  # resampling blocks, stem and heads
+_AT_WORK = 8.3  # the largest sum of what lives for a moment, in the backward pass at full resolution; fitted
+_LOSS_BYTES = 20  # for each voxel and output: float32 logits, probabilities, targets and gradients
+_PARAMETER_BYTES = 14.5  # float32 weights, two moments, and half-precision copies; gradients come when activations go
+_SETTLED_BYTES = 16  # when they have all gone: weights, gradients, two moments
+
+
+def training_memory(
+    variant: str,
+    patch_size: Sequence[int],
+    batch_size: int,
+    in_channels: int = 1,
+    outputs: int = 2,
+    half_precision: bool = True,
+) -> float:
+    """Estimate the peak memory of a training step with AdamW: weights, gradients, moments, activations and loss.
+
+    What the libraries take for themselves comes on top: about 0.5 GiB of a CPU process or of a GPU. The blocks keep no
+    expanded tensor: see docs/fast_block.md. Measured on CPUs: see docs/benchmarks/training_memory.md.
+
+    Args:
+        variant: A key of :data:`mednextv2.nets.variants.VARIANTS`.
+        patch_size: Voxels along each axis.
+        batch_size: Patches a step.
+        in_channels: Of the images.
+        outputs: Of the network.
+        half_precision: Whether the network computes in bfloat16 or float16.
+
+    Returns:
+        Bytes.
+    """
+    size = VARIANTS[variant]
+    element = 2 if half_precision else 4
+    voxels = math.prod(patch_size) * batch_size
+    activations = element * (kept_values(variant) + _AT_WORK * size.init_filters)
+    parameters = _parameters(variant, in_channels, outputs, len(patch_size))
+    peak = _PARAMETER_BYTES * parameters + voxels * (activations + _LOSS_BYTES * outputs + 4 * in_channels)
+    return max(peak, _SETTLED_BYTES * parameters)
+
+
+def kept_values(variant: str) -> float:
+    """Return how many numbers the network keeps for the backward pass, for each voxel of a 3D patch.
+
+    Args:
+        variant: A key of :data:`mednextv2.nets.variants.VARIANTS`.
+    """
+    size = VARIANTS[variant]
+    # each of the four levels below has an eighth of the voxels and twice the channels of the one above
+    blocks = sum(n * 0.25 ** min(stage, 8 - stage) for stage, n in enumerate(size.blocks))
+    return size.init_filters * (_KEPT_PER_BLOCK * blocks + _KEPT_ELSEWHERE)
+
+
+@lru_cache
+def _parameters(variant: str, in_channels: int, outputs: int, spatial_dims: int) -> int:
+    with torch.device("meta"):
+        network = create_mednext(variant, spatial_dims, in_channels, outputs, deep_supervision=True)
+    return sum(p.numel() for p in network.parameters())
