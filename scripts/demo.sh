@@ -69,8 +69,8 @@ monai_run() {
 }
 start=$SECONDS
 say "Training on fold 0 (progress below)"
-monai_run train --dataset_dir "$DATASET" --output_dir "$OUTPUT/training" --batch_size 2 --epochs 12 \
-  --iterations_per_epoch 240 --warmup_epochs 1 --val_interval 100
+monai_run train --dataset_dir "$DATASET" --output_dir "$OUTPUT/training" --prepared_dir "$OUTPUT/prepared" \
+  --batch_size 2 --epochs 12 --iterations_per_epoch 240 --warmup_epochs 1 --val_iterations 20
 
 if [ "$OUTPUT/evaluation/summary.csv" -nt "$OUTPUT/training/model.pt" ]; then
   say "Already evaluated: $OUTPUT/evaluation"
