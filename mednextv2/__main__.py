@@ -73,17 +73,18 @@ def plan(
         variant: Size of the network, such as v2_base, v2_small or v2_tiny.
         memory: That a training step may take, GiB.
     """
-    from mednextv2.bundle.plan import default_folder, plan_dataset, write_task
+    from mednextv2.bundle.plan import check_folder, default_folder, plan_dataset, write_task
+    from mednextv2.data import read_dataset
 
+    dataset_dir, labels_dir = str(dataset_dir), labels_dir and str(labels_dir)
+    # before every file is read, which takes minutes
+    folder = check_folder(str(output) if output else default_folder(read_dataset(dataset_dir, labels_dir)))
     if isinstance(spacing, str) and spacing == "isotropic":
         spacing = (1.0, 1.0, 1.0)
     elif isinstance(spacing, (int, float)) and not isinstance(spacing, bool):
         spacing = (float(spacing),) * 3
-    result = plan_dataset(
-        str(dataset_dir), labels_dir and str(labels_dir), spacing, patch_size, batch_size, variant, memory
-    )
+    result = plan_dataset(dataset_dir, labels_dir, spacing, patch_size, batch_size, variant, memory)
     print(result.table())
-    folder = output or default_folder(result.dataset)
     task = write_task(result, folder)
     data = f"--dataset_dir {dataset_dir}" + (f" --labels_dir {labels_dir}" if labels_dir else "")
     print(

@@ -4,8 +4,9 @@ import json
 import math
 import os
 import re
+import tempfile
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,20 +123,26 @@ def plan_dataset(
 
 def _check_overrides(spacing: Any, patch_size: Any, batch_size: Any, variant: str, memory: Any) -> None:
     problems = []
-    if spacing is not None and not (len(spacing) == 3 and all(_is_number(s) and s > 0 for s in spacing)):
+    if spacing is not None and not _is_triple(spacing, lambda s: _is_number(s) and s > 0):
         problems.append(f'--spacing {spacing}: should be millimetres along three axes, such as "[1.0,1.0,1.0]"')
-    if patch_size is not None and not (
-        len(patch_size) == 3 and all(isinstance(n, int) and n > 0 and n % DIVISOR == 0 for n in patch_size)
-    ):
+    if patch_size is not None and not _is_triple(patch_size, lambda n: _is_count(n) and n % DIVISOR == 0):
         problems.append(f'--patch_size {patch_size}: should be three multiples of {DIVISOR}, such as "[96,96,96]"')
-    if batch_size is not None and not (isinstance(batch_size, int) and batch_size > 0):
+    if batch_size is not None and not _is_count(batch_size):
         problems.append(f"--batch_size {batch_size}: should be a whole number from 1")
-    if variant not in VARIANTS:
+    if variant not in list(VARIANTS):
         problems.append(f"--variant {variant}: is none of {', '.join(VARIANTS)}")
     if not _is_number(memory) or memory <= 0:
         problems.append(f"--memory {memory}: should be GiB, such as 24")
     if problems:
         raise InputError("\n".join(problems))
+
+
+def _is_triple(values: Any, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(values, (list, tuple)) and len(values) == 3 and all(map(fits, values))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _is_number(value: Any) -> bool:
@@ -146,13 +153,16 @@ def _found_scheme(dataset: DatasetFolder, reports: Sequence[CaseReport]) -> Labe
     """Name the labels of folders that declare none after their values."""
     values = sorted({value for report in reports for value in report.values})
     if values[-1] != len(values) - 1 and values != list(range(1, len(values) + 1)):
-        missing = sorted(set(range(values[-1])) - set(values))
+        missing = sorted(set(range(1, values[-1])) - set(values))
         raise InputError(
-            f"{dataset.path}: the label maps have the values {', '.join(map(str, values[:20]))}"
-            f"{', …' if len(values) > 20 else ''}, with gaps ({', '.join(map(str, missing[:5]))} …). Number the labels "
-            '1, 2, … without gaps, or declare them in a dataset.json with "labels"'
+            f"{dataset.path}: the label maps have the values {_first(values, 20)}, with gaps ({_first(missing, 5)}). "
+            'Number the labels 1, 2, … without gaps, or declare them in a dataset.json with "labels"'
         )
     return LabelScheme(["background", *(f"label {v}" for v in range(1, max(values[-1], 1) + 1))])
+
+
+def _first(values: Sequence[int], count: int) -> str:
+    return ", ".join([*map(str, values[:count]), *["…"] * (len(values) > count)])
 
 
 def _decide(
@@ -270,19 +280,33 @@ def write_task(plan: Plan, folder: str | os.PathLike) -> Path:
     Raises:
         InputError: When there is a task already, or the folder cannot be written.
     """
-    folder = Path(folder).expanduser()
-    task = folder / "task.yaml"
-    if task.exists():
-        raise InputError(f"{task}: exists already; give another --output, or remove it first")
-    if "_v" in folder.resolve().name:
-        raise InputError(f'--output {folder}: the name holds "_v", where MONAI cuts names; call it mednextv2_<organ>')
+    folder = check_folder(folder)
+    text = _task_text(plan, folder.resolve().name)
+    with tempfile.TemporaryDirectory() as scratch:  # what cannot be built is found before anything is written
+        draft = Path(scratch) / "task" / "task.yaml"
+        draft.parent.mkdir()
+        draft.write_text(text, encoding="utf-8")
+        read_task(draft)
     prepare_folder(folder, "output")
     with writing(folder / "fingerprint.json") as temporary:
         temporary.write_text(json.dumps(plan.fingerprint.to_dict(), indent=1) + "\n", encoding="utf-8")
-    with writing(task) as temporary:
-        temporary.write_text(_task_text(plan, folder.resolve().name), encoding="utf-8")
-    read_task(task)  # what was written can be built
-    return task
+    with writing(folder / "task.yaml") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return folder / "task.yaml"
+
+
+def check_folder(folder: str | os.PathLike) -> Path:
+    """Return the folder of a new bundle.
+
+    Raises:
+        InputError: When it holds a task already, or has a name that MONAI would cut.
+    """
+    folder = Path(folder).expanduser()
+    if (folder / "task.yaml").exists():
+        raise InputError(f"{folder / 'task.yaml'}: exists already; give another --output, or remove it first")
+    if "_v" in folder.resolve().name:
+        raise InputError(f'--output {folder}: the name holds "_v", where MONAI cuts names; call it mednextv2_<organ>')
+    return folder
 
 
 def _task_text(plan: Plan, name: str) -> str:

@@ -172,7 +172,8 @@ def inspect_case(
     affine = grids[0][2]
     extra = None
     if visit is not None and label is not None:
-        extra = visit(np.stack(images), label.reshape(label.shape[:spatial_dims]), affine, case.name)
+        image = images[0][None] if len(images) == 1 else np.stack(images)
+        extra = visit(image, label.reshape(label.shape[:spatial_dims]), affine, case.name)
     return CaseReport(case.name, (), oriented_spacing(affine, spatial_dims), values, extra)
 
 

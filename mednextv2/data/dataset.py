@@ -143,14 +143,20 @@ def _two_folders(folder: Path, labels_dir: str | os.PathLike | None) -> tuple[Pa
 def _read_pair(folder: Path, images: Path, labels: Path) -> DatasetFolder:
     """Pair images with label maps of the same name; with `_0000`, `_0001`, … behind it they are channels."""
     label_files = {stem(f): f for f in _volumes(labels)}
-    groups: dict[str, dict[int, Path]] = {}
+    parts = []
     for file in _volumes(images):
         name = stem(file)
-        number = re.fullmatch(r"(.+)_(\d{4})", name)
-        if name in label_files or not number:
-            groups.setdefault(name, {})[0] = file
-        else:
-            groups.setdefault(number[1], {})[int(number[2])] = file
+        number = None if name in label_files else re.fullmatch(r"(.+)_(\d{4})", name)
+        parts.append((file, number[1] if number else name, int(number[2]) if number else None))
+    # patients may be numbered, too: that a number is a channel's, a label map of the name without it must show
+    channelled = not label_files or any(number is not None and name in label_files for _, name, number in parts)
+    groups: dict[str, dict[int, Path]] = {}
+    for file, name, number in parts:
+        group = groups.setdefault(name if channelled else stem(file), {})
+        channel = (number or 0) if channelled else 0
+        if channel in group:
+            raise InputError(f"{images}: {group[channel].name} and {file.name} are the same image; remove one")
+        group[channel] = file
     if not groups:
         raise InputError(f"{images}: holds no images ({', '.join(SUFFIXES)})")
     channels = max(max(group) for group in groups.values()) + 1

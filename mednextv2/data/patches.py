@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
-from monai.transforms import Randomizable
+from monai.data import MetaTensor
+from monai.transforms import Compose, Randomizable
 from torch.utils.data import Dataset, Sampler
 
 from mednextv2.data.store import CaseStore, PreparedCase
@@ -84,8 +86,7 @@ class PatchDataset(Dataset, Randomizable):
         centre = draw_centre(self.R, case.label.shape[1:], self.patch_size, voxel)
         matrix = None
         if self.placement is not None:
-            self.placement.set_random_state(seed + 1)
-            matrix = self.placement.draw()
+            matrix = self.placement.set_random_state(state=self.R).draw()
         image, label = extract_patch(case.image, case.label, centre, self.patch_size, matrix, fill_label=-1)
         item = {"image": image, "label": label, "seed": seed}
         if self.transform is None:
@@ -112,10 +113,21 @@ def apply_seeded(transform: Callable, item: dict[str, Any]) -> dict[str, Any]:
     Args:
         transform: A MONAI transform or Compose.
         item: A dict with `seed`.
+
+    Returns:
+        The item, its tensors without MONAI's metadata, which every operation of the network would carry along.
     """
-    if isinstance(transform, Randomizable):
-        transform.set_random_state((item["seed"] + 2) % 2**32)
-    return transform(item)
+    _share_state(transform, np.random.RandomState((item["seed"] + 1) % 2**32))
+    return {k: v.as_tensor() if isinstance(v, MetaTensor) else v for k, v in transform(item).items()}
+
+
+def _share_state(transform: Any, state: np.random.RandomState) -> None:
+    """Let all transforms draw from one generator: to seed one each takes longer than most of them."""
+    if isinstance(transform, Compose):
+        for part in transform.transforms:
+            _share_state(part, state)
+    elif isinstance(transform, Randomizable):
+        transform.set_random_state(state=state)
 
 
 class AugmentBatch:

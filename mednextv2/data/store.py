@@ -158,6 +158,8 @@ def _is_current(case: PreparedCase, item: Mapping[str, Any]) -> bool:
 
 
 def _prepare(case: PreparedCase, item: Mapping[str, Any], transform: Callable, scheme: LabelScheme) -> None:
+    if _is_current(case, item):
+        return  # another training that shares the folder has done it meanwhile; it may be reading the files
     source = _signature(item)
     case.file("case.json").unlink(missing_ok=True)  # until it is there again, the case counts as not prepared
     data = transform(dict(item))

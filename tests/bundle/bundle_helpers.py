@@ -17,7 +17,7 @@ QUICK = {
 
 
 def as_arguments(settings: dict) -> list[str]:
-    """Turn settings into `--key value` arguments; what training prepares goes beside its output, not into the bundle."""
+    """Turn settings into `--key value` arguments; what training prepares goes beside its output, not into bundles."""
     if "iterations_per_epoch" in settings and "output_dir" in settings:
         settings = {"prepared_dir": f"{settings['output_dir']}_prepared", **settings}
     return [str(part) for key, value in settings.items() for part in (f"--{key}", value)]

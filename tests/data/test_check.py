@@ -1,5 +1,6 @@
 import gzip
 import shutil
+from itertools import permutations, product
 
 import itk
 import nibabel as nib
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from mednextv2.data import Case, check_case, check_dataset, read_dataset, read_volume
-from mednextv2.data.check import check_image
+from mednextv2.data.check import CaseReport, _distinct, check_image, inspect_case, missing_classes, oriented_spacing
 from mednextv2.errors import InputError
 
 LABELS = ["background", "anterior", "posterior"]
@@ -424,3 +425,212 @@ def test_voxels_that_cannot_be_are_found(side):
     assert f"{side:.3g}" in problems[0]
     assert "correct the spacing" in problems[0]
     assert check_image(np.arange(27.0).reshape(3, 3, 3), np.diag([0.05, 8.0, 1.0, 1.0])) == []
+
+
+# --- reports ---------------------------------------------------------------------------------------------------------
+
+
+def sound_case(tmp_path, name="case_7", affine=None, label=None, channels=1):
+    images = tuple(save(tmp_path / f"{name}_{c}.nii.gz", noise(seed=c), affine) for c in range(channels))
+    return Case(name, images, save(tmp_path / f"{name}.nii.gz", mask() if label is None else label, affine))
+
+
+def test_report_of_a_sound_case_has_its_spacing_and_values(tmp_path):
+    label = mask()
+    label[label == 1] = 0
+    affine = np.diag([2.0, -0.5, 3, 1])[[1, 2, 0, 3]]  # its axes are superior, right (reversed), anterior
+    report = inspect_case(sound_case(tmp_path, affine=affine, label=label), LABELS, ["T1"])
+    assert report == CaseReport("case_7", (), (0.5, 3.0, 2.0), (0, 2))
+
+
+def test_report_of_a_defective_case_has_its_defects_alone(tmp_path):
+    case = sound_case(tmp_path)
+    report = inspect_case(case, LABELS[:2], ["T1"])
+    (defect,) = report.defects
+    assert defect.startswith(f"{case.label}: has voxel values outside the declared labels: 2 (")
+    assert report == CaseReport("case_7", (defect,))
+
+
+def test_report_of_a_case_without_label_has_no_values(tmp_path):
+    report = inspect_case(Case("a", (save(tmp_path / "a.nii.gz", noise()),)), LABELS, ["T1"])
+    assert report == CaseReport("a", (), (1.0, 1.0, 1.0), ())
+
+
+def test_reports_are_in_the_order_of_the_cases(tmp_path):
+    cases = [sound_case(tmp_path, name, np.diag([s, 1, 1, 1.0])) for name, s in (("c", 1), ("a", 2), ("b", 3))]
+    reports = check_dataset(cases, LABELS, ["T1"])
+    assert [(r.name, r.spacing[0]) for r in reports] == [("c", 1), ("a", 2), ("b", 3)]
+
+
+def test_classes_without_a_voxel_in_any_case_are_named():
+    reports = [CaseReport("a", (), values=(0, 1)), CaseReport("b", (), values=(0, 3)), CaseReport("c", ("bad",))]
+    assert missing_classes(reports, ["background", *"uvwx"]) == ["v", "x"]
+    assert missing_classes(reports, ["background", "u"]) == []
+    assert missing_classes([CaseReport("a", (), values=(1,))], ["background", "u"]) == []
+
+
+# --- spacing ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axes", permutations(range(3)))
+@pytest.mark.parametrize("signs", product((1, -1), repeat=3))
+def test_spacing_is_along_right_anterior_superior_whatever_the_order_of_the_axes(axes, signs):
+    affine = np.zeros((4, 4))
+    affine[3, 3] = 1
+    for voxel_axis, (world, sign) in enumerate(zip(axes, signs, strict=True)):
+        affine[world, voxel_axis] = sign * (0.7, 1.5, 4.0)[world]
+    assert oriented_spacing(affine) == pytest.approx((0.7, 1.5, 4.0))
+
+
+@pytest.mark.parametrize("axes", permutations(range(3)))
+def test_spacing_of_an_oblique_volume_is_that_of_its_closest_axes(axes):
+    assert oriented_spacing(OBLIQUE[:, [*axes, 3]]) == pytest.approx((0.8, 1.1, 2.5))
+    reordered = nib.as_closest_canonical(nib.Nifti1Image(noise(), OBLIQUE[:, [*axes, 3]]))
+    assert reordered.header.get_zooms() == pytest.approx((0.8, 1.1, 2.5))
+
+
+def test_spacing_of_two_axes():
+    assert oriented_spacing(np.diag([0.5, 2.0, 1, 1]), 2) == (0.5, 2.0)
+    assert oriented_spacing(np.diag([0.5, 2.0, 1, 1])[:, [1, 0, 2, 3]], 2) == (0.5, 2.0)
+
+
+@pytest.mark.parametrize("signs", product((1, -1), repeat=3))
+def test_images_with_negative_directions_pass(tmp_path, signs):
+    affine = np.diag([*np.multiply(signs, (0.7, 1.5, 4.0)), 1])
+    report = inspect_case(sound_case(tmp_path, affine=affine), LABELS, ["T1"])
+    assert report.defects == ()
+    assert report.spacing == pytest.approx((0.7, 1.5, 4.0))
+
+
+@pytest.mark.parametrize(
+    "affine",
+    [
+        np.diag([1, 0, 1, 1.0]),
+        np.diag([0, 0, 0, 1.0]),
+        np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]),
+    ],
+    ids=["no length", "nothing", "two parallel axes"],
+)
+def test_singular_affines_do_not_pass(affine):
+    (problem,) = check_image(noise(), affine)
+    assert "affine without volume" in problem
+
+
+@pytest.mark.parametrize("factor", [10.0, 0.1])
+def test_case_with_a_header_in_other_units_is_named_with_both_spacings(tmp_path, factor):
+    cases = [sound_case(tmp_path, f"case_{i}", np.diag([0.5, 1.0, 3.0, 1])) for i in range(3)]
+    cases.append(sound_case(tmp_path, "odd", np.diag([0.5 * factor, factor, 3 * factor, 1])))
+    with pytest.raises(InputError, match="1 defect:") as caught:
+        check_dataset(cases, LABELS, ["T1"])
+    odd = times(*(f"{s * factor:.3g}" for s in (0.5, 1, 3))).replace(
+        "\N{MULTIPLICATION SIGN}", " \N{MULTIPLICATION SIGN} "
+    )
+    assert f"- case odd: has voxels of {odd} mm, the data set's median is 0.5 × 1 × 3 mm; correct" in str(caught.value)
+
+
+@pytest.mark.parametrize("factor", [9.0, 1 / 9])
+def test_spacings_that_differ_by_less_than_ten_times_pass(tmp_path, factor):
+    cases = [sound_case(tmp_path, f"case_{i}", np.diag([0.5, 1.0, 3.0, 1])) for i in range(3)]
+    check_dataset([*cases, sound_case(tmp_path, "odd", np.diag([0.5, 1, 3 * factor, 1]))], LABELS, ["T1"])
+
+
+def test_axes_of_another_order_are_no_other_spacing(tmp_path):
+    affine = np.diag([0.2, 0.2, 5.0, 1])
+    cases = [sound_case(tmp_path, f"case_{i}", affine) for i in range(3)]
+    check_dataset([*cases, sound_case(tmp_path, "turned", affine[:, [2, 0, 1, 3]])], LABELS, ["T1"])
+
+
+# --- labels that nothing declares ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+def test_any_whole_numbers_pass_where_nothing_declares_the_labels(tmp_path, dtype):
+    label = mask().astype(dtype)
+    label[0, 0, 0] = 117
+    report = inspect_case(sound_case(tmp_path, label=label), None, ["T1"])
+    assert report.defects == ()
+    assert report.values == (0, 1, 2, 117)
+    assert all(type(v) is int for v in report.values)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(-1, "-1"), (0.5, "0.5"), (2**15, "32768"), (np.nan, "nan"), (np.inf, "inf")]
+)
+def test_what_is_no_label_is_found_where_nothing_declares_them(tmp_path, value, shown):
+    label = mask().astype(np.float32)
+    label[0, 0, 0] = value
+    case = sound_case(tmp_path, label=label)
+    only(
+        inspect_case(case, None, ["T1"]).defects, case.label, f"are no labels, which are whole numbers from 0: {shown}"
+    )
+
+
+@pytest.mark.parametrize(
+    "dtype", [np.uint8, np.uint16, np.uint64, np.int8, np.int16, np.int64, ">i2", np.float32, bool]
+)
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_distinct_values_are_those_of_numpy(dtype, order):
+    random = np.random.default_rng(0)
+    arrays = [mask() > 0 if dtype is bool else mask()]
+    if dtype is not bool:
+        info = np.iinfo(dtype) if np.dtype(dtype).kind in "iu" else np.finfo(np.float16)
+        arrays.append(random.uniform(max(info.min, -(2**40)), min(info.max, 2**40), SHAPE))
+        arrays.append(np.array([0, info.max // 2 if np.dtype(dtype).kind in "iu" else 0.5, info.max, info.min]))
+        arrays.append(np.array([2**15 - 1, 2**15, 0]) % min(int(info.max), 2**62))
+    for array in arrays:
+        array = np.asarray(array).astype(dtype, order=order)
+        found = _distinct(array)
+        assert found == np.unique(array).tolist()
+        assert found == _distinct(array[::-1])
+
+
+def test_distinct_values_of_nothing_are_none():
+    assert _distinct(np.zeros((0, 3), np.uint8)) == []
+
+
+# --- visits ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_visitor_gets_image_label_affine_and_name_of_each_case(tmp_path, channels):
+    cases = [sound_case(tmp_path, name, OBLIQUE, channels=channels) for name in ("b", "a")]
+
+    def visit(image, label, affine, name):
+        assert image.shape == (channels, *SHAPE)
+        for c in range(channels):
+            assert np.array_equal(image[c], noise(seed=c))
+        assert label.shape == SHAPE
+        assert np.array_equal(label, mask())
+        assert affine == pytest.approx(OBLIQUE, abs=1e-5)
+        return f"seen {name}"
+
+    reports = check_dataset(cases, LABELS, [f"c{c}" for c in range(channels)], visit=visit)
+    assert [r.extra for r in reports] == ["seen b", "seen a"]
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_visitor_gets_channels_of_the_last_axis_first(tmp_path, channels):
+    image = noise((*SHAPE, channels))
+    case = Case("a", (save(tmp_path / "i.nii.gz", image),), save(tmp_path / "l.nii.gz", mask((*SHAPE, 1))))
+    names = [f"c{c}" for c in range(channels)]
+    found, label = inspect_case(case, LABELS, names, visit=lambda image, label, affine, name: (image, label)).extra
+    assert np.array_equal(found, np.moveaxis(image, -1, 0))
+    assert label.shape == SHAPE
+
+
+def test_visitor_gets_a_single_image_without_a_copy(tmp_path, monkeypatch):
+    arrays = []
+
+    def remember(path):
+        arrays.append(read_volume(path))
+        return arrays[-1]
+
+    monkeypatch.setattr("mednextv2.data.check.read_volume", remember)
+    found = inspect_case(sound_case(tmp_path), LABELS, ["T1"], visit=lambda image, *rest: image).extra
+    assert np.shares_memory(found, arrays[0][0])
+
+
+def test_cases_with_defects_or_without_label_are_not_visited(tmp_path):
+    bad, unlabelled = sound_case(tmp_path, "bad"), Case("a", (save(tmp_path / "a.nii.gz", noise()),))
+    for case, labels in ((bad, LABELS[:2]), (unlabelled, LABELS)):
+        assert inspect_case(case, labels, ["T1"], visit=lambda *given: pytest.fail("visited")).extra is None

@@ -11,7 +11,15 @@ from monai.handlers import LrScheduleHandler, ValidationHandler
 from torch import nn
 from tqdm import tqdm
 
-from mednextv2.training import GradientClipping, Progress, TrainingLog, tensorboard_available, warmup_poly
+from mednextv2.training import (
+    EarlyStopping,
+    GradientClipping,
+    Progress,
+    TrainingLog,
+    step_loss,
+    tensorboard_available,
+    warmup_poly,
+)
 
 
 class Scripted(Metric):
@@ -298,3 +306,34 @@ def test_tensorboard_is_found_under_both_names(monkeypatch, caplog, name):
     pretend_installed(monkeypatch, name)
     assert tensorboard_available() is True
     assert caplog.text == ""
+
+
+# --- EarlyStopping and the loss of a step ----------------------------------------------------------------------------
+
+
+def epochs_of_a_training(patience, *scores):
+    """How many epochs a training takes whose validations score like this."""
+    network = nn.Linear(3, 1)
+    evaluator = make_evaluator(score=Scripted(*scores))
+    handlers = [ValidationHandler(validator=evaluator, interval=1), EarlyStopping(evaluator, patience)]
+    trainer = make_trainer(network, torch.optim.SGD(network.parameters(), lr=0.0), handlers, epochs=len(scores))
+    trainer.run()
+    return trainer.state.epoch
+
+
+def test_training_ends_so_many_epochs_after_the_best_validation():
+    assert epochs_of_a_training(2, 0.1, 0.5, 0.4, 0.4, 0.6, 0.7) == 4
+    assert epochs_of_a_training(3, 0.1, 0.5, 0.4, 0.4, 0.6, 0.5) == 6
+
+
+def test_training_goes_on_without_patience():
+    assert epochs_of_a_training(0, 0.5, 0.1, 0.1, 0.1, 0.1) == 5
+
+
+def test_loss_of_a_step_is_found_in_every_form_of_output():
+    loss = torch.tensor(0.5, requires_grad=True)
+    assert step_loss({"loss": loss}) == 0.5
+    assert step_loss([{"loss": loss}, {"loss": loss}]) == 0.5
+    assert step_loss({"pred": loss}) is None
+    assert step_loss([]) is None
+    assert step_loss(None) is None

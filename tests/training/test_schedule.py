@@ -1,8 +1,9 @@
 import pytest
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import PolynomialLR
 
-from mednextv2.training import warmup_poly
+from mednextv2.training import create_optimizer, warmup_poly
 
 
 def make_optimizer(*rates):
@@ -83,3 +84,25 @@ def test_schedule_goes_on_from_its_saved_state(tmp_path, stop):
     second.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["schedule"])
     assert found + rates(second, scheduler, 10 - stop) == expected
+
+
+# --- the optimizer ---------------------------------------------------------------------------------------------------
+
+
+def test_adamw_is_mednexts():
+    optimizer = create_optimizer("adamw", [nn.Parameter(torch.ones(3))], 1e-3)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (1e-3, (0.9, 0.999), 1e-4, 3e-5)
+
+
+def test_sgd_is_nnunets():
+    optimizer = create_optimizer("sgd", [nn.Parameter(torch.ones(3))], 1e-2)
+    assert isinstance(optimizer, torch.optim.SGD)
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (1e-2, 0.99, True, 3e-5)
+
+
+def test_other_optimizers_are_refused():
+    with pytest.raises(ValueError, match="'adam' is none of adamw, sgd"):
+        create_optimizer("adam", [nn.Parameter(torch.ones(3))], 1e-3)
