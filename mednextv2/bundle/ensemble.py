@@ -47,6 +47,7 @@ def finish_cross_validation(
     scheme = bundle_scheme(root)
     cases = read_dataset(dataset_dir, labels_dir).cases
     folders = [root / "output" / "evaluation" / f"fold_{fold}" for fold in range(FOLDS)]
+    data = f"--dataset_dir {dataset_dir}" + (f" --labels_dir {labels_dir}" if labels_dir else "")
     pairs, problems, rows = [], [], []
     for fold, folder in enumerate(folders):
         items = split_cases(cases, fold)[1]
@@ -54,11 +55,11 @@ def finish_cross_validation(
         missing = [str(prediction) for prediction, _ in found if not prediction.is_file()]
         weights = Path(find_weights(root, fold)[0])
         if weights.parent.name != f"fold_{fold}":
-            problems.append(f"fold {fold} is not trained: mednextv2 run {bundle} train --fold {fold}")
+            problems.append(f"fold {fold} is not trained: mednextv2 run {bundle} train {data} --fold {fold}")
         if missing or not (folder / "cases.csv").is_file():
             problems.append(
                 f"fold {fold} is not evaluated ({len(missing)} of {len(items)} predictions missing in {folder}): "
-                f"mednextv2 run {bundle} evaluate --fold {fold}"
+                f"mednextv2 run {bundle} evaluate {data} --fold {fold}"
             )
             continue
         pairs += found

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from mednextv2.bundle.task import read_task
+from mednextv2.bundle.task import NAMES_RULE, is_rewritten, read_task
 from mednextv2.data.check import CaseReport, check_dataset, missing_classes
 from mednextv2.data.dataset import DatasetFolder, read_dataset
 from mednextv2.data.fingerprint import Fingerprint, case_facts, combine
@@ -68,7 +68,8 @@ class Plan:
         lines = []
         for name, value, reason in rows:
             values = textwrap.wrap(value, widths[1]) or [""]
-            reasons = textwrap.wrap(reason, 60) or [""]
+            # a path stays whole
+            reasons = textwrap.wrap(reason, 60, break_long_words=False, break_on_hyphens=False) or [""]
             for i in range(max(len(values), len(reasons))):
                 cells = [
                     name if i == 0 else "",
@@ -110,6 +111,7 @@ def plan_dataset(
     dataset = read_dataset(dataset_dir, labels_dir)
     scheme = dataset.scheme()
     channels = list(dataset.channels) or ["image"]
+    _check_names(dataset, [*channels, *(scheme.labels + scheme.foreground if scheme else [])])
     reports = check_dataset(
         dataset.cases, scheme and scheme.declared, channels, 3, workers or os.cpu_count() or 1, case_facts
     )
@@ -133,6 +135,15 @@ def _check_overrides(spacing: Any, patch_size: Any, batch_size: Any, variant: st
         problems.append(f"--variant {variant}: is none of {', '.join(VARIANTS)}")
     if not _is_number(memory) or memory <= 0:
         problems.append(f"--memory {memory}: should be GiB, such as 24")
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def _check_names(dataset: DatasetFolder, names: Sequence[str]) -> None:
+    folder = dataset.path.resolve().name
+    problems = [f"{dataset.path}: the folder should have another name: {NAMES_RULE}"] * is_rewritten(folder)
+    if wrong := sorted({name for name in names if is_rewritten(name)}):
+        problems.append(f"{dataset.path / 'dataset.json'}: rename {', '.join(wrong)}: {NAMES_RULE}")
     if problems:
         raise InputError("\n".join(problems))
 

@@ -1,6 +1,7 @@
 """Reading of a `task.yaml`: the facts that a bundle is built from."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from mednextv2.data.labels import LabelScheme
 from mednextv2.errors import InputError
 from mednextv2.nets.mednext import DIVISOR
 from mednextv2.nets.variants import VARIANTS
+from mednextv2.settings import RULES
 from mednextv2.transforms.normalize import NormalizeChannelsd
 
 #: Facts of the first document, which every workflow configuration starts with.
@@ -44,6 +46,8 @@ PUBLIC_FACTS = (
     "data_description",
     "references",
 )
+
+NAMES_RULE = "names hold no # and do not start with $, @ or %"
 
 
 @dataclass(frozen=True)
@@ -100,10 +104,15 @@ def read_task(path: str | os.PathLike) -> Task:
 
 
 def _check(path: Path, workflow: dict[str, Any], public: dict[str, Any]) -> None:
-    kinds = {"channels": list, "labels": list, "regions": list, "spacing": list, "patch_size": list,
-             "mirror_axes": list, "normalization": list, "batch_size": int, "batch_dice": bool}  # fmt: skip
-    wrong = [f"{k} should be a {kind.__name__}, not {workflow[k]!r}" for k, kind in kinds.items()
-             if not isinstance(workflow[k], kind)]  # fmt: skip
+    lists = ("channels", "labels", "regions", "patch_size", "normalization")
+    wrong = [f"{k} should be a list, not {workflow[k]!r}" for k in lists if not isinstance(workflow[k], list)]
+    wrong += [
+        f"{k} should be {RULES[k].words}, not {workflow[k]!r}"
+        for k in ("spacing", "batch_size", "mirror_axes", "batch_dice")
+        if not RULES[k].fits(workflow[k])
+    ]
+    if not isinstance(public["changelog"], dict):
+        wrong.append(f"changelog should have a text for each version, not {public['changelog']!r}")
     if wrong:
         raise InputError(f"{path}: {'; '.join(wrong)}")
     patch = workflow["patch_size"]
@@ -119,15 +128,30 @@ def _check(path: Path, workflow: dict[str, Any], public: dict[str, Any]) -> None
         )
     if "_v" in path.resolve().parent.name:
         problems.append('the folder\'s name holds "_v", where MONAI cuts names: call it mednextv2_<organ>')
-    if len(patch) not in (2, 3) or not all(isinstance(n, int) and n > 0 and n % DIVISOR == 0 for n in patch):
+    if len(patch) not in (2, 3) or not all(type(n) is int and n > 0 and n % DIVISOR == 0 for n in patch):
         problems.append(f"patch_size {patch} has an axis that is not a multiple of {DIVISOR}")
     if len(workflow["spacing"]) != len(patch):
         problems.append(f"spacing {workflow['spacing']} and patch_size {patch} have different numbers of axes")
-    if workflow["variant"] not in VARIANTS:
+    if workflow["variant"] not in list(VARIANTS):
         problems.append(f"variant {workflow['variant']} is none of {', '.join(VARIANTS)}")
     if not workflow["labels"] or workflow["labels"][0] != "background":
         problems.append("labels should start with background")
+    if changed := [name for name in _texts(workflow) if is_rewritten(name)]:
+        problems.append(f"MONAI reads more than a name into {', '.join(map(repr, changed))}: {NAMES_RULE}")
     if str(public["version"]) not in public["changelog"]:
         problems.append(f"the changelog has no entry {public['version']}")
     if problems:
         raise InputError(f"{path}: {'; '.join(problems)}")
+
+
+def is_rewritten(name: str) -> bool:
+    """Return whether MONAI's configuration parser would take a name for an expression, a reference or a path."""
+    return "#" in name or name.startswith(("$", "@", "%"))
+
+
+def _texts(content: Any) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, (dict, list)):
+        for part in content.values() if isinstance(content, dict) else content:
+            yield from _texts(part)

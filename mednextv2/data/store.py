@@ -153,7 +153,7 @@ def _signature(item: Mapping[str, Any]) -> list:
 def _is_current(case: PreparedCase, item: Mapping[str, Any]) -> bool:
     try:
         return PreparedCase(case.folder, case.name).facts["source"] == _signature(item)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 

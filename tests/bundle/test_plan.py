@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from bundle_helpers import as_arguments, run_python
-from dataset_helpers import TUMOUR, make_folders, make_nnunet, save
+from bundle_helpers import as_arguments
+from dataset_helpers import TUMOUR, make_folders, make_nnunet, run_verbs, save
 
 from mednextv2.__main__ import main
 from mednextv2.bundle.plan import default_folder, plan_dataset, write_task
@@ -27,15 +27,6 @@ from mednextv2.nets.memory import training_memory
 SMALL = {"patch_size": "[32,32,16]", "variant": "v2_tiny"}
 TRAIN = {"epochs": 1, "iterations_per_epoch": 2, "val_iterations": 1, "num_workers": 0, "batch_size": 2}
 WINDOW = {"overlap": 0.0, "test_mirror_axes": "[]", "num_workers": 0}
-
-# several verbs in one process, since it takes seconds to import everything
-COMMANDS = """
-import json, sys
-from mednextv2.__main__ import main
-for arguments in json.loads(sys.argv[1]):
-    sys.argv = ["mednextv2", *arguments]
-    main()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +92,7 @@ def plan_bundle_run(folder, bundle, image):
         ["run", bundle, "inference", *as_arguments(
             {**WINDOW, **weights, "test_mirror_axes": "[0,2]", "input": image, "output_dir": output / "masks"})],
     ]  # fmt: skip
-    commands = [[str(part) for part in command] for command in commands]
-    result = run_python("-c", COMMANDS, json.dumps(commands), cwd=bundle.parent)
+    result = run_verbs(commands, cwd=bundle.parent)
     assert result.returncode == 0, result.stderr[-3000:]
     return output
 
@@ -292,6 +282,12 @@ def test_a_given_patch_alone_comes_with_the_smallest_batch(tumour, tmp_path):
     assert "smallest batch" in row_of(table, "batch_size")
 
 
+def test_the_estimate_counts_channels_and_outputs(tumour):
+    plan = plan_dataset(tumour, patch_size=(160, 160, 160), batch_size=10, variant="v2_tiny")
+    needed = training_memory("v2_tiny", (160, 160, 160), 10, in_channels=2, outputs=3)
+    assert plan.decisions["memory"].value == f"{needed / 2**30:.1f} GiB"
+
+
 def test_less_memory_makes_the_patch_smaller(tumour, tmp_path):
     table, facts = planned(tumour, tmp_path / "mednextv2_x", "--memory", 0.07, "--variant", "v2_tiny")
     patch = facts["patch_size"]
@@ -433,6 +429,18 @@ def test_a_description_with_gaps_between_the_labels_is_refused(tmp_path):
     message = refusal("plan", folder, "--output", tmp_path / "mednextv2_x")
     assert f"{folder / 'dataset.json'}: the label values are 0, 1, 3" in message
     assert not (tmp_path / "mednextv2_x").exists()
+
+
+@pytest.mark.parametrize("name", ["vertebra #1", "$max", "@organ", "%part"])
+def test_names_that_monai_would_rewrite_are_refused(tmp_path, name):
+    folder = make_nnunet(tmp_path / "data", {"background": 0, name: 1}, None, (name.replace("1", "2"), "T2"), cases=1)
+    message = refusal("plan", folder, "--output", tmp_path / "mednextv2_x", "--variant", "v2_tiny")
+    assert f"{folder / 'dataset.json'}: rename " in message
+    assert name in message
+    assert name.replace("1", "2") in message
+    assert not (tmp_path / "mednextv2_x").exists()
+    moved = make_nnunet(tmp_path / f"x{name}", {"background": 0, "b": 1}, None, cases=1).rename(tmp_path / name)
+    assert "the folder should have another name" in refusal("plan", moved, "--output", tmp_path / "mednextv2_x")
 
 
 def test_folders_without_any_foreground_are_refused(tmp_path):

@@ -214,12 +214,15 @@ def test_image_and_label_may_be_of_different_formats(tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["images", "labels"])
-def test_two_files_of_one_case_are_refused(tmp_path, folder):
-    # between them in the order of file names lies another
-    touch(tmp_path, "images/a.nii", "labels/a.nii", "images/a.b.nii", "labels/a.b.nii", f"{folder}/a.nii.gz")
+@pytest.mark.parametrize("one", ["a.nii.gz", "a.mha"])
+def test_two_files_of_one_case_are_refused(tmp_path, folder, one):
+    other_case = "a.mn.nii"  # between a.mha and a.nii in the order of file names
+    for name in ("a.nii", other_case):
+        touch(tmp_path, f"images/{name}", f"labels/{name}")
+    touch(tmp_path, f"{folder}/{one}")
+    first, second = sorted(["a.nii", one])
     message = refused(tmp_path)
-    assert f"{tmp_path / folder}: " in message
-    assert "a.nii and a.nii.gz are the same case; remove one" in message
+    assert message == f"{tmp_path / folder}: {first} and {second} are the same case; remove one"
 
 
 def test_image_with_and_without_the_number_of_its_channel_is_refused(tmp_path):

@@ -248,7 +248,7 @@ def test_ignore_label_follows_the_highest_value(ignore):
 
 @pytest.mark.parametrize("ignore", [1, 2, 4, 255, [3, 4]])
 def test_ignore_label_that_is_not_the_highest_is_refused(ignore):
-    with pytest.raises(InputError, match="d.json: the label ignore should have the value after the highest label, 3"):
+    with pytest.raises(InputError, match=r"d\.json: the label ignore should have the value after the highest label, 3"):
         declared_scheme({"background": 0, "liver": 1, "vein": 2, "ignore": ignore}, source="d.json")
 
 

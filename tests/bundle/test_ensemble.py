@@ -1,0 +1,206 @@
+"""The end of a cross-validation, on predictions drawn by hand, and what inference makes of it."""
+
+import csv
+import io
+import json
+import shutil
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from unittest import mock
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from bundle_helpers import HIPPOCAMPUS, as_arguments
+from dataset_helpers import make_folders, make_nnunet, run_verbs, save
+from scipy import ndimage
+from sklearn.model_selection import KFold
+
+from mednextv2.__main__ import main
+from mednextv2.bundle import write_bundle
+from mednextv2.bundle.ensemble import bundle_scheme, finish_cross_validation
+from mednextv2.bundle.plan import plan_dataset, write_task
+from mednextv2.errors import InputError
+from mednextv2.inference.postprocessing import Decision
+from mednextv2.nets import create_mednext
+
+CASES = 11  # folds of three, two, two, two and two
+NAMES = sorted(f"case_{n:02d}" for n in range(CASES))
+
+
+def truth(case):
+    """Two boxes that touch; their size differs from case to case."""
+    label = np.zeros((16, 20, 8), np.uint8)
+    label[2:8, 2 : 8 + case % 3, 2:6] = 1
+    label[8:14, 2:8, 2:6] = 2
+    return label
+
+
+def predicted(case):
+    """The truth, and far from it an island of each label, too small to be the largest component."""
+    label = truth(case)
+    label[1:3, 15:18, 1:3] = 1
+    label[12:14, 16:18, 1:3] = 2
+    return label
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    """A bundle whose five folds are trained and evaluated, and its data set."""
+    root, data = tmp_path / "mednextv2_copy", tmp_path / "data"
+    shutil.copytree(HIPPOCAMPUS / "configs", root / "configs")
+    for case, name in enumerate(NAMES):
+        save(data / "labelsTr" / f"{name}.nii.gz", truth(case))
+    entries = [{"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/{name}.nii.gz"} for name in NAMES]
+    labels = {"0": "background", "1": "anterior", "2": "posterior"}
+    (data / "dataset.json").write_text(
+        json.dumps({"modality": {"0": "MRI"}, "labels": labels, "training": entries[::-1]})
+    )
+    for fold, (_, unseen) in enumerate(KFold(5, shuffle=True, random_state=12345).split(NAMES)):
+        folder = root / "output" / "evaluation" / f"fold_{fold}"
+        for case, name in enumerate(NAMES):  # those that it was trained on, too: they must not count
+            array = predicted(case) if case in unseen else np.zeros_like(truth(case))
+            save(folder / "predictions" / f"{name}_seg.nii.gz", array)
+        rows = [[NAMES[case], label, 0.01 * case + 0.5 * i, 0.5, 2.0 + i]
+                for case in unseen for i, label in enumerate(("anterior", "posterior"))]  # fmt: skip
+        with (folder / "cases.csv").open("w", newline="") as f:
+            csv.writer(f).writerows([["case", "label", "dice", "surface_dice_1mm", "hd95_mm"], *rows])
+        (root / "models" / f"fold_{fold}").mkdir(parents=True)
+        (root / "models" / f"fold_{fold}" / "model.pt").touch()
+    return root, data
+
+
+def dice_of(pairs, value):
+    scores = [2 * ((p == value) & (g == value)).sum() / ((p == value).sum() + (g == value).sum()) for p, g in pairs]
+    return np.mean(scores)
+
+
+def test_scores_of_all_folds_are_one_table(bundle):
+    table, _ = finish_cross_validation(*bundle)
+    folder = bundle[0] / "output" / "evaluation" / "cross_validation"
+    with (folder / "cases.csv").open() as f:
+        rows = list(csv.DictReader(f))
+    assert sorted((row["case"], row["label"]) for row in rows) == [
+        (name, label) for name in NAMES for label in ("anterior", "posterior")
+    ]
+    with (folder / "summary.csv").open() as f:
+        summary = {row["label"]: row for row in csv.DictReader(f)}
+    assert list(summary) == ["anterior", "posterior", "mean"]
+    # 0.00, 0.01, …, 0.10: mean 0.05; the posterior's are half a unit higher
+    assert float(summary["anterior"]["dice_mean"]) == pytest.approx(0.05)
+    assert float(summary["posterior"]["dice_mean"]) == pytest.approx(0.55)
+    assert float(summary["mean"]["dice_mean"]) == pytest.approx(0.30)
+    assert summary["anterior"]["dice_cases"] == str(CASES)
+    lines = {line.split()[0]: line.split() for line in table.splitlines()}
+    assert lines["posterior"] == ["posterior", "0.550", "0.500", "3.00"]
+
+
+def test_absent_classes_and_infinite_distances_survive_the_table(bundle):
+    file = bundle[0] / "output" / "evaluation" / "fold_3" / "cases.csv"
+    lines = file.read_text().splitlines()
+    lines[1:3] = [",".join([*lines[1].split(",")[:2], "nan", "nan", "nan"]),
+                  ",".join([*lines[2].split(",")[:2], "0", "0", "inf"])]  # fmt: skip
+    file.write_text("\n".join(lines) + "\n")
+    finish_cross_validation(*bundle)
+    with (bundle[0] / "output" / "evaluation" / "cross_validation" / "summary.csv").open() as f:
+        anterior, posterior, _ = csv.DictReader(f)
+    assert anterior["dice_cases"] == str(CASES - 1)
+    assert (posterior["dice_cases"], posterior["hd95_mm_infinite"]) == (str(CASES), "1")
+    assert float(posterior["dice_min"]) == 0
+
+
+def test_post_processing_that_helps_is_accepted_and_left_for_inference(bundle):
+    _, decision = finish_cross_validation(*bundle)
+    assert decision.cases == CASES
+    assert decision.steps == [[1, 2]]  # the islands go; nothing is left for the single labels to improve
+    pairs = [(predicted(case), truth(case)) for case in range(CASES)]
+    union = decision.table[0]
+    assert union["name"] == "foreground"
+    assert union["dice_before"] == pytest.approx(np.mean([dice_of(pairs, value) for value in (1, 2)]))
+    assert union["dice_after"] == 1
+    assert [row["accepted"] for row in decision.table] == [True, False, False]
+    assert Decision.load(bundle[0] / "models" / "postprocessing.json") == [[1, 2]]
+
+
+def test_the_verb_prints_scores_and_verdicts(bundle):
+    out, err = io.StringIO(), io.StringIO()
+    arguments = ["mednextv2", "ensemble", *map(str, bundle)]
+    with mock.patch.object(sys, "argv", arguments), redirect_stdout(out), redirect_stderr(err):
+        main()
+    lines = out.getvalue().splitlines()
+    assert lines[0].startswith("class")
+    assert any(line.startswith("largest component of foreground: Dice 0.9") for line in lines)
+    verdicts = [line.rsplit(": ", 1)[1] for line in lines if line.startswith("largest component")]
+    assert verdicts == ["kept", "not kept", "not kept"]
+
+
+def test_folds_that_are_missing_are_all_named_with_their_commands(bundle):
+    root, data = bundle
+    (root / "models" / "fold_1" / "model.pt").unlink()
+    (root / "models" / "model.pt").touch()  # published weights are of no fold
+    (root / "output" / "evaluation" / "fold_3" / "cases.csv").unlink()
+    unseen = list(KFold(5, shuffle=True, random_state=12345).split(NAMES))[4][1]
+    (root / "output" / "evaluation" / "fold_4" / "predictions" / f"{NAMES[unseen[0]]}_seg.nii.gz").unlink()
+    with pytest.raises(InputError) as error:
+        finish_cross_validation(*bundle)
+    first, *lines = str(error.value).splitlines()
+    assert first == f"{root}: the cross-validation is not complete"
+    assert lines == [
+        f"fold 1 is not trained: mednextv2 run {root} train --dataset_dir {data} --fold 1",
+        f"fold 3 is not evaluated (0 of 2 predictions missing in {root / 'output' / 'evaluation' / 'fold_3'}): "
+        f"mednextv2 run {root} evaluate --dataset_dir {data} --fold 3",
+        f"fold 4 is not evaluated (1 of 2 predictions missing in {root / 'output' / 'evaluation' / 'fold_4'}): "
+        f"mednextv2 run {root} evaluate --dataset_dir {data} --fold 4",
+    ]
+    assert not (root / "models" / "postprocessing.json").exists()
+    assert not (root / "output" / "evaluation" / "cross_validation").exists()
+
+
+def test_too_few_cases_for_folds_are_refused(bundle, tmp_path):
+    few = make_folders(tmp_path / "few", cases=3)
+    with pytest.raises(InputError, match="3 cases cannot be split into 5 folds"):
+        finish_cross_validation(bundle[0], few)
+
+
+def test_the_scheme_of_a_bundle_with_regions_is_read_from_its_configuration(tmp_path):
+    data = make_nnunet(tmp_path / "data", cases=1)
+    write_bundle(write_task(plan_dataset(data, variant="v2_tiny"), tmp_path / "mednextv2_x"))
+    scheme = bundle_scheme(tmp_path / "mednextv2_x")
+    assert scheme.foreground == ["whole", "core", "enhancing"]
+    assert scheme.members == [(1, 2, 3), (2, 3), (3,)]
+
+
+def test_inference_averages_the_folds_and_applies_what_was_decided(tmp_path):
+    root = tmp_path / "mednextv2_copy"
+    shutil.copytree(HIPPOCAMPUS / "configs", root / "configs")
+    for fold in (0, 3):
+        torch.manual_seed(fold)
+        network = create_mednext("v2_tiny", out_channels=3, deep_supervision=True)
+        for parameter in network.parameters():  # lively enough for masks of many pieces
+            parameter.data += 0.2 * torch.randn_like(parameter)
+        (root / "models" / f"fold_{fold}").mkdir(parents=True)
+        torch.save(network.state_dict(), root / "models" / f"fold_{fold}" / "model.pt")
+    decided = tmp_path / "decided.json"
+    decided.write_text('{"steps": [[1], [2]]}')
+    image = save(tmp_path / "a.nii.gz", np.random.default_rng(0).normal(size=(24, 32, 20)).astype(np.float32))
+    common = {"input": image, "patch_size": "[32,32,32]", "test_mirror_axes": "[]", "num_workers": 0, "amp": False}
+    runs = {
+        "alone": {"weights": root / "models" / "fold_0" / "model.pt"},
+        "both": {},
+        "decided": {"postprocessing_file": decided},
+    }
+    results = run_verbs(
+        [["run", root, "inference", *as_arguments({**common, **settings, "output_dir": tmp_path / name})]
+         for name, settings in runs.items()],
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert results.returncode == 0, results.stderr[-3000:]
+    masks = {name: np.asarray(nib.load(tmp_path / name / "a_seg.nii.gz").dataobj) for name in runs}
+    assert (masks["alone"] != masks["both"]).any()
+    expected = np.zeros_like(masks["both"])
+    for value in (1, 2):
+        components, count = ndimage.label(masks["both"] == value, np.ones((3, 3, 3)))
+        assert count > 1  # else there would be nothing to remove
+        expected[components == 1 + np.bincount(components.ravel())[1:].argmax()] = value
+    np.testing.assert_array_equal(masks["decided"], expected)
