@@ -13,6 +13,8 @@ from mednextv2.data.labels import LabelScheme
 class DecideLabelsd(MapTransform):
     """Turn logits into a label map: the largest class, or the regions painted in their order.
 
+    What is a label map already, as from :class:`StreamingInferer`, stays as it is.
+
     Args:
         keys: Of the logits, `(outputs, X, Y, Z)`; the label maps `(1, X, Y, Z)` take their place.
         scheme: What the outputs mean.
@@ -24,7 +26,8 @@ class DecideLabelsd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of the dict with label maps."""
-        return {**data, **{key: self.scheme.decide(data[key]) for key in self.key_iterator(data)}}
+        logits = [key for key in self.key_iterator(data) if data[key].is_floating_point()]
+        return {**data, **{key: self.scheme.decide(data[key]) for key in logits}}
 
 
 class StructureMasksd(MapTransform):

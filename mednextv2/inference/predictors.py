@@ -36,8 +36,11 @@ class MirroringInferer(SlidingWindowInferer):
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Return logits of `inputs`, `(B, C, X, Y, Z)`."""
-        predictor = partial(mirrored, network=network, axes=self.mirror_axes) if self.mirror_axes else network
-        return super().__call__(inputs, predictor, *args, **kwargs)
+        return super().__call__(inputs, self.predictor(network), *args, **kwargs)
+
+    def predictor(self, network: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Return the network, or what averages its logits over all flips."""
+        return partial(mirrored, network=network, axes=self.mirror_axes) if self.mirror_axes else network
 
 
 def mirrored(x: Tensor, *args: Any, network: Callable[..., Tensor], axes: Sequence[int], **kwargs: Any) -> Tensor:

@@ -24,7 +24,8 @@ class Resampled(MapTransform, InvertibleTransform):
     Images are interpolated with cubic splines, label maps by :func:`resize_label`. Along an axis that is much coarser
     than the others (:func:`separate_axis`) the nearest slice is taken. The inverse is linear for predictions of a
     floating dtype, with the roles of the spacings exchanged, and nearest for integers, for keys in `label_keys`, and
-    with `Invertd(nearest_interp=True)`; it ends at exactly the former shape.
+    with `Invertd(nearest_interp=True)`; it ends at exactly the former shape. What has that shape already, as the labels
+    of :class:`mednextv2.inference.StreamingInferer`, is not resampled.
 
     MONAI's `Spacingd` has no rule for anisotropic images, resamples label maps by their nearest voxels or by their
     numbers, and keeps voxel centres rather than the corners of the field of view in place by default.
@@ -111,7 +112,7 @@ class Resampled(MapTransform, InvertibleTransform):
             affine=scale_affine(old, new),
             orig_size=old,
             # "mode" is what Invertd(nearest_interp=True) changes to "nearest"
-            extra_info={"mode": "bilinear", "separate": -1 if back is None else back},
+            extra_info={"mode": "bilinear", "separate": -1 if back is None else back, "size": new},
             transform_info=self.get_transform_info(),
         )
         return _with_meta(resampled, meta)
@@ -134,7 +135,8 @@ class Resampled(MapTransform, InvertibleTransform):
                 resized = resize(d[key], old, order=1, separate=None if info["separate"] < 0 else info["separate"])
             else:
                 resized = resize(d[key], old, order=0)
-            meta = self.track_transform_meta(d[key], affine=scale_affine(tuple(d[key].shape[1:]), old))
+            # not of its own shape: a label map that was decided on the former grid stays as it is
+            meta = self.track_transform_meta(d[key], affine=scale_affine(tuple(info["size"]), old))
             d[key] = _with_meta(resized, meta)
         return d
 

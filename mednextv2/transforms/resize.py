@@ -123,7 +123,7 @@ def _along(volume: Tensor, axis: int, n: int, order: int) -> Tensor:
     if volume.shape[axis] == n:
         return volume
     if order == 0:
-        return volume.index_select(axis, _nearest(volume.shape[axis], n).to(volume.device))
+        return volume.index_select(axis, nearest_taps(volume.shape[axis], n).to(volume.device))
     before, after = math.prod(volume.shape[:axis]), math.prod(volume.shape[axis + 1 :])
     lines = volume.reshape(before, -1, after)
     out = volume.new_empty(before, n, after)
@@ -153,7 +153,8 @@ def _blocks(n_in: int, n_out: int, order: int) -> list[tuple[int, int, Tensor]]:
 
 
 @lru_cache(maxsize=1024)
-def _nearest(n_in: int, n_out: int) -> Tensor:
+def nearest_taps(n_in: int, n_out: int) -> Tensor:
+    """Return for each of `n_out` voxels the one of `n_in` that lies nearest, the corners of both in one place."""
     return torch.from_numpy(_zoom(np.arange(n_in), n_out, 0))
 
 
@@ -192,37 +193,48 @@ def resize_label(label: Tensor, shape: Sequence[int], separate: int | None = Non
 
 
 def _vote(volume: Tensor, sizes: dict[int, int]) -> Tensor:
-    taps = {axis: _taps(volume.shape[axis], n) for axis, n in sizes.items()}
+    taps = {axis: linear_taps(volume.shape[axis], n) for axis, n in sizes.items()}
     taps = {axis: tuple(t.to(volume.device) for t in found) for axis, found in taps.items()}
     result = volume
     mixed = torch.zeros_like(volume, dtype=torch.bool)  # cells whose corners do not all have the same label
     for axis in sizes:
-        mixed = mixed | _following(mixed, axis) | (volume != _following(volume, axis))
+        mixed = mixed | following(mixed, axis) | (volume != following(volume, axis))
     for axis, (low, _, _) in taps.items():
-        nearest = _nearest(volume.shape[axis], sizes[axis]).to(volume.device)
+        nearest = nearest_taps(volume.shape[axis], sizes[axis]).to(volume.device)
         result, mixed = result.index_select(axis, nearest), mixed.index_select(axis, low)
     values, winners = volume.reshape(-1), result.view(-1)
     for voxels in mixed.view(-1).nonzero()[:, 0].split(_CHUNK):
-        corners, weights = _corners(voxels, volume.shape, result.shape, taps)
+        corners, weights = corners_of(voxels, volume.shape, result.shape, taps)
         winners[voxels] = _winners(values[corners], weights, winners[voxels])
     return result
 
 
-def _taps(n_in: int, n_out: int) -> tuple[Tensor, Tensor, Tensor]:
-    # the two voxels that linear interpolation reads, and the weight of the second
+def linear_taps(n_in: int, n_out: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return for each of `n_out` voxels the two of `n_in` that it lies between, and the weight of the second."""
     centre = (torch.arange(n_out, dtype=torch.float64) + 0.5) * (n_in / n_out) - 0.5
     centre = centre.clamp_(min=0)  # at the other end both voxels are the last one
     low = centre.long()
     return low, (low + 1).clamp_(max=n_in - 1), (centre - low).float()
 
 
-def _following(volume: Tensor, axis: int) -> Tensor:
+def following(volume: Tensor, axis: int) -> Tensor:
+    """Return for each voxel the next along an axis; for the last itself."""
     n = volume.shape[axis]
     return torch.cat([volume.narrow(axis, 1, n - 1), volume.narrow(axis, n - 1, 1)], dim=axis)
 
 
-def _corners(voxels: Tensor, old: torch.Size, new: torch.Size, taps: dict) -> tuple[Tensor, Tensor]:
-    # flat indices (corners, N) into the old volume, and their weights
+def corners_of(voxels: Tensor, old: torch.Size, new: torch.Size, taps: dict) -> tuple[Tensor, Tensor]:
+    """Return the voxels that some voxels of another grid are interpolated from.
+
+    Args:
+        voxels: Flat indices into the new volume, `(N,)`.
+        old: Shape of the volume that is read.
+        new: Shape of the new one.
+        taps: For axes that are interpolated, as :func:`linear_taps`; the others are the same in both.
+
+    Returns:
+        Flat indices into the old volume, `(corners, N)`, and their weights.
+    """
     corners = torch.zeros_like(voxels)[None]
     weights = torch.ones_like(corners, dtype=torch.float32)
     for axis, place in enumerate(torch.unravel_index(voxels, new)):

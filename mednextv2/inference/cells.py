@@ -1,0 +1,206 @@
+"""The image under a sliding window, cut into cells that are covered by the same windows each."""
+
+import bisect
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Index = tuple[int, ...]  # of a cell or a window, one number an axis
+
+_LOWEST = -2000.0  # a shifted logit that never wins; float16 holds the sum of 27 of them
+_CHUNK = 2**18  # numbers that are added in float32 at a time where sums are kept in half precision; fits in a cache
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of an image under a sliding window.
+
+    Attributes:
+        size: Voxels of the image.
+        patch: Voxels of a window.
+        starts: First voxel of each window, in rising order; below 0 where the image is shorter than a window.
+    """
+
+    size: int
+    patch: int
+    starts: tuple[int, ...]
+
+    @cached_property
+    def edges(self) -> list[int]:
+        """Where cells begin, and the end of the last."""
+        ends = {start + self.patch for start in self.starts}
+        return sorted({min(max(edge, 0), self.size) for edge in {*self.starts, *ends, 0, self.size}})
+
+    @property
+    def cells(self) -> int:
+        """Number of cells."""
+        return len(self.edges) - 1
+
+    def covered(self, window: int) -> range:
+        """Return the cells that a window covers."""
+        start = self.starts[window]
+        first = bisect.bisect_left(self.edges, max(start, 0))
+        return range(first, bisect.bisect_right(self.edges, start + self.patch) - 1)
+
+    @cached_property
+    def windows(self) -> list[int]:
+        """For each cell, the number of windows that cover it."""
+        counts = [0] * self.cells
+        for window in range(len(self.starts)):
+            for cell in self.covered(window):
+                counts[cell] += 1
+        return counts
+
+
+def window_order(axes: Sequence[Axis]) -> list[Index]:
+    """Return all windows, slab after slab along the longest axis, so that the least is waiting at any time."""
+    order = sorted(range(len(axes)), key=lambda axis: -axes[axis].size)
+    windows = []
+    for place in product(*(range(len(axes[axis].starts)) for axis in order)):
+        window = [0] * len(axes)
+        for axis, number in zip(order, place, strict=True):
+            window[axis] = number
+        windows.append(tuple(window))
+    return windows
+
+
+def most_waiting(axes: Sequence[Axis]) -> int:
+    """Return the largest number of voxels that are in cells which some windows have covered and others have not."""
+    left: dict[Index, int] = {}
+    waiting = most = 0
+    for window in window_order(axes):
+        done = []
+        for index in _covered(axes, window):
+            voxels = math.prod(axis.edges[i + 1] - axis.edges[i] for axis, i in zip(axes, index, strict=True))
+            if index not in left:
+                left[index] = _count(axes, index)
+                waiting += voxels
+            left[index] -= 1
+            if not left[index]:
+                done.append(voxels)
+        most = max(most, waiting)
+        waiting -= sum(done)
+    return most
+
+
+def _covered(axes: Sequence[Axis], window: Index) -> Iterator[Index]:
+    return product(*(axis.covered(number) for axis, number in zip(axes, window, strict=True)))
+
+
+def _count(axes: Sequence[Axis], index: Index) -> int:
+    return math.prod(axis.windows[i] for axis, i in zip(axes, index, strict=True))
+
+
+class Cells:
+    """Weighted sums of logits, of those cells only that still wait for a window.
+
+    Args:
+        axes: The image's.
+        dtype: Of the sums: float32; or float16, in which case logits should be shifted: see :func:`shift`.
+        device: Where the sums are.
+    """
+
+    def __init__(self, axes: Sequence[Axis], dtype: torch.dtype, device: torch.device) -> None:
+        self.axes, self.dtype, self.device = axes, dtype, device
+        self._left: dict[Index, int] = {}
+        self._sums: dict[Index, Tensor] = {}
+        self._weights: dict[Index, Tensor] = {}
+
+    def to(self, device: torch.device) -> None:
+        """Move the sums to another device."""
+        self.device = device
+        for group in (self._sums, self._weights):
+            group.update({index: tensor.to(device) for index, tensor in group.items()})
+
+    def reserve(self, window: Index, logits: Tensor) -> None:
+        """Make room for what a window covers; all memory that :meth:`add` needs is taken here.
+
+        Args:
+            window: Its number along each axis.
+            logits: Of the window, `(C, *patch)`.
+        """
+        for index in _covered(self.axes, window):
+            if index not in self._sums:
+                shape = [self.axes[a].edges[i + 1] - self.axes[a].edges[i] for a, i in enumerate(index)]
+                weights = torch.zeros(shape, device=self.device)
+                sums = zeros(len(logits), shape, logits, self.dtype, self.device)
+                self._sums[index], self._weights[index] = sums, weights
+
+    def add(self, window: Index, logits: Tensor, weights: Tensor) -> list[Index]:
+        """Add a window's logits.
+
+        Args:
+            window: Its number along each axis.
+            logits: `(C, *patch)`, float32.
+            weights: Of its voxels, `patch`, float32.
+
+        Returns:
+            The cells that no further window covers, in rising order.
+        """
+        self.reserve(window, logits)
+        for index in _covered(self.axes, window):
+            place = [
+                slice(axis.edges[i] - axis.starts[w], axis.edges[i + 1] - axis.starts[w])
+                for axis, i, w in zip(self.axes, index, window, strict=True)
+            ]
+            part, weight = logits[(slice(None), *place)], weights[tuple(place)]
+            part, weight = part.to(self.device), weight.to(self.device)
+            _add(self._sums[index], part, weight)
+            self._weights[index] += weight
+        return self.skip(window)
+
+    def skip(self, window: Index) -> list[Index]:
+        """Count a window as done; return the cells that no further window covers, in rising order."""
+        done = []
+        for index in _covered(self.axes, window):
+            self._left[index] = self._left.get(index, _count(self.axes, index)) - 1
+            if not self._left[index]:
+                done.append(index)
+        return done
+
+    def take(self, index: Index) -> tuple[Tensor | None, Tensor | None]:
+        """Give away a cell's sums `(C, ...)` and weights `(...)`; None where every window was skipped."""
+        return self._sums.pop(index, None), self._weights.pop(index, None)
+
+
+def zeros(channels: int, shape: Sequence[int], like: Tensor, dtype: torch.dtype, device: Any) -> Tensor:
+    """Return zeros, `(channels, *shape)`, with the channels last in memory where they are in `like`."""
+    if is_channels_last(like):
+        return torch.zeros(*shape, channels, dtype=dtype, device=device).movedim(-1, 0)
+    return torch.zeros(channels, *shape, dtype=dtype, device=device)
+
+
+def is_channels_last(array: Tensor) -> bool:
+    """Tell whether the channels of `(C, ...)` are next to each other in memory."""
+    return len(array) > 1 and array.stride(0) == 1
+
+
+def _add(sums: Tensor, part: Tensor, weight: Tensor) -> None:
+    if sums.dtype == torch.float32:
+        sums.addcmul_(part, weight)
+        return
+    step = max(1, _CHUNK // max(1, sums[:, 0].numel()))
+    for start in range(0, sums.shape[1], step):
+        place = slice(start, start + step)
+        total = sums[:, place].float()
+        sums[:, place] = total.addcmul_(part[:, place], weight[place])
+
+
+def shift(logits: Tensor) -> Tensor:
+    """Subtract from each voxel's logits their largest, which changes neither their softmax nor their order.
+
+    The classes that may win are then near 0, where half precision has its finest steps.
+
+    Args:
+        logits: `(C, ...)`.
+
+    Returns:
+        Values from -2000 to 0.
+    """
+    return (logits - logits.amax(0, keepdim=True)).clamp_(min=_LOWEST)

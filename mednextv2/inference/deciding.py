@@ -1,0 +1,200 @@
+"""From sums of logits, cell by cell, to labels on the grid of the image before it was resampled."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from mednextv2.data.labels import LabelScheme
+from mednextv2.inference.cells import Axis, Index, is_channels_last, zeros
+from mednextv2.transforms.resize import corners_of, following, linear_taps, nearest_taps
+
+_AIR = -30.0  # logit of what is not background where nothing was predicted; of the background 0
+_NUMBERS = 2**20  # logits that are interpolated at a time
+
+
+@dataclass(frozen=True)
+class Target:
+    """One axis of the grid that labels are decided on.
+
+    Attributes:
+        axis: The same axis of the grid that logits are predicted on.
+        size: Voxels.
+        nearest: Whether the nearest voxel is taken; else two are interpolated.
+    """
+
+    axis: Axis
+    size: int
+    nearest: bool = False
+
+    @property
+    def interpolated(self) -> bool:
+        """Whether labels lie between the voxels of the logits."""
+        return self.size != self.axis.size and not self.nearest
+
+    @cached_property
+    def taps(self) -> tuple[Tensor, Tensor, Tensor]:
+        """For each voxel the two that it lies between, and the weight of the second."""
+        if self.interpolated:
+            return linear_taps(self.axis.size, self.size)
+        if self.size == self.axis.size:
+            place = torch.arange(self.size)
+        else:
+            place = nearest_taps(self.axis.size, self.size)
+        return place, place, torch.zeros(self.size)
+
+    def range(self, cell: int) -> slice:
+        """Return the voxels that are complete with a cell: those whose second tap lies in it."""
+        edges = torch.tensor(self.axis.edges[cell : cell + 2])
+        first, end = torch.searchsorted(self.taps[1].contiguous(), edges).tolist()
+        return slice(first, end)
+
+
+class LabelWriter:
+    """Decides labels as soon as a cell of logits is complete, and keeps no logits but the cell's last faces.
+
+    The result is that of linear interpolation of all logits followed by the decision. Where all voxels around a place
+    have the same decision, so has every mixture of them: logits are interpolated only between different ones.
+
+    Args:
+        targets: The three (or two) axes.
+        scheme: What the logits mean.
+        device: Where the labels are.
+    """
+
+    def __init__(self, targets: Sequence[Target], scheme: LabelScheme, device: torch.device) -> None:
+        self.targets, self.scheme = targets, scheme
+        dtype = torch.uint8 if len(scheme.labels) <= 256 else torch.int16
+        self.labels = torch.zeros([t.size for t in targets], dtype=dtype, device=device)
+        self._between = [axis for axis, target in enumerate(targets) if target.interpolated]
+        self._faces: dict[Index, dict[int, tuple[Tensor, Tensor]]] = {}
+        self._users: dict[Index, int] = {}
+        self._like = torch.empty(scheme.outputs, 2, device=device)  # has layout, type and place of sums
+
+    def finish(self, index: Index, sums: Tensor | None, weights: Tensor | None) -> None:
+        """Decide the labels that are complete with a cell.
+
+        Args:
+            index: Of the cell; those before it along each axis are finished.
+            sums: Of its weighted logits, `(C, ...)`; None where nothing was predicted, which becomes background.
+            weights: Their sums, `(...)`.
+        """
+        if not self._between:
+            if sums is not None:
+                self._write(index, self.scheme.decide(sums)[0])
+            return
+        if sums is None:
+            sums, weights = self._air(index)
+        self._like = zeros(len(sums), [2], sums, sums.dtype, sums.device)
+        whole, whole_weights = self._with_faces(index, sums, weights)
+        self._keep_faces(index, sums, weights)
+        self._write(index, self._interpolated(index, whole, whole_weights))
+
+    def _write(self, index: Index, labels: Tensor) -> None:
+        """Put labels in place; along axes without interpolation they are still on the cell's own grid."""
+        place = []
+        for axis, (target, cell) in enumerate(zip(self.targets, index, strict=True)):
+            place.append(target.range(cell))
+            if not target.interpolated and target.size != target.axis.size:
+                taps = target.taps[0][place[-1]] - target.axis.edges[cell]
+                labels = labels.index_select(axis, taps.to(labels.device))
+        self.labels[tuple(place)] = labels.to(self.labels.device)
+
+    # --- the layer of voxels before a cell -------------------------------------------------------------------------
+
+    def _air(self, index: Index) -> tuple[Tensor, Tensor]:
+        shape = [t.axis.edges[i + 1] - t.axis.edges[i] for t, i in zip(self.targets, index, strict=True)]
+        sums = zeros(self.scheme.outputs, shape, self._like, self._like.dtype, self._like.device)
+        sums[0 if self.scheme.regions else 1 :] = _AIR
+        return sums, torch.ones(shape, device=sums.device)
+
+    def _offsets(self, index: Index, sign: int) -> list[Index]:
+        """Return the steps to the neighbours before (-1) or after (1) a cell, along axes with interpolation."""
+        steps = [
+            (0, 1) if axis in self._between and 0 <= i + sign < self.targets[axis].axis.cells else (0,)
+            for axis, i in enumerate(index)
+        ]
+        return [offset for offset in product(*steps) if any(offset)]
+
+    def _keep_faces(self, index: Index, sums: Tensor, weights: Tensor) -> None:
+        after = self._offsets(index, 1)
+        if after:
+            self._users[index] = len(after)
+            self._faces[index] = {
+                axis: (_last(sums, axis + 1).clone(), _last(weights, axis).clone())
+                for axis in {offset.index(1) for offset in after}
+            }
+
+    def _with_faces(self, index: Index, sums: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Put the last layers of the cells before in front of a cell."""
+        before = self._offsets(index, -1)
+        if not before:
+            return sums, weights
+        halo = [any(offset[axis] for offset in before) for axis in range(len(index))]
+        shape = [n + h for n, h in zip(weights.shape, halo, strict=True)]
+        whole = zeros(len(sums), shape, sums, sums.dtype, sums.device)
+        whole_weights = weights.new_zeros(shape)
+        inner = tuple(slice(h, None) for h in map(int, halo))
+        whole[(slice(None), *inner)], whole_weights[inner] = sums, weights
+        for offset in before:
+            neighbour = tuple(i - o for i, o in zip(index, offset, strict=True))
+            face, face_weights = self._faces[neighbour][offset.index(1)]
+            for axis, step in enumerate(offset):
+                if step:
+                    face, face_weights = _last(face, axis + 1), _last(face_weights, axis)
+            place = tuple(slice(0, 1) if step else inside for step, inside in zip(offset, inner, strict=True))
+            whole[(slice(None), *place)], whole_weights[place] = face.to(whole.device), face_weights.to(whole.device)
+            self._users[neighbour] -= 1
+            if not self._users[neighbour]:
+                del self._faces[neighbour], self._users[neighbour]
+        return whole, whole_weights
+
+    # --- the labels between ----------------------------------------------------------------------------------------
+
+    def _interpolated(self, index: Index, sums: Tensor, weights: Tensor) -> Tensor:
+        decided = self.scheme.decide(sums)[0]
+        mixed = self._mixed(sums, decided)
+        taps, shape = {}, list(decided.shape)
+        for axis in self._between:
+            target, cell = self.targets[axis], index[axis]
+            first = target.axis.edges[cell] - (cell > 0)
+            low, high, weight = (tap[target.range(cell)] for tap in target.taps)
+            taps[axis] = tuple(tap.to(sums.device) for tap in (low - first, high - first, weight))
+            shape[axis] = len(low)
+            decided, mixed = decided.index_select(axis, taps[axis][0]), mixed.index_select(axis, taps[axis][0])
+        decided = decided.contiguous()
+        winners = decided.view(-1)
+        step = max(1, _NUMBERS // len(sums))
+        for voxels in mixed.reshape(-1).nonzero()[:, 0].split(step):
+            winners[voxels] = self._decide_at(
+                *corners_of(voxels, weights.shape, torch.Size(shape), taps), sums, weights
+            )
+        return decided
+
+    def _mixed(self, sums: Tensor, decided: Tensor) -> Tensor:
+        """Return where a voxel and those that follow it do not all have the same decision in every output."""
+        decisions = (sums > 0) if self.scheme.regions else decided[None]
+        mixed = torch.zeros_like(decided, dtype=torch.bool)
+        for axis in self._between:
+            mixed |= following(mixed, axis)
+            for decision in decisions:
+                mixed |= decision != following(decision, axis)
+        return mixed
+
+    def _decide_at(self, corners: Tensor, shares: Tensor, sums: Tensor, weights: Tensor) -> Tensor:
+        shares = shares / weights.reshape(-1)[corners]
+        last = is_channels_last(sums)
+        table = sums.movedim(0, -1).reshape(-1, len(sums)) if last else sums.reshape(len(sums), -1)
+        logits = None
+        for corner, share in zip(corners, shares, strict=True):
+            part = table.index_select(0 if last else 1, corner).float()
+            part *= share[:, None] if last else share
+            logits = part if logits is None else logits.add_(part)
+        return self.scheme.decide(logits.T if last else logits)[0]
+
+
+def _last(array: Tensor, axis: int) -> Tensor:
+    return array.narrow(axis, array.shape[axis] - 1, 1)

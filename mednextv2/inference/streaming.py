@@ -1,0 +1,267 @@
+"""A sliding window that turns logits into labels on the way, so that memory holds a part of them only."""
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from monai.data import MetaTensor, decollate_batch
+from monai.data.utils import compute_importance_map, dense_patch_slices
+from monai.transforms.utils import scale_affine
+from monai.utils import PytorchPadMode, TraceKeys, ensure_tuple_rep, fall_back_tuple
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from mednextv2.data.labels import LabelScheme
+from mednextv2.errors import InputError
+from mednextv2.inference.air import air_windows
+from mednextv2.inference.cells import Axis, Cells, Index, most_waiting, shift, window_order
+from mednextv2.inference.deciding import LabelWriter, Target
+from mednextv2.inference.predictors import MirroringInferer
+
+logger = logging.getLogger(__name__)
+
+_GIB = 2**30
+
+
+class StreamingInferer(MirroringInferer):
+    """A sliding window with test-time mirroring, whose result are labels; logits are never there all at once.
+
+    Windows are taken slab by slab. As soon as no further window covers a part of the image, its logits become labels
+    and are freed. Where the image was resampled by :class:`mednextv2.transforms.Resampled`, last of the preprocessing,
+    labels are decided on the grid before: they equal those of MONAI's `SlidingWindowInferer`, a linear `Invertd` and
+    an arg-max, with a memory of `classes × overlap × cross-section` instead of `classes × volume`. `Invertd` finds
+    nothing more to resample and does the rest.
+
+    When a GPU's memory is too small, windows are predicted one by one; then the sums move to the CPU. Each is told in
+    one line.
+
+    Args:
+        roi_size: Voxels of a window.
+        scheme: What the network's outputs mean.
+        mirror_axes: Spatial axes to flip, with all their combinations: 2^n predictions, whose logits are averaged.
+        air: The largest intensity of air, or one a channel: windows of nothing but air around the body become
+            background and are not predicted, see :func:`mednextv2.inference.air_level`. None predicts all.
+        memory: GiB that sums in float32 may take; with more they are kept in float16, as differences to the largest.
+        **kwargs: As `monai.inferers.SlidingWindowInferer`, except `buffer_steps` and `with_coord`.
+
+    Source:
+        nnU-Net's prediction: the mean of logits over windows, weighted by a Gaussian, over mirrorings and folds,
+        linearly resampled to the image's grid, then decided.
+    """
+
+    def __init__(
+        self,
+        roi_size: Sequence[int] | int,
+        scheme: LabelScheme,
+        mirror_axes: Sequence[int] = (),
+        air: float | Sequence[float] | None = None,
+        memory: float = 2.0,
+        **kwargs: Any,
+    ) -> None:
+        if kwargs.get("buffer_steps") or kwargs.get("with_coord"):
+            raise ValueError("StreamingInferer knows no buffer_steps and no with_coord")
+        super().__init__(roi_size, mirror_axes, **kwargs)
+        self.scheme, self.air, self.memory = scheme, air, memory
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Segment images.
+
+        Args:
+            inputs: `(B, C, X, Y, Z)`, or `(B, C, X, Y)`.
+            network: Returns logits `(b, outputs, *roi_size)`.
+            *args: Passed on to the network.
+            **kwargs: Likewise.
+
+        Returns:
+            Labels, uint8 (int16 from 256 labels on), `(B, 1, ...)`, on the grid that the images had before they were
+            resampled.
+
+        Raises:
+            InputError: When a window does not fit into the GPU's memory.
+            ValueError: When images were resampled before the last step of the preprocessing.
+        """
+        predictor = self.predictor(network)
+        if args or kwargs:
+            predictor = partial(_call, predictor, args, kwargs)
+        with torch.no_grad():
+            if not isinstance(inputs, MetaTensor):
+                return torch.stack([_Stream(self, image, predictor).run() for image in inputs])
+            images = decollate_batch(inputs)
+            labels = torch.stack([_Stream(self, image, predictor).run() for image in images])
+        labels = MetaTensor(labels).copy_meta_from(inputs)
+        scale = torch.as_tensor(scale_affine(tuple(inputs.shape[2:]), tuple(labels.shape[2:]))).to(inputs.affine)
+        labels.affine = inputs.affine @ scale  # where they were resampled, the labels' voxels are the former ones
+        return labels
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """How windows lie on an image: its axes, and where their labels go."""
+
+    axes: list[Axis]
+    targets: list[Target]
+    padding: list[int]  # for torch.nn.functional.pad
+
+    @classmethod
+    def of(cls, image: Tensor, settings: MirroringInferer) -> "_Grid":
+        size = image.shape[1:]
+        patch = fall_back_tuple(settings.roi_size, size)
+        padded = tuple(map(max, size, patch))
+        overlap = ensure_tuple_rep(settings.overlap, len(size))
+        if not all(0 <= part < 1 for part in overlap):
+            raise ValueError(f"overlap must be from 0 to below 1, but is {settings.overlap}")
+        steps = [max(1, int(n * (1 - part))) for n, part in zip(patch, overlap, strict=True)]
+        slices = dense_patch_slices(padded, patch, steps)
+        before = [(p - n) // 2 for p, n in zip(padded, size, strict=True)]
+        axes = [
+            Axis(size[a], patch[a], tuple(sorted({s[a].start - before[a] for s in slices}))) for a in range(len(size))
+        ]
+        former, separate = _former_grid(image)
+        former = former or tuple(size)
+        targets = [Target(axis, n, nearest=a == separate) for a, (axis, n) in enumerate(zip(axes, former, strict=True))]
+        padding = [n for a in reversed(range(len(size))) for n in (before[a], padded[a] - size[a] - before[a])]
+        return cls(axes, targets, padding)
+
+
+def _former_grid(image: Tensor) -> tuple[tuple[int, ...] | None, int | None]:
+    """Return the shape before the image was resampled, and the axis of nearest voxels, as `Resampled.inverse`."""
+    steps = list(image.applied_operations) if isinstance(image, MetaTensor) else []
+    resampled = [i for i, step in enumerate(steps) if step.get(TraceKeys.CLASS_NAME) == "Resampled"]
+    if not resampled:
+        return None, None
+    if resampled[-1] != len(steps) - 1:
+        raise ValueError(
+            "Resampled should be the last step of the preprocessing, so that labels can be decided before it"
+        )
+    info = steps[-1][TraceKeys.EXTRA_INFO]
+    return tuple(map(int, steps[-1][TraceKeys.ORIG_SIZE])), None if info["separate"] < 0 else int(info["separate"])
+
+
+class _Stream:
+    """The way of one image through the sliding window."""
+
+    def __init__(self, settings: StreamingInferer, image: Tensor, predictor: Callable[[Tensor], Tensor]) -> None:
+        self.settings, self.predictor = settings, predictor
+        self.grid = _Grid.of(image, settings)
+        image = image.as_tensor() if isinstance(image, MetaTensor) else image
+        self.home = image.device  # where labels are wanted
+        if any(self.grid.padding):
+            image = F.pad(image, self.grid.padding, PytorchPadMode(settings.padding_mode).value, settings.cval)
+        self.image = image
+        self.window_device = torch.device(settings.sw_device or image.device)
+        device = settings.device
+        if device is None and settings.cpu_thresh is not None and image[0].numel() > settings.cpu_thresh:
+            device = "cpu"
+        device = torch.device(device or image.device)
+        axes, outputs = self.grid.axes, settings.scheme.outputs
+        large = most_waiting(axes) * outputs * 4 > settings.memory * _GIB
+        # the shift is for float16; and for air, whose logits are not predicted but set
+        self.shifted = not settings.scheme.regions and (large or settings.air is not None)
+        self.cells = Cells(axes, torch.float16 if large else torch.float32, device)
+        self.writer = LabelWriter(self.grid.targets, settings.scheme, device)
+        self.batch = settings.sw_batch_size
+        patch = tuple(axis.patch for axis in axes)
+        self.weights = compute_importance_map(
+            patch, mode=settings.mode, sigma_scale=settings.sigma_scale, device=self.window_device, dtype=torch.float32
+        ).reshape(patch)
+
+    def run(self) -> Tensor:
+        """Return the labels, `(1, ...)`."""
+        windows, air = window_order(self.grid.axes), self._air()
+        if air:
+            logger.info("%d of %d windows are nothing but air and not predicted", len(air), len(windows))
+        with self._progress(len(windows)) as bar:
+            waiting: list[Index] = []
+            for window in windows:
+                if window in air:
+                    self._flush(waiting, bar)  # cells are finished in order
+                    self._finish(self.cells.skip(window))
+                    bar.update(1)
+                    continue
+                waiting.append(window)
+                if len(waiting) >= self.batch:
+                    self._flush(waiting, bar)
+            self._flush(waiting, bar)
+        return self.writer.labels.to(self.home)[None]
+
+    def _progress(self, total: int) -> tqdm:
+        return tqdm(
+            total=total, desc="windows", unit="window", disable=not self.settings.progress, leave=False, delay=5,
+            mininterval=0.5 if sys.stderr.isatty() else 20, dynamic_ncols=True,
+        )  # fmt: skip
+
+    def _patch(self, window: Index) -> Tensor:
+        starts = [axis.starts[w] - axis.starts[0] for axis, w in zip(self.grid.axes, window, strict=True)]
+        place = [slice(s, s + axis.patch) for s, axis in zip(starts, self.grid.axes, strict=True)]
+        return self.image[(slice(None), *place)]
+
+    def _air(self) -> set[Index]:
+        if self.settings.air is None:
+            return set()
+        return air_windows(self.image, self.grid.axes, self.settings.air)
+
+    def _flush(self, windows: list[Index], bar: tqdm) -> None:
+        while windows:
+            some = windows[: self.batch]
+            logits = self._predict(some)
+            if logits is None:
+                continue  # with a smaller batch, or with more room
+            for window, prediction in zip(some, logits, strict=True):
+                prediction = prediction.float()
+                self._reserve(window, prediction)
+                prediction = shift(prediction) if self.shifted else prediction
+                self._finish(self.cells.add(window, prediction, self.weights))
+            del windows[: len(some)]
+            bar.update(len(some))
+
+    def _finish(self, cells: list[Index]) -> None:
+        for index in cells:
+            self.writer.finish(index, *self.cells.take(index))
+
+    # --- when memory is too small ----------------------------------------------------------------------------------
+
+    def _predict(self, windows: list[Index]) -> Tensor | None:
+        try:
+            return self.predictor(torch.stack([self._patch(w) for w in windows]).to(self.window_device))
+        except torch.OutOfMemoryError as e:
+            error = e
+        torch.cuda.empty_cache()
+        if len(windows) > 1:
+            self.batch = 1
+            logger.warning("The GPU's memory is too small for %d windows at a time; going on with one", len(windows))
+        elif not self._leave_the_gpu():
+            raise InputError(
+                f"the GPU's memory is too small for one window of {_times(self.weights.shape)} voxels; "
+                "use --device cpu, or a network trained with a smaller patch_size"
+            ) from error
+        return None
+
+    def _reserve(self, window: Index, logits: Tensor) -> None:
+        try:
+            self.cells.reserve(window, logits)
+        except torch.OutOfMemoryError:
+            if not self._leave_the_gpu():
+                raise
+            self.cells.reserve(window, logits)
+
+    def _leave_the_gpu(self) -> bool:
+        """Move the sums to the CPU, if they are not there."""
+        if self.cells.device.type == "cpu":
+            return False
+        logger.warning("The GPU's memory is too small for the image's logits; they are kept in the computer's")
+        self.cells.to(torch.device("cpu"))
+        torch.cuda.empty_cache()
+        return True
+
+
+def _call(predictor: Callable[..., Tensor], args: tuple, kwargs: dict[str, Any], x: Tensor) -> Tensor:
+    return predictor(x, *args, **kwargs)
+
+
+def _times(sizes: Sequence[int]) -> str:
+    return "×".join(map(str, sizes))
