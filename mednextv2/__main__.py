@@ -1,6 +1,9 @@
 """The command line: `mednextv2 VERB …` or `python -m mednextv2 VERB …`."""
 
+import difflib
+import inspect
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import fire
@@ -34,21 +37,18 @@ def check(dataset_dir: str, labels_dir: str | None = None) -> None:
         labels_dir: The folder of label maps of the same names.
     """
     from mednextv2.data import check_dataset, read_dataset
-    from mednextv2.data.check import missing_classes
+    from mednextv2.data.findings import dataset_warnings, found_labels
 
     dataset = read_dataset(str(dataset_dir), labels_dir and str(labels_dir))
     scheme = dataset.scheme()
     reports = check_dataset(dataset.cases, scheme and scheme.declared, dataset.channels or ("image",))
+    labels = scheme.declared if scheme else found_labels(dataset, reports)
     print(f"{len(dataset.cases)} cases, no defects")
-    if scheme is None:
-        values = sorted({value for report in reports for value in report.values})
-        print(f"channels: {', '.join(dataset.channels) or 1}; label values: {', '.join(map(str, values))}")
-        return
-    print(f"channels: {', '.join(dataset.channels)}; labels: {', '.join(scheme.declared)}")
-    for region in scheme.regions:
+    print(f"channels: {', '.join(dataset.channels) or 1}; labels: {', '.join(labels)}")
+    for region in scheme.regions if scheme else ():
         print(f"region {region.name}: {', '.join(scheme.labels[v] for v in region.values)}")
-    if missing := missing_classes(reports, scheme.labels):
-        print(f"warning: no label map has a voxel of {', '.join(missing)}")
+    for warning in dataset_warnings(dataset, reports, scheme.labels if scheme else labels):
+        print(f"warning: {warning}")
 
 
 def plan(
@@ -168,9 +168,37 @@ def fetch(task: str, folder: str) -> None:
 VERBS = {f.__name__: f for f in (run, check, plan, bundle, ensemble, phantom, picture, fetch)}
 
 
+def check_options(arguments: Sequence[str]) -> None:
+    """Refuse options that a verb does not have; Fire would run the verb first.
+
+    Args:
+        arguments: Of the command line, the verb first.
+
+    Raises:
+        InputError: With the names that come near.
+    """
+    verb = VERBS.get(arguments[0]) if arguments else None
+    if verb is None or verb is run:  # run takes the settings of its bundle, and checks them
+        return
+    names = list(inspect.signature(verb).parameters)
+    problems = []
+    for argument in arguments[1:]:
+        if argument == "--":  # what follows is for Fire
+            break
+        name = argument[2:].split("=")[0].replace("-", "_")
+        if not argument.startswith("--") or name in ("help", *names, *(f"no{n}" for n in names)):
+            continue
+        near = difflib.get_close_matches(name, names, n=2)
+        hint = f"did you mean {' or '.join('--' + n for n in near)}?" if near else f"there are --{', --'.join(names)}"
+        problems.append(f"--{name}: {arguments[0]} has no such option; {hint}")
+    if problems:
+        raise InputError("\n".join(problems))
+
+
 def main() -> None:
     """Run a verb; a user's mistake ends with its message and exit code 1, anything else with a traceback."""
     try:
+        check_options(sys.argv[1:])
         fire.Fire(VERBS, name="mednextv2")
     except KeyboardInterrupt:
         sys.exit(130)

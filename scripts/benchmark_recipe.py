@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from benchmark_measure import PeakMemory
-from benchmark_report import describe_machine, describe_versions, quartiles, scrub
+from benchmark_report import quartiles, scrub, write_subject
 from monai.bundle import ConfigParser
 
 from mednextv2.bundle.run import find_bundle, workflow_files
@@ -241,29 +241,6 @@ def benchmark_planning(options: argparse.Namespace) -> dict[str, Any]:
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
-def write(report: dict[str, Any], folder: Path, name: str) -> None:
-    """Write the raw numbers as JSON and the table as Markdown."""
-    folder.mkdir(parents=True, exist_ok=True)
-    report = {
-        "hardware": describe_machine(),
-        "threads": torch.get_num_threads(),
-        "versions": describe_versions(),
-        **report,
-    }
-    (folder / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    machine, versions = report["hardware"], {k: v for k, v in report["versions"].items() if v}
-    head = [
-        f"# {report['title']}",
-        "",
-        f"- Hardware: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB.",
-        f"- Versions: {', '.join(f'{k} {v}' for k, v in versions.items())}.",
-        f"- Method: {report['method']}",
-        "",
-    ]
-    (folder / f"{name}.md").write_text("\n".join([*head, *report["table"]]) + "\n", encoding="utf-8")
-    print("\n".join(report["table"]))
-
-
 def main() -> None:
     """Parse the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -293,7 +270,8 @@ def main() -> None:
         options
     )
     names = {"memory": "training_memory", "loading": "loading", "planning": "planning"}
-    write(report, options.output, names[options.what] + ("" if options.device == "cpu" else "-cuda"))
+    name = names[options.what] + ("" if options.device == "cpu" else "-cuda")
+    write_subject(report, options.output, name, torch.get_num_threads())
 
 
 if __name__ == "__main__":

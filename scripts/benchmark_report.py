@@ -220,8 +220,12 @@ def format_report(report: dict[str, Any]) -> str:
 
 def write_report(report: dict[str, Any], folder: Path, name: str) -> None:
     """Write `name.json` and `name.md`, each under a temporary name first."""
+    _write(report, format_report(report), folder, name)
+
+
+def _write(report: dict[str, Any], page: str, folder: Path, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for suffix, text in ((".json", json.dumps(report, indent=1, ensure_ascii=False)), (".md", format_report(report))):
+    for suffix, text in ((".json", json.dumps(report, indent=1, ensure_ascii=False)), (".md", page)):
         temporary = folder / f".{name}{suffix}.{os.getpid()}"
         temporary.write_text(text.rstrip() + "\n", encoding="utf-8")
         os.replace(temporary, folder / f"{name}{suffix}")
@@ -230,3 +234,26 @@ def write_report(report: dict[str, Any], folder: Path, name: str) -> None:
 def say(text: str) -> None:
     """Print a line of progress."""
     print(text, file=sys.stderr, flush=True)
+
+
+def write_subject(report: dict[str, Any], folder: Path, name: str, threads: int) -> None:
+    """Write the numbers of another subject than the network, and its table; print the table.
+
+    Args:
+        report: `title`, `method`, `rows` and `table`, the lines of Markdown.
+        folder: Where to.
+        name: Of the files, without ending.
+        threads: That PyTorch computed with.
+    """
+    report = {"hardware": describe_machine(), "threads": threads, "versions": describe_versions(), **report}
+    machine, versions = report["hardware"], {k: v for k, v in report["versions"].items() if v}
+    head = [
+        f"# {report['title']}",
+        "",
+        f"- Hardware: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB.",
+        f"- Versions: {', '.join(f'{k} {v}' for k, v in versions.items())}.",
+        f"- Method: {report['method']}",
+        "",
+    ]
+    _write(report, "\n".join([*head, *report["table"]]), folder, name)
+    print("\n".join(report["table"]))

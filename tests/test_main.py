@@ -1,12 +1,13 @@
 """The command line's verbs, in this process."""
 
+import shutil
 import sys
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from mednextv2.__main__ import VERBS, main
+from mednextv2.__main__ import VERBS, check_options, main
 from mednextv2.bundle.run import _as_setting
 from mednextv2.errors import InputError
 
@@ -86,3 +87,59 @@ def test_every_verb_has_help():
     assert len(VERBS) == 8
     for verb in VERBS.values():
         assert "Args:" in verb.__doc__
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("bundle", "task.yaml", "--chek"), "--chek: bundle has no such option; did you mean --check?"),
+        (("plan", "data", "--patchsize", "[32,32,32]"), "did you mean --patch_size"),
+        (("plan", "data", "--patchsize=[32,32,32]", "--varient=v2_tiny"), "did you mean --variant?"),
+        (("ensemble", "b", "d", "--label-dir", "x"), "did you mean --labels_dir"),
+        (("check", "data", "--zzz"), "there are --dataset_dir, --labels_dir"),
+    ],
+)
+def test_misspelt_options_are_refused_before_the_verb_starts(monkeypatch, capsys, arguments, words):
+    code, out, err = call(monkeypatch, capsys, *arguments)
+    assert (code, out) == (1, "")
+    assert words in err
+
+
+def test_options_of_every_spelling_that_fire_knows_pass(tmp_path):
+    check_options(["plan", "data", "--patch-size=[32,32,32]", "--batch_size", "2", "--", "--help"])
+    check_options(["bundle", "task.yaml", "--nocheck"])
+    check_options(["bundle", "task.yaml", "--help"])
+    check_options(["run", "bundle", "train", "--anything", "1"])  # looks at its settings itself
+    check_options([])
+
+
+def test_check_finds_what_plan_would_refuse_or_warn_of(tmp_path, monkeypatch, capsys):
+    def two_folders(name, *values):
+        for folder in ("images", "labels"):
+            (tmp_path / name / folder).mkdir(parents=True)
+        for case, value in enumerate(values):
+            image = np.random.default_rng(case).normal(size=(8, 8, 8)).astype(np.float32)
+            label = np.zeros((8, 8, 8), np.uint8)
+            label[:4] = value
+            nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / name / "images" / f"{case}.nii.gz")
+            nib.save(nib.Nifti1Image(label, np.eye(4)), tmp_path / name / "labels" / f"{case}.nii.gz")
+        return tmp_path / name
+
+    code, _, err = call(monkeypatch, capsys, "check", two_folders("gaps", 1, 5))
+    assert code == 1
+    assert "have the values 0, 1, 5, with gaps (2, 3, 4)" in err
+    code, _, err = call(monkeypatch, capsys, "check", two_folders("empty", 0, 0))
+    assert code == 1
+    assert "none of the 2 cases has a voxel above 0" in err
+    code, out, _ = call(monkeypatch, capsys, "check", two_folders("single", 1))
+    assert code == 0
+    assert "warning: 1 case(s) cannot be split into five folds" in out
+
+
+def test_files_of_no_case_are_named(phantom, tmp_path, monkeypatch, capsys):
+    shutil.copytree(phantom, tmp_path / "data")
+    image = next((tmp_path / "data" / "imagesTr").glob("*.nii.gz"))
+    shutil.copy(image, image.with_name("other.nii.gz"))
+    code, out, _ = call(monkeypatch, capsys, "check", tmp_path / "data")
+    assert code == 0
+    assert "warning: 1 image file(s) belong to no case and are not used: other.nii.gz" in out

@@ -14,11 +14,13 @@ from typing import Any
 import yaml
 
 from mednextv2.bundle.task import NAMES_RULE, is_rewritten, read_task
-from mednextv2.data.check import CaseReport, check_dataset, missing_classes
+from mednextv2.data.check import check_dataset
 from mednextv2.data.dataset import DatasetFolder, read_dataset
+from mednextv2.data.findings import dataset_warnings, found_labels
 from mednextv2.data.fingerprint import Fingerprint, case_facts, combine
 from mednextv2.data.labels import LabelScheme, left_right_pairs
 from mednextv2.data.planning import (
+    LARGEST_PATCH,
     Decision,
     batch_dice,
     median_shape,
@@ -34,6 +36,7 @@ from mednextv2.nets.variants import VARIANTS
 from mednextv2.paths import prepare_folder, writing
 
 _GIB = 2**30
+_MOST_VOXELS = 1e9  # of an image; more than a scanner makes
 _REFERENCE = (
     "Roy S. et al. MedNeXt-v2, scaling 3D ConvNeXts for large-scale supervised representation learning for medical "
     "image segmentation. arXiv:2512.17774"
@@ -115,12 +118,13 @@ def plan_dataset(
     reports = check_dataset(
         dataset.cases, scheme and scheme.declared, channels, 3, workers or os.cpu_count() or 1, case_facts
     )
-    scheme = scheme or _found_scheme(dataset, reports)
+    scheme = scheme or LabelScheme(found_labels(dataset, reports))
     fingerprint = combine([report.extra for report in reports])
     decisions = _decide(fingerprint, scheme, channels, spacing, patch_size, batch_size, variant, memory)
     return Plan(
-        dataset, scheme, fingerprint, decisions, _facts(dataset, fingerprint), _warnings(dataset, scheme, reports)
-    )
+        dataset, scheme, fingerprint, decisions, _facts(dataset, fingerprint),
+        dataset_warnings(dataset, reports, scheme.labels) + _warnings(decisions, memory),
+    )  # fmt: skip
 
 
 def _check_overrides(spacing: Any, patch_size: Any, batch_size: Any, variant: str, memory: Any) -> None:
@@ -158,22 +162,6 @@ def _is_count(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _found_scheme(dataset: DatasetFolder, reports: Sequence[CaseReport]) -> LabelScheme:
-    """Name the labels of folders that declare none after their values."""
-    values = sorted({value for report in reports for value in report.values})
-    if values[-1] != len(values) - 1 and values != list(range(1, len(values) + 1)):
-        missing = sorted(set(range(1, values[-1])) - set(values))
-        raise InputError(
-            f"{dataset.path}: the label maps have the values {_first(values, 20)}, with gaps ({_first(missing, 5)}). "
-            'Number the labels 1, 2, … without gaps, or declare them in a dataset.json with "labels"'
-        )
-    return LabelScheme(["background", *(f"label {v}" for v in range(1, max(values[-1], 1) + 1))])
-
-
-def _first(values: Sequence[int], count: int) -> str:
-    return ", ".join([*map(str, values[:count]), *["…"] * (len(values) > count)])
 
 
 def _decide(
@@ -249,13 +237,22 @@ def _facts(dataset: DatasetFolder, fingerprint: Fingerprint) -> list[tuple[str, 
     return rows
 
 
-def _warnings(dataset: DatasetFolder, scheme: LabelScheme, reports: Sequence[CaseReport]) -> list[str]:
+def _warnings(decisions: dict[str, Decision], memory: float) -> list[str]:
+    """Say what given values lead to; the rules' own never need it."""
     warnings = []
-    missing = missing_classes(reports, scheme.labels)
-    if missing:
-        warnings.append(f"no label map has a voxel of {', '.join(missing)}")
-    if len(reports) < 5:
-        warnings.append(f"{len(reports)} case(s) cannot be split into five folds; train with --fold all")
+    patch, median, needed = (decisions[name].value for name in ("patch_size", "median shape", "memory"))
+    if float(needed.split()[0]) > memory:
+        warnings.append(f"a training step takes about {needed}, more than --memory {memory:g}")
+    if math.prod(patch) > LARGEST_PATCH:
+        warnings.append(
+            f"the patch has more than {LARGEST_PATCH:,} voxels, the largest that MedNeXt-v2 was trained with"
+        )
+    if large := [n for n, size in zip(patch, median, strict=True) if n >= size + 2 * DIVISOR]:
+        warnings.append(f"the patch is larger than the median image, {_show(median)}, along {len(large)} axes")
+    if math.prod(median) > _MOST_VOXELS:
+        warnings.append(
+            f"the median image becomes {_show(median)} voxels at that spacing, {math.prod(median):.2g} in all"
+        )
     return warnings
 
 
@@ -310,13 +307,17 @@ def check_folder(folder: str | os.PathLike) -> Path:
     """Return the folder of a new bundle.
 
     Raises:
-        InputError: When it holds a task already, or has a name that MONAI would cut.
+        InputError: When it holds a task already, cannot be written, or has a name that MONAI would cut.
     """
     folder = Path(folder).expanduser()
     if (folder / "task.yaml").exists():
-        raise InputError(f"{folder / 'task.yaml'}: exists already; give another --output, or remove it first")
+        raise InputError(f"{folder / 'task.yaml'}: exists already; give another --output, or move that folder away")
     if "_v" in folder.resolve().name:
         raise InputError(f'--output {folder}: the name holds "_v", where MONAI cuts names; call it mednextv2_<organ>')
+    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        reason = "cannot be written" if above.is_dir() else "is a file"
+        raise InputError(f"--output {folder}: {above} {reason}; choose another folder with --output")
     return folder
 
 

@@ -90,7 +90,9 @@ def check_overrides(files: list[str], overrides: dict[str, Any]) -> None:
             else:
                 names = list(node) if isinstance(node, dict) and part != parts[0] else known
                 near = difflib.get_close_matches(part, [str(n) for n in names], n=3)
-                hint = f"did you mean {' or '.join('--' + n for n in near)}?" if near else f"see {files[0]}"
+                before, after = key.split(part, 1)
+                near = [f"--{before}{name}{after}" for name in near]
+                hint = f"did you mean {' or '.join(near)}?" if near else f"see {files[0]}"
                 problems.append(f"--{key}: there is no such setting; {hint}")
                 break
     if problems:

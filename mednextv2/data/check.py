@@ -109,17 +109,6 @@ def _odd_spacings(reports: Sequence[CaseReport]) -> list[str]:
     ]
 
 
-def missing_classes(reports: Sequence[CaseReport], labels: Sequence[str]) -> list[str]:
-    """Return the names of the labels that occur in no label map.
-
-    Args:
-        reports: Of all cases.
-        labels: Names by value.
-    """
-    present = {value for report in reports for value in report.values}
-    return [name for value, name in enumerate(labels) if value and value not in present]
-
-
 def check_case(case: Case, labels: Sequence[str] | None, channels: Sequence[str], spatial_dims: int = 3) -> list[str]:
     """List the defects of one case: one sentence each. The arguments are those of :func:`inspect_case`."""
     return list(inspect_case(case, labels, channels, spatial_dims).defects)
@@ -205,7 +194,8 @@ def check_image(array: np.ndarray, affine: np.ndarray, channels: int = 1, spatia
     shape = array.shape
     fits = (len(shape) == spatial_dims and channels == 1) or (len(shape) == spatial_dims + 1 and shape[-1] == channels)
     if not fits:
-        return [f"is {_dimensions(shape)}; expected {spatial_dims}D with {_count(channels, 'channel')}"]
+        advice = "; give a file for each channel: NAME_0000, NAME_0001, …" if channels > 1 else ""
+        return [f"is {_dimensions(shape)}; expected {spatial_dims}D with {_count(channels, 'channel')}{advice}"]
     if 0 in shape:
         return [f"has no voxels (shape {_times(shape)})"]
     if not _is_numeric(array):
@@ -222,7 +212,10 @@ def check_image(array: np.ndarray, affine: np.ndarray, channels: int = 1, spatia
             if part.min() == part.max()
         ]
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:spatial_dims, :spatial_dims]) < spatial_dims:
-        problems.append("has an affine without volume (an axis of length 0); set the voxel spacing")
+        problems.append(
+            "has an affine that is no position in space (two axes in one plane, one of length 0, or NaN); correct the "
+            "orientation and the voxel spacing in its header"
+        )
     else:
         spacing = np.linalg.norm(affine[:spatial_dims, :spatial_dims], axis=0)
         if spacing.min() < _PLAUSIBLE_MM[0] or spacing.max() > _PLAUSIBLE_MM[1]:

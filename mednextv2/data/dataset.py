@@ -90,7 +90,8 @@ def read_dataset(dataset_dir: str | os.PathLike, labels_dir: str | os.PathLike |
     """
     folder = Path(dataset_dir).expanduser()
     if not folder.is_dir():
-        raise InputError(f"dataset_dir {folder}: there is no such folder; give it with --dataset_dir")
+        advice = "give the folder that holds it" if folder.is_file() else "give it with --dataset_dir"
+        raise InputError(f"dataset_dir {folder}: there is no such folder; {advice}")
     pair = _two_folders(folder, labels_dir)
     if pair:
         return _read_pair(folder, *pair)
@@ -102,7 +103,7 @@ def read_dataset(dataset_dir: str | os.PathLike, labels_dir: str | os.PathLike |
     if not cases:
         raise InputError(
             f'{folder / "dataset.json"}: names no training cases. MSD folders list them under "training"; in nnU-Net '
-            "folders they are the files in imagesTr and labelsTr"
+            "folders they are the files in imagesTr and labelsTr, with the ending that file_ending says"
         )
     cases = _sorted_cases(cases, folder / "dataset.json")
     channels = description.get("channel_names", description.get("modality", {}))
@@ -225,6 +226,11 @@ def _nnunet_cases(folder: Path, description: dict[str, Any]) -> list[Case]:
     if isinstance(listed, dict):  # nnU-Net's explicit form
         return [_listed_case(folder, name, entry) for name, entry in listed.items()]
     channels = len(_by_number(description.get("channel_names", description.get("modality", {})), folder)) or 1
+    if "channel_names" not in description and "modality" in description and "labels" not in description:
+        raise InputError(
+            f'{folder / "dataset.json"}: has neither "training", the cases of an MSD task, nor "labels" and '
+            '"channel_names", which an nnU-Net data set has'
+        )
     images, labels = folder / "imagesTr", folder / "labelsTr"
     for needed in (images, labels):
         if not needed.is_dir():

@@ -174,6 +174,8 @@ def declared_scheme(
     values = {str(name): _as_values(name, entry, source) for name, entry in labels.items()}
     ignore = values.pop("ignore", None)
     used = sorted({v for group in values.values() for v in group})
+    if used and used == list(range(1, len(used) + 1)):
+        raise InputError(f'{source}: the labels lack the background; add "background": 0 in dataset.json')
     if used != list(range(len(used))) or len(used) < 2:
         raise InputError(
             f"{source}: the label values are {', '.join(map(str, used)) or 'missing'}, but should be 0 (background), "

@@ -19,6 +19,7 @@ _DATASET_PART = 0.05  # a batch has at most this part of the data set's voxels
 _LOW_RESOLUTION = 0.25  # a patch below this part of the image sees too little of it
 _LOW_RESOLUTION_GAIN = 2  # an image that is not reduced more than this needs no low resolution
 _COARSER = 1.03  # step of the low resolution's spacing
+LARGEST_PATCH = 192**3  # voxels; MedNeXt-v2 was trained with no larger ones
 _MASKED = 0.75  # images that keep less than this when cropped to what is not zero
 
 T = TypeVar("T")
@@ -131,7 +132,7 @@ def patch_and_batch(
     memory_of: Callable[[Shape, int], float],
     budget: float,
     min_batch: int = 2,
-    largest: int = 192**3,
+    largest: int = LARGEST_PATCH,
 ) -> tuple[Decision[Shape], Decision[int]]:
     """Choose the patch and the number of patches in a training step.
 

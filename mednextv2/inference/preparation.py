@@ -2,15 +2,18 @@
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from monai.utils import ensure_tuple
+from tqdm import tqdm
 
 from mednextv2.data.check import check_dataset
 from mednextv2.data.dataset import DatasetFolder
 from mednextv2.data.labels import LabelScheme
 from mednextv2.errors import InputError
+from mednextv2.inference.inputs import CheckImaged
 from mednextv2.inference.writer import mask_path
 from mednextv2.memory import keep_freed_memory
 from mednextv2.paths import prepare_folder
@@ -48,15 +51,25 @@ def prepare_evaluation(
         check_dataset([c for c in dataset.cases if c.name in scored], scheme.declared, channels, spatial_dims)
 
 
-def prepare_inference(images: Sequence[dict[str, Any]], output_dir: str | os.PathLike) -> None:
-    """Check that masks can be written, and that none would take the place of an image.
+def prepare_inference(
+    images: Sequence[dict[str, Any]],
+    output_dir: str | os.PathLike,
+    channels: int = 1,
+    spatial_dims: int = 3,
+    check_data: bool = True,
+) -> None:
+    """Check that masks can be written, that none would take the place of an image, and all images.
 
     Args:
         images: The items to be segmented: see :func:`mednextv2.inference.find_images`.
         output_dir: Where masks will go.
+        channels: Channels of a case.
+        spatial_dims: 2 or 3.
+        check_data: Read every file and look for defects.
 
     Raises:
-        InputError: For a folder that cannot be written, or a mask with the name of an image.
+        InputError: For a folder that cannot be written, a mask with the name of an image, or defects of images; with
+            one line a defect.
     """
     keep_freed_memory()
     prepare_folder(output_dir, "output_dir")
@@ -69,3 +82,20 @@ def prepare_inference(images: Sequence[dict[str, Any]], output_dir: str | os.Pat
                 f"output_dir {output_dir}: the mask of {first} would replace {mask}, which is one of the images; "
                 "choose another folder with --output_dir"
             )
+    if check_data and len(images) > 1:  # one alone is checked when it is read
+        _check_images(images, CheckImaged("image", channels, spatial_dims))
+
+
+def _check_images(images: Sequence[dict[str, Any]], check: CheckImaged) -> None:
+    def defect(item: dict[str, Any]) -> str:
+        try:
+            check(item)
+        except InputError as e:
+            return str(e)
+        return ""
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(tqdm(pool.map(defect, images), total=len(images), desc="checking the images", mininterval=1))
+    if defects := [text for text in found if text]:
+        lines = [f"{len(defects)} of {len(images)} images cannot be segmented: mend or remove them"]
+        raise InputError("\n".join(lines + [f"- {text}" for text in defects]))

@@ -1,6 +1,6 @@
 """What a training run needs beyond MONAI: loss, schedule, checkpoints that resume, progress, per-class scores."""
 
-from mednextv2.training.checkpoint import TrainingCheckpoint
+from mednextv2.training.checkpoint import TrainingCheckpoint, check_start
 from mednextv2.training.handlers import EarlyStopping, GradientClipping, Progress, TrainingLog, step_loss
 from mednextv2.training.loss import SegmentationLoss
 from mednextv2.training.preparation import prepare_training, tensorboard_available
@@ -15,6 +15,7 @@ __all__ = [
     "SegmentationLoss",
     "TrainingCheckpoint",
     "TrainingLog",
+    "check_start",
     "create_optimizer",
     "prepare_training",
     "step_loss",

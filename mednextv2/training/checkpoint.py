@@ -21,6 +21,44 @@ from mednextv2.weights.loading import describe_mismatch, load_weights
 
 logger = logging.getLogger(__name__)
 
+LATEST_NAME = "checkpoint_latest.pt"
+_ADVICE = "Choose another --output_dir, or start anew with --resume False"
+
+
+def check_start(
+    output_dir: str | os.PathLike,
+    network: nn.Module,
+    cases: Sequence[dict[str, Any]],
+    resume: bool = True,
+    pretrained: str | os.PathLike | None = None,
+) -> None:
+    """Find out whether a training can start from what it shall start from, before cases are prepared for it.
+
+    The arguments are those of :class:`TrainingCheckpoint`; the network takes the pretrained weights.
+
+    Raises:
+        InputError: When the checkpoint or the pretrained weights are of another network or other cases.
+    """
+    latest = Path(output_dir).expanduser() / LATEST_NAME
+    if resume and latest.is_file():
+        _check_content(latest, load_file(latest), network, _names(cases))
+    elif pretrained:
+        load_weights(network, pretrained)
+
+
+def _check_content(file: Path, content: Any, network: nn.Module, cases: list[str]) -> None:
+    if not isinstance(content, dict) or not {"model", "optimizer", "epoch"} <= content.keys():
+        raise InputError(f"{file}: not a checkpoint of this training. {_ADVICE}")
+    problem = describe_mismatch(network.state_dict(), content["model"])
+    if problem:
+        raise InputError(f"{file}: a training of another network is there. {problem} {_ADVICE}")
+    if content.get("cases", cases) != cases:
+        raise InputError(f"{file}: a training on other cases is there, of another fold or data set. {_ADVICE}")
+
+
+def _names(cases: Sequence[dict[str, Any]]) -> list[str]:
+    return sorted(str(item.get("case")) for item in cases)
+
 
 class TrainingCheckpoint:
     """Save `checkpoint_latest.pt` after every epoch and `model.pt` at every best validation; resume from the former.
@@ -63,13 +101,13 @@ class TrainingCheckpoint:
         self.network = getattr(network, "module", network)
         self.optimizer, self.lr_scheduler, self.evaluator = optimizer, lr_scheduler, evaluator
         self.resume, self.pretrained, self.seed = resume, pretrained, seed
-        self.cases = sorted(str(item.get("case")) for item in cases)
+        self.cases = _names(cases)
         self.metric = metric
 
     @property
     def latest(self) -> Path:
         """The file to resume from."""
-        return self.folder / "checkpoint_latest.pt"
+        return self.folder / LATEST_NAME
 
     @property
     def best(self) -> Path:
@@ -94,16 +132,7 @@ class TrainingCheckpoint:
                 keep_previous(file)
 
     def _load(self, engine: Engine, content: dict[str, Any]) -> None:
-        advice = "Choose another --output_dir, or start anew with --resume False"
-        if not isinstance(content, dict) or not {"model", "optimizer", "epoch"} <= content.keys():
-            raise InputError(f"{self.latest}: not a checkpoint of this training. {advice}")
-        problem = describe_mismatch(self.network.state_dict(), content["model"])
-        if problem:
-            raise InputError(f"{self.latest}: a training of another network is there. {problem} {advice}")
-        if content.get("cases", self.cases) != self.cases:
-            raise InputError(
-                f"{self.latest}: a training on other cases is there, of another fold or data set. {advice}"
-            )
+        _check_content(self.latest, content, self.network, self.cases)
         if content["epoch"] >= engine.state.max_epochs:
             logger.info(
                 "%s: already trained for %d epochs of %d; more need a larger --epochs, a new training --resume False",
@@ -115,7 +144,7 @@ class TrainingCheckpoint:
             self.optimizer.load_state_dict(content["optimizer"])
             self.lr_scheduler.load_state_dict(content["lr_scheduler"])
         except (ValueError, KeyError) as e:
-            raise InputError(f"{self.latest}: was trained with another optimizer or schedule ({e}). {advice}") from e
+            raise InputError(f"{self.latest}: was trained with another optimizer or schedule ({e}). {_ADVICE}") from e
         self._set_rates(rates)
         if getattr(engine, "scaler", None) is not None and content.get("scaler"):
             engine.scaler.load_state_dict(content["scaler"])

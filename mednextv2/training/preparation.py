@@ -6,8 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mednextv2.data.check import check_dataset, missing_classes
+from mednextv2.data.check import check_dataset
 from mednextv2.data.dataset import DatasetFolder
+from mednextv2.data.findings import missing_classes
 from mednextv2.data.labels import LabelScheme, left_right_pairs
 from mednextv2.errors import InputError
 from mednextv2.memory import keep_freed_memory

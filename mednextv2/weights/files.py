@@ -55,7 +55,8 @@ def load_file(path: str | os.PathLike) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    detail = " ".join(str(error).split())[:200]
+    text = re.split(r"WeightsUnpickler error:", str(error))[-1]  # before it stands advice to load without safety
+    detail = " ".join(re.split(r"Please file|Check the documentation", text)[0].split())[:200]
     return InputError(f"{path}: not a PyTorch checkpoint, or a damaged one ({type(error).__name__}: {detail})")
 
 

@@ -494,11 +494,11 @@ def test_check_names_channels_labels_and_regions(tumour):
     assert list(TUMOUR)[1:] == [line.split()[1].rstrip(":") for line in out.splitlines() if line.startswith("region")]
 
 
-def test_check_of_two_folders_names_the_values(tmp_path):
-    folder = make_folders(tmp_path / "scans", (1, 4))
+def test_check_of_two_folders_names_the_labels_after_their_values(tmp_path):
+    folder = make_folders(tmp_path / "scans", (1, 2))
     code, out, _ = call("check", folder / "images", "--labels_dir", folder / "labels")
     assert code == 0
-    assert "channels: 1; label values: 0, 1, 4" in out
+    assert "channels: 1; labels: background, label 1, label 2" in out
 
 
 def test_bundle_says_what_it_wrote_and_what_is_out_of_date(tumour, tmp_path):
@@ -512,3 +512,23 @@ def test_bundle_says_what_it_wrote_and_what_is_out_of_date(tumour, tmp_path):
     assert "written: configs/train.yaml" in out
     assert call("bundle", task)[1].strip() == "all files are up to date"
     assert call("bundle", task, "--check")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"patch_size": (256, 256, 256), "memory": 4.0}, ("more than --memory 4", "more than 7,077,888 voxels")),
+        ({"patch_size": (96, 48, 48)}, ("larger than the median image, 41 × 38 × 14, along 2 axes",)),
+        ({"spacing": (0.02, 0.02, 0.02)}, ("voxels at that spacing",)),
+    ],
+)
+def test_given_values_that_are_too_much_are_warned_of(tumour, settings, words):
+    plan = plan_dataset(tumour, variant="v2_tiny", **settings)
+    assert all(any(word in warning for warning in plan.warnings) for word in words), plan.warnings
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_data_are_read(tumour, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("mednextv2.bundle.plan.plan_dataset", lambda *_: pytest.fail("the data were read"))
+    for place in (tmp_path / "file", tmp_path / "file" / "mednextv2_x"):
+        assert f"{tmp_path / 'file'} is a file" in refusal("plan", tumour, "--output", place)

@@ -43,7 +43,8 @@ def test_settings_that_exist_are_accepted(key):
     [
         ("epochss", "--epochs"),
         ("pach_size", "--patch_size"),
-        ("train::trainer::max_epoch", "--max_epochs"),
+        ("train::trainer::max_epoch", "did you mean --train::trainer::max_epochs?"),
+        ("train::augmnt::1::prob", "--train::augment::1::prob"),
         ("train::augment::99::prob", "no such setting"),
         ("train::nothing::x", "no such setting"),
     ],

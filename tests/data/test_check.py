@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mednextv2.data import Case, check_case, check_dataset, read_dataset, read_volume
-from mednextv2.data.check import CaseReport, _distinct, check_image, inspect_case, missing_classes, oriented_spacing
+from mednextv2.data.check import CaseReport, _distinct, check_image, inspect_case, oriented_spacing
+from mednextv2.data.findings import missing_classes
 from mednextv2.errors import InputError
 
 LABELS = ["background", "anterior", "posterior"]
@@ -324,7 +325,12 @@ def test_complex_image_is_found(tmp_path):
 @pytest.mark.parametrize("bad", [np.diag([1, 1, 0, 1.0]), np.diag([1, np.nan, 1, 1.0])], ids=["singular", "nan"])
 def test_affine_without_volume_is_found(tmp_path, bad):
     image = save_header_only_affine(tmp_path / "i.nii.gz", noise(), bad)
-    only(check_case(Case("a", (image,)), LABELS, ["T1"]), image, "affine without volume", "set the voxel spacing")
+    only(
+        check_case(Case("a", (image,)), LABELS, ["T1"]),
+        image,
+        "an affine that is no position in space",
+        "correct the orientation",
+    )
 
 
 @pytest.mark.parametrize("bad", [np.diag([1, 1, 0, 1.0]), np.diag([1, np.nan, 1, 1.0])], ids=["singular", "nan"])
@@ -513,7 +519,7 @@ def test_images_with_negative_directions_pass(tmp_path, signs):
 )
 def test_singular_affines_do_not_pass(affine):
     (problem,) = check_image(noise(), affine)
-    assert "affine without volume" in problem
+    assert "an affine that is no position in space" in problem
 
 
 @pytest.mark.parametrize("factor", [10.0, 0.1])

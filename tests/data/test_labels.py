@@ -257,15 +257,20 @@ def test_ignore_label_that_is_not_the_highest_is_refused(ignore):
     [
         ({"background": 0, "liver": 1, "vein": 3}, "0, 1, 3"),
         ({"background": 0, "whole": [2, 3]}, "0, 2, 3"),
-        ({"liver": 1, "vein": 2}, "1, 2"),
+        ({"liver": 1, "vein": 3}, "1, 3"),
         ({"background": 0}, "0"),
         ({}, "missing"),
         ({"background": 0, "ignore": 1}, "0"),
     ],
 )
-def test_gaps_and_a_missing_background_are_refused_with_the_values(labels, shown):
+def test_gaps_are_refused_with_the_values(labels, shown):
     with pytest.raises(InputError, match=f"d.json: the label values are {shown}, but should be 0 .background., 1, 2"):
         declared_scheme(labels, source="d.json")
+
+
+def test_a_missing_background_is_named():
+    with pytest.raises(InputError, match=r'd\.json: the labels lack the background; add "background": 0'):
+        declared_scheme({"liver": 1, "vein": 2}, source="d.json")
 
 
 @pytest.mark.parametrize("order", [(), [1], [1, 2, 3]])

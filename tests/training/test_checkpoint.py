@@ -13,7 +13,7 @@ from torch import nn
 
 from mednextv2.errors import InputError
 from mednextv2.paths import prepare_folder
-from mednextv2.training import GradientClipping, Progress, TrainingCheckpoint, TrainingLog, warmup_poly
+from mednextv2.training import GradientClipping, Progress, TrainingCheckpoint, TrainingLog, check_start, warmup_poly
 
 EPOCHS, STEPS = 4, 3
 GENERATOR = torch.Generator().manual_seed(7)
@@ -483,3 +483,25 @@ def test_pretrained_weights_of_another_network_are_refused(tmp_path):
 def test_missing_pretrained_weights_are_named(tmp_path):
     with pytest.raises(InputError, match=r"no\.pt: there is no such checkpoint file"):
         Run(tmp_path, pretrained=tmp_path / "no.pt").run()
+
+
+# --- before cases are prepared ---------------------------------------------------------------------------------------
+
+
+def test_what_a_training_cannot_start_from_is_refused_early(tmp_path):
+    cases = [{"case": "a"}]
+    (tmp_path / "old").mkdir()
+    run = Run(tmp_path / "old", cases=cases)
+    run.run()
+    check_start(tmp_path / "old", run.network, cases)
+    check_start(tmp_path / "new", run.network, cases, pretrained=tmp_path / "old" / "model.pt")
+    other = Run(tmp_path / "other", features=6).network
+    with pytest.raises(InputError, match="a training of another network is there"):
+        check_start(tmp_path / "old", other, cases)
+    check_start(tmp_path / "old", other, cases, resume=False)
+    with pytest.raises(InputError, match="a training on other cases is there"):
+        check_start(tmp_path / "old", run.network, [{"case": "b"}])
+    with pytest.raises(InputError, match="the weights are of another network"):
+        check_start(tmp_path / "new", other, cases, pretrained=tmp_path / "old" / "model.pt")
+    # what is resumed does not start from pretrained weights
+    check_start(tmp_path / "old", run.network, cases, pretrained=tmp_path / "none.pt")

@@ -7,7 +7,7 @@ import pytest
 from mednextv2.data import DatasetFolder, LabelScheme, read_dataset
 from mednextv2.data.splits import split_cases
 from mednextv2.errors import InputError
-from mednextv2.inference import prepare_evaluation, prepare_inference
+from mednextv2.inference import find_images, prepare_evaluation, prepare_inference
 from mednextv2.training import prepare_training
 from mednextv2.training.preparation import check_description, keep_previous
 
@@ -175,8 +175,29 @@ def test_a_mask_never_takes_the_place_of_an_image(tmp_path):
     images = [{"image": str(tmp_path / "p.nii.gz")}, {"image": [str(tmp_path / "p_seg.nii.gz")]}]
     message = refused(prepare_inference, images, tmp_path)
     assert f"would replace {tmp_path / 'p_seg.nii.gz'}" in message
-    prepare_inference(images, tmp_path / "masks")
+    prepare_inference(images, tmp_path / "masks", check_data=False)
     prepare_inference(images[:1], tmp_path)
+
+
+def test_inference_reports_all_images_that_cannot_be_segmented(phantom, tmp_path):
+    folder = tmp_path / "images"
+    shutil.copytree(phantom / "imagesTr", folder)
+    good, empty, short = sorted(folder.glob("*.nii.gz"))[:3]
+    empty.write_bytes(b"")
+    short.write_bytes(short.read_bytes()[:200])
+    images = find_images(folder, ["T1w"])
+    message = refused(prepare_inference, images, tmp_path / "masks")
+    assert f"2 of {len(images)} images cannot be segmented" in message
+    assert str(empty) in message
+    assert str(short) in message
+    assert str(good) not in message
+    prepare_inference(images, tmp_path / "masks", check_data=False)
+
+
+def test_inference_says_how_channels_are_given(phantom, tmp_path):
+    images = find_images(phantom / "imagesTr", ["T1w", "T2w"])
+    message = refused(prepare_inference, images, tmp_path / "masks", channels=2)
+    assert "expected 3D with 2 channels; give a file for each channel: NAME_0000, NAME_0001" in message
 
 
 # --- files of an older training --------------------------------------------------------------------------------------

@@ -1,0 +1,72 @@
+"""What the check of a whole data set tells beside defects: its labels, and what may be a mistake."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mednextv2.data.check import CaseReport
+from mednextv2.data.dataset import DatasetFolder
+from mednextv2.data.splits import FOLDS
+from mednextv2.data.volume import SUFFIXES
+from mednextv2.errors import InputError
+
+
+def found_labels(dataset: DatasetFolder, reports: Sequence[CaseReport]) -> list[str]:
+    """Name the labels of folders that declare none after their values.
+
+    Args:
+        dataset: The data set.
+        reports: Of all its cases.
+
+    Returns:
+        The names by value, the background first.
+
+    Raises:
+        InputError: When there are gaps between the values, or no value but 0.
+    """
+    values = sorted({value for report in reports for value in report.values})
+    if values == [0]:
+        raise InputError(f"{dataset.path}: none of the {len(reports)} cases has a voxel above 0 in its label map")
+    if values[-1] != len(values) - 1 and values != list(range(1, len(values) + 1)):
+        missing = sorted(set(range(1, values[-1])) - set(values))
+        raise InputError(
+            f"{dataset.path}: the label maps have the values {_first(values, 20)}, with gaps ({_first(missing, 5)}). "
+            'Number the labels 1, 2, … without gaps, or declare them in a dataset.json with "labels"'
+        )
+    return ["background", *(f"label {v}" for v in range(1, values[-1] + 1))]
+
+
+def dataset_warnings(dataset: DatasetFolder, reports: Sequence[CaseReport], labels: Sequence[str]) -> list[str]:
+    """Say what is no defect, but may be a mistake: one sentence each.
+
+    Args:
+        dataset: The data set.
+        reports: Of all its cases.
+        labels: Names by value.
+    """
+    warnings = []
+    if missing := missing_classes(reports, labels):
+        warnings.append(f"no label map has a voxel of {', '.join(missing)}")
+    if len(reports) < FOLDS:
+        warnings.append(f"{len(reports)} case(s) cannot be split into five folds; train with --fold all")
+    used = {Path(file).resolve() for case in dataset.cases for file in case.images}
+    folders = sorted({file.parent for file in used})
+    left = [f for folder in folders for f in sorted(folder.glob("[!.]*")) if f.name.lower().endswith(SUFFIXES)]
+    if left := [f.name for f in left if f.resolve() not in used]:
+        warnings.append(f"{len(left)} image file(s) belong to no case and are not used: {_first(left, 5)}")
+    return warnings
+
+
+def _first(values: Sequence[Any], count: int) -> str:
+    return ", ".join([*map(str, values[:count]), *["…"] * (len(values) > count)])
+
+
+def missing_classes(reports: Sequence[CaseReport], labels: Sequence[str]) -> list[str]:
+    """Return the names of the labels that occur in no label map.
+
+    Args:
+        reports: Of all cases.
+        labels: Names by value.
+    """
+    present = {value for report in reports for value in report.values}
+    return [name for value, name in enumerate(labels) if value and value not in present]
