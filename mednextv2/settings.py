@@ -27,6 +27,7 @@ def _list(value: Any, fits: Callable[[Any], bool]) -> bool:
     return isinstance(value, (list, tuple)) and 0 < len(value) <= 3 and all(fits(v) for v in value)
 
 
+_finite = _number(-1e30, 1e30)
 _POSITIVE = _Rule(_whole(1), "a whole number from 1")
 _COUNT = _Rule(_whole(0), "a whole number from 0")
 _PART = _Rule(_number(0, 1), "a number from 0 to 1")
@@ -60,6 +61,10 @@ RULES = {
     "spacing": _Rule(lambda v: _list(v, lambda n: _number(0)(n) and n > 0), 'millimetres, such as "[1.0,1.0,1.0]"'),
     "mirror_axes": _AXES,
     "test_mirror_axes": _AXES,
+    "air": _Rule(
+        lambda v: v is None or _finite(v) or (isinstance(v, list) and v != [] and all(map(_finite, v))),
+        "a normalised intensity, one a channel, or None",
+    ),
 }
 
 

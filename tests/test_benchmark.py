@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -205,3 +207,55 @@ def test_resenc_l_has_fewer_stages_for_a_small_patch(script):
         with torch.device("meta"):
             net = models.build(case)
         assert len(net.encoder.stages) == stages
+
+
+# --- the other benchmarks --------------------------------------------------------------------------------------------
+
+
+def run_script(name, folder, *arguments):
+    command = [sys.executable, str(SCRIPTS / f"benchmark_{name}.py"), *map(str, arguments), "--output", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (table,), (report,) = ([p.read_text(encoding="utf-8") for p in folder.glob(f"*.{s}")] for s in ("md", "json"))
+    assert "- Hardware: " in table
+    return json.loads(report), table
+
+
+def test_memory_of_a_large_image_is_that_of_its_process(tmp_path):
+    settings = ["--shape=32,32,48", "--patch=16,16,16", "--classes=5"]
+    report, table = run_script("inference", tmp_path / "out", "large", *settings)
+    (row,) = report["rows"]
+    assert row["windows"] == 3 * 3 * 5
+    assert row["monai_bytes"] == 4 * 32 * 32 * 48 * 6
+    assert 2**27 < row["peak_bytes"] < 2**32
+    assert "| 5 | 32×32×48 | 45 |" in table
+
+
+def test_export_is_compared_with_that_of_monai(tmp_path):
+    settings = ["--shape=32,30,34", "--patch=16,16,16", "--classes=4", "--rounds=2"]
+    report, table = run_script("inference", tmp_path / "out", "export", *settings)
+    assert len(report["rows"]) == 2
+    for row in report["rows"]:
+        assert row["equal_to_monai"] >= 0.9999
+        assert row["equal_to_invert"] >= 0.9999
+        assert 0 < row["streaming_labels_seconds"] < row["streaming_seconds"]
+    assert "| 4 | 32×30×34 | 21×20×23 |" in table
+
+
+def test_windows_of_air_are_counted(tmp_path):
+    image = np.full((40, 40, 40), -1000, np.int16)
+    image[12:28, 12:28, 12:28] = np.random.default_rng(0).normal(40, 20, (16, 16, 16))
+    nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / "ct.nii.gz")
+    settings = ["--image", tmp_path / "ct.nii.gz", "--patch=16,16,16", "--rounds=1", "--field=56,56,56"]
+    report, _ = run_script("inference", tmp_path / "out", "air", *settings)
+    assert report["windows"] == 6**3
+    assert 0 < report["skipped"] < report["windows"]
+    assert report["rows"][0]["equal_inside"] is True
+
+
+def test_memory_of_a_training_step_is_compared_with_its_estimate(tmp_path):
+    settings = ["--variant=v2_tiny", "--patch=32,32,32", "--batch=1"]
+    report, table = run_script("recipe", tmp_path / "out", "memory", *settings)
+    (row,) = report["rows"]
+    assert row["measured_bytes"] > 2**23
+    assert f"| {row['estimate_bytes'] / row['measured_bytes']:.2f} |" in table

@@ -86,6 +86,7 @@ def test_patch_sizes_that_are_no_two_or_three_whole_numbers_are_refused_with_an_
         ("spacing", [[1.0, 1, 0.5], [1, 1]], [[0, 1, 1], [-1, 1, 1], 1.0, [], ["1"], None]),
         ("mirror_axes", [[], [0], [0, 1, 2]], [[5], 0, ["x"], None]),
         ("test_mirror_axes", [[], [0, 1]], [[3], "0"]),
+        ("air", [None, -4.5, [-4.5, 0]], ["null", [], [None], True]),
     ],
 )
 def test_each_setting_is_checked(name, good, bad):
