@@ -59,14 +59,21 @@ class Axis:
 
 
 def window_order(axes: Sequence[Axis]) -> list[Index]:
-    """Return all windows, slab after slab along the longest axis, so that the least is waiting at any time."""
-    order = sorted(range(len(axes)), key=lambda axis: -axes[axis].size)
+    """Return all windows, slab after slab along the longest axis, so that the least is waiting at any time.
+
+    A window never comes before one whose numbers are all as low as its own or lower.
+    """
+    first, *others = sorted(range(len(axes)), key=lambda axis: -axes[axis].size)
+    slabs = [[number] for number in range(len(axes[first].starts))]
+    starts = axes[first].starts
+    # the last window is moved inwards; together with the one before it less is waiting
+    if len(starts) > 2 and starts[-1] - starts[-2] < starts[1] - starts[0]:
+        slabs[-2:] = [[*slabs[-2], *slabs[-1]]]
     windows = []
-    for place in product(*(range(len(axes[axis].starts)) for axis in order)):
-        window = [0] * len(axes)
-        for axis, number in zip(order, place, strict=True):
-            window[axis] = number
-        windows.append(tuple(window))
+    for slab in slabs:
+        for *place, number in product(*(range(len(axes[axis].starts)) for axis in others), slab):
+            window = {first: number, **dict(zip(others, place, strict=True))}
+            windows.append(tuple(window[axis] for axis in range(len(axes))))
     return windows
 
 
@@ -102,12 +109,14 @@ class Cells:
 
     Args:
         axes: The image's.
-        dtype: Of the sums: float32; or float16, in which case logits should be shifted: see :func:`shift`.
+        dtype: Of the sums: float32; or float16, in which case logits of classes should be shifted.
         device: Where the sums are.
+        shifted: Add logits as :func:`shift` makes them.
     """
 
-    def __init__(self, axes: Sequence[Axis], dtype: torch.dtype, device: torch.device) -> None:
-        self.axes, self.dtype, self.device = axes, dtype, device
+    def __init__(self, axes: Sequence[Axis], dtype: torch.dtype, device: torch.device, shifted: bool = False) -> None:
+        self.axes, self.dtype, self.device, self.shifted = axes, dtype, device, shifted
+        self._free: dict[tuple[int, ...], list[Tensor]] = {}
         self._left: dict[Index, int] = {}
         self._sums: dict[Index, Tensor] = {}
         self._weights: dict[Index, Tensor] = {}
@@ -115,6 +124,7 @@ class Cells:
     def to(self, device: torch.device) -> None:
         """Move the sums to another device."""
         self.device = device
+        self._free.clear()
         for group in (self._sums, self._weights):
             group.update({index: tensor.to(device) for index, tensor in group.items()})
 
@@ -129,7 +139,8 @@ class Cells:
             if index not in self._sums:
                 shape = [self.axes[a].edges[i + 1] - self.axes[a].edges[i] for a, i in enumerate(index)]
                 weights = torch.zeros(shape, device=self.device)
-                sums = zeros(len(logits), shape, logits, self.dtype, self.device)
+                free = self._free.get((len(logits), *shape))
+                sums = free.pop().zero_() if free else zeros(len(logits), shape, logits, self.dtype, self.device)
                 self._sums[index], self._weights[index] = sums, weights
 
     def add(self, window: Index, logits: Tensor, weights: Tensor) -> list[Index]:
@@ -151,7 +162,7 @@ class Cells:
             ]
             part, weight = logits[(slice(None), *place)], weights[tuple(place)]
             part, weight = part.to(self.device), weight.to(self.device)
-            _add(self._sums[index], part, weight)
+            self._add(self._sums[index], part, weight)
             self._weights[index] += weight
         return self.skip(window)
 
@@ -168,6 +179,21 @@ class Cells:
         """Give away a cell's sums `(C, ...)` and weights `(...)`; None where every window was skipped."""
         return self._sums.pop(index, None), self._weights.pop(index, None)
 
+    def give_back(self, sums: Tensor | None) -> None:
+        """Take back the sums of a cell that is finished: the next cell of its shape needs no other memory."""
+        if sums is not None and sums.device == self.device:
+            self._free.setdefault(tuple(sums.shape), []).append(sums)
+
+    def _add(self, sums: Tensor, part: Tensor, weight: Tensor) -> None:
+        if sums.dtype == torch.float32 and not self.shifted:
+            sums.addcmul_(part, weight)
+            return
+        step = max(1, _CHUNK // max(1, sums[:, 0].numel()))
+        for start in range(0, sums.shape[1], step):
+            place = slice(start, start + step)
+            logits = shift(part[:, place]) if self.shifted else part[:, place]
+            sums[:, place] = sums[:, place].float().addcmul_(logits, weight[place])
+
 
 def zeros(channels: int, shape: Sequence[int], like: Tensor, dtype: torch.dtype, device: Any) -> Tensor:
     """Return zeros, `(channels, *shape)`, with the channels last in memory where they are in `like`."""
@@ -179,17 +205,6 @@ def zeros(channels: int, shape: Sequence[int], like: Tensor, dtype: torch.dtype,
 def is_channels_last(array: Tensor) -> bool:
     """Tell whether the channels of `(C, ...)` are next to each other in memory."""
     return len(array) > 1 and array.stride(0) == 1
-
-
-def _add(sums: Tensor, part: Tensor, weight: Tensor) -> None:
-    if sums.dtype == torch.float32:
-        sums.addcmul_(part, weight)
-        return
-    step = max(1, _CHUNK // max(1, sums[:, 0].numel()))
-    for start in range(0, sums.shape[1], step):
-        place = slice(start, start + step)
-        total = sums[:, place].float()
-        sums[:, place] = total.addcmul_(part[:, place], weight[place])
 
 
 def shift(logits: Tensor) -> Tensor:

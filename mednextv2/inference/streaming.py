@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,9 +20,10 @@ from tqdm import tqdm
 from mednextv2.data.labels import LabelScheme
 from mednextv2.errors import InputError
 from mednextv2.inference.air import air_windows
-from mednextv2.inference.cells import Axis, Cells, Index, most_waiting, shift, window_order
+from mednextv2.inference.cells import Axis, Cells, Index, most_waiting, window_order
 from mednextv2.inference.deciding import LabelWriter, Target
 from mednextv2.inference.predictors import MirroringInferer
+from mednextv2.memory import returning_large_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -91,8 +93,7 @@ class StreamingInferer(MirroringInferer):
         with torch.no_grad():
             if not isinstance(inputs, MetaTensor):
                 return torch.stack([_Stream(self, image, predictor).run() for image in inputs])
-            images = decollate_batch(inputs)
-            labels = torch.stack([_Stream(self, image, predictor).run() for image in images])
+            labels = torch.stack([_Stream(self, image, predictor).run() for image in decollate_batch(inputs)])
         labels = MetaTensor(labels).copy_meta_from(inputs)
         scale = torch.as_tensor(scale_affine(tuple(inputs.shape[2:]), tuple(labels.shape[2:]))).to(inputs.affine)
         labels.affine = inputs.affine @ scale  # where they were resampled, the labels' voxels are the former ones
@@ -159,10 +160,10 @@ class _Stream:
             device = "cpu"
         device = torch.device(device or image.device)
         axes, outputs = self.grid.axes, settings.scheme.outputs
-        large = most_waiting(axes) * outputs * 4 > settings.memory * _GIB
+        large = self.large = most_waiting(axes) * outputs * 4 > settings.memory * _GIB
         # the shift is for float16; and for air, whose logits are not predicted but set
-        self.shifted = not settings.scheme.regions and (large or settings.air is not None)
-        self.cells = Cells(axes, torch.float16 if large else torch.float32, device)
+        shifted = not settings.scheme.regions and (large or settings.air is not None)
+        self.cells = Cells(axes, torch.float16 if large else torch.float32, device, shifted)
         self.writer = LabelWriter(self.grid.targets, settings.scheme, device)
         self.batch = settings.sw_batch_size
         patch = tuple(axis.patch for axis in axes)
@@ -172,6 +173,10 @@ class _Stream:
 
     def run(self) -> Tensor:
         """Return the labels, `(1, ...)`."""
+        with returning_large_tensors() if self.large else nullcontext():
+            return self._labels()
+
+    def _labels(self) -> Tensor:
         windows, air = window_order(self.grid.axes), self._air()
         if air:
             logger.info("%d of %d windows are nothing but air and not predicted", len(air), len(windows))
@@ -211,17 +216,17 @@ class _Stream:
             logits = self._predict(some)
             if logits is None:
                 continue  # with a smaller batch, or with more room
-            for window, prediction in zip(some, logits, strict=True):
-                prediction = prediction.float()
+            for window, prediction in zip(some, logits.float(), strict=True):
                 self._reserve(window, prediction)
-                prediction = shift(prediction) if self.shifted else prediction
                 self._finish(self.cells.add(window, prediction, self.weights))
-            del windows[: len(some)]
+            del windows[: len(some)], logits, prediction  # or they would be there while the next are made
             bar.update(len(some))
 
     def _finish(self, cells: list[Index]) -> None:
         for index in cells:
-            self.writer.finish(index, *self.cells.take(index))
+            sums, weights = self.cells.take(index)
+            self.writer.finish(index, sums, weights)
+            self.cells.give_back(sums)
 
     # --- when memory is too small ----------------------------------------------------------------------------------
 

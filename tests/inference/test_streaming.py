@@ -2,6 +2,8 @@
 
 import logging
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -391,3 +393,33 @@ def test_a_gpu_gives_the_same(memory):
     found = infer(batch["image"].cuda(), Blobs(4).cuda())
     assert found.device.type == "cuda"
     assert (found.cpu() == expected).double().mean() >= 0.9999
+
+
+_GROWTH = """
+import torch
+from mednextv2.data import LabelScheme
+from mednextv2.inference import StreamingInferer
+from mednextv2.memory import keep_freed_memory
+
+def resident(field):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+assert keep_freed_memory()
+infer = StreamingInferer((48, 48, 48), LabelScheme([str(i) for i in range(100)]), memory=0.05, overlap=0.5)
+network = lambda x: x[:, :1].repeat(1, 100, 1, 1, 1)  # 42 MiB a window
+infer(torch.zeros(1, 1, 48, 48, 48), network)
+before = resident("VmRSS")
+infer(torch.randn(1, 1, 96, 96, 192), network)
+print(resident("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_process_that_keeps_freed_memory_does_not_grow_with_the_windows():
+    done = subprocess.run([sys.executable, "-c", _GROWTH], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    axes = axes_of((96, 96, 192), 48, 24)
+    waiting = 2 * 100 * most_waiting(axes)  # float16
+    whole = 4 * 100 * 96 * 96 * 192
+    assert int(done.stdout) < waiting + 4 * 4 * 100 * 48**3 < whole
