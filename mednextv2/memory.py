@@ -2,12 +2,10 @@
 
 import ctypes
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # parameters of glibc's mallopt(3)
-_LARGE = 32 * 2**20  # the largest threshold that glibc takes
-_kept = False
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # parameters of glibc's mallopt(3)
 
 
 def keep_freed_memory() -> bool:
@@ -20,33 +18,37 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the allocator took the settings.
     """
-    global _kept
-    _kept = _set({_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 64 * 2**20})
-    return _kept
+    mallopt = _glibc("mallopt")
+    if mallopt is None:
+        return False
+    settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 64 * 2**20))
+    return all([mallopt(ctypes.c_int(name), ctypes.c_int(value)) == 1 for name, value in settings])
 
 
-@contextmanager
-def returning_large_tensors() -> Iterator[None]:
-    """Within the block, let tensors from 32 MiB on go back to the system at once, also after `keep_freed_memory`.
+class _MallInfo2(ctypes.Structure):
+    # of glibc's mallinfo2(3), since 2.33
+    _before = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks")
+    _fields_ = [(name, ctypes.c_size_t) for name in (*_before, "fordblks", "keepcost")]
 
-    Kept memory has holes. Where tensors are hundreds of megabytes large and others stay between them, the process would
-    grow to several times of what it uses.
+
+def return_freed_memory(limit: int) -> None:
+    """Return what the C allocator keeps to the system, where it is more than `limit` bytes.
+
+    For loops whose tensors are hundreds of megabytes large: kept memory has holes, most of them a little too small for
+    the next tensor, so that a process which keeps all of it would grow to several times of what it uses.
     """
-    if not _kept:
-        yield
-        return
-    _set({_MMAP_MAX: 2**16, _MMAP_THRESHOLD: _LARGE})
-    try:
-        yield
-    finally:
-        keep_freed_memory()
+    info, trim = _glibc("mallinfo2"), _glibc("malloc_trim")
+    if info is not None:
+        info.restype = _MallInfo2
+    if trim is not None and (info is None or info().fordblks > limit):
+        trim(ctypes.c_size_t(0))
 
 
-def _set(settings: Mapping[int, int]) -> bool:
+@lru_cache
+def _glibc(function: str) -> Any:
     if not sys.platform.startswith("linux"):
-        return False
+        return None
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        return getattr(ctypes.CDLL(None), function)
     except (AttributeError, OSError):  # musl
-        return False
-    return all([mallopt(ctypes.c_int(name), ctypes.c_int(value)) == 1 for name, value in settings.items()])
+        return None

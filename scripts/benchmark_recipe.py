@@ -25,9 +25,10 @@ import torch
 from benchmark_measure import PeakMemory
 from benchmark_report import quartiles, scrub, write_subject
 from monai.bundle import ConfigParser
+from monai.engines.utils import default_prepare_batch
 
 from mednextv2.bundle.run import find_bundle, workflow_files
-from mednextv2.data import LabelScheme, read_dataset
+from mednextv2.data import AugmentBatch, LabelScheme, read_dataset
 from mednextv2.memory import keep_freed_memory
 from mednextv2.nets import create_mednext
 from mednextv2.nets.memory import training_memory
@@ -111,7 +112,7 @@ def benchmark_loading(options: argparse.Namespace) -> dict[str, Any]:
         parser.read_config(workflow_files(root, "train"))
         settings = {"bundle_root": str(root), "dataset_dir": options.dataset, "output_dir": folder,
                     "prepared_dir": folder, "device": options.device, "num_workers": options.workers,
-                    "iterations_per_epoch": 10**6}  # fmt: skip
+                    "iterations_per_epoch": 10**6, "augment_on": options.augment_on}  # fmt: skip
         settings |= {"variant": options.variant[0]} if options.variant else {}
         for name, value in settings.items():
             parser[name] = value
@@ -122,8 +123,13 @@ def benchmark_loading(options: argparse.Namespace) -> dict[str, Any]:
         device = torch.device(options.device)
         fixed = next(loader)
 
+        augment = (
+            AugmentBatch(take("train::preprocessing")) if options.augment_on == "device" else default_prepare_batch
+        )
+
         def step(batch: dict[str, Any]) -> None:
-            image, label = batch["image"].to(device), batch["label"].to(device)
+            prepare = default_prepare_batch if batch is fixed else augment
+            image, label = prepare(batch, device)
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
                 value = loss(network(image), label)
@@ -159,8 +165,8 @@ def benchmark_loading(options: argparse.Namespace) -> dict[str, Any]:
     ]
     method = (
         f"{options.rounds} rounds, each {options.steps} steps on one batch that stays and {options.steps} on what "
-        "the loader brings, with all augmentation; what the workers had prepared before is used up first. Median of "
-        "the rounds' ratios."
+        f"the loader brings, with all augmentation on {options.augment_on}; what the workers had prepared before is "
+        "used up first. Median of the rounds' ratios."
     )
     return {"title": f"Loading on {options.device}", "method": method, "rows": rounds, "ratio": middle, "table": table}
 
@@ -252,6 +258,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--outputs", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--augment_on", choices=("workers", "device"), default="workers", help="for loading")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--steps", type=int, default=30, help="of each block, for loading")
     parser.add_argument("--rounds", type=int, default=3)
@@ -270,6 +277,7 @@ def main() -> None:
         options
     )
     names = {"memory": "training_memory", "loading": "loading", "planning": "planning"}
+    names["loading"] += "-augment-on-device" if options.augment_on == "device" else ""
     name = names[options.what] + ("" if options.device == "cpu" else "-cuda")
     write_subject(report, options.output, name, torch.get_num_threads())
 

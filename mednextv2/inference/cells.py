@@ -116,7 +116,7 @@ class Cells:
 
     def __init__(self, axes: Sequence[Axis], dtype: torch.dtype, device: torch.device, shifted: bool = False) -> None:
         self.axes, self.dtype, self.device, self.shifted = axes, dtype, device, shifted
-        self._free: dict[tuple[int, ...], list[Tensor]] = {}
+        self._free: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
         self._left: dict[Index, int] = {}
         self._sums: dict[Index, Tensor] = {}
         self._weights: dict[Index, Tensor] = {}
@@ -138,9 +138,12 @@ class Cells:
         for index in _covered(self.axes, window):
             if index not in self._sums:
                 shape = [self.axes[a].edges[i + 1] - self.axes[a].edges[i] for a, i in enumerate(index)]
-                weights = torch.zeros(shape, device=self.device)
-                free = self._free.get((len(logits), *shape))
-                sums = free.pop().zero_() if free else zeros(len(logits), shape, logits, self.dtype, self.device)
+                free = self._free.get(tuple(shape))
+                if free:
+                    sums, weights = (tensor.zero_() for tensor in free.pop())
+                else:
+                    sums = zeros(len(logits), shape, logits, self.dtype, self.device)
+                    weights = torch.zeros(shape, device=self.device)
                 self._sums[index], self._weights[index] = sums, weights
 
     def add(self, window: Index, logits: Tensor, weights: Tensor) -> list[Index]:
@@ -179,10 +182,10 @@ class Cells:
         """Give away a cell's sums `(C, ...)` and weights `(...)`; None where every window was skipped."""
         return self._sums.pop(index, None), self._weights.pop(index, None)
 
-    def give_back(self, sums: Tensor | None) -> None:
-        """Take back the sums of a cell that is finished: the next cell of its shape needs no other memory."""
+    def give_back(self, sums: Tensor | None, weights: Tensor | None) -> None:
+        """Take back the memory of a cell that is finished, for the next cell of its shape."""
         if sums is not None and sums.device == self.device:
-            self._free.setdefault(tuple(sums.shape), []).append(sums)
+            self._free.setdefault(tuple(weights.shape), []).append((sums, weights))
 
     def _add(self, sums: Tensor, part: Tensor, weight: Tensor) -> None:
         if sums.dtype == torch.float32 and not self.shifted:

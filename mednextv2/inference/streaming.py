@@ -3,7 +3,6 @@
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,11 +22,12 @@ from mednextv2.inference.air import air_windows
 from mednextv2.inference.cells import Axis, Cells, Index, most_waiting, window_order
 from mednextv2.inference.deciding import LabelWriter, Target
 from mednextv2.inference.predictors import MirroringInferer
-from mednextv2.memory import returning_large_tensors
+from mednextv2.memory import return_freed_memory
 
 logger = logging.getLogger(__name__)
 
 _GIB = 2**30
+_KEPT = _GIB  # bytes of freed memory that a large image leaves in the process
 
 
 class StreamingInferer(MirroringInferer):
@@ -173,10 +173,6 @@ class _Stream:
 
     def run(self) -> Tensor:
         """Return the labels, `(1, ...)`."""
-        with returning_large_tensors() if self.large else nullcontext():
-            return self._labels()
-
-    def _labels(self) -> Tensor:
         windows, air = window_order(self.grid.axes), self._air()
         if air:
             logger.info("%d of %d windows are nothing but air and not predicted", len(air), len(windows))
@@ -220,13 +216,15 @@ class _Stream:
                 self._reserve(window, prediction)
                 self._finish(self.cells.add(window, prediction, self.weights))
             del windows[: len(some)], logits, prediction  # or they would be there while the next are made
+            if self.large:
+                return_freed_memory(_KEPT)
             bar.update(len(some))
 
     def _finish(self, cells: list[Index]) -> None:
         for index in cells:
             sums, weights = self.cells.take(index)
             self.writer.finish(index, sums, weights)
-            self.cells.give_back(sums)
+            self.cells.give_back(sums, weights)
 
     # --- when memory is too small ----------------------------------------------------------------------------------
 
