@@ -28,6 +28,39 @@ def run(bundle: str, workflow: str, *extra: Any, **settings: Any) -> None:
     run_bundle(str(bundle), str(workflow), **settings)
 
 
+def predict(
+    bundle: str,
+    input: str,
+    output: str,
+    *extra: Any,
+    series: str | int | None = None,
+    dicom_seg: bool = False,
+    report: bool = False,
+    **settings: Any,
+) -> None:
+    """Segment an image, a folder of images, or a DICOM series.
+
+    Args:
+        bundle: The bundle's folder or name, such as mednextv2_hippocampus.
+        input: An image (.nii.gz, .nii, .nrrd, .mha, .mhd), a folder of images, or a folder of DICOM files.
+        output: A folder for masks, named case_seg.nii.gz; or, for one image, the file to write.
+        extra: Nothing.
+        series: Of a DICOM study: a series' number, UID or description; all: every series that is a volume.
+        dicom_seg: Also write a DICOM SEG (needs highdicom).
+        report: Also write report.html, with volumes and pictures.
+        settings: Of the bundle's inference, such as --device cpu, --weights FILE, --overlap 0.25.
+    """
+    from mednextv2.inference.command import predict_files
+
+    if extra:
+        raise InputError(f"{' '.join(map(str, extra))}: predict takes BUNDLE INPUT OUTPUT; give settings by name")
+    for name, value in (("dicom-seg", dicom_seg), ("report", report)):
+        if not isinstance(value, bool):
+            raise InputError(f"--{name} {value}: is a switch and takes no value")
+    for file in predict_files(str(bundle), str(input), str(output), series, dicom_seg, report, **settings):
+        print(f"written: {file}")
+
+
 def check(dataset_dir: str, labels_dir: str | None = None) -> None:
     """Read every file of a data set and report all defects.
 
@@ -153,6 +186,20 @@ def picture(image: str, output: str, truth: str | None = None, prediction: str |
     print(save_picture(str(image), str(output), truth and str(truth), prediction and str(prediction)))
 
 
+def report(folder: str, output: str | None = None, images: str | None = None, labels: str | None = None) -> None:
+    """Write one HTML page about an evaluation or a prediction: tables, box plots, slices, training curves.
+
+    Args:
+        folder: The output_dir of an evaluation or a prediction; it has a results.json.
+        output: The .html to write; report.html in the folder by default.
+        images: Folder of the images, if they have moved.
+        labels: Folder of the label maps, if they have moved.
+    """
+    from mednextv2.report import write_report
+
+    print(write_report(str(folder), *(value and str(value) for value in (output, images, labels))))
+
+
 def fetch(task: str, folder: str) -> None:
     """Download a task of the Medical Segmentation Decathlon, with its checksum.
 
@@ -165,7 +212,7 @@ def fetch(task: str, folder: str) -> None:
     print(fetch_msd_task(str(task), str(folder)))
 
 
-VERBS = {f.__name__: f for f in (run, check, plan, bundle, ensemble, phantom, picture, fetch)}
+VERBS = {f.__name__: f for f in (run, predict, check, plan, bundle, ensemble, phantom, picture, report, fetch)}
 
 
 def check_options(arguments: Sequence[str]) -> None:
@@ -178,7 +225,7 @@ def check_options(arguments: Sequence[str]) -> None:
         InputError: With the names that come near.
     """
     verb = VERBS.get(arguments[0]) if arguments else None
-    if verb is None or verb is run:  # run takes the settings of its bundle, and checks them
+    if verb in (None, run, predict):  # they take the settings of a bundle, and check them
         return
     names = list(inspect.signature(verb).parameters)
     problems = []

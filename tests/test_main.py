@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mednextv2.__main__ import VERBS, check_options, main
-from mednextv2.bundle.run import _as_setting
+from mednextv2.bundle.run import as_setting
 from mednextv2.errors import InputError
 
 
@@ -74,17 +74,17 @@ def test_settings_without_a_name_are_refused(monkeypatch, capsys):
     ],
 )  # fmt: skip
 def test_values_of_the_command_line_are_understood(key, value, expected):
-    assert _as_setting(key, value) == expected
+    assert as_setting(key, value) == expected
 
 
 @pytest.mark.parametrize("value", [True, ""])
 def test_paths_without_a_value_are_refused(value):
     with pytest.raises(InputError, match="--output_dir: needs a path"):
-        _as_setting("output_dir", value)
+        as_setting("output_dir", value)
 
 
 def test_every_verb_has_help():
-    assert len(VERBS) == 8
+    assert len(VERBS) == 10
     for verb in VERBS.values():
         assert "Args:" in verb.__doc__
 

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +66,18 @@ def workflow_files(root: Path, workflow: str) -> list[str]:
     return files
 
 
-def check_overrides(files: list[str], overrides: dict[str, Any]) -> None:
+def check_overrides(files: list[str], overrides: dict[str, Any], more: Sequence[str] = ()) -> None:
     """Raise an InputError for settings that the configuration does not have, with the names that come near.
 
     Args:
         files: Configuration files.
         overrides: Settings by name; `::` and `#` lead into nested ones.
+        more: Further names that exist.
     """
     parser = ConfigParser()
     parser.read_config(files)
     config = parser.config
-    known = [k for k in config if k != parser.meta_key]
+    known = [*more, *(k for k in config if k != parser.meta_key)]
     problems = []
     for key in overrides:
         if key in _RUN_ARGUMENTS:
@@ -99,8 +101,11 @@ def check_overrides(files: list[str], overrides: dict[str, Any]) -> None:
         raise InputError("\n".join(problems))
 
 
-def _as_setting(key: str, value: Any) -> Any:
-    """Undo what the command line's parser makes of a value, and of MONAI's own reading of it."""
+def as_setting(key: str, value: Any) -> Any:
+    """Return a setting as MONAI's configuration parser wants it.
+
+    Undoes what the command line's parser makes of a value.
+    """
     if key in _PATHS and value is not None:
         if isinstance(value, bool) or value == "":
             raise InputError(f"--{key}: needs a path")
@@ -124,7 +129,7 @@ def run_bundle(bundle: str | os.PathLike, workflow: str, **overrides: Any) -> No
     root = find_bundle(bundle)
     files = workflow_files(root, workflow)
     check_overrides(files, overrides)
-    overrides = {key: _as_setting(key, value) for key, value in overrides.items()}
+    overrides = {key: as_setting(key, value) for key, value in overrides.items()}
     overrides.setdefault("bundle_root", str(root))
     logging_file = overrides.pop("logging_file", str(root / "configs" / "logging.conf"))
     meta_file = overrides.pop("meta_file", str(root / "configs" / "metadata.json"))

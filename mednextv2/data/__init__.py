@@ -2,6 +2,7 @@
 
 from mednextv2.data.check import check_case, check_dataset
 from mednextv2.data.dataset import Case, DatasetFolder, read_dataset
+from mednextv2.data.dicom import DicomSeries, choose_series, find_series, read_series
 from mednextv2.data.download import fetch_msd_task
 from mednextv2.data.labels import LabelScheme, Region
 from mednextv2.data.patches import AugmentBatch, PatchDataset, PatchSampler
@@ -15,6 +16,7 @@ __all__ = [
     "Case",
     "CaseStore",
     "DatasetFolder",
+    "DicomSeries",
     "LabelScheme",
     "PatchDataset",
     "PatchSampler",
@@ -22,10 +24,13 @@ __all__ = [
     "Region",
     "check_case",
     "check_dataset",
+    "choose_series",
     "fetch_msd_task",
+    "find_series",
     "kfold_indices",
     "make_phantom_dataset",
     "read_dataset",
+    "read_series",
     "read_volume",
     "split_cases",
 ]

@@ -17,6 +17,7 @@ from mednextv2.errors import InputError
 
 _SHIFT = 0.1  # image and label may disagree by this part of a voxel before it counts as a defect
 _PLAUSIBLE_MM = (0.01, 100.0)  # a voxel's side; metres or micrometres in a header give others
+_SHEAR = np.sin(np.radians(1.0))  # of the angle between two axes; less is rounding
 _LISTED = 50  # defects shown; the rest are counted
 _ODD_SPACING = 9.9  # times the median spacing, or that part of it
 _MAX_LABELS = 2**15  # label maps are stored as int16
@@ -218,6 +219,13 @@ def check_image(array: np.ndarray, affine: np.ndarray, channels: int = 1, spatia
         )
     else:
         spacing = np.linalg.norm(affine[:spatial_dims, :spatial_dims], axis=0)
+        directions = affine[:spatial_dims, :spatial_dims] / spacing
+        sine = np.abs(directions.T @ directions - np.eye(spatial_dims)).max()
+        if sine > _SHEAR:
+            problems.append(
+                f"has axes that are {np.degrees(np.arcsin(min(1, sine))):.1f}° off right angles (a sheared affine); "
+                "resample it to a grid with right angles"
+            )
         if spacing.min() < _PLAUSIBLE_MM[0] or spacing.max() > _PLAUSIBLE_MM[1]:
             sizes = " × ".join(f"{s:.3g}" for s in spacing)
             problems.append(f"has voxels of {sizes} mm, which cannot be; correct the spacing in the header")

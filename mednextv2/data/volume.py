@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 from monai.data import ITKReader
 
+from mednextv2.data.dicom import DicomSeries, choose_series, read_series
 from mednextv2.errors import InputError
 
 #: File endings of images, the ones that MONAI reads with nibabel first.
@@ -28,7 +29,7 @@ def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     """Read an image.
 
     Args:
-        path: A file with one of the endings in `SUFFIXES`.
+        path: A file with one of the endings in `SUFFIXES`; or a DICOM series, or a folder that holds one.
 
     Returns:
         The voxels, `(X, Y, Z)` (further axes if the file has them), in the file's own order and data type, and the
@@ -37,7 +38,11 @@ def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         InputError: When the file is missing, of another format, truncated or damaged.
     """
+    if isinstance(path, DicomSeries):
+        return read_series(path)
     path = Path(path)
+    if path.is_dir():
+        return read_series(choose_series(path)[0])
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
     if not path.name.lower().endswith(SUFFIXES):

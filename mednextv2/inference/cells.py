@@ -117,6 +117,7 @@ class Cells:
     def __init__(self, axes: Sequence[Axis], dtype: torch.dtype, device: torch.device, shifted: bool = False) -> None:
         self.axes, self.dtype, self.device, self.shifted = axes, dtype, device, shifted
         self._free: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        self._held, self._most = 0, most_waiting(axes)  # voxels of all cells that have memory
         self._left: dict[Index, int] = {}
         self._sums: dict[Index, Tensor] = {}
         self._weights: dict[Index, Tensor] = {}
@@ -124,7 +125,7 @@ class Cells:
     def to(self, device: torch.device) -> None:
         """Move the sums to another device."""
         self.device = device
-        self._free.clear()
+        self._make_room(self._most)
         for group in (self._sums, self._weights):
             group.update({index: tensor.to(device) for index, tensor in group.items()})
 
@@ -142,6 +143,8 @@ class Cells:
                 if free:
                     sums, weights = (tensor.zero_() for tensor in free.pop())
                 else:
+                    self._make_room(math.prod(shape))
+                    self._held += math.prod(shape)
                     sums = zeros(len(logits), shape, logits, self.dtype, self.device)
                     weights = torch.zeros(shape, device=self.device)
                 self._sums[index], self._weights[index] = sums, weights
@@ -184,8 +187,22 @@ class Cells:
 
     def give_back(self, sums: Tensor | None, weights: Tensor | None) -> None:
         """Take back the memory of a cell that is finished, for the next cell of its shape."""
-        if sums is not None and sums.device == self.device:
+        if sums is None:
+            return
+        if sums.device == self.device:
             self._free.setdefault(tuple(weights.shape), []).append((sums, weights))
+        else:
+            self._held -= weights.numel()
+
+    def _make_room(self, voxels: int) -> None:
+        """Drop free cells, so that with new ones there are never more than wait at most.
+
+        The last slab's cells are thinner: those of the slabs before would stay beside them.
+        """
+        for shape, free in self._free.items():
+            while free and self._held + voxels > self._most:
+                free.pop()
+                self._held -= math.prod(shape)
 
     def _add(self, sums: Tensor, part: Tensor, weight: Tensor) -> None:
         if sums.dtype == torch.float32 and not self.shifted:

@@ -2,24 +2,31 @@
 
 import csv
 import logging
+import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data.meta_tensor import MetaTensor
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
+from monai.utils import ensure_tuple
 from torch import Tensor
 
+from mednextv2.data.labels import LabelScheme
+from mednextv2.inference.writer import mask_path
 from mednextv2.paths import prepare_folder, writing
-from mednextv2.training.handlers import is_main_process
+from mednextv2.training.handlers import LOG_NAME, is_main_process
 
 logger = logging.getLogger(__name__)
 
 METRICS = ("dice", "surface_dice_1mm", "hd95_mm")
+#: Further columns of `cases.csv`: volume of the prediction and of the label map.
+VOLUMES = ("volume_ml", "reference_ml")
 _TOLERANCE_MM = 1.0 * (1 + 1e-4)  # a spacing of 1 mm that was stored in float32 may be a little more
 
 
@@ -63,20 +70,36 @@ def score_case(pred: Tensor, label: Tensor, spacing: Sequence[float]) -> dict[st
 
 
 class EvaluationTable:
-    """Score every case of an evaluation run, and write `cases.csv` and `summary.csv`.
+    """Score every case of an evaluation run, and write `cases.csv`, `summary.csv` and `results.json`.
 
-    `cases.csv` has one row a case and class. `summary.csv` has one row a class and one for the mean over classes: mean,
-    standard deviation, median, minimum and maximum over the cases that have the class (infinite distances left out and
-    counted), and the number of cases.
+    `cases.csv` has one row a case and class: scores, and volumes in ml (NaN for 2D images). `summary.csv` has one row a
+    class and one for the mean over classes: mean, standard deviation, median, minimum and maximum over the cases that
+    have the class (infinite distances left out and counted), and the number of cases. `results.json` is
+    what `mednextv2 report` starts from: the cases' files and what their values mean.
 
     Args:
-        output_dir: Folder of the tables.
+        output_dir: Folder of the tables; masks are in its subfolder `predictions`, if `items` are given.
         labels: Class names, background first.
         spatial_dims: 2 or 3.
+        scheme: What label values mean; for `results.json`.
+        items: The cases with their files: dicts with `case`, `image` (a path or one a channel) and `label`. Without
+            them there is no `results.json`.
+        title: Of the evaluation, such as the names of bundle and fold.
+        weights: The files of weights. The training log beside them becomes part of a report, if they are of one fold.
     """
 
-    def __init__(self, output_dir: str | os.PathLike, labels: Sequence[str], spatial_dims: int = 3) -> None:
+    def __init__(
+        self,
+        output_dir: str | os.PathLike,
+        labels: Sequence[str],
+        spatial_dims: int = 3,
+        scheme: LabelScheme | None = None,
+        items: Sequence[Mapping[str, Any]] = (),
+        title: str = "Evaluation",
+        weights: str | Sequence[str] = (),
+    ) -> None:
         self.folder, self.labels, self.spatial_dims = Path(output_dir).expanduser(), list(labels), spatial_dims
+        self.scheme, self.items, self.title, self.weights = scheme, items, title, ensure_tuple(weights)
         self.rows: list[dict] = []
 
     def attach(self, engine: Engine) -> None:
@@ -88,11 +111,18 @@ class EvaluationTable:
     def _add(self, engine: Engine) -> None:
         for given, item in zip(engine.state.batch, engine.state.output, strict=True):
             affine = item["label"].affine if isinstance(item["label"], MetaTensor) else torch.eye(4)
-            spacing = np.linalg.norm(np.asarray(affine.cpu())[: self.spatial_dims, : self.spatial_dims], axis=0)
+            axes = np.asarray(affine.cpu())[: self.spatial_dims, : self.spatial_dims]
+            spacing = np.linalg.norm(axes, axis=0)
+            ml = abs(np.linalg.det(axes)) / 1000 if self.spatial_dims == 3 else math.nan
             pred, label = (item[key].as_subclass(Tensor).cpu() for key in ("pred", "label"))
             scores = score_case(pred, label, spacing.tolist())
             for c, name in enumerate(self.labels[1:]):
-                self.rows.append({"case": given["case"], "label": name} | {m: scores[m][c] for m in METRICS})
+                volumes = (float(mask[c + 1].sum()) * ml for mask in (pred, label))
+                self.rows.append(
+                    {"case": given["case"], "label": name}
+                    | {m: scores[m][c] for m in METRICS}
+                    | dict(zip(VOLUMES, volumes, strict=True))
+                )
 
     def _write(self, engine: Engine) -> None:
         if not is_main_process():
@@ -101,7 +131,32 @@ class EvaluationTable:
         write_csv(folder / "cases.csv", self.rows)
         summary = summarise(self.rows, self.labels[1:])
         write_csv(folder / "summary.csv", summary)
+        if self.items:
+            self._write_results(folder)
         logger.info("Scores of %d cases, in %s\n%s", len({r["case"] for r in self.rows}), folder, format_table(summary))
+
+    def _write_results(self, folder: Path) -> None:
+        from mednextv2.report.results import Results, write_results  # the report's modules use this one
+
+        scored = {row["case"] for row in self.rows}
+        logs = {Path(file).expanduser().parent / LOG_NAME for file in self.weights}
+        log = logs.pop() if len(logs) == 1 else None
+        values = self.scheme.members if self.scheme else [(v,) for v in range(1, len(self.labels))]
+        cases = [
+            {
+                "case": item["case"],
+                "image": item["image"],
+                "prediction": mask_path(folder / "predictions", ensure_tuple(item["image"])[0]),
+                "label": item["label"],
+            }
+            for item in self.items
+            if item["case"] in scored
+        ]
+        results = Results(
+            "evaluation", self.title, self.labels[1:], values, cases, log if log and log.is_file() else None,
+            ignore_label=self.scheme and self.scheme.ignore_label,
+        )  # fmt: skip
+        write_results(folder, results)
 
 
 def summarise(rows: Sequence[dict], labels: Sequence[str]) -> list[dict]:

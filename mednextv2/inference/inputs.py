@@ -8,24 +8,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from mednextv2.data.check import check_image, compare_grids
+from mednextv2.data.dicom import choose_series, has_dicom
+from mednextv2.data.dicom_file import is_dicom
 from mednextv2.data.volume import SUFFIXES, read_volume, stem
 from mednextv2.errors import InputError
 
 
-def find_images(source: str | os.PathLike, channels: Sequence[str]) -> list[dict[str, Any]]:
+def find_images(
+    source: str | os.PathLike, channels: Sequence[str], series: str | int | None = None
+) -> list[dict[str, Any]]:
     """List the cases in a file, a folder or a datalist.
 
     Args:
         source: An image; a folder of images (nnU-Net's `case_0000.nii.gz`, `case_0001.nii.gz` are the channels of one
-            case); or a JSON file: a list of `{"image": …}`, or such a list under `testing`, `test`, `validation` or
-            `training`, with paths relative to the JSON file.
+            case); a folder of DICOM files, of one series or of a study; or a JSON file: a list of `{"image": …}`, or
+            such a list under `testing`, `test`, `validation` or `training`, with paths relative to the JSON file.
         channels: Names of the channels that the bundle expects.
+        series: Which DICOM series: see :func:`mednextv2.data.choose_series`.
 
     Returns:
-        MONAI items, `image` (a path, or one a channel) and `case`, sorted by case.
+        MONAI items, `image` (a path, one a channel, or a :class:`mednextv2.data.DicomSeries`) and `case`, sorted by
+        case.
 
     Raises:
         InputError: When nothing is found, a file is missing, or the number of channels is another.
@@ -35,14 +42,19 @@ def find_images(source: str | os.PathLike, channels: Sequence[str]) -> list[dict
         raise InputError(f"{path}: there is no such image, folder or datalist; give one with --input")
     if path.is_dir():
         groups = _group(sorted(p for p in path.iterdir() if _is_image(p)), len(channels))
-        if not groups:
-            raise InputError(f"{path}: holds no images ({', '.join(SUFFIXES)})")
+        if not groups or series is not None:
+            return _find_dicom(path, channels, series)
+    elif is_dicom(path):
+        raise InputError(f"{path}: is one DICOM file; give the folder of its series, {path.parent}")
     elif path.suffix.lower() == ".json":
         groups = _read_datalist(path)
     elif _is_image(path):
         groups = {stem(path): [path]}
     else:
-        raise InputError(f"{path}: is not an image ({', '.join(SUFFIXES)}), a folder of images or a .json datalist")
+        raise InputError(
+            f"{path}: is not an image ({', '.join(SUFFIXES)}), a folder of images, a folder of DICOM files, or a .json "
+            "datalist"
+        )
     problems = [f"{file}: there is no such file" for files in groups.values() for file in files if not file.is_file()]
     problems += [
         f"case {case}: has {len(files)} files ({', '.join(f.name for f in files)}), whose masks would have one name; "
@@ -63,6 +75,26 @@ def find_images(source: str | os.PathLike, channels: Sequence[str]) -> list[dict
         {"image": str(files[0]) if len(files) == 1 else [str(f) for f in files], "case": case}
         for case, files in sorted(groups.items())
     ]
+
+
+def _find_dicom(folder: Path, channels: Sequence[str], series: str | int | None) -> list[dict[str, Any]]:
+    if not has_dicom(folder):
+        raise InputError(f"{folder}: holds no images ({', '.join(SUFFIXES)}) and no DICOM files")
+    if len(channels) > 1:
+        raise InputError(
+            f"{folder}: holds DICOM series, but the bundle expects {len(channels)} channels ({', '.join(channels)}); "
+            "convert each to NIfTI, in one grid: CASE_0000.nii.gz, CASE_0001.nii.gz, …"
+        )
+    found = choose_series(folder, series)
+    names = [_case_name(folder.resolve().name)]
+    if len(found) > 1:
+        names = [_case_name(f"{names[0]} {s.slices[0].number or ''} {s.slices[0].description}") for s in found]
+        names = [f"{name}_{i}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+    return [{"image": s, "case": name} for s, name in zip(found, names, strict=True)]
+
+
+def _case_name(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", text).strip("_.") or "series"
 
 
 def _is_image(path: Path) -> bool:
@@ -107,7 +139,7 @@ class CheckImaged(MapTransform):
     """Raise an InputError for a file that cannot be segmented, before it is loaded.
 
     Runs on the paths, in front of `LoadImaged`: 2D or 4D images, other numbers of channels, NaN, constant images,
-    damaged files, channels in different places.
+    damaged files, channels in different places, DICOM series that are no volume.
 
     Args:
         keys: Of the images.
@@ -123,8 +155,11 @@ class CheckImaged(MapTransform):
         """Return the data as they are."""
         for key in self.keys:
             files = data[key]
+            if isinstance(files, MetaTensor):
+                self._check_loaded(files)
+                continue
             if not isinstance(files, (str, os.PathLike, list, tuple)):
-                continue  # an array, from Python or MONAI Label
+                continue  # an array, from MONAI Label
             files = [files] if isinstance(files, (str, os.PathLike)) else files
             grids: list[tuple] = []
             for file in files:
@@ -137,3 +172,10 @@ class CheckImaged(MapTransform):
                 if difference := compare_grids(grids[0], grids[-1]):
                     raise InputError(difference)
         return dict(data)
+
+    def _check_loaded(self, image: MetaTensor) -> None:
+        array = image.as_tensor().cpu().numpy()
+        array = array[0] if len(array) == 1 else np.moveaxis(array, 0, -1)
+        problems = check_image(array, image.affine.cpu().numpy(), self.channels, self.spatial_dims)
+        if problems:
+            raise InputError(f"the image: {'; '.join(problems)}")

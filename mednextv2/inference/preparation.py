@@ -76,17 +76,27 @@ def prepare_inference(
     inputs = {Path(file).resolve() for item in images for file in ensure_tuple(item["image"])}
     for item in images:
         first = ensure_tuple(item["image"])[0]
-        mask = mask_path(output_dir, first)
+        mask = mask_path(output_dir, item["case"] if Path(first).is_dir() else first)
         if mask.resolve() in inputs:
             raise InputError(
                 f"output_dir {output_dir}: the mask of {first} would replace {mask}, which is one of the images; "
                 "choose another folder with --output_dir"
             )
     if check_data and len(images) > 1:  # one alone is checked when it is read
-        _check_images(images, CheckImaged("image", channels, spatial_dims))
+        check_images(images, CheckImaged("image", channels, spatial_dims))
 
 
-def _check_images(images: Sequence[dict[str, Any]], check: CheckImaged) -> None:
+def check_images(images: Sequence[dict[str, Any]], check: CheckImaged) -> None:
+    """Read all images and report every defect.
+
+    Args:
+        images: Items.
+        check: The check of one.
+
+    Raises:
+        InputError: With one line a defect.
+    """
+
     def defect(item: dict[str, Any]) -> str:
         try:
             check(item)
@@ -95,7 +105,10 @@ def _check_images(images: Sequence[dict[str, Any]], check: CheckImaged) -> None:
         return ""
 
     with ThreadPoolExecutor(4) as pool:
-        found = list(tqdm(pool.map(defect, images), total=len(images), desc="checking the images", mininterval=1))
-    if defects := [text for text in found if text]:
+        found = list(tqdm(pool.map(defect, images), total=len(images), desc="checking the images", delay=1))
+    defects = [text for text in found if text]
+    if len(images) == 1 and defects:
+        raise InputError(defects[0])
+    if defects:
         lines = [f"{len(defects)} of {len(images)} images cannot be segmented: mend or remove them"]
         raise InputError("\n".join(lines + [f"- {text}" for text in defects]))

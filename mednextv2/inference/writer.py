@@ -14,12 +14,12 @@ from monai.data import ImageWriter
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms import SaveImaged
 
-from mednextv2.data.volume import NIFTI, stem
+from mednextv2.data.volume import NIFTI, SUFFIXES, stem
 from mednextv2.paths import prepare_folder, writing
 
 
 class MaskWriter(ImageWriter):
-    """Write a label map as NIfTI with the shape, the affine and the header fields of its source image.
+    """Write a label map with the shape, the affine and, as NIfTI, the header fields of its source image.
 
     A writer for MONAI's `SaveImaged`, and of :class:`SaveMaskd`. The source's qform, sform, units, time stamps and
     descriptions stay; data type (uint8, or uint16 from 256 labels on) and intensity scaling are the mask's own. The
@@ -45,14 +45,21 @@ class MaskWriter(ImageWriter):
     def write(self, filename: str | os.PathLike, verbose: bool = False, **kwargs: Any) -> None:
         """Write the file, under a temporary name first.
 
+        Args:
+            filename: Its ending says the format: one of `mednextv2.data.volume.SUFFIXES`.
+            verbose: Not used.
+            **kwargs: Not used.
+
         Raises:
             InputError: When the folder cannot be written or the disk is full.
         """
         target = Path(filename)
         prepare_folder(target.parent, "output_dir")
-        image = nib.Nifti1Image(self.labels, self._affine(), self._header())
         with writing(target) as temporary:
-            nib.save(image, temporary)
+            if target.name.lower().endswith(NIFTI):
+                nib.save(nib.Nifti1Image(self.labels, self._affine(), self._header()), temporary)
+            else:
+                _write_itk(temporary, self.labels, self._affine())
 
     def _source(self) -> nib.Nifti1Pair | None:
         name = self.meta.get("filename_or_obj")
@@ -83,15 +90,30 @@ class MaskWriter(ImageWriter):
         return header
 
 
+def _write_itk(file: Path, labels: np.ndarray, affine: np.ndarray) -> None:
+    import itk
+
+    image = itk.image_from_array(np.ascontiguousarray(labels.T))
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # to ITK's left, posterior, superior
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    image.SetSpacing(spacing)
+    image.SetOrigin(affine[:3, 3])
+    image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(affine[:3, :3] / spacing)))
+    itk.imwrite(image, str(file), compression=True)
+
+
 def mask_path(folder: str | os.PathLike, image: str | os.PathLike, suffix: str = "seg") -> Path:
-    """Return where the mask of an image goes: `case_0000.nii.gz` to `<folder>/case_seg.nii.gz`."""
-    return Path(folder).expanduser() / f"{re.sub('_0000$', '', stem(image))}_{suffix}.nii.gz"
+    """Return where the mask of an image file or a case goes: `case_0000.nii.gz` to `<folder>/case_seg.nii.gz`."""
+    name = Path(image).name
+    case = re.sub("_0000$", "", stem(image)) if name.lower().endswith(SUFFIXES) else name
+    return Path(folder).expanduser() / f"{case}_{suffix}.nii.gz"
 
 
 class SaveMaskd(SaveImaged):
     """Save label maps as `<output_dir>/<case>_<suffix>.nii.gz`, in the geometry of their source images.
 
-    The case is the source's file name without ending and without nnU-Net's channel number `_0000`. It is a
+    The case is the source's file name without ending and without nnU-Net's channel number `_0000`; for a DICOM series
+    it is the item's `case`. It is a
     `SaveImaged`, so that MONAI Label leaves it out as it does with that; unlike it, an error keeps its own message.
 
     Args:
@@ -118,6 +140,8 @@ class SaveMaskd(SaveImaged):
             meta = mask.meta if isinstance(mask, MetaTensor) else {}
             source = meta.get("filename_or_obj", "mask")
             source = source[0] if isinstance(source, (list, tuple)) else source
+            if Path(str(source)).is_dir():
+                source = data.get("case", source)  # a DICOM series has no file of its name
             writer = MaskWriter()
             writer.set_data_array(mask)
             writer.set_metadata(meta)

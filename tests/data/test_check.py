@@ -643,3 +643,11 @@ def test_cases_with_defects_or_without_label_are_not_visited(tmp_path):
     bad, unlabelled = sound_case(tmp_path, "bad"), Case("a", (save(tmp_path / "a.nii.gz", noise()),))
     for case, labels in ((bad, LABELS[:2]), (unlabelled, LABELS)):
         assert inspect_case(case, labels, ["T1"], visit=lambda *given: pytest.fail("visited")).extra is None
+
+
+@pytest.mark.parametrize(("degrees", "sound"), [(0.5, True), (1.5, False), (20, False)])
+def test_sheared_affines_do_not_pass(degrees, sound):
+    affine = np.diag([0.8, 0.9, 2.5, 1.0])
+    affine[1, 2] = 2.5 * np.tan(np.radians(degrees))
+    problems = check_image(np.arange(60.0).reshape(3, 4, 5), affine)
+    assert problems == [] if sound else f"{degrees:.1f}° off right angles" in problems[0]

@@ -11,7 +11,7 @@ from monai.transforms import AsDiscreted
 
 from mednextv2.errors import InputError
 from mednextv2.inference import EvaluationTable
-from mednextv2.inference.evaluation import METRICS, format_table, score_case, summarise
+from mednextv2.inference.evaluation import METRICS, VOLUMES, format_table, score_case, summarise
 
 SIZE = 24
 
@@ -242,7 +242,8 @@ def output(case, shift=0, affine=None):
 def test_tables_have_a_row_a_case_and_class(tmp_path):
     cases, summary = scored([output("x", 0), output("y", 1), output("z", 3)], tmp_path / "new" / "folder")
     assert [(r["case"], r["label"]) for r in cases] == [(c, name) for c in "xyz" for name in "ab"]
-    assert list(cases[0]) == ["case", "label", *METRICS]
+    assert list(cases[0]) == ["case", "label", *METRICS, *VOLUMES]
+    assert [float(r[name]) for r in cases for name in VOLUMES] == pytest.approx([6**3 / 1000] * 12)
     assert [float(r["dice"]) for r in cases] == pytest.approx([1, 1, 1 - 1 / 6, 1, 1 - 3 / 6, 1], abs=1e-5)
     assert [r["label"] for r in summary] == ["a", "b", "mean"]
     assert float(summary[0]["dice_mean"]) == pytest.approx((1 + 5 / 6 + 1 / 2) / 3, abs=1e-5)
@@ -256,6 +257,7 @@ def test_spacing_is_that_of_the_label_maps_affine(tmp_path):
     cases, _ = scored([output("x", 1, affine)], tmp_path)
     assert float(cases[0]["hd95_mm"]) == pytest.approx(3)
     assert float(cases[0]["surface_dice_1mm"]) < 1
+    assert float(cases[0]["volume_ml"]) == pytest.approx(6**3 * 3 * 2 * 0.5 / 1000)
 
 
 def test_plain_tensors_count_as_voxels_of_a_millimetre(tmp_path):

@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from dicom_helpers import numbers, write_series
 from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged
 
@@ -132,10 +133,21 @@ def test_folder_without_images_is_named(tmp_path, content):
     assert f"{tmp_path}: holds no images (.nii.gz, .nii, " in refused(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["a.dcm", "a.png", "a.gz", "nii.gz.txt", ".a.nii.gz"])
+@pytest.mark.parametrize("name", ["a.png", "a.gz", "nii.gz.txt", ".a.nii.gz"])
 def test_file_of_another_kind_is_named(tmp_path, name):
     touch(tmp_path, name)
     assert f"{tmp_path / name}: is not an image (.nii.gz" in refused(tmp_path / name)
+
+
+def test_one_file_of_a_series_names_its_folder(tmp_path):
+    touch(tmp_path, "a.dcm")
+    assert refused(tmp_path / "a.dcm").endswith(f"give the folder of its series, {tmp_path}")
+
+
+def test_a_series_is_one_channel(tmp_path):
+    write_series(tmp_path, numbers())
+    assert [i["case"] for i in find_images(tmp_path, ONE)] == [tmp_path.name]
+    assert "the bundle expects 2 channels" in refused(tmp_path, TWO)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[}", "a: b"])
@@ -242,7 +254,7 @@ def test_good_two_dimensional_image_passes_where_it_is_expected(tmp_path):
     assert CheckImaged("image", spatial_dims=2)(data) == data
 
 
-@pytest.mark.parametrize("image", [noise(1, 4, 4, 4), torch.zeros(1, 4, 4, 4), MetaTensor(torch.zeros(1, 4, 4, 4))])
+@pytest.mark.parametrize("image", [noise(1, 4, 4, 4), torch.zeros(1, 4, 4, 4), MetaTensor(noise(1, 4, 4, 4))])
 def test_arrays_pass_through(image):
     assert CheckImaged("image")({"image": image})["image"] is image
 

@@ -229,6 +229,19 @@ def axes_of(sizes, patch, step):
     return [Axis(n, patch, tuple(sorted({*range(0, n - patch + 1, step), n - patch}))) for n in sizes]
 
 
+@pytest.mark.parametrize(("sizes", "step"), [((64, 64, 76), 8), ((40, 30, 50), 8), ((64, 64, 70), 12)])
+def test_cells_never_take_more_memory_than_waits_at_most(sizes, step):
+    axes = axes_of(sizes, 16, step)
+    cells, logits, weights = Cells(axes, torch.float32, torch.device("cpu")), torch.zeros(2, 16, 16, 16), torch.ones(16)
+    peak = 0
+    for window in window_order(axes):
+        for index in cells.add(window, logits, weights.expand(16, 16, 16)):
+            cells.give_back(*cells.take(index))
+        held = [*cells._weights.values(), *(weights for free in cells._free.values() for _, weights in free)]
+        peak = max(peak, sum(tensor.numel() for tensor in held))
+    assert 0.9 * most_waiting(axes) < peak <= most_waiting(axes)
+
+
 @pytest.mark.parametrize(("sizes", "patch", "step"), [((37, 41, 29), 16, 8), ((16, 50, 33), 16, 12), ((20, 20), 8, 8)])
 def test_every_voxel_lies_in_one_cell_that_all_its_windows_cover(sizes, patch, step):
     axes = axes_of(sizes, patch, step)

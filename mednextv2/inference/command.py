@@ -1,0 +1,165 @@
+"""The command `mednextv2 predict`: images in, masks, DICOM SEG and a report out."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monai.utils import ensure_tuple
+from tqdm import tqdm
+
+from mednextv2.bundle.run import check_overrides, find_bundle, workflow_files
+from mednextv2.data.dicom import DicomSeries
+from mednextv2.data.volume import SUFFIXES
+from mednextv2.errors import InputError
+from mednextv2.inference.dicom_seg import check_dicom_seg
+from mednextv2.inference.inputs import CheckImaged, find_images
+from mednextv2.inference.predict import Predictor, Segmentation
+from mednextv2.inference.preparation import check_images
+from mednextv2.inference.writer import mask_path
+from mednextv2.paths import prepare_folder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Order:
+    """One image and where its mask goes."""
+
+    item: dict[str, Any]
+    mask: Path
+
+    @property
+    def dicom_seg(self) -> Path:
+        """Where its DICOM SEG goes: beside the mask."""
+        name = self.mask.name
+        ending = next(suffix for suffix in SUFFIXES if name.lower().endswith(suffix))
+        return self.mask.with_name(name[: -len(ending)] + ".dcm")
+
+
+def predict_files(
+    bundle: str | os.PathLike,
+    source: str | os.PathLike,
+    output: str | os.PathLike,
+    series: str | int | None = None,
+    dicom_seg: bool = False,
+    report: bool = False,
+    **settings: Any,
+) -> list[Path]:
+    """Segment images and write their masks.
+
+    Everything that can be checked is, before weights are loaded: settings, where masks go, all images.
+
+    Args:
+        bundle: Its folder or name.
+        source: See :func:`mednextv2.inference.find_images`.
+        output: For one image a file to write, `.nii.gz`, `.nii`, `.nrrd`, `.mha` or `.mhd`; or a folder, in which
+            masks are named `case_seg.nii.gz`.
+        series: Which series of a DICOM study: see :func:`mednextv2.data.choose_series`.
+        dicom_seg: Write a DICOM SEG beside each mask.
+        report: Write `report.html` beside the masks.
+        **settings: Of the bundle's `inference.yaml`.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        InputError: For whatever cannot work; nothing is written then.
+    """
+    files = workflow_files(find_bundle(bundle), "inference")
+    check_overrides(files, settings, more=("series", "dicom_seg", "report"))
+    if wrong := [name for name in ("input", "output_dir", "series") if name in settings]:
+        raise InputError(f"--{wrong[0]}: predict takes it as an argument: mednextv2 predict BUNDLE INPUT OUTPUT")
+    channels, spatial_dims = _facts(files)
+    orders = place_masks(find_images(source, channels, series), output)
+    if dicom_seg:
+        check_dicom_seg()
+        if others := [o.item["case"] for o in orders if not isinstance(o.item["image"], DicomSeries)]:
+            raise InputError(f"--dicom-seg: refers to DICOM images, but {', '.join(others[:5])} is no DICOM series")
+    check_images([o.item for o in orders], CheckImaged("image", len(channels), spatial_dims))
+    predictor = Predictor(bundle, **settings)
+    written: list[Path] = []
+    bar = tqdm(orders, desc="segmenting", unit="image", disable=len(orders) < 2, file=sys.stderr)
+    for order in bar:
+        segmentation = predictor(order.item["image"], case=order.item["case"])
+        written += _write(segmentation, order, dicom_seg)
+        tqdm.write(f"{order.mask}: {_volumes(segmentation)}", file=sys.stdout)
+    if report:
+        written.append(_report(predictor, orders))
+    return written
+
+
+def place_masks(items: Sequence[dict[str, Any]], output: str | os.PathLike) -> list[Order]:
+    """Decide the file of each mask, and make sure that it can be written and replaces no image.
+
+    Raises:
+        InputError: When it cannot.
+    """
+    output = Path(output).expanduser()
+    name = output.name.lower()
+    if name.endswith(SUFFIXES) and not output.is_dir():
+        if len(items) > 1:
+            raise InputError(f"{output}: is one file for {len(items)} images; give a folder")
+        orders = [Order(items[0], output)]
+    elif output.is_file() or any(name.endswith(s) for s in (".gz", ".dcm", ".png", ".jpg", ".zip", ".json")):
+        raise InputError(f"{output}: give a folder, or a file that ends in {', '.join(SUFFIXES)}")
+    else:
+        places = [i["case"] if isinstance(i["image"], DicomSeries) else ensure_tuple(i["image"])[0] for i in items]
+        orders = [Order(item, mask_path(output, place)) for item, place in zip(items, places, strict=True)]
+    prepare_folder(orders[0].mask.parent, "output")
+    inputs = {Path(f).resolve() for i in items if not isinstance(i["image"], DicomSeries) for f in _files(i)}
+    for order in orders:
+        if order.mask.resolve() in inputs:
+            raise InputError(f"{order.mask}: is one of the images, which its mask would replace; choose another output")
+        if order.mask.is_dir():
+            raise InputError(f"{order.mask}: is a folder; choose another output")
+    return orders
+
+
+def _files(item: dict[str, Any]) -> Sequence[str]:
+    return ensure_tuple(item["image"])
+
+
+def _facts(files: Sequence[str]) -> tuple[list[str], int]:
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(files)
+    return parser.get_parsed_content("channels"), len(parser.get_parsed_content("patch_size"))
+
+
+def _write(segmentation: Segmentation, order: Order, dicom_seg: bool) -> list[Path]:
+    written = [segmentation.save(order.mask)]
+    if dicom_seg and segmentation.labels.any():
+        written.append(segmentation.save_dicom_seg(order.dicom_seg))
+    elif dicom_seg:
+        logger.warning("%s: nothing was segmented, so that there is no DICOM SEG", order.item["case"])
+    return written
+
+
+def _volumes(segmentation: Segmentation) -> str:
+    found = [(name, ml) for name, ml in segmentation.volumes.items() if ml > 0]
+    shown = ", ".join(f"{name} {ml:.3g} ml" for name, ml in found[:8])
+    return (shown or "nothing was segmented") + (f" and {len(found) - 8} more" if len(found) > 8 else "")
+
+
+def _report(predictor: Predictor, orders: Sequence[Order]) -> Path:
+    from mednextv2.report import Results, write_report, write_results
+
+    folder = orders[0].mask.parent
+    cases = [
+        {
+            "case": order.item["case"],
+            "image": [os.path.abspath(os.fspath(file)) for file in _files(order.item)],
+            "prediction": str(order.mask.absolute()),
+            "label": None,
+        }
+        for order in orders
+    ]
+    scheme = predictor.scheme
+    title = f"Prediction with {predictor.root.name}"
+    write_results(folder, Results("prediction", title, scheme.foreground, scheme.members, cases))
+    return write_report(folder)

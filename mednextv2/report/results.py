@@ -1,0 +1,256 @@
+"""The manifest of a folder of results: which files belong together, and what their values mean."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import mednextv2
+from mednextv2.errors import InputError
+from mednextv2.paths import prepare_folder, writing
+
+#: Name of the manifest in the folder of an evaluation or a prediction.
+RESULTS_NAME = "results.json"
+KINDS = ("evaluation", "prediction")
+_REQUIRED = ("kind", "title", "labels", "values", "cases")
+_OPTIONAL = ("training_log", "made_by", "ignore_label")
+_FILES = ("image", "prediction", "label")
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """The files of one case.
+
+    Attributes:
+        case: Its name.
+        image: One file a channel, or one file.
+        prediction: The mask.
+        label: The reference label map, or None.
+    """
+
+    case: str
+    image: tuple[str, ...]
+    prediction: str
+    label: str | None = None
+
+
+def made_by() -> dict[str, str]:
+    """Return the versions of what makes a result, and the time of day."""
+    versions = {"mednextv2": mednextv2.__version__}
+    for package in ("torch", "monai"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions | {"date": datetime.now().astimezone().isoformat(timespec="minutes")}
+
+
+@dataclass
+class Results:
+    """What an evaluation or a prediction left behind.
+
+    Attributes:
+        kind: `evaluation`, which has scores in `cases.csv` and a label map for every case, or `prediction`.
+        title: Of the report.
+        labels: Names of the structures, without background.
+        values: For each of them the label values it is made of; a region has several.
+        cases: The cases: `CaseFiles`, or dicts with the keys `case`, `image`, `prediction`, and `label` where there is
+            one. An image is a path or a list of one path a channel.
+        training_log: The `training_log.csv` of the network, or None.
+        made_by: Versions by package name, and under `date` when; of this moment by default.
+        ignore_label: Value of voxels of label maps that were not annotated, or None.
+
+    Raises:
+        InputError: When these do not fit together; the message names each defect.
+    """
+
+    kind: str
+    title: str
+    labels: Sequence[str]
+    values: Sequence[Sequence[int]]
+    cases: Sequence[CaseFiles | Mapping[str, Any]]
+    training_log: str | os.PathLike | None = None
+    made_by: Mapping[str, str] = field(default_factory=made_by)
+    ignore_label: int | None = None
+
+    def __post_init__(self) -> None:
+        defects = _facts(self)
+        if _is_list(self.cases) and self.cases:
+            found = [_case_defects(case, n, self.kind) for n, case in enumerate(self.cases, 1)]
+            defects += [defect for some in found for defect in some]
+        else:
+            defects.append("cases: should be a list of at least one case; was anything evaluated or segmented?")
+        if not defects:
+            self.cases = [_as_case(case) for case in self.cases]
+            names = [case.case for case in self.cases]
+            if twice := sorted({name for name in names if names.count(name) > 1}) if _repeats(names) else []:
+                defects.append(f"cases: {', '.join(twice)} is listed more than once; keep one entry a case")
+        if defects:
+            raise InputError("\n".join(defects))
+        self.labels, self.values = list(self.labels), [tuple(group) for group in self.values]
+        self.training_log = None if self.training_log is None else os.fspath(self.training_log)
+        self.made_by = {str(name): str(text) for name, text in self.made_by.items()}
+
+
+def write_results(folder: str | os.PathLike, results: Results) -> Path:
+    """Write the manifest of a folder.
+
+    Args:
+        folder: Where the results are; made if missing. Paths inside it are stored relative to it, so that it may be
+            moved; others as absolute paths.
+        results: What is in it. Relative paths are seen from the working directory.
+
+    Returns:
+        The file, `results.json`.
+
+    Raises:
+        InputError: When it cannot be written.
+    """
+    folder = Path(os.path.abspath(prepare_folder(folder, "output_dir")))
+    content = asdict(results)
+    for case in content["cases"]:
+        images = [_store(path, folder) for path in case["image"]]
+        case["image"] = images[0] if len(images) == 1 else images
+        for key in ("prediction", "label"):
+            case[key] = case[key] and _store(case[key], folder)
+    content["training_log"] = content["training_log"] and _store(content["training_log"], folder)
+    if content["ignore_label"] is None:
+        del content["ignore_label"]
+    with writing(folder / RESULTS_NAME) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return folder / RESULTS_NAME
+
+
+def read_results(folder: str | os.PathLike) -> Results:
+    """Read the manifest of a folder. Whether the files are there is not looked at.
+
+    Args:
+        folder: With `results.json`.
+
+    Returns:
+        The results, with absolute paths.
+
+    Raises:
+        InputError: When folder or manifest are missing, or the manifest cannot be used.
+    """
+    folder = Path(os.path.abspath(Path(folder).expanduser()))
+    file = folder / RESULTS_NAME
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder; give the output_dir of an evaluation or a prediction")
+    if not file.is_file():
+        raise InputError(
+            f"{folder}: has no {RESULTS_NAME}. Give the output_dir of an evaluation (mednextv2 run BUNDLE evaluate …) "
+            "or of a prediction; run it again if it was made by an older version, or write the file with "
+            "mednextv2.report.write_results"
+        )
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise InputError(f"{file}: cannot be read ({e.strerror or e}); change its permissions") from e
+    except ValueError as e:  # of JSON or UTF-8
+        raise InputError(f"{file}: is not valid JSON ({e}); run the evaluation or prediction again") from e
+    try:
+        return _from_content(content, folder)
+    except InputError as e:
+        lines = "\n".join(f"- {line}" for line in str(e).splitlines())
+        raise InputError(f"{file}: cannot be used; correct it, or make the results again\n{lines}") from e
+
+
+def _from_content(content: Any, folder: Path) -> Results:
+    if not isinstance(content, dict):
+        raise InputError(f"should hold an object with the keys {', '.join(_REQUIRED)}")
+    if missing := [key for key in _REQUIRED if key not in content]:
+        raise InputError(f"the keys {', '.join(missing)} are missing")
+    known = {key: content[key] for key in (*_REQUIRED, *_OPTIONAL) if key in content}
+    known.setdefault("made_by", {})
+    results = Results(**known)
+    results.cases = [
+        CaseFiles(
+            case.case,
+            tuple(str(folder / path) for path in case.image),
+            str(folder / case.prediction),
+            case.label and str(folder / case.label),
+        )
+        for case in results.cases
+    ]
+    results.training_log = results.training_log and str(folder / results.training_log)
+    return results
+
+
+def _store(path: str, folder: Path) -> str:
+    """Return a path relative to the folder if it is inside, and absolute otherwise."""
+    path = Path(os.path.abspath(Path(path).expanduser()))
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+
+
+def _facts(results: Results) -> list[str]:
+    """List what is wrong with everything but the cases."""
+    defects = []
+    if results.kind not in KINDS:
+        defects.append(f"kind: should be {' or '.join(KINDS)}, not {results.kind!r}")
+    if not isinstance(results.title, str):
+        defects.append(f"title: should be a text, not {results.title!r}")
+    labels, values = results.labels, results.values
+    if not (_is_list(labels) and labels and all(isinstance(name, str) for name in labels)):
+        defects.append("labels: should be a list of the structures' names, without background")
+    elif _repeats(labels):
+        defects.append("labels: two structures have the same name")
+    if not (_is_list(values) and all(_is_list(group) and group and all(map(_is_value, group)) for group in values)):
+        defects.append("values: should be a list of label values, whole numbers from 1, for each structure")
+    elif _is_list(labels) and len(labels) != len(values):
+        defects.append(f"values: has {len(values)} entries for {len(labels)} labels; give one list a structure")
+    if results.training_log is not None and not isinstance(results.training_log, (str, os.PathLike)):
+        defects.append(f"training_log: should be a path or null, not {results.training_log!r}")
+    if not isinstance(results.made_by, Mapping):
+        defects.append(f"made_by: should be versions by name, not {results.made_by!r}")
+    if results.ignore_label is not None and not _is_value(results.ignore_label):
+        defects.append(f"ignore_label: should be a whole number from 1 or null, not {results.ignore_label!r}")
+    return defects
+
+
+def _case_defects(case: Any, number: int, kind: str) -> list[str]:
+    """List what is wrong with one entry of the cases."""
+    entry = asdict(case) if isinstance(case, CaseFiles) else case
+    if not isinstance(entry, Mapping):
+        return [f"cases: entry {number} should have the keys case, {', '.join(_FILES)}, not be {entry!r}"]
+    missing = [key for key in ("case", "image", "prediction") if key not in entry]
+    if kind == "evaluation" and entry.get("label") is None:
+        missing.append("label")
+    where = f"cases: entry {number} ({entry.get('case')})"
+    if missing:
+        return [f"{where} lacks {', '.join(missing)}"]
+    wrong = [key for key in ("case", "prediction") if not isinstance(entry[key], (str, os.PathLike)) or not entry[key]]
+    images = entry["image"] if _is_list(entry["image"]) else [entry["image"]]
+    if not images or not all(isinstance(path, (str, os.PathLike)) and path for path in images):
+        wrong.append("image")
+    if entry.get("label") is not None and (not isinstance(entry["label"], (str, os.PathLike)) or not entry["label"]):
+        wrong.append("label")
+    return [f"{where}: {key} should be a {'name' if key == 'case' else 'path'}, not {entry[key]!r}" for key in wrong]
+
+
+def _as_case(case: CaseFiles | Mapping[str, Any]) -> CaseFiles:
+    entry = asdict(case) if isinstance(case, CaseFiles) else case
+    images = entry["image"] if _is_list(entry["image"]) else [entry["image"]]
+    label = entry.get("label")
+    return CaseFiles(
+        str(entry["case"]),
+        tuple(os.fspath(path) for path in images),
+        os.fspath(entry["prediction"]),
+        None if label is None else os.fspath(label),
+    )
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def _is_value(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _repeats(names: Sequence[str]) -> bool:
+    return len(set(names)) < len(names)

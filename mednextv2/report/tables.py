@@ -1,0 +1,98 @@
+"""The tables of a report."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from mednextv2.inference.evaluation import METRICS, VOLUMES, summarise
+from mednextv2.report.markup import NONE, mean_sd, ml, number, swatch, table, text
+from mednextv2.report.scores import Scores
+
+#: Title, digits and unit of each metric.
+TITLES = {
+    "dice": ("Dice", 3, ""),
+    "surface_dice_1mm": ("Surface Dice (1 mm)", 3, ""),
+    "hd95_mm": ("HD95 (mm)", 2, "mm"),
+}
+_FEW = 6  # structures of which a case's every score has a column
+
+
+def class_table(scores: Scores) -> str:
+    """Return the table of an evaluation with one row a structure."""
+    *rows, mean = summarise(scores.rows(), scores.labels)
+    groups = [("", ["Class"])]
+    groups += [
+        (title, ["mean ± sd", "median", *(["infinite"] if metric == "hd95_mm" else [])])
+        for metric, (title, _, _) in TITLES.items()
+    ]
+    groups += [("", ["Cases"]), ("Volume (ml), mean ± sd", ["prediction", "reference"])]
+    body = []
+    for n, row in enumerate(rows):
+        cells = []
+        for metric, (_, digits, _) in TITLES.items():
+            values = [number(row[f"{metric}_{statistic}"], digits) for statistic in ("mean", "std", "median")]
+            cells += [mean_sd(*values[:2]), values[2]]
+            cells += [str(row[f"{metric}_infinite"])] if metric == "hd95_mm" else []
+        cells += [str(row["dice_cases"]), *(volume_mean(scores.values[name][:, n]) for name in VOLUMES)]
+        body.append((swatch(n) + text(row["label"]), cells))
+    last = [number(mean[f"{metric}_mean"], digits) for metric, (_, digits, _) in TITLES.items()]
+    foot = ("Mean of the classes", [last[0], "", last[1], "", last[2], "", "", "", "", ""])
+    return table("Scores and volumes of each class", groups, body, [foot] if len(rows) > 1 else [])
+
+
+def volume_table(scores: Scores) -> str:
+    """Return the table of a prediction with one row a structure: its volumes over the cases."""
+    columns = ["Class", "Cases with it", "mean ± sd", "median", "smallest", "largest"]
+    body = []
+    for n, label in enumerate(scores.labels):
+        values = scores.values["volume_ml"][:, n]
+        cells = [str(int((values > 0).sum())), volume_mean(values)]
+        cells += [ml(float(function(values))) for function in (np.median, np.min, np.max)]
+        body.append((swatch(n) + text(label), cells))
+    return table("Volume of each class in ml, over all cases", [("", columns[:2]), ("Volume (ml)", columns[2:])], body)
+
+
+def case_table(scores: Scores) -> str:
+    """Return the table with one row a case: scores of an evaluation, or volumes of a prediction."""
+    if "dice" not in scores.values:
+        groups = [("", ["Case"]), ("Volume (ml)", scores.labels)]
+        rows = [
+            (text(case), [ml(v) for v in scores.values["volume_ml"][i].tolist()]) for i, case in enumerate(scores.cases)
+        ]
+        return table("All cases; click a column to sort", groups, rows)
+    means = {metric: scores.mean(metric) for metric in METRICS}
+    few = len(scores.labels) <= _FEW
+    groups = [("", ["Case"]), ("Mean of the classes", [title for title, _, _ in TITLES.values()])]
+    if few:
+        names = [*(title for title, _, _ in TITLES.values()), "Volume (ml)", "Reference (ml)"]
+        groups += [(label, names) for label in scores.labels]
+    else:
+        groups += [("", ["Lowest Dice"]), ("Dice", scores.labels)]
+    rows = []
+    for i, case in enumerate(scores.cases):
+        cells = [number(means[metric][i], digits) for metric, (_, digits, _) in TITLES.items()]
+        cells += _every_score(scores, i) if few else _dice_only(scores, i)
+        rows.append((text(case), cells))
+    return table("All cases; click a column to sort", groups, rows)
+
+
+def volume_mean(values: np.ndarray) -> str:
+    """Return mean and standard deviation of volumes in ml; NaN is left out."""
+    known = values[~np.isnan(values)]
+    mean = float(known.mean()) if known.size else math.nan
+    return mean_sd(ml(mean), ml(float(known.std()), like=mean)) if known.size else NONE
+
+
+def _every_score(scores: Scores, i: int) -> list[str]:
+    cells = []
+    for j in range(len(scores.labels)):
+        cells += [number(scores.values[metric][i, j], digits) for metric, (_, digits, _) in TITLES.items()]
+        cells += [ml(scores.values[name][i, j]) for name in VOLUMES]
+    return cells
+
+
+def _dice_only(scores: Scores, i: int) -> list[str]:
+    dice: Sequence[float] = scores.values["dice"][i]
+    lowest = scores.labels[int(np.nanargmin(dice))] if not np.isnan(dice).all() else NONE
+    return [lowest, *(number(value) for value in dice)]

@@ -1,0 +1,210 @@
+"""Slices of a case on three planes, through the place that matters, as radiologists look at them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from mednextv2.report.outlines import outline
+from mednextv2.report.results import CaseFiles, Results
+from mednextv2.report.volumes import load_case
+
+#: Name of a plane, the axis of right, anterior, superior that it cuts, and the patient's sides at the left, right, top
+#: and bottom of the picture.
+PLANES = (("axial", 2, "RLAP"), ("coronal", 1, "RLSI"), ("sagittal", 0, "PASI"))
+_MARGIN = (0.25, 10.0)  # around the labels: part of their extent, and mm at least
+_SAMPLES = 2_000_000  # voxels that the window is taken from
+_WINDOW = (0.5, 99.5)  # percentiles that become black and white
+
+
+@dataclass(frozen=True)
+class View:
+    """One slice.
+
+    Attributes:
+        plane: Its name.
+        sides: The patient's sides at left, right, top and bottom.
+        position: Voxel index of the slice along its axis.
+        grey: Grey values, `(rows, columns)`, uint8.
+        pixel: Width and height of a pixel in mm.
+        prediction: Outline of each structure that is there, by its index: an SVG path in pixels.
+        reference: Likewise; empty without a label map.
+    """
+
+    plane: str
+    sides: str
+    position: int
+    grey: np.ndarray
+    pixel: tuple[float, float]
+    prediction: dict[int, str]
+    reference: dict[int, str]
+
+
+@dataclass(frozen=True)
+class CaseViews:
+    """The slices of one case.
+
+    Attributes:
+        case: Its name.
+        views: The planes; those of a 2D image have one.
+        error_ml: Volume of the largest connected error, which the slices go through; None where there is none.
+    """
+
+    case: str
+    views: tuple[View, ...]
+    error_ml: float | None = None
+
+
+def draw_case(case: CaseFiles, results: Results) -> CaseViews:
+    """Cut a case through its largest connected error, or without one through the middle of its labels.
+
+    Args:
+        case: Its files.
+        results: What label values mean.
+
+    Raises:
+        InputError: For a file that cannot be read, and for grids that differ.
+    """
+    image, prediction, label, spacing = load_case(case)
+    ignore = None if label is None or results.ignore_label is None else label == results.ignore_label
+    codes = _codes(results.values)
+    labelled = codes[prediction] > 0
+    place, error_ml = None, None
+    if label is not None:
+        error = codes[prediction] != codes[label]
+        if ignore is not None:
+            error &= ~ignore
+        labelled |= codes[label] > 0
+        if error.any():
+            place, voxels = largest_component(error, spacing)
+            error_ml = voxels * float(np.prod(spacing)) / 1000
+    place = middle(labelled) if place is None else place
+    window = np.percentile(_sample(image), _WINDOW)
+    box = _crop(labelled, spacing, place)
+    views = [
+        _view(plane, image, prediction, label, spacing, place, box, window, results.values)
+        for plane in PLANES
+        if min(n for i, n in enumerate(image.shape) if i != plane[1]) > 1 or image.shape[plane[1]] == 1
+    ]
+    return CaseViews(case.case, tuple(views), error_ml)
+
+
+def largest_component(error: np.ndarray, spacing: Sequence[float]) -> tuple[tuple[int, ...], int]:
+    """Find the largest connected part of an error.
+
+    Args:
+        error: Booleans, `(X, Y, Z)`, not all false. Voxels are connected by their faces.
+        spacing: Size of a voxel in mm.
+
+    Returns:
+        The voxel of the part that is deepest inside of it, and the part's number of voxels.
+    """
+    box = bounding_box(error)
+    parts, _ = ndimage.label(error[box])
+    sizes = np.bincount(parts.reshape(-1, order="A"))
+    sizes[0] = 0
+    part = parts == sizes.argmax()
+    inner = bounding_box(part)
+    depth = ndimage.distance_transform_edt(np.pad(part[inner], 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
+    deepest = np.unravel_index(depth.argmax(), depth.shape)
+    place = tuple(int(i + a.start + b.start) for i, a, b in zip(deepest, inner, box, strict=True))
+    return place, int(sizes.max())
+
+
+def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
+    """Return the smallest box that holds a mask, which is not empty."""
+    box = []
+    for axis in range(mask.ndim):
+        there = np.flatnonzero(mask.any(axis=tuple(i for i in range(mask.ndim) if i != axis)))
+        box.append(slice(int(there[0]), int(there[-1]) + 1))
+    return tuple(box)
+
+
+def middle(mask: np.ndarray) -> tuple[int, ...]:
+    """Return the median of a mask's voxels along each axis, or the middle of the grid for an empty mask."""
+    place = []
+    for axis, size in enumerate(mask.shape):
+        count = np.count_nonzero(mask, axis=tuple(i for i in range(mask.ndim) if i != axis)).cumsum()
+        place.append(int(np.searchsorted(count, count[-1] / 2)) if count[-1] else size // 2)
+    return tuple(place)
+
+
+def cut(array: np.ndarray, axis: int, position: int) -> np.ndarray:
+    """Cut a plane out of a volume.
+
+    Args:
+        array: Voxels along right, anterior, superior, `(X, Y, Z)`.
+        axis: Across the plane.
+        position: Along that axis.
+
+    Returns:
+        `(rows, columns)` as it is looked at: anterior or superior on top; the patient's left on the right-hand side
+        where the plane has one, else anterior.
+    """
+    plane = np.take(array, position, axis=axis).T[::-1]
+    return plane if axis == 0 else plane[:, ::-1]
+
+
+def _codes(values: Sequence[Sequence[int]]) -> np.ndarray:
+    """Give label values that belong to the same structures the same number, those that belong to none 0."""
+    belongs: dict[int, tuple[int, ...]] = {}
+    for structure, group in enumerate(values):
+        for value in group:
+            belongs[value] = (*belongs.get(value, ()), structure)
+    numbers = {group: n for n, group in enumerate(dict.fromkeys(belongs.values()), 1)}
+    codes = np.zeros(2**16, np.uint16)
+    for value, group in belongs.items():
+        codes[value] = numbers[group]
+    return codes
+
+
+def _sample(image: np.ndarray) -> np.ndarray:
+    """Return finite voxels of an image, evenly spread where there are many."""
+    step = max(1, int(np.ceil((image.size / _SAMPLES) ** (1 / 3))))
+    values = image[::step, ::step, ::step]
+    values = values[np.isfinite(values)]
+    return values if values.size else np.zeros(1)
+
+
+def _crop(labelled: np.ndarray, spacing: Sequence[float], place: Sequence[int]) -> tuple[slice, ...]:
+    """Return the box around the labels, with a margin; everything where nothing is labelled."""
+    if not labelled.any():
+        return tuple(slice(0, n) for n in labelled.shape)
+    box = []
+    for side, size, mm, here in zip(bounding_box(labelled), labelled.shape, spacing, place, strict=True):
+        low, high = min(side.start, here), max(side.stop, here + 1)
+        margin = int(np.ceil(max(_MARGIN[0] * (high - low), _MARGIN[1] / mm)))
+        box.append(slice(max(0, low - margin), min(size, high + margin)))
+    return tuple(box)
+
+
+def _view(
+    plane: tuple[str, int, str],
+    image: np.ndarray,
+    prediction: np.ndarray,
+    label: np.ndarray | None,
+    spacing: Sequence[float],
+    place: Sequence[int],
+    box: tuple[slice, ...],
+    window: np.ndarray,
+    values: Sequence[Sequence[int]],
+) -> View:
+    name, axis, sides = plane
+    position = place[axis]
+    here = position - box[axis].start
+    width, height = (spacing[i] for i in range(3) if i != axis)
+    slices = np.nan_to_num(cut(image[box], axis, here).astype(np.float64))
+    low, high = window
+    grey = np.rint(255 * np.clip((slices - low) / max(high - low, 1e-12), 0, 1)).astype(np.uint8)
+    outlines = [{} if a is None else _outlines(cut(a[box], axis, here), values) for a in (prediction, label)]
+    return View(name, sides, position, grey, (width, height), outlines[0], outlines[1])
+
+
+def _outlines(plane: np.ndarray, values: Sequence[Sequence[int]]) -> dict[int, str]:
+    there = set(np.unique(plane).tolist())
+    return {
+        structure: outline(np.isin(plane, group))
+        for structure, group in enumerate(values)
+        if not there.isdisjoint(group)
+    }

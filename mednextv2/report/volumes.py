@@ -1,0 +1,170 @@
+"""Label maps and images as a report needs them: turned to the patient's axes, and checked."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from tqdm import tqdm
+
+from mednextv2.data.check import compare_grids, oriented_spacing
+from mednextv2.data.volume import read_volume
+from mednextv2.errors import InputError
+from mednextv2.report.results import CaseFiles, Results
+
+_LISTED = 50  # missing files named; the rest are counted
+_HIGHEST = 2**16
+
+
+def move_files(results: Results, images: str | Path | None, labels: str | Path | None) -> Results:
+    """Look for images and label maps in other folders, under the same file names.
+
+    Args:
+        results: With absolute paths.
+        images: Folder of the images, or None to leave them.
+        labels: Folder of the reference label maps, or None.
+
+    Raises:
+        InputError: When a folder does not exist.
+    """
+    for setting, folder in (("images", images), ("labels", labels)):
+        if folder is not None and not Path(folder).expanduser().is_dir():
+            raise InputError(f"--{setting} {folder}: there is no such folder")
+
+    def there(path: str, folder: str | Path | None) -> str:
+        return path if folder is None else str(Path(folder).expanduser() / Path(path).name)
+
+    cases = [
+        replace(c, image=tuple(there(p, images) for p in c.image), label=c.label and there(c.label, labels))
+        for c in results.cases
+    ]
+    return replace(results, cases=cases)
+
+
+def check_files(results: Results) -> None:
+    """Make sure that every image, mask and label map is there.
+
+    Raises:
+        InputError: With one line a missing file.
+    """
+    missing = []
+    for case in results.cases:
+        files = [("image", path) for path in case.image] + [("prediction", case.prediction), ("label", case.label)]
+        missing += [f"- {path} ({what} of {case.case})" for what, path in files if path and not Path(path).exists()]
+    if missing:
+        more = [f"- … and {len(missing) - _LISTED} more"] if len(missing) > _LISTED else []
+        raise InputError(
+            "\n".join(
+                [f"{len(missing)} of the files are missing; if images or label maps have moved, give --images DIR or "
+                 "--labels DIR", *missing[:_LISTED], *more]
+            )
+        )  # fmt: skip
+
+
+def read_labels(path: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read a label map.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Label values, `(X, Y, Z)`, of an unsigned integer type, and the affine, `(4, 4)`.
+
+    Raises:
+        InputError: When it cannot be read, or is no label map.
+    """
+    array, affine = read_volume(path)
+    array = array[..., 0] if array.ndim == 4 and array.shape[-1] == 1 else array
+    array = array[..., None] if array.ndim == 2 else array
+    if array.ndim != 3 or not array.size or array.dtype.kind not in "biuf":
+        raise InputError(f"{path}: is no label map: it has the shape {array.shape} and the type {array.dtype}")
+    if array.dtype.kind == "f" and not (np.isfinite(array).all() and (array == np.rint(array)).all()):
+        raise InputError(f"{path}: is no label map: it has voxels that are no whole numbers")
+    if array.min() < 0 or array.max() >= _HIGHEST:
+        raise InputError(f"{path}: is no label map: its values are from {array.min():g} to {array.max():g}")
+    return array.astype(np.uint8 if array.max() < 256 else np.uint16, copy=False), affine
+
+
+def measure_volumes(results: Results) -> dict[tuple[str, str], tuple[float, float]]:
+    """Measure the structures' volumes in masks and label maps.
+
+    Args:
+        results: With absolute paths.
+
+    Returns:
+        By case and structure, the volume in the prediction and in the reference in ml; NaN without a label map.
+
+    Raises:
+        InputError: For a file that cannot be read, and where mask and label map lie apart.
+    """
+    found = map_cases(lambda case: _measure(case, results), results.cases, "measuring volumes")
+    return {key: value for volumes in found for key, value in volumes.items()}
+
+
+def _measure(case: CaseFiles, results: Results) -> dict[tuple[str, str], tuple[float, float]]:
+    prediction, affine = read_labels(case.prediction)
+    ml = abs(np.linalg.det(affine[:3, :3])) / 1000
+    reference = None
+    if case.label is not None:
+        label, label_affine = read_labels(case.label)
+        check_grids((case.label, label, label_affine), (case.prediction, prediction, affine))
+        if results.ignore_label is not None:
+            prediction = np.where(label == results.ignore_label, 0, prediction)
+        reference = np.bincount(label.reshape(-1, order="A"), minlength=_HIGHEST)
+    counts = np.bincount(prediction.reshape(-1, order="A"), minlength=_HIGHEST)
+    return {
+        (case.case, name): (
+            float(counts[list(values)].sum() * ml),
+            float("nan") if reference is None else float(reference[list(values)].sum() * ml),
+        )
+        for name, values in zip(results.labels, results.values, strict=True)
+    }
+
+
+def map_cases(function: Callable[[CaseFiles], Any], cases: Sequence[CaseFiles], what: str, workers: int = 4) -> list:
+    """Call a function for each case in threads, with a bar on the terminal."""
+    with ThreadPoolExecutor(min(workers, len(cases))) as pool:
+        return list(tqdm(pool.map(function, cases), total=len(cases), desc=what, unit="case", mininterval=1))
+
+
+def check_grids(first: tuple[str, np.ndarray, np.ndarray], second: tuple[str, np.ndarray, np.ndarray]) -> None:
+    """Make sure that two files, each as name, voxels and affine, lie in the same grid.
+
+    Raises:
+        InputError: When they do not.
+    """
+    (file_a, a, affine_a), (file_b, b, affine_b) = first, second
+    if difference := compare_grids((file_a, a.shape[:3], affine_a), (file_b, b.shape[:3], affine_b)):
+        raise InputError(difference)
+
+
+def load_case(case: CaseFiles) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, tuple[float, ...]]:
+    """Read one case, turned to right, anterior, superior.
+
+    Returns:
+        The image's first channel, the prediction and the label map or None, each `(X, Y, Z)`, and the size of a voxel
+        in mm along these axes.
+
+    Raises:
+        InputError: For a file that cannot be read, and for grids that differ.
+    """
+    file = case.image[0]
+    image, affine = read_volume(file)
+    image = image[..., 0] if image.ndim == 4 else image
+    image = image[..., None] if image.ndim == 2 else image
+    if image.ndim != 3 or not image.size or image.dtype.kind not in "biuf":
+        raise InputError(f"{file}: is no image: it has the shape {image.shape} and the type {image.dtype}")
+    maps = []
+    for path in (case.prediction, case.label):
+        if path is None:
+            maps.append(None)
+            continue
+        array, other = read_labels(path)
+        check_grids((file, image, affine), (path, array, other))
+        maps.append(array)
+    turn = nib.orientations.io_orientation(affine)
+    image, prediction, label = (a if a is None else nib.apply_orientation(a, turn) for a in (image, *maps))
+    return image, prediction, label, oriented_spacing(affine)

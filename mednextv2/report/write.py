@@ -1,0 +1,78 @@
+"""Writing of a report from a folder of results."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from mednextv2.errors import InputError
+from mednextv2.paths import prepare_folder, writing
+from mednextv2.report.page import build_page
+from mednextv2.report.results import Results, read_results
+from mednextv2.report.scores import Scores, choose_cases, read_log, read_scores
+from mednextv2.report.views import CaseViews, draw_case
+from mednextv2.report.volumes import check_files, map_cases, move_files
+
+_SHOWN = 6  # cases of a prediction that are drawn
+
+
+def write_report(
+    folder: str | os.PathLike,
+    output: str | os.PathLike | None = None,
+    images: str | os.PathLike | None = None,
+    labels: str | os.PathLike | None = None,
+) -> Path:
+    """Write one HTML page about an evaluation or a prediction: tables, box plots, slices of cases, training curves.
+
+    Args:
+        folder: With `results.json`: the `output_dir` of an evaluation or a prediction.
+        output: The `.html` to write; `report.html` in the folder by default.
+        images: Folder in which the images are now, under the same file names.
+        labels: Folder in which the label maps are now.
+
+    Returns:
+        The page, which needs no other file and no network.
+
+    Raises:
+        InputError: When a file is missing, damaged or does not fit to the others, or the page cannot be written.
+    """
+    folder = Path(folder).expanduser()
+    results = move_files(read_results(folder), images, labels)
+    output = _check_output(folder / "report.html" if output is None else Path(output).expanduser())
+    check_files(results)
+    scores = read_scores(results, folder)
+    log, notes = _log(results)
+    page = build_page(results, scores, _draw(results, scores), log, notes)
+    with writing(output) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return output
+
+
+def _check_output(output: Path) -> Path:
+    if output.suffix.lower() not in (".html", ".htm") or output.is_dir():
+        raise InputError(f"--output {output}: the page's file name should end in .html")
+    prepare_folder(output.parent, "output")
+    return output
+
+
+def _log(results: Results) -> tuple[dict[str, np.ndarray] | None, list[str]]:
+    """Read the training log; one that is not there any more is no reason to have no report."""
+    if results.training_log is None:
+        return None, []
+    file = Path(results.training_log)
+    if not file.is_file():
+        return None, [f"The training log {file.name} is not where it was, so there are no training curves."]
+    return read_log(file), []
+
+
+def _draw(results: Results, scores: Scores) -> list[tuple[str, CaseViews]]:
+    """Draw the best, median and worst case, or the first ones of a prediction."""
+    if results.kind == "evaluation":
+        chosen = choose_cases(scores)
+    else:
+        chosen = [("", i) for i in range(min(_SHOWN, len(results.cases)))]
+    if not chosen:
+        return []
+    cases = [results.cases[i] for _, i in chosen]
+    drawn = map_cases(lambda case: draw_case(case, results), cases, "drawing cases", workers=1)
+    return [(heading, views) for (heading, _), views in zip(chosen, drawn, strict=True)]

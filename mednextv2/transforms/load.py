@@ -1,0 +1,73 @@
+"""Loading of images, from more than files."""
+
+import logging
+import os
+import warnings
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import LoadImaged
+
+from mednextv2.data.dicom import DicomSeries
+from mednextv2.data.volume import read_volume
+
+# MONAI makes all its readers each time, and warns twice that NVIDIA's decoders for pydicom are not installed
+_NOT_INSTALLED = "NvImgCodec"
+logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+
+
+class LoadVolumed(LoadImaged):
+    """MONAI's `LoadImaged` that also takes DICOM series, or folders of one, and images that are in memory already.
+
+    MONAI's readers take a series as it comes: with missing slices, a tilted gantry, or a localizer among them.
+
+    Args:
+        keys: Of the images.
+        **kwargs: As for `LoadImaged`, except `image_only`, which is true.
+    """
+
+    def __init__(self, keys: KeysCollection, **kwargs: Any) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", f".*{_NOT_INSTALLED}")
+            super().__init__(keys, **kwargs)
+
+    def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
+        """Load one item.
+
+        Args:
+            data: Under each key a file, a list of files (one a channel), a :class:`mednextv2.data.DicomSeries`, the
+                folder of one series, or a MetaTensor `(C, X, Y, Z)`.
+            reader: As for `LoadImaged`.
+
+        Returns:
+            The item with MetaTensors, `(C, X, Y, Z)` where channels come first.
+
+        Raises:
+            InputError: For series that are no volume: see :func:`mednextv2.data.read_series`.
+        """
+        d = dict(data)
+        for key in self.key_iterator(d):
+            value = d[key]
+            if isinstance(value, MetaTensor):
+                d[key] = value.to(torch.float32)
+            elif isinstance(value, DicomSeries) or (isinstance(value, (str, os.PathLike)) and os.path.isdir(value)):
+                d[key] = _from_dicom(value)
+            else:
+                d[key] = self._loader(value, reader)
+        return d
+
+
+def _from_dicom(series: str | os.PathLike) -> MetaTensor:
+    array, affine = read_volume(series)
+    position = torch.from_numpy(affine)
+    meta = {
+        "filename_or_obj": os.fspath(series),
+        "original_affine": position.clone(),
+        "spatial_shape": np.array(array.shape),
+        "original_channel_dim": 0,
+    }
+    return MetaTensor(torch.from_numpy(np.ascontiguousarray(array))[None], affine=position, meta=meta)
