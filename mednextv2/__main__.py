@@ -36,6 +36,7 @@ def predict(
     series: str | int | None = None,
     dicom_seg: bool = False,
     report: bool = False,
+    probabilities: bool = False,
     **settings: Any,
 ) -> None:
     """Segment an image, a folder of images, or a DICOM series.
@@ -48,16 +49,18 @@ def predict(
         series: Of a DICOM study: a series' number, UID or description; all: every series that is a volume.
         dicom_seg: Also write a DICOM SEG (needs highdicom).
         report: Also write report.html, with volumes and pictures.
+        probabilities: Also write case_seg_probabilities.npy, (classes, X, Y, Z) as float16.
         settings: Of the bundle's inference, such as --device cpu, --weights FILE, --overlap 0.25.
     """
     from mednextv2.inference.command import predict_files
 
     if extra:
         raise InputError(f"{' '.join(map(str, extra))}: predict takes BUNDLE INPUT OUTPUT; give settings by name")
-    for name, value in (("dicom-seg", dicom_seg), ("report", report)):
+    for name, value in (("dicom-seg", dicom_seg), ("report", report), ("probabilities", probabilities)):
         if not isinstance(value, bool):
             raise InputError(f"--{name} {value}: is a switch and takes no value")
-    for file in predict_files(str(bundle), str(input), str(output), series, dicom_seg, report, **settings):
+    files = predict_files(str(bundle), str(input), str(output), series, dicom_seg, report, probabilities, **settings)
+    for file in files:
         print(f"written: {file}")
 
 

@@ -1,7 +1,7 @@
 """Measure what surrounds the network in inference: memory of a large image, time of the way back to its grid.
 
     python scripts/benchmark_inference.py large   [--classes 117] [--shape 512,512,600] [--patch 128,128,128]
-    python scripts/benchmark_inference.py export  [--classes 50] [--shape 160,160,160] [--image CT.nii.gz]
+    python scripts/benchmark_inference.py export  --image CT.nii.gz --labels LABELS.nii.gz [--classes 50]
     python scripts/benchmark_inference.py air     --image CT.nii.gz
 
 `large` segments an image that MONAI's inferer cannot hold, in a process of its own; `export` compares with MONAI's
@@ -23,11 +23,12 @@ import numpy as np
 import torch
 from benchmark_measure import PeakMemory
 from benchmark_report import quartiles, scrub, write_subject
+from benchmark_subjects import Answering, add_labels, make_image, make_network
 from monai.data import MetaTensor, decollate_batch
 from monai.data.utils import list_data_collate
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose, Invertd, SpatialResample
-from torch import Tensor, nn
+from torch import Tensor
 
 from mednextv2.data import LabelScheme
 from mednextv2.data.volume import read_volume
@@ -37,37 +38,7 @@ from mednextv2.inference.cells import most_waiting
 from mednextv2.inference.deciding import LabelWriter
 from mednextv2.inference.streaming import _Grid
 from mednextv2.memory import keep_freed_memory
-from mednextv2.nets import create_mednext
-from mednextv2.ops import half_is_fast
 from mednextv2.transforms import Resampled
-
-
-def make_network(options: argparse.Namespace) -> nn.Module:
-    """Return a network of random weights, whose logits differ as much as a trained one's."""
-    torch.manual_seed(0)
-    changes = {"init_filters": options.filters} if options.filters else {}
-    network = create_mednext(
-        options.variant, out_channels=options.classes, cpu_bfloat16=half_is_fast(options.device), **changes
-    )
-    return network.eval().to(options.device)
-
-
-def make_image(options: argparse.Namespace, shape: tuple[int, ...] | None = None) -> MetaTensor:
-    """Return a real image, normalised; or a smooth random one, `(1, X, Y, Z)`."""
-    if options.image:
-        array, affine = read_volume(options.image)
-        values = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None]
-        if shape:
-            values = nn.functional.interpolate(values[None], shape, mode="trilinear")[0]
-        affine = torch.from_numpy(affine)
-    else:
-        torch.manual_seed(0)
-        shape = shape or tuple(options.shape)
-        coarse = torch.randn(1, 1, *(max(2, n // 16) for n in shape))
-        values = nn.functional.interpolate(coarse, shape, mode="trilinear")[0]
-        affine = torch.diag(torch.tensor([1.5, 1.5, 1.5, 1.0], dtype=torch.float64))
-    values = (values - values.mean()) / values.std()
-    return MetaTensor(values, affine=affine)
 
 
 def scheme_of(classes: int) -> LabelScheme:
@@ -157,12 +128,12 @@ class TimedWriter:
 def benchmark_export(options: argparse.Namespace) -> dict[str, Any]:
     """Compare time and labels with MONAI's route, in turns."""
     keep_freed_memory()
-    network, image = make_network(options), make_image(options)
-    if options.image:
-        options.shape = list(image.shape[1:])
+    network, image = make_network(options), make_image(options, options.shape)
     spacing = [float(s) * options.zoom for s in torch.linalg.vector_norm(image.affine[:3, :3], dim=0)]
     transforms = Compose([Resampled("image", spacing)])
     batch = list_data_collate([transforms({"image": image})])
+    if options.labels:
+        network, batch["image"] = Answering(network), add_labels(batch["image"], options.labels, options.classes)
     scheme, invert = scheme_of(options.classes), Invertd("pred", transforms, "image", nearest_interp=False)
     monai = SlidingWindowInferer(options.patch, 1, options.overlap, "gaussian")
     resample = SpatialResample(mode="bilinear", padding_mode="border", align_corners=False)
@@ -194,7 +165,7 @@ def benchmark_export(options: argparse.Namespace) -> dict[str, Any]:
 
     rows = []
     with torch.no_grad():
-        network(batch["image"][..., :16, :16, :16])  # the first call loads code
+        network(batch["image"].as_tensor()[..., :16, :16, :16])  # the first call loads code
     for _ in range(options.rounds):
         with torch.no_grad():
             rows.append(one_round())
@@ -211,8 +182,13 @@ def benchmark_export(options: argparse.Namespace) -> dict[str, Any]:
         f"| {options.classes} | {size} | {grid} | {statistics.median(ratio):.2f} ({_range(ratio)}) "
         f"| {statistics.median(export):.1f} ({_range(export)}) | {100 * equal:.4f} % |",
     ]
+    answers = (
+        "a real CT; random weights, with a lead of 6 for the classes of its label map, as trained ones would have"
+        if options.labels
+        else "a smooth random image; random weights, whose labels change from voxel to voxel: the worst case"
+    )
     method = (
-        f"{options.variant}, random weights, patch {'×'.join(map(str, options.patch))}, overlap {options.overlap:g}, "
+        f"{options.variant}; {answers}; patch {'×'.join(map(str, options.patch))}, overlap {options.overlap:g}, "
         f"{options.rounds} rounds in turn, medians (quartiles). MONAI's windows are `SlidingWindowInferer`; its export "
         "is the linear resampling that `Invertd` makes of `Spacingd`, then arg-max. Ours is the time between windows "
         "in which labels are decided, and `Invertd`. Labels are compared with both MONAI's resampling and the linear "
@@ -273,7 +249,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("large", "export", "air", "measure"))
     parser.add_argument("--image", help="a real image instead of a random one")
-    parser.add_argument("--shape", type=_sizes, help="voxels of the random image")
+    parser.add_argument("--labels", help="label map of the image, for export: what the network answers")
+    parser.add_argument("--shape", type=_sizes, help="voxels of the random image, or what a real one is brought to")
     parser.add_argument("--classes", type=int)
     parser.add_argument("--patch", type=_sizes)
     parser.add_argument("--overlap", type=float, default=0.5)
@@ -291,6 +268,8 @@ def main() -> None:
     options.patch = options.patch or ([128] * 3 if large else [64] * 3)
     if options.what == "air" and not options.image:
         parser.error("--image is needed")
+    if options.labels and not options.image:
+        parser.error("--labels are of an image: give --image, too")
     if options.what == "measure":
         print(json.dumps(measure_large(options)))
         return

@@ -32,12 +32,11 @@ class Order:
     item: dict[str, Any]
     mask: Path
 
-    @property
-    def dicom_seg(self) -> Path:
-        """Where its DICOM SEG goes: beside the mask."""
+    def beside(self, ending: str) -> Path:
+        """Return the mask's file with another ending."""
         name = self.mask.name
-        ending = next(suffix for suffix in SUFFIXES if name.lower().endswith(suffix))
-        return self.mask.with_name(name[: -len(ending)] + ".dcm")
+        own = next(suffix for suffix in SUFFIXES if name.lower().endswith(suffix))
+        return self.mask.with_name(name[: -len(own)] + ending)
 
 
 def predict_files(
@@ -47,6 +46,7 @@ def predict_files(
     series: str | int | None = None,
     dicom_seg: bool = False,
     report: bool = False,
+    probabilities: bool = False,
     **settings: Any,
 ) -> list[Path]:
     """Segment images and write their masks.
@@ -61,6 +61,7 @@ def predict_files(
         series: Which series of a DICOM study: see :func:`mednextv2.data.choose_series`.
         dicom_seg: Write a DICOM SEG beside each mask.
         report: Write `report.html` beside the masks.
+        probabilities: Write each output's probabilities beside each mask: see :meth:`Predictor.__call__`.
         **settings: Of the bundle's `inference.yaml`.
 
     Returns:
@@ -70,7 +71,7 @@ def predict_files(
         InputError: For whatever cannot work; nothing is written then.
     """
     files = workflow_files(find_bundle(bundle), "inference")
-    check_overrides(files, settings, more=("series", "dicom_seg", "report"))
+    check_overrides(files, settings, more=("series", "dicom_seg", "report", "probabilities"))
     if wrong := [name for name in ("input", "output_dir", "series") if name in settings]:
         raise InputError(f"--{wrong[0]}: predict takes it as an argument: mednextv2 predict BUNDLE INPUT OUTPUT")
     channels, spatial_dims = _facts(files)
@@ -84,8 +85,10 @@ def predict_files(
     written: list[Path] = []
     bar = tqdm(orders, desc="segmenting", unit="image", disable=len(orders) < 2, file=sys.stderr)
     for order in bar:
-        segmentation = predictor(order.item["image"], case=order.item["case"])
+        into = order.beside("_probabilities.npy") if probabilities else None
+        segmentation = predictor(order.item["image"], case=order.item["case"], probabilities=into)
         written += _write(segmentation, order, dicom_seg)
+        written += [into] if into else []
         tqdm.write(f"{order.mask}: {_volumes(segmentation)}", file=sys.stdout)
     if report:
         written.append(_report(predictor, orders))
@@ -134,7 +137,7 @@ def _facts(files: Sequence[str]) -> tuple[list[str], int]:
 def _write(segmentation: Segmentation, order: Order, dicom_seg: bool) -> list[Path]:
     written = [segmentation.save(order.mask)]
     if dicom_seg and segmentation.labels.any():
-        written.append(segmentation.save_dicom_seg(order.dicom_seg))
+        written.append(segmentation.save_dicom_seg(order.beside(".dcm")))
     elif dicom_seg:
         logger.warning("%s: nothing was segmented, so that there is no DICOM SEG", order.item["case"])
     return written

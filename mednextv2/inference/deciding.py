@@ -1,10 +1,12 @@
 """From sums of logits, cell by cell, to labels on the grid of the image before it was resampled."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,10 +65,18 @@ class LabelWriter:
         targets: The three (or two) axes.
         scheme: What the logits mean.
         device: Where the labels are.
+        probabilities: Where the outputs' probabilities are written, `(outputs, ...)` on the labels' grid, usually a
+            memory-mapped file; None for labels alone.
     """
 
-    def __init__(self, targets: Sequence[Target], scheme: LabelScheme, device: torch.device) -> None:
-        self.targets, self.scheme = targets, scheme
+    def __init__(
+        self,
+        targets: Sequence[Target],
+        scheme: LabelScheme,
+        device: torch.device,
+        probabilities: np.ndarray | None = None,
+    ) -> None:
+        self.targets, self.scheme, self.probabilities = targets, scheme, probabilities
         dtype = torch.uint8 if len(scheme.labels) <= 256 else torch.int16
         self.labels = torch.zeros([t.size for t in targets], dtype=dtype, device=device)
         self._between = [axis for axis, target in enumerate(targets) if target.interpolated]
@@ -82,26 +92,52 @@ class LabelWriter:
             sums: Of its weighted logits, `(C, ...)`; None where nothing was predicted, which becomes background.
             weights: Their sums, `(...)`.
         """
+        if sums is None and (self._between or self.probabilities is not None):
+            sums, weights = self._air(index)
         if not self._between:
             if sums is not None:
                 self._write(index, self.scheme.decide(sums)[0])
+                self._write_probabilities(index, sums, weights)
             return
-        if sums is None:
-            sums, weights = self._air(index)
         self._like = zeros(len(sums), [2], sums, sums.dtype, sums.device)
         whole, whole_weights = self._with_faces(index, sums, weights)
         self._keep_faces(index, sums, weights)
         self._write(index, self._interpolated(index, whole, whole_weights))
+        self._write_probabilities(index, whole, whole_weights)
 
     def _write(self, index: Index, labels: Tensor) -> None:
-        """Put labels in place; along axes without interpolation they are still on the cell's own grid."""
-        place = []
+        self.labels[self._place(index)] = self._on_target(index, labels).to(self.labels.device)
+
+    def _place(self, index: Index) -> tuple[slice, ...]:
+        return tuple(target.range(cell) for target, cell in zip(self.targets, index, strict=True))
+
+    def _on_target(self, index: Index, values: Tensor) -> Tensor:
+        """Take the nearest voxels along axes without interpolation, where values are still on the cell's own grid."""
+        before = values.ndim - len(index)
         for axis, (target, cell) in enumerate(zip(self.targets, index, strict=True)):
-            place.append(target.range(cell))
             if not target.interpolated and target.size != target.axis.size:
-                taps = target.taps[0][place[-1]] - target.axis.edges[cell]
-                labels = labels.index_select(axis, taps.to(labels.device))
-        self.labels[tuple(place)] = labels.to(self.labels.device)
+                taps = target.taps[0][target.range(cell)] - target.axis.edges[cell]
+                values = values.index_select(before + axis, taps.to(values.device))
+        return values
+
+    def _write_probabilities(self, index: Index, sums: Tensor, weights: Tensor) -> None:
+        """Write the probabilities that are complete with a cell.
+
+        Args:
+            index: Of the cell.
+            sums: Of its weighted logits, `(C, ...)`, with the faces of the cells before along interpolated axes.
+            weights: Their sums, `(...)`.
+        """
+        if self.probabilities is None:
+            return
+        taps, shape = self._cell_taps(index, weights.shape, sums.device)
+        logits = torch.empty(len(sums), math.prod(shape))
+        for voxels in torch.arange(math.prod(shape), device=sums.device).split(max(1, _NUMBERS // len(sums))):
+            corners = corners_of(voxels, weights.shape, torch.Size(shape), taps)
+            logits[:, voxels.cpu()] = self._logits_at(*corners, sums, weights).cpu()
+        values = logits.sigmoid_() if self.scheme.regions else logits.softmax(0)
+        values = self._on_target(index, values.reshape(len(sums), *shape))
+        self.probabilities[(slice(None), *self._place(index))] = values.numpy()
 
     # --- the layer of voxels before a cell -------------------------------------------------------------------------
 
@@ -157,13 +193,8 @@ class LabelWriter:
     def _interpolated(self, index: Index, sums: Tensor, weights: Tensor) -> Tensor:
         decided = self.scheme.decide(sums)[0]
         mixed = self._mixed(sums, decided)
-        taps, shape = {}, list(decided.shape)
+        taps, shape = self._cell_taps(index, decided.shape, sums.device)
         for axis in self._between:
-            target, cell = self.targets[axis], index[axis]
-            first = target.axis.edges[cell] - (cell > 0)
-            low, high, weight = (tap[target.range(cell)] for tap in target.taps)
-            taps[axis] = tuple(tap.to(sums.device) for tap in (low - first, high - first, weight))
-            shape[axis] = len(low)
             decided, mixed = decided.index_select(axis, taps[axis][0]), mixed.index_select(axis, taps[axis][0])
         decided = decided.contiguous()
         winners = decided.view(-1)
@@ -173,6 +204,19 @@ class LabelWriter:
                 *corners_of(voxels, weights.shape, torch.Size(shape), taps), sums, weights
             )
         return decided
+
+    def _cell_taps(
+        self, index: Index, shape: Sequence[int], device: torch.device
+    ) -> tuple[dict[int, tuple[Tensor, ...]], list[int]]:
+        """Return the taps of interpolated axes, counted from a cell's first voxel, and the shape that they lead to."""
+        taps, shape = {}, list(shape)
+        for axis in self._between:
+            target, cell = self.targets[axis], index[axis]
+            first = target.axis.edges[cell] - (cell > 0)
+            low, high, weight = (tap[target.range(cell)] for tap in target.taps)
+            taps[axis] = tuple(tap.to(device) for tap in (low - first, high - first, weight))
+            shape[axis] = len(low)
+        return taps, shape
 
     def _mixed(self, sums: Tensor, decided: Tensor) -> Tensor:
         """Return where a voxel and those that follow it do not all have the same decision in every output."""
@@ -185,6 +229,10 @@ class LabelWriter:
         return mixed
 
     def _decide_at(self, corners: Tensor, shares: Tensor, sums: Tensor, weights: Tensor) -> Tensor:
+        return self.scheme.decide(self._logits_at(corners, shares, sums, weights))[0]
+
+    def _logits_at(self, corners: Tensor, shares: Tensor, sums: Tensor, weights: Tensor) -> Tensor:
+        """Return the interpolated logits of some voxels, `(C, N)`."""
         shares = shares / weights.reshape(-1)[corners]
         last = is_channels_last(sums)
         table = sums.movedim(0, -1).reshape(-1, len(sums)) if last else sums.reshape(len(sums), -1)
@@ -193,7 +241,7 @@ class LabelWriter:
             part = table.index_select(0 if last else 1, corner).float()
             part *= share[:, None] if last else share
             logits = part if logits is None else logits.add_(part)
-        return self.scheme.decide(logits.T if last else logits)[0]
+        return logits.T if last else logits
 
 
 def _last(array: Tensor, axis: int) -> Tensor:

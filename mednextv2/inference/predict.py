@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor, decollate_batch, list_data_collate
-from monai.transforms import Compose, SaveImage, SaveImaged
+from monai.transforms import Compose, Invertd, SaveImage, SaveImaged
 
 from mednextv2.bundle.run import as_setting, check_overrides, find_bundle, workflow_files
 from mednextv2.data.dicom import DicomSeries
 from mednextv2.data.labels import LabelScheme
 from mednextv2.errors import InputError, find_input_error
 from mednextv2.inference.inputs import find_images
+from mednextv2.inference.probabilities import probabilities_into
 from mednextv2.inference.writer import MaskWriter
 from mednextv2.memory import keep_freed_memory
 
@@ -130,9 +131,16 @@ class Predictor:
         self.preprocessing = self._get("preprocessing")
         after = self._get("postprocessing")
         self.postprocessing = Compose([t for t in after.transforms if not isinstance(t, (SaveImage, SaveImaged))])
+        self._inverse = next(t for t in after.transforms if isinstance(t, Invertd))
         self._autocast = {"enabled": bool(self._get("engine_amp")), **self._get("amp_kwargs")}
 
-    def __call__(self, image: Image, series: str | int | None = None, case: str | None = None) -> Segmentation:
+    def __call__(
+        self,
+        image: Image,
+        series: str | int | None = None,
+        case: str | None = None,
+        probabilities: str | os.PathLike | None = None,
+    ) -> Segmentation:
         """Segment one image.
 
         Args:
@@ -141,6 +149,8 @@ class Predictor:
                 `(C, X, Y, Z)` or `(X, Y, Z)`.
             series: Which of several DICOM series: see :func:`mednextv2.data.choose_series`.
             case: A name for messages.
+            probabilities: A `.npy` file to write: `(outputs, X, Y, Z)`, float16, in the image's geometry. It is made
+                piece by piece, so that memory never holds it.
 
         Returns:
             The label map in the image's geometry.
@@ -151,8 +161,12 @@ class Predictor:
         item = self._item(image, series)
         item["case"] = case or item["case"]
         batch = list_data_collate([self._prepared(item)])
-        with torch.no_grad(), torch.autocast(self.device.type, **self._autocast):
-            pred = self.inferer(batch["image"].to(self.device), self.network)
+        if probabilities is None:
+            pred = self._segmented(batch["image"])
+        else:
+            with probabilities_into(probabilities, self.inferer, bool(self.scheme.regions)) as finish:
+                pred = self._segmented(batch["image"])
+                finish(decollate_batch(batch)[0]["image"], self._inverse)
         result = self.postprocessing(decollate_batch({**batch, "pred": pred})[0])["pred"]
         meta = dict(result.meta)
         affine = np.asarray(torch.as_tensor(meta.get("original_affine", result.affine)).cpu(), dtype=np.float64)
@@ -160,6 +174,10 @@ class Predictor:
         source = item["image"] if not isinstance(item["image"], MetaTensor) else None
         labels = labels.astype(np.uint8 if len(self.scheme.labels) <= 256 else np.uint16)
         return Segmentation(labels, affine, self.scheme, source, meta)
+
+    def _segmented(self, images: MetaTensor) -> MetaTensor:
+        with torch.no_grad(), torch.autocast(self.device.type, **self._autocast):
+            return self.inferer(images.to(self.device), self.network)
 
     def _get(self, name: str) -> Any:
         with _plain_errors():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import MetaTensor, decollate_batch
 from monai.data.utils import compute_importance_map, dense_patch_slices
@@ -48,6 +49,9 @@ class StreamingInferer(MirroringInferer):
         mirror_axes: Spatial axes to flip, with all their combinations: 2^n predictions, whose logits are averaged.
         air: The largest intensity of air, or one a channel: windows of nothing but air around the body become
             background and are not predicted, see :func:`mednextv2.inference.air_level`. None predicts all.
+        probabilities: Called with the shape `(outputs, ...)` of an image's probabilities, on the grid of its labels;
+            returns the array, usually a memory-mapped file, that they are written to, cell by cell. None: no
+            probabilities.
         memory: GiB that sums in float32 may take; with more they are kept in float16, as differences to the largest.
         **kwargs: As `monai.inferers.SlidingWindowInferer`, except `buffer_steps` and `with_coord`.
 
@@ -63,12 +67,13 @@ class StreamingInferer(MirroringInferer):
         mirror_axes: Sequence[int] = (),
         air: float | Sequence[float] | None = None,
         memory: float = 2.0,
+        probabilities: Callable[[tuple[int, ...]], np.ndarray] | None = None,
         **kwargs: Any,
     ) -> None:
         if kwargs.get("buffer_steps") or kwargs.get("with_coord"):
             raise ValueError("StreamingInferer knows no buffer_steps and no with_coord")
         super().__init__(roi_size, mirror_axes, **kwargs)
-        self.scheme, self.air, self.memory = scheme, air, memory
+        self.scheme, self.air, self.memory, self.probabilities = scheme, air, memory, probabilities
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Segment images.
@@ -164,7 +169,9 @@ class _Stream:
         # the shift is for float16; and for air, whose logits are not predicted but set
         shifted = not settings.scheme.regions and (large or settings.air is not None)
         self.cells = Cells(axes, torch.float16 if large else torch.float32, device, shifted)
-        self.writer = LabelWriter(self.grid.targets, settings.scheme, device)
+        shape = (outputs, *(target.size for target in self.grid.targets))
+        into = settings.probabilities and settings.probabilities(shape)
+        self.writer = LabelWriter(self.grid.targets, settings.scheme, device, into)
         self.batch = settings.sw_batch_size
         patch = tuple(axis.patch for axis in axes)
         self.weights = compute_importance_map(

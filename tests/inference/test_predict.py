@@ -348,3 +348,80 @@ def test_a_killed_loader_of_the_bundle_is_named(tmp_path):
     (broken / "models" / "model.pt").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"model\.pt"):
         mednextv2.Predictor(broken, **QUICK)
+
+
+# --- probabilities ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def regional(tmp_path_factory):
+    """The bundle with regions, other voxels and weights of chance."""
+    from mednextv2.bundle import write_bundle
+    from mednextv2.nets import create_mednext
+
+    root = tmp_path_factory.mktemp("regions") / "mednextv2_regions"
+    root.mkdir()
+    text = (BUNDLE / "task.yaml").read_text(encoding="utf-8")
+    regions = "regions: [{name: whole, values: [1, 2], paint: 1}, {name: core, values: [2], paint: 2}]"
+    text = text.replace("regions: []", regions).replace("spacing: [1.0, 1.0, 1.0]", "spacing: [1.3, 1.2, 1.4]")
+    (root / "task.yaml").write_text(text, encoding="utf-8")
+    write_bundle(root / "task.yaml")
+    (root / "models").mkdir()
+    torch.manual_seed(3)
+    network = create_mednext("v2_tiny", in_channels=1, out_channels=2, deep_supervision=True)
+    torch.save({"model": network.state_dict()}, root / "models" / "model.pt")
+    return mednextv2.Predictor(root, **QUICK)
+
+
+def logits_by_monai(predictor, image):
+    """MONAI's sliding window, and the linear inverse of the preprocessing."""
+    from monai.data import decollate_batch
+    from monai.data.utils import list_data_collate
+    from monai.inferers import SlidingWindowInferer
+
+    batch = list_data_collate([predictor.preprocessing({"image": str(image), "case": "x"})])
+    window = SlidingWindowInferer((48, 64, 48), 2, 0.5, "gaussian")
+    with torch.no_grad():
+        logits = window(batch["image"], predictor.network)
+    return predictor._inverse(decollate_batch({**batch, "pred": logits})[0])["pred"].as_tensor()
+
+
+def frame(voxels):
+    """Return an image larger than a window, in a frame of zeros that preprocessing cuts off."""
+    return np.pad(np.concatenate([voxels, voxels[::-1]]), ((3, 5), (4, 0), (0, 6)))
+
+
+@pytest.mark.parametrize("kind", ["classes", "regions"])
+def test_probabilities_are_those_of_monais_route(tmp_path, voxels, predictor, regional, kind):
+    used = predictor if kind == "classes" else regional
+    image = save(tmp_path / "x.nii.gz", frame(voxels))
+    expected_labels = used(image).labels
+    found = used(image, probabilities=tmp_path / "p.npy")
+    assert np.array_equal(found.labels, expected_labels)
+    stored = np.load(tmp_path / "p.npy", mmap_mode="r")
+    logits = logits_by_monai(used, image)
+    expected = logits.softmax(0) if kind == "classes" else logits.sigmoid()
+    assert stored.dtype == np.float16
+    assert stored.shape == expected.shape == (len(expected), *found.labels.shape)
+    inside = (slice(None), slice(4, -6), slice(5, None), slice(None, -7))  # beside the frame
+    np.testing.assert_allclose(stored[inside], expected[inside], atol=2e-3)
+    outside = stored[:, :3]
+    assert (outside == (np.array([1, 0, 0]) if kind == "classes" else np.zeros(2)).reshape(-1, 1, 1, 1)).all()
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+    assert used.inferer.probabilities is None
+
+
+def test_probabilities_by_command(tmp_path, image):
+    files = predict_files(BUNDLE, image, tmp_path / "out", probabilities=True, **QUICK)
+    assert [f.name for f in files] == ["case_seg.nii.gz", "case_seg_probabilities.npy"]
+    labels = np.asarray(nib.load(files[0]).dataobj)
+    stored = np.load(files[1])
+    assert (stored.argmax(0) == labels).mean() > 0.999  # half precision knows some ties
+    np.testing.assert_allclose(stored.astype(np.float32).sum(0), 1, atol=2e-3)
+
+
+@pytest.mark.parametrize(("name", "text"), [("p.npz", "should end in .npy"), ("file/p.npy", "cannot be written")])
+def test_probabilities_that_cannot_be_written(tmp_path, predictor, image, name, text):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=text):
+        predictor(image, probabilities=tmp_path / name)
