@@ -32,7 +32,10 @@ _POSITIVE = _Rule(_whole(1), "a whole number from 1")
 _COUNT = _Rule(_whole(0), "a whole number from 0")
 _PART = _Rule(_number(0, 1), "a number from 0 to 1")
 _SWITCH = _Rule(lambda value: isinstance(value, bool), "True or False")
-_AXES = _Rule(lambda v: v == [] or _list(v, lambda n: n in (0, 1, 2)), 'a list of axes, such as "[0,1,2]" or "[]"')
+_AXES = _Rule(
+    lambda v: v == [] or (_list(v, lambda n: n in (0, 1, 2)) and len({*v}) == len(v)),
+    'a list of axes, each once, such as "[0,1,2]" or "[]"',
+)
 
 RULES = {
     "epochs": _POSITIVE,

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from mednextv2.data.dataset import Case
+from mednextv2.data.itk_loading import load_itk_for
 from mednextv2.data.volume import read_volume
 from mednextv2.errors import InputError
 
@@ -76,6 +77,7 @@ def check_dataset(
     defects: list[str] = []
     distributed = dist.is_available() and dist.is_initialized()
     if not distributed or dist.get_rank() == 0:
+        load_itk_for(file for case in cases for file in (*case.images, case.label or ".nii"))
         with ThreadPoolExecutor(workers) as pool:
             found = pool.map(lambda case: inspect_case(case, labels, channels, spatial_dims, visit), cases)
             reports = list(tqdm(found, total=len(cases), desc="checking the data set", unit="case", mininterval=1))

@@ -3,8 +3,8 @@
 import logging
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from mednextv2.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+_COLOURS = ("PALETTE COLOR", "RGB")  # of one sample; those of several are known by their number
 _FEW = 5  # names of files in a message
 _SAME_POSITION = 0.01  # of a slice's distance: two slices nearer than that are at one position
 _IRREGULAR = 0.05  # of a slice's distance, that a slice may lie off the regular grid
@@ -92,14 +93,13 @@ def find_series(folder: str | os.PathLike) -> list[DicomSeries]:
         InputError: For files that are truncated or damaged.
     """
     files = [f for f in _dicom_files(folder) if holds_slices(f)]
-    with ThreadPoolExecutor(4) as pool:
-        found = list(tqdm(pool.map(_try_header, files), total=len(files), desc="reading headers", unit="file",
-                          delay=2, leave=False))  # fmt: skip
+    bar = tqdm(files, desc="reading headers", unit="file", delay=2, leave=False)
+    found = [_try_header(file) for file in bar]
     damaged = [f for f, header in zip(files, found, strict=True) if header is None]
     if damaged:
         raise InputError(
             f"{folder}: {len(damaged)} of {len(files)} DICOM files cannot be read ({_names(damaged)}): they are "
-            "truncated or damaged; copy the series again"
+            "truncated, damaged or no DICOM; copy the series again, or remove them"
         )
     groups: dict[tuple, list[Slice]] = {}
     for s in found:
@@ -129,6 +129,8 @@ def choose_series(folder: str | os.PathLike, series: str | int | None = None) ->
         raise InputError(f"{folder}: holds no DICOM images")
     volumes = [s for s in found if not s.problem]
     listed = "\n".join(f"- {s.row()}" for s in found)
+    if series is not None and (isinstance(series, bool) or not str(series).strip()):
+        raise InputError(f"--series: needs a series' number, UID or description, or all; those of {folder}:\n{listed}")
     if series is None or str(series) == "all":
         if not volumes:
             raise InputError(f"{folder}: holds no series that is a volume:\n{listed}")
@@ -142,7 +144,8 @@ def choose_series(folder: str | os.PathLike, series: str | int | None = None) ->
     for same in (
         lambda s: s.uid == word or str(s.slices[0].number) == word,
         lambda s: s.slices[0].description.lower() == word.lower(),
-        lambda s: word.lower() in s.slices[0].description.lower() or s.uid.endswith(f".{word}"),
+        # 3 is not the series "Abdomen 3.0"
+        lambda s: not re.fullmatch(r"[\d.]+", word) and word.lower() in s.slices[0].description.lower(),
     ):
         matching = [s for s in found if same(s)]
         if len(matching) == 1:
@@ -173,7 +176,12 @@ def read_series(series: DicomSeries) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"{series}: {series.problem}")
     affine = series_affine(series)
     files, (columns, rows) = series.files, series.slices[0].shape
-    voxels = np.empty((len(files), rows, columns), dtype=np.float32)
+    try:
+        voxels = np.empty((len(files), rows, columns), dtype=np.float32)
+    except MemoryError as e:
+        raise InputError(
+            f"{series}: {columns}×{rows}×{len(files)} voxels do not fit into memory; are its headers right?"
+        ) from e
     for plane, file in zip(voxels, files, strict=True):
         plane[:] = read_pixels(file)
     return voxels.transpose(2, 1, 0), affine
@@ -203,6 +211,12 @@ def series_affine(series: DicomSeries) -> np.ndarray:
         raise InputError(
             f"{series}: its slices are sheared by {tilt:.1f}° (a tilted gantry); correct that first, for example with "
             "dcm2niix, which writes a corrected image (its name ends in _Tilt)"
+        )
+    aside = np.linalg.norm(positions - positions[0] - np.outer(np.arange(len(slices)), drift), axis=1)
+    if aside.max() > _IRREGULAR * max(step, *slices[0].spacing):
+        raise InputError(
+            f"{series}: its slices are displaced sideways ({Path(slices[int(aside.argmax())].file).name} by "
+            f"{aside.max():.1f} mm); several series were mixed, or positions in the headers are wrong"
         )
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = row * slices[0].spacing[0], column * slices[0].spacing[1]
@@ -250,8 +264,9 @@ def _series(slices: Sequence[Slice]) -> DicomSeries:
 def _defect(slices: Sequence[Slice]) -> str:
     """Say what keeps slices from being a volume, as far as each header tells."""
     first = slices[0]
-    if first.samples > 1:
-        return f"is in colour ({first.samples} samples a pixel): a screenshot or a rendering"
+    if coloured := [s for s in slices if s.samples > 1 or s.photometric in _COLOURS]:
+        kind, samples = coloured[0].photometric, coloured[0].samples
+        return f"is in colour ({kind}, {samples} samples a pixel): a screenshot or a rendering"
     if any(s.frames > 1 for s in slices):
         return "is of enhanced multi-frame files; convert it to NIfTI first, for example with dcm2niix"
     if "MOSAIC" in first.image_type:
@@ -272,8 +287,8 @@ def _defect(slices: Sequence[Slice]) -> str:
                 f"mixes images of different {name} ({Path(first.file).name} and {_names(other)}); "
                 "keep those of one volume in a folder of their own"
             )
-    lengths = np.linalg.norm(np.reshape(first.orientation, (2, 3)), axis=1)
-    if not np.allclose(lengths, 1, atol=0.01) or min(first.spacing) <= 0:
+    directions = np.reshape(first.orientation, (2, 3))
+    if not np.allclose(directions @ directions.T, np.eye(2), atol=0.01) or min(first.spacing) <= 0:
         return "has an orientation or a pixel spacing that is none"
     return ""
 
@@ -281,7 +296,7 @@ def _defect(slices: Sequence[Slice]) -> str:
 def _try_header(file: str) -> Slice | None:
     try:
         return read_header(file)
-    except RuntimeError:  # of ITK
+    except (RuntimeError, ValueError, OSError):  # of ITK; of numbers that are none
         return None
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from monai.data import ITKReader
 
 from mednextv2.data.dicom import DicomSeries, choose_series, read_series
+from mednextv2.data.itk_loading import ITK_TURN, load_itk
 from mednextv2.errors import InputError
 
 #: File endings of images, the ones that MONAI reads with nibabel first.
@@ -51,8 +52,10 @@ def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
         if path.name.lower().endswith(NIFTI):
             image = _load_nifti(path)
             return np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=np.float64)
-        reader = ITKReader()
-        array, meta = reader.get_data(reader.read(str(path)))
+        load_itk()
+        with ITK_TURN:
+            reader = ITKReader()
+            array, meta = reader.get_data(reader.read(str(path)))
         return array, _as_3d(np.asarray(meta["affine"], dtype=np.float64))
     except Exception as e:  # zlib, gzip, nibabel and ITK each raise their own for a damaged file
         detail = " ".join(str(e).split())[:200]

@@ -3,7 +3,8 @@
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,19 @@ from tqdm import tqdm
 
 from mednextv2.bundle.run import check_overrides, find_bundle, workflow_files
 from mednextv2.data.dicom import DicomSeries
-from mednextv2.data.volume import SUFFIXES
 from mednextv2.errors import InputError
 from mednextv2.inference.dicom_seg import check_dicom_seg
 from mednextv2.inference.inputs import CheckImaged, find_images
 from mednextv2.inference.predict import Predictor, Segmentation
 from mednextv2.inference.preparation import check_images
-from mednextv2.inference.writer import mask_path
+from mednextv2.inference.writer import MASK_SUFFIXES, mask_path
 from mednextv2.paths import prepare_folder
 
 logger = logging.getLogger(__name__)
+
+
+_SEG, _PROBABILITIES = ".dcm", "_probabilities.npy"  # endings of what comes beside a mask
+_OTHER_FILES = (".gz", ".dcm", ".png", ".jpg", ".zip", ".json", ".mhd", ".img", ".hdr")
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Order:
     def beside(self, ending: str) -> Path:
         """Return the mask's file with another ending."""
         name = self.mask.name
-        own = next(suffix for suffix in SUFFIXES if name.lower().endswith(suffix))
+        own = next(suffix for suffix in MASK_SUFFIXES if name.lower().endswith(suffix))
         return self.mask.with_name(name[: -len(own)] + ending)
 
 
@@ -75,17 +79,32 @@ def predict_files(
     if wrong := [name for name in ("input", "output_dir", "series") if name in settings]:
         raise InputError(f"--{wrong[0]}: predict takes it as an argument: mednextv2 predict BUNDLE INPUT OUTPUT")
     channels, spatial_dims = _facts(files)
-    orders = place_masks(find_images(source, channels, series), output)
+    beside = [ending for ending, wanted in ((_SEG, dicom_seg), (_PROBABILITIES, probabilities)) if wanted]
+    orders = place_masks(find_images(source, channels, series), output, beside)
+    folder = orders[0].mask.parent
+    if Path(source).is_dir() and folder.resolve() == Path(source).resolve():
+        raise InputError(f"{folder}: holds the images; choose another output, or masks would be taken for images later")
+    if report:
+        _check_report(folder)
     if dicom_seg:
         check_dicom_seg()
         if others := [o.item["case"] for o in orders if not isinstance(o.item["image"], DicomSeries)]:
             raise InputError(f"--dicom-seg: refers to DICOM images, but {', '.join(others[:5])} is no DICOM series")
-    check_images([o.item for o in orders], CheckImaged("image", len(channels), spatial_dims))
-    predictor = Predictor(bundle, **settings)
+    with _new_folder(folder):
+        check_images([o.item for o in orders], CheckImaged("image", len(channels), spatial_dims))
+        predictor = Predictor(bundle, **settings)
+        return _carry_out(orders, predictor, dicom_seg, report, probabilities)
+
+
+def _carry_out(
+    orders: Sequence[Order], predictor: Predictor, dicom_seg: bool, report: bool, probabilities: bool
+) -> list[Path]:
     written: list[Path] = []
     bar = tqdm(orders, desc="segmenting", unit="image", disable=len(orders) < 2, file=sys.stderr)
     for order in bar:
-        into = order.beside("_probabilities.npy") if probabilities else None
+        if isinstance(order.item["image"], DicomSeries):
+            tqdm.write(f"series {order.item['image'].row()}", file=sys.stdout)
+        into = order.beside(_PROBABILITIES) if probabilities else None
         segmentation = predictor(order.item["image"], case=order.item["case"], probabilities=into)
         written += _write(segmentation, order, dicom_seg)
         written += [into] if into else []
@@ -95,35 +114,40 @@ def predict_files(
     return written
 
 
-def place_masks(items: Sequence[dict[str, Any]], output: str | os.PathLike) -> list[Order]:
-    """Decide the file of each mask, and make sure that it can be written and replaces no image.
+def place_masks(items: Sequence[dict[str, Any]], output: str | os.PathLike, beside: Sequence[str] = ()) -> list[Order]:
+    """Decide the file of each mask, and make sure that neither it nor what comes beside it replaces an image.
+
+    Args:
+        items: The images.
+        output: A file or a folder.
+        beside: Endings of the files that come beside each mask.
 
     Raises:
         InputError: When it cannot.
     """
     output = Path(output).expanduser()
     name = output.name.lower()
-    if name.endswith(SUFFIXES) and not output.is_dir():
+    if name.endswith(MASK_SUFFIXES) and not output.is_dir():
         if len(items) > 1:
             raise InputError(f"{output}: is one file for {len(items)} images; give a folder")
         orders = [Order(items[0], output)]
-    elif output.is_file() or any(name.endswith(s) for s in (".gz", ".dcm", ".png", ".jpg", ".zip", ".json")):
-        raise InputError(f"{output}: give a folder, or a file that ends in {', '.join(SUFFIXES)}")
+    elif output.is_file() or name.endswith(_OTHER_FILES):
+        raise InputError(f"{output}: give a folder, or a file that ends in {', '.join(MASK_SUFFIXES)}")
     else:
         places = [i["case"] if isinstance(i["image"], DicomSeries) else ensure_tuple(i["image"])[0] for i in items]
         orders = [Order(item, mask_path(output, place)) for item, place in zip(items, places, strict=True)]
-    prepare_folder(orders[0].mask.parent, "output")
-    inputs = {Path(f).resolve() for i in items if not isinstance(i["image"], DicomSeries) for f in _files(i)}
+    inputs = {Path(f).resolve() for item in items for f in _files(item)}
     for order in orders:
-        if order.mask.resolve() in inputs:
-            raise InputError(f"{order.mask}: is one of the images, which its mask would replace; choose another output")
-        if order.mask.is_dir():
-            raise InputError(f"{order.mask}: is a folder; choose another output")
+        for file in (order.mask, *map(order.beside, beside)):
+            if file.resolve() in inputs:
+                raise InputError(f"{file}: is one of the images, which would be replaced; choose another output")
+            if file.is_dir():
+                raise InputError(f"{file}: is a folder; choose another output")
     return orders
 
 
 def _files(item: dict[str, Any]) -> Sequence[str]:
-    return ensure_tuple(item["image"])
+    return item["image"].files if isinstance(item["image"], DicomSeries) else ensure_tuple(item["image"])
 
 
 def _facts(files: Sequence[str]) -> tuple[list[str], int]:
@@ -134,10 +158,33 @@ def _facts(files: Sequence[str]) -> tuple[list[str], int]:
     return parser.get_parsed_content("channels"), len(parser.get_parsed_content("patch_size"))
 
 
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[None]:
+    """Make a folder that can be written; take it away again if nothing came into it."""
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    prepare_folder(folder, "output")
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # the first that is not empty
+            for made in missing:
+                made.rmdir()
+        raise
+
+
+def _check_report(folder: Path) -> None:
+    from mednextv2.report.results import RESULTS_NAME, read_results
+
+    if (folder / RESULTS_NAME).is_file() and read_results(folder).kind != "prediction":
+        raise InputError(
+            f"{folder}: holds the results of an evaluation, which a report would replace; choose another output"
+        )
+
+
 def _write(segmentation: Segmentation, order: Order, dicom_seg: bool) -> list[Path]:
     written = [segmentation.save(order.mask)]
     if dicom_seg and segmentation.labels.any():
-        written.append(segmentation.save_dicom_seg(order.beside(".dcm")))
+        written.append(segmentation.save_dicom_seg(order.beside(_SEG)))
     elif dicom_seg:
         logger.warning("%s: nothing was segmented, so that there is no DICOM SEG", order.item["case"])
     return written
@@ -156,7 +203,7 @@ def _report(predictor: Predictor, orders: Sequence[Order]) -> Path:
     cases = [
         {
             "case": order.item["case"],
-            "image": [os.path.abspath(os.fspath(file)) for file in _files(order.item)],
+            "image": [os.path.abspath(os.fspath(file)) for file in ensure_tuple(order.item["image"])],
             "prediction": str(order.mask.absolute()),
             "label": None,
         }

@@ -1,6 +1,7 @@
 """Finding the images that a user points at, and refusing the ones that cannot be segmented."""
 
 import json
+import logging
 import os
 import re
 from collections.abc import Hashable, Mapping, Sequence
@@ -16,6 +17,8 @@ from mednextv2.data.dicom import choose_series, has_dicom
 from mednextv2.data.dicom_file import is_dicom
 from mednextv2.data.volume import SUFFIXES, read_volume, stem
 from mednextv2.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 def find_images(
@@ -39,11 +42,15 @@ def find_images(
     """
     path = Path(source).expanduser()
     if not str(source) or not path.exists():
-        raise InputError(f"{path}: there is no such image, folder or datalist; give one with --input")
+        raise InputError(f"{path}: there is no such image, folder or datalist")
+    if series is not None and not path.is_dir():
+        raise InputError(f"--series {series}: is for a folder of DICOM files, but {path} is a file")
     if path.is_dir():
         groups = _group(sorted(p for p in path.iterdir() if _is_image(p)), len(channels))
         if not groups or series is not None:
             return _find_dicom(path, channels, series)
+        if any(is_dicom(p) for p in path.iterdir() if p.is_file()):
+            logger.warning("%s: holds images and DICOM files; the images are taken (--series takes DICOM)", path)
     elif is_dicom(path):
         raise InputError(f"{path}: is one DICOM file; give the folder of its series, {path.parent}")
     elif path.suffix.lower() == ".json":

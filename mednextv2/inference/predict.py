@@ -63,7 +63,7 @@ class Segmentation:
         return nib.Nifti1Image(self.labels, self.affine)
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write it, as `.nii.gz`, `.nii`, `.nrrd`, `.mha` or `.mhd`, with the header of a NIfTI source.
+        """Write it, as `.nii.gz`, `.nii`, `.nrrd` or `.mha`, with the header of a NIfTI source.
 
         Raises:
             InputError: When it cannot be written.
@@ -190,6 +190,8 @@ class Predictor:
     def _item(self, image: Image, series: str | int | None) -> dict[str, Any]:
         if isinstance(image, DicomSeries):
             return {"image": image, "case": image.label}
+        if series is not None and not isinstance(image, (str, os.PathLike)):
+            raise InputError(f"series {series}: is for a folder of DICOM files")
         if isinstance(image, (str, os.PathLike)):
             found = find_images(image, self.channels, series)
             if len(found) > 1:
@@ -198,7 +200,13 @@ class Predictor:
         if isinstance(image, MetaTensor):
             return {"image": self._from_tensor(image), "case": "image"}
         if isinstance(image, nib.spatialimages.SpatialImage):
-            return {"image": self._from_array(np.asanyarray(image.dataobj), image.affine), "case": "image"}
+            try:
+                array = np.asanyarray(image.dataobj)
+            except (OSError, ValueError, EOFError) as e:
+                raise InputError(
+                    f"image: its voxels cannot be read ({e}); copy or convert {image.get_filename()}"
+                ) from e
+            return {"image": self._from_array(array, image.affine), "case": "image"}
         if isinstance(image, (list, tuple)) and image and all(isinstance(i, (str, os.PathLike)) for i in image):
             return {"image": [str(i) for i in image], "case": "image"}
         if isinstance(image, (list, tuple)) and len(image) == 2:
@@ -209,7 +217,10 @@ class Predictor:
         )
 
     def _from_array(self, array: Any, affine: Any) -> MetaTensor:
-        array, affine = np.asarray(array), np.asarray(affine, dtype=np.float64)
+        try:
+            array, affine = np.asarray(array), np.asarray(affine, dtype=np.float64)
+        except (TypeError, ValueError) as e:
+            raise InputError(f"image: should be an array and a 4×4 affine of numbers ({e})") from e
         if affine.shape != (4, 4):
             raise InputError(f"image: its affine should be 4×4, but has the shape {affine.shape}")
         if array.dtype.kind not in "biuf":
@@ -225,6 +236,7 @@ class Predictor:
     def _from_tensor(self, image: MetaTensor) -> MetaTensor:
         """Return a channel-first copy whose present geometry is that of its file."""
         tensor = image.as_tensor().detach().cpu()
+        tensor = tensor.float() if tensor.is_floating_point() else tensor  # NumPy has no bfloat16
         if tensor.ndim == self.spatial_dims:
             tensor = tensor[None]
         if tensor.ndim != self.spatial_dims + 1:

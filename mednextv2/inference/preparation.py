@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from mednextv2.data.check import check_dataset
 from mednextv2.data.dataset import DatasetFolder
+from mednextv2.data.itk_loading import load_itk_for
 from mednextv2.data.labels import LabelScheme
 from mednextv2.errors import InputError
 from mednextv2.inference.inputs import CheckImaged
@@ -104,6 +105,7 @@ def check_images(images: Sequence[dict[str, Any]], check: CheckImaged) -> None:
             return str(e)
         return ""
 
+    load_itk_for(file for item in images for file in ensure_tuple(item["image"]))
     with ThreadPoolExecutor(4) as pool:
         found = list(tqdm(pool.map(defect, images), total=len(images), desc="checking the images", delay=1))
     defects = [text for text in found if text]

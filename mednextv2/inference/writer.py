@@ -14,8 +14,13 @@ from monai.data import ImageWriter
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms import SaveImaged
 
+from mednextv2.data.itk_loading import load_itk
 from mednextv2.data.volume import NIFTI, SUFFIXES, stem
+from mednextv2.errors import InputError
 from mednextv2.paths import prepare_folder, writing
+
+#: Formats of masks: those of images, except .mhd, whose voxels are in a second file.
+MASK_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
 class MaskWriter(ImageWriter):
@@ -46,14 +51,16 @@ class MaskWriter(ImageWriter):
         """Write the file, under a temporary name first.
 
         Args:
-            filename: Its ending says the format: one of `mednextv2.data.volume.SUFFIXES`.
+            filename: Its ending says the format: one of `MASK_SUFFIXES`.
             verbose: Not used.
             **kwargs: Not used.
 
         Raises:
-            InputError: When the folder cannot be written or the disk is full.
+            InputError: For another ending, a folder that cannot be written, or a full disk.
         """
         target = Path(filename)
+        if not target.name.lower().endswith(MASK_SUFFIXES):
+            raise InputError(f"{target}: a mask's file ends in {', '.join(MASK_SUFFIXES)}")
         prepare_folder(target.parent, "output_dir")
         with writing(target) as temporary:
             if target.name.lower().endswith(NIFTI):
@@ -91,8 +98,7 @@ class MaskWriter(ImageWriter):
 
 
 def _write_itk(file: Path, labels: np.ndarray, affine: np.ndarray) -> None:
-    import itk
-
+    itk = load_itk()
     image = itk.image_from_array(np.ascontiguousarray(labels.T))
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # to ITK's left, posterior, superior
     spacing = np.linalg.norm(affine[:3, :3], axis=0)

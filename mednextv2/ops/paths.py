@@ -89,7 +89,10 @@ def _choose_cuda(dtype: torch.dtype, kernel_size: int | None) -> Path:
 
 def half_is_fast(device: str | torch.device) -> bool:
     """Tell whether this device computes faster in half precision: CUDA, and CPUs whose instructions know bfloat16."""
-    kind = torch.device(device).type
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError):  # no device; who uses it will say so
+        return False
     if kind == "cpu":
         path = choose("cpu", torch.bfloat16)
         return path.name == NATIVE and "bfloat16" in path.reason

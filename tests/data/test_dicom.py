@@ -1,5 +1,7 @@
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import itk
@@ -118,9 +120,45 @@ def test_all_series_that_are_volumes(study):
     assert [s.uid for s in choose_series(study, "all")] == ["1.5.2", "1.5.12"]
 
 
-@pytest.mark.parametrize(("word", "text"), [("2.0", "fits several"), ("lung", "fits none"), (1, "is a localizer")])
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("a", "fits several"),
+        ("lung", "fits none"),
+        (1, "is a localizer"),
+        (0, "fits none"),  # not the 0 of "Arterial 2.0"
+        ("2.0", "fits none"),
+        ("5.2", "fits none"),
+        (True, "needs a series' number"),
+        ("", "needs a series' number"),
+    ],
+)
 def test_a_series_that_is_not_one(study, word, text):
     assert text in refused(study, word)
+
+
+@pytest.mark.parametrize(
+    ("charset", "name"), [("ISO_IR 100", "Schädel"), ("ISO_IR 192", "頭部"), ("ISO_IR 144", "Голова")]
+)
+def test_descriptions_in_their_character_set(tmp_path, charset, name):
+    write_series(tmp_path, numbers(), SpecificCharacterSet=charset, SeriesDescription=name)
+    assert choose_series(tmp_path, name)[0].label == f'3 "{name}"'
+
+
+def test_itk_does_not_move_the_working_directory_under_other_threads(tmp_path):
+    write_series(tmp_path / "dicom", numbers((40, 40, 60)))
+    array = np.random.default_rng(0).normal(size=(9, 8, 7)).astype(np.float32)
+    for name in ("a.nrrd", "b.mha", "c.mha", "d.nrrd"):
+        itk.imwrite(itk.image_from_array(array), tmp_path / name)
+    code = (
+        "from concurrent.futures import ThreadPoolExecutor; from mednextv2.data import read_volume\n"
+        "from mednextv2.data.itk_loading import load_itk_for\n"
+        "files = ['dicom', 'a.nrrd', 'b.mha', 'c.mha', 'd.nrrd'] * 3\n"
+        "load_itk_for(files)\n"
+        "with ThreadPoolExecutor(4) as pool: print(len(list(pool.map(read_volume, files))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "15", done.stderr[-1000:]
 
 
 def test_localizers_in_a_series_are_left_out(tmp_path):
@@ -189,6 +227,13 @@ def without_tag(tag):
     return change
 
 
+def palette(ds, k):
+    ds.PhotometricInterpretation, ds.PixelRepresentation = "PALETTE COLOR", 0
+    for colour in ("Red", "Green", "Blue"):
+        setattr(ds, f"{colour}PaletteColorLookupTableDescriptor", [2048, 0, 16])
+        setattr(ds, f"{colour}PaletteColorLookupTableData", np.arange(2048, dtype="<u2").tobytes())
+
+
 EVERY = range(6)
 DEFECTS = {
     "missing slice": (without(2), "lacks slices (1 between IM0001 and IM0003)"),
@@ -196,6 +241,9 @@ DEFECTS = {
     "two distances": (moved(2.5, 4, 5), "irregular distances, 2.00 to 4.50 mm"),
     "slightly irregular": (moved(0.3, 3), "irregular distances"),
     "tilted gantry": (tilted, "sheared by 11.3° (a tilted gantry)"),
+    "sideways": (moved(30.0, 2, 3, axis=0), "displaced sideways (IM0002 by 30.0 mm)"),
+    "parallel directions": (set_in(EVERY, ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "orientation or a pixel"),
+    "palette": (palette, "is in colour (PALETTE COLOR"),
     "copies": (moved(-2.0, 3), "several images at one position (among them IM0002, IM0003)"),
     "4D": (lambda ds, k: setattr(ds, "ImagePositionPatient", [0, 0, 2.0 * (k % 3)]), "several images at one position"),
     "two pixel spacings": (set_in([4], PixelSpacing=[0.5, 0.5]), "different pixel spacings (IM0000 and IM0004)"),
@@ -228,7 +276,7 @@ def test_colour_is_refused(tmp_path):
         ds.PixelData = bytes(9 * 7 * 3 + 1)
 
     write_series(tmp_path, numbers(), change=rgb)
-    assert "is in colour (3 samples a pixel)" in refused(tmp_path)
+    assert "is in colour (RGB, 3 samples a pixel)" in refused(tmp_path)
 
 
 def test_multi_frame_is_refused(tmp_path):
@@ -241,7 +289,9 @@ def test_multi_frame_is_refused(tmp_path):
     assert "multi-frame" in refused(tmp_path)
 
 
-@pytest.mark.parametrize("length", [100, 300, -20], ids=["no header", "half a header", "half of the pixels"])
+@pytest.mark.parametrize(
+    "length", [100, 166, 300, -20], ids=["no header", "a tag", "half a header", "half of the pixels"]
+)
 def test_a_truncated_file_is_named(tmp_path, length):
     files = write_series(tmp_path, numbers())
     files[2] = files[2].rename(files[2].with_suffix(".dcm"))

@@ -140,6 +140,7 @@ def test_masks_are_saved_in_every_format(tmp_path, predictor, image, ending):
         ((noise(20, 20, 20), np.diag([1, 1, 0, 1.0])), "no position in space"),
         (MetaTensor(torch.rand(2, 1, 20, 20, 20)), "expected (C, X, Y, Z)"),
         (np.zeros((4, 4, 4)), "is a ndarray; give a path"),
+        ((np.zeros((4, 4, 4)), "abc"), "an array and a 4×4 affine"),
         ("nowhere.nii.gz", "nowhere.nii.gz: there is no such image"),
     ],
 )
@@ -161,10 +162,27 @@ def test_settings_and_weights_are_checked(tmp_path):
         mednextv2.Predictor(BUNDLE, overlab=0.25)
     with pytest.raises(InputError, match="overlap 2"):
         mednextv2.Predictor(BUNDLE, overlap=2)
+    with pytest.raises(InputError, match="device gpu: cannot be used here"):
+        mednextv2.Predictor(BUNDLE, device="gpu")
+    with pytest.raises(InputError, match="each once"):
+        mednextv2.Predictor(BUNDLE, test_mirror_axes=[0, 0])
     with pytest.raises(InputError, match=r"none\.pt"):
         mednextv2.Predictor(BUNDLE, weights=tmp_path / "none.pt")
     with pytest.raises(AttributeError, match="no attribute 'predictt'"):
         mednextv2.predictt  # noqa: B018
+
+
+def test_masks_have_an_ending_of_a_mask(tmp_path, predictor, image):
+    (tmp_path / "x.png").write_bytes(b"mine")
+    for name in ("x.png", "x.mhd", "x"):
+        with pytest.raises(InputError, match="a mask's file ends in"):
+            predictor(image).save(tmp_path / name)
+    assert (tmp_path / "x.png").read_bytes() == b"mine"
+
+
+def test_half_precision_in_memory(predictor, voxels):
+    tensor = MetaTensor(torch.from_numpy(voxels)[None].bfloat16(), affine=torch.from_numpy(AFFINE))
+    assert predictor(tensor).labels.shape == SHAPE
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -210,6 +228,39 @@ def test_a_study_of_which_all_series_are_wanted(tmp_path, voxels):
     assert [f.name for f in files] == ["study_4_T1_mprage_seg.nii.gz", "study_5_T1_second_seg.nii.gz"]
     one = predict_files(BUNDLE, tmp_path / "study", tmp_path / "one", series=5, **QUICK)
     assert [f.name for f in one] == ["study_seg.nii.gz"]
+
+
+def test_a_slice_of_the_series_is_never_replaced(tmp_path, voxels):
+    files = write_series(tmp_path / "in", voxels, AFFINE)
+    first = files[0].rename(files[0].with_suffix(".dcm"))
+    before = first.read_bytes()
+    with pytest.raises(InputError, match=r"IM0000\.dcm: is one of the images"):
+        predict_files(BUNDLE, tmp_path / "in", tmp_path / "in" / "IM0000.nii.gz", dicom_seg=True, **QUICK)
+    with pytest.raises(InputError, match="masks would be taken for images later"):
+        predict_files(BUNDLE, tmp_path / "in", tmp_path / "in", **QUICK)
+    assert first.read_bytes() == before
+
+
+def test_an_evaluation_is_not_replaced_by_a_report(tmp_path, image):
+    from mednextv2.report import Results, write_results
+
+    case = {"case": "a", "image": "a.nii.gz", "prediction": "b.nii.gz", "label": "c.nii.gz"}
+    write_results(tmp_path / "out", Results("evaluation", "x", ["a"], [[1]], [case]))
+    before = (tmp_path / "out" / "results.json").read_bytes()
+    with pytest.raises(InputError, match="holds the results of an evaluation"):
+        predict_files(BUNDLE, image, tmp_path / "out", report=True, **QUICK)
+    assert (tmp_path / "out" / "results.json").read_bytes() == before
+
+
+def test_relative_paths_of_files_that_itk_reads(tmp_path, voxels):
+    for name in ("a.nrrd", "b.mha", "c.mhd"):
+        save(tmp_path / "in" / name, voxels)
+    done = subprocess.run(
+        [sys.executable, "-m", "mednextv2", "predict", BUNDLE, "in", "out", "--device", "cpu"], cwd=tmp_path,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(list((tmp_path / "out").iterdir())) == 3
 
 
 def test_a_mirrored_image_gives_the_same_mask(tmp_path, voxels, predictor, image):
@@ -275,7 +326,7 @@ def test_bad_input_is_told_and_leaves_nothing(tmp_path, make, text):
         predict_files(BUNDLE, source, tmp_path / "out" / "mask.nii.gz", **QUICK)
     assert text in str(caught.value)
     assert str(tmp_path / "in") in str(caught.value)
-    assert not list((tmp_path / "out").glob("*"))
+    assert not (tmp_path / "out").exists()
     assert {p: p.read_bytes() for p in (tmp_path / "in").rglob("*") if p.is_file()} == before
 
 
@@ -303,16 +354,19 @@ def test_all_bad_images_of_a_folder_are_told_at_once(tmp_path):
         ("out", {"dicom_seg": True}, "case is no DICOM series"),
         ("out", {"output_dir": "x"}, "--output_dir: predict takes it as an argument"),
         ("out", {"dicom_sge": True}, "did you mean --dicom_seg"),
-        ("out", {"series": 3}, "holds no images"),
+        ("out", {"series": 3}, "--series 3: is for a folder of DICOM files"),
+        ("in", {"folder": True}, "masks would be taken for images later"),
+        ("x.mhd", {}, "give a folder, or a file that ends in"),
     ],
 )
 def test_orders_that_cannot_be_carried_out(tmp_path, image, output, options, text):
     (tmp_path / "file.txt").touch()
-    source = image.parent if "series" in options else image
+    source = image.parent if options.pop("folder", False) else image
+    before = {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")}
     with pytest.raises(InputError) as caught:
         predict_files(BUNDLE, source, tmp_path / output, **QUICK, **options)
     assert text in str(caught.value)
-    assert nib.load(image).shape == SHAPE
+    assert {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")} == before
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, image):
