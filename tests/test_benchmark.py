@@ -242,6 +242,19 @@ def test_export_is_compared_with_that_of_monai(tmp_path):
     assert "| 4 | 32×30×34 | 21×20×23 |" in table
 
 
+def test_export_of_a_known_label_map(tmp_path):
+    labels = np.zeros((20, 22, 24), np.uint8)
+    labels[4:12, 5:15, 6:16], labels[12:16, 5:15, 6:16] = 7, 40
+    image = np.random.default_rng(0).normal(size=labels.shape).astype(np.float32)
+    for name, array in (("image", image), ("labels", labels)):
+        nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    files = ["--image", tmp_path / "image.nii.gz", "--labels", tmp_path / "labels.nii.gz"]
+    settings = ["--shape=32,30,34", "--patch=16,16,16", "--classes=4", "--rounds=1"]
+    report, table = run_script("inference", tmp_path / "out", "export", *files, *settings)
+    assert report["rows"][0]["equal_to_monai"] >= 0.9999
+    assert "a lead of 6 for the classes of its label map" in table
+
+
 def test_windows_of_air_are_counted(tmp_path):
     image = np.full((40, 40, 40), -1000, np.int16)
     image[12:28, 12:28, 12:28] = np.random.default_rng(0).normal(40, 20, (16, 16, 16))
