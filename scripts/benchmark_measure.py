@@ -183,15 +183,20 @@ def measure_rates(device: torch.device) -> dict[str, Any]:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
         rates["tf32"] = torch.backends.cudnn.allow_tf32
     for dtype in (torch.float32, torch.bfloat16):
-        a = torch.randn(n, n, device=device, dtype=dtype)
-        b, out = torch.randn_like(a), torch.empty_like(a)
-        rates[f"{str(dtype).removeprefix('torch.')}_macs"] = n**3 / _best(
-            device, lambda a=a, b=b, out=out: torch.mm(a, b, out=out)
-        )
+        seconds = _product(n // 8, device, dtype)
+        size = n if seconds * 8**3 < 2 else n // 8  # without instructions for it a large product takes minutes
+        seconds = _product(n, device, dtype) if size == n else seconds
+        rates[f"{str(dtype).removeprefix('torch.')}_macs"] = size**3 / seconds
     source = torch.zeros(2**29 if device.type == "cuda" else 2**26, device=device)
     target = torch.empty_like(source)
     rates["copy_bytes"] = 2 * source.nbytes / _best(device, lambda: target.copy_(source))
     return rates
+
+
+def _product(n: int, device: torch.device, dtype: torch.dtype) -> float:
+    a = torch.randn(n, n, device=device, dtype=dtype)
+    b, out = torch.randn_like(a), torch.empty_like(a)
+    return _best(device, lambda: torch.mm(a, b, out=out))
 
 
 def _best(device: torch.device, call: Callable[[], Any]) -> float:
