@@ -1,6 +1,5 @@
 """DICOM series: which ones a folder holds, and one of them as an array with its position in space."""
 
-import logging
 import math
 import os
 import re
@@ -9,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from monai.data.utils import orientation_ras_lps
 from tqdm import tqdm
 
 from mednextv2.data.dicom_file import Slice, holds_slices, is_dicom, read_header, read_pixels
 from mednextv2.errors import InputError
-
-logger = logging.getLogger(__name__)
 
 _COLOURS = ("PALETTE COLOR", "RGB")  # of one sample; those of several are known by their number
 _FEW = 5  # names of files in a message
@@ -102,8 +100,7 @@ def find_series(folder: str | os.PathLike) -> list[DicomSeries]:
             "truncated, damaged or no DICOM; copy the series again, or remove them"
         )
     groups: dict[tuple, list[Slice]] = {}
-    for s in found:
-        assert s is not None
+    for s in filter(None, found):
         # series whose UIDs were removed are told apart by the rest
         groups.setdefault((s.uid,) if s.uid else (os.path.dirname(s.file), s.number, s.description), []).append(s)
     series = [_series(slices) for slices in groups.values()]
@@ -221,7 +218,7 @@ def series_affine(series: DicomSeries) -> np.ndarray:
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = row * slices[0].spacing[0], column * slices[0].spacing[1]
     affine[:3, 2], affine[:3, 3] = drift, positions[0]
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    return orientation_ras_lps(affine)
 
 
 def _irregular(slices: Sequence[Slice], gaps: np.ndarray, step: float) -> str:

@@ -53,7 +53,7 @@ class Slice:
 
 
 def is_dicom(path: str | os.PathLike) -> bool:
-    """Return whether a file begins as DICOM files do, or ends in `.dcm`."""
+    """Return whether a file begins as DICOM files do, or ends in `.dcm` or `.ima`."""
     path = Path(path)
     if path.suffix.lower() in (".dcm", ".ima"):
         return True

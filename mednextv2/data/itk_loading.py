@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
-#: Held while ITK reads or writes: GDCM ends the process when two threads read at once.
+#: Held while ITK reads: nothing promises that its readers may be used by several threads at once.
 ITK_TURN = threading.Lock()
 
 _lock = threading.Lock()

@@ -60,7 +60,7 @@ def predict_files(
     Args:
         bundle: Its folder or name.
         source: See :func:`mednextv2.inference.find_images`.
-        output: For one image a file to write, `.nii.gz`, `.nii`, `.nrrd`, `.mha` or `.mhd`; or a folder, in which
+        output: For one image a file to write, `.nii.gz`, `.nii`, `.nrrd` or `.mha`; or a folder, in which
             masks are named `case_seg.nii.gz`.
         series: Which series of a DICOM study: see :func:`mednextv2.data.choose_series`.
         dicom_seg: Write a DICOM SEG beside each mask.

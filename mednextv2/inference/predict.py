@@ -1,6 +1,5 @@
 """Segmentation of single images from Python: a bundle's inference workflow, loaded once."""
 
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,8 +22,6 @@ from mednextv2.inference.inputs import find_images
 from mednextv2.inference.probabilities import probabilities_into
 from mednextv2.inference.writer import MaskWriter
 from mednextv2.memory import keep_freed_memory
-
-logger = logging.getLogger(__name__)
 
 #: What can be segmented: a file, one file a channel, the folder of a DICOM series, or an image in memory.
 Image = str | os.PathLike | Sequence[str | os.PathLike] | nib.spatialimages.SpatialImage | tuple[Any, Any] | MetaTensor

@@ -12,6 +12,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import ImageWriter
 from monai.data.meta_tensor import MetaTensor
+from monai.data.utils import orientation_ras_lps
 from monai.transforms import SaveImaged
 
 from mednextv2.data.itk_loading import load_itk
@@ -100,7 +101,7 @@ class MaskWriter(ImageWriter):
 def _write_itk(file: Path, labels: np.ndarray, affine: np.ndarray) -> None:
     itk = load_itk()
     image = itk.image_from_array(np.ascontiguousarray(labels.T))
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # to ITK's left, posterior, superior
+    affine = orientation_ras_lps(affine)  # to ITK's left, posterior, superior
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     image.SetSpacing(spacing)
     image.SetOrigin(affine[:3, 3])
