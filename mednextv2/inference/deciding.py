@@ -1,6 +1,5 @@
 """From sums of logits, cell by cell, to labels on the grid of the image before it was resampled."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,11 +10,11 @@ import torch
 from torch import Tensor
 
 from mednextv2.data.labels import LabelScheme
-from mednextv2.inference.cells import Axis, Index, is_channels_last, zeros
-from mednextv2.transforms.resize import corners_of, following, linear_taps, nearest_taps
+from mednextv2.inference.cells import Axis, Index, zeros
+from mednextv2.inference.interpolation import labels_between, logits_between
+from mednextv2.transforms.resize import linear_taps, nearest_taps
 
 _AIR = -30.0  # logit of what is not background where nothing was predicted; of the background 0
-_NUMBERS = 2**20  # logits that are interpolated at a time
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,7 @@ class Target:
 class LabelWriter:
     """Decides labels as soon as a cell of logits is complete, and keeps no logits but the cell's last faces.
 
-    The result is that of linear interpolation of all logits followed by the decision. Where all voxels around a place
-    have the same decision, so has every mixture of them: logits are interpolated only between different ones.
+    The result is that of linear interpolation of all logits followed by the decision.
 
     Args:
         targets: The three (or two) axes.
@@ -94,16 +92,17 @@ class LabelWriter:
         """
         if sums is None and (self._between or self.probabilities is not None):
             sums, weights = self._air(index)
-        if not self._between:
-            if sums is not None:
-                self._write(index, self.scheme.decide(sums)[0])
-                self._write_probabilities(index, sums, weights)
+        if sums is None:
             return
-        self._like = zeros(len(sums), [2], sums, sums.dtype, sums.device)
-        whole, whole_weights = self._with_faces(index, sums, weights)
-        self._keep_faces(index, sums, weights)
-        self._write(index, self._interpolated(index, whole, whole_weights))
-        self._write_probabilities(index, whole, whole_weights)
+        whole, whole_weights = sums, weights
+        if self._between:
+            self._like = zeros(len(sums), [2], sums, sums.dtype, sums.device)
+            whole, whole_weights = self._with_faces(index, sums, weights)
+            self._keep_faces(index, sums, weights)
+        taps = self._taps(index, sums.device)
+        self._write(index, labels_between(whole, whole_weights, taps, self.scheme))
+        if self.probabilities is not None:
+            self._write_probabilities(index, logits_between(whole, whole_weights, taps))
 
     def _write(self, index: Index, labels: Tensor) -> None:
         self.labels[self._place(index)] = self._on_target(index, labels).to(self.labels.device)
@@ -120,24 +119,9 @@ class LabelWriter:
                 values = values.index_select(before + axis, taps.to(values.device))
         return values
 
-    def _write_probabilities(self, index: Index, sums: Tensor, weights: Tensor) -> None:
-        """Write the probabilities that are complete with a cell.
-
-        Args:
-            index: Of the cell.
-            sums: Of its weighted logits, `(C, ...)`, with the faces of the cells before along interpolated axes.
-            weights: Their sums, `(...)`.
-        """
-        if self.probabilities is None:
-            return
-        taps, shape = self._cell_taps(index, weights.shape, sums.device)
-        logits = torch.empty(len(sums), math.prod(shape))
-        for voxels in torch.arange(math.prod(shape), device=sums.device).split(max(1, _NUMBERS // len(sums))):
-            corners = corners_of(voxels, weights.shape, torch.Size(shape), taps)
-            logits[:, voxels.cpu()] = self._logits_at(*corners, sums, weights).cpu()
+    def _write_probabilities(self, index: Index, logits: Tensor) -> None:
         values = logits.sigmoid_() if self.scheme.regions else logits.softmax(0)
-        values = self._on_target(index, values.reshape(len(sums), *shape))
-        self.probabilities[(slice(None), *self._place(index))] = values.numpy()
+        self.probabilities[(slice(None), *self._place(index))] = self._on_target(index, values).numpy()
 
     # --- the layer of voxels before a cell -------------------------------------------------------------------------
 
@@ -188,60 +172,15 @@ class LabelWriter:
                 del self._faces[neighbour], self._users[neighbour]
         return whole, whole_weights
 
-    # --- the labels between ----------------------------------------------------------------------------------------
-
-    def _interpolated(self, index: Index, sums: Tensor, weights: Tensor) -> Tensor:
-        decided = self.scheme.decide(sums)[0]
-        mixed = self._mixed(sums, decided)
-        taps, shape = self._cell_taps(index, decided.shape, sums.device)
-        for axis in self._between:
-            decided, mixed = decided.index_select(axis, taps[axis][0]), mixed.index_select(axis, taps[axis][0])
-        decided = decided.contiguous()
-        winners = decided.view(-1)
-        step = max(1, _NUMBERS // len(sums))
-        for voxels in mixed.reshape(-1).nonzero()[:, 0].split(step):
-            winners[voxels] = self._decide_at(
-                *corners_of(voxels, weights.shape, torch.Size(shape), taps), sums, weights
-            )
-        return decided
-
-    def _cell_taps(
-        self, index: Index, shape: Sequence[int], device: torch.device
-    ) -> tuple[dict[int, tuple[Tensor, ...]], list[int]]:
-        """Return the taps of interpolated axes, counted from a cell's first voxel, and the shape that they lead to."""
-        taps, shape = {}, list(shape)
+    def _taps(self, index: Index, device: torch.device) -> dict[int, tuple[Tensor, ...]]:
+        """Return the taps of interpolated axes that are complete with a cell, counted from its first voxel."""
+        taps = {}
         for axis in self._between:
             target, cell = self.targets[axis], index[axis]
             first = target.axis.edges[cell] - (cell > 0)
             low, high, weight = (tap[target.range(cell)] for tap in target.taps)
             taps[axis] = tuple(tap.to(device) for tap in (low - first, high - first, weight))
-            shape[axis] = len(low)
-        return taps, shape
-
-    def _mixed(self, sums: Tensor, decided: Tensor) -> Tensor:
-        """Return where a voxel and those that follow it do not all have the same decision in every output."""
-        decisions = (sums > 0) if self.scheme.regions else decided[None]
-        mixed = torch.zeros_like(decided, dtype=torch.bool)
-        for axis in self._between:
-            mixed |= following(mixed, axis)
-            for decision in decisions:
-                mixed |= decision != following(decision, axis)
-        return mixed
-
-    def _decide_at(self, corners: Tensor, shares: Tensor, sums: Tensor, weights: Tensor) -> Tensor:
-        return self.scheme.decide(self._logits_at(corners, shares, sums, weights))[0]
-
-    def _logits_at(self, corners: Tensor, shares: Tensor, sums: Tensor, weights: Tensor) -> Tensor:
-        """Return the interpolated logits of some voxels, `(C, N)`."""
-        shares = shares / weights.reshape(-1)[corners]
-        last = is_channels_last(sums)
-        table = sums.movedim(0, -1).reshape(-1, len(sums)) if last else sums.reshape(len(sums), -1)
-        logits = None
-        for corner, share in zip(corners, shares, strict=True):
-            part = table.index_select(0 if last else 1, corner).float()
-            part *= share[:, None] if last else share
-            logits = part if logits is None else logits.add_(part)
-        return logits.T if last else logits
+        return taps
 
 
 def _last(array: Tensor, axis: int) -> Tensor:

@@ -115,8 +115,10 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("regions", [False, True], ids=["classes", "regions"])
-def test_labels_are_those_of_the_route_with_all_logits(case, regions):
-    expected, found = both(*CASES[case], outputs=3 if regions else 4, regions=regions)
+@pytest.mark.parametrize("layout", [lambda network: network, Last], ids=["channels first", "channels last"])
+def test_labels_are_those_of_the_route_with_all_logits(case, regions, layout):
+    outputs = 3 if regions else 4
+    expected, found = both(*CASES[case], outputs=outputs, regions=regions, network=layout(Blobs(outputs)))
     assert agreement(expected, found) == 1
 
 
