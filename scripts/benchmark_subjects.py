@@ -35,7 +35,7 @@ class Answering(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the network's logits, with a lead for the label map's class."""
         logits = self.network(x[:, :1])
-        return logits.scatter_add(1, x[:, 1:].long(), logits.new_full((), 6.0).expand_as(x[:, 1:]))
+        return logits.scatter_add_(1, x[:, 1:].long(), logits.new_full((), 6.0).expand_as(x[:, 1:]))
 
 
 def add_labels(image: MetaTensor, file: str, classes: int) -> MetaTensor:

@@ -35,7 +35,7 @@ def labels_between(sums: Tensor, weights: Tensor, taps: Taps, scheme: LabelSchem
     Returns:
         Labels, uint8, or int16 from 256 labels on.
     """
-    if _fit_for_native(sums, scheme):
+    if _fit_for_native(sums, scheme) and (taps or is_channels_last(sums)):
         return _native(sums, weights, taps, scheme)
     return _plain(sums, weights, taps, scheme) if taps else scheme.decide(sums)[0]
 
@@ -44,7 +44,6 @@ def _fit_for_native(sums: Tensor, scheme: LabelScheme) -> bool:
     return (
         sums.device.type == "cpu"
         and sums.dtype in (torch.float32, torch.float16)
-        and sums.movedim(0, -1).is_contiguous()
         and len(scheme.regions) <= _MOST_REGIONS
         and paths.choose("cpu", torch.float32).name == paths.NATIVE
     )
@@ -52,7 +51,8 @@ def _fit_for_native(sums: Tensor, scheme: LabelScheme) -> bool:
 
 def _native(sums: Tensor, weights: Tensor, taps: Taps, scheme: LabelScheme) -> Tensor:
     flat = 4 - sums.ndim  # an image is a volume of one plane
-    rows, weights = sums.movedim(0, -1), weights.contiguous()
+    rows = sums.movedim(0, -1).contiguous()  # a copy where channels are first, still faster than to gather them
+    weights = weights.contiguous()
     for _ in range(flat):
         rows, weights = rows[None], weights[None]
     low, high, share = [], [], []

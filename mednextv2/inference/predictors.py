@@ -9,7 +9,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import torch
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
@@ -87,9 +86,13 @@ class FoldEnsemble(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits, `(B, outputs, X, Y, Z)`."""
-        if len(self.networks) == 1:
-            return self.networks[0](x)
-        return torch.stack([network(x).float() for network in self.networks]).mean(0)
+        first, *others = self.networks
+        if not others:
+            return first(x)
+        total = first(x).float()
+        for network in others:  # the layout of the first stays, which a stack would lose
+            total = total + network(x).float()
+        return total / len(self.networks)
 
 
 def find_weights(bundle_root: str | os.PathLike, fold: int | str | None = None) -> list[str]:

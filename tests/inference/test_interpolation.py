@@ -65,6 +65,17 @@ def test_classes_are_those_of_all_logits_interpolated(outputs, dtype):
         assert torch.allclose(logits_between(sums, weights, taps), logits, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_channels_may_be_first(half):
+    sums, weights = make(5, (9, 13, 7), torch.float16 if half else torch.float32)
+    taps, scheme = {1: linear_taps(13, 20)}, scheme_of(5)
+    expected = labels_between(sums, weights, taps, scheme)
+    assert torch.equal(labels_between(sums.contiguous(), weights, taps, scheme), expected)
+    same = labels_between(sums, weights, {}, scheme)
+    assert torch.equal(labels_between(sums.contiguous(), weights, {}, scheme), same)
+    assert torch.equal(same, sums.argmax(0).to(torch.uint8))
+
+
 @pytest.mark.parametrize("outputs", [1, 3, 8, 13, 31])
 def test_regions_are_those_of_all_logits_interpolated(outputs):
     shape, target = (9, 13, 7), (17, 10, 9)

@@ -183,3 +183,16 @@ def test_without_weights_of_the_fold_it_is_the_published_ones(tmp_path, fold):
     if fold is not None:
         make(tmp_path, "fold_0/model.pt")
     assert find_weights(tmp_path, fold) == [str(tmp_path / "models" / "model.pt")]  # whether they exist is for loading
+
+
+def test_ensembles_keep_channels_last():
+    class Last(nn.Module):
+        def forward(self, x):
+            return torch.cat([x, 2 * x], 1).contiguous(memory_format=torch.channels_last_3d)
+
+    networks = FoldEnsemble(Last(), [])
+    networks.networks.append(Last())
+    x = torch.randn(1, 1, 4, 5, 6)
+    found = networks(x)
+    assert found.is_contiguous(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(found, torch.cat([x, 2 * x], 1))
