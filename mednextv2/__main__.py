@@ -109,7 +109,8 @@ def plan(
         variant: Size of the network, such as v2_base, v2_small or v2_tiny.
         memory: That a training step may take, GiB.
     """
-    from mednextv2.bundle.plan import check_folder, default_folder, plan_dataset, write_task
+    from mednextv2.bundle.plan import plan_dataset
+    from mednextv2.bundle.plan_files import check_folder, default_folder, write_task
     from mednextv2.data import read_dataset
 
     dataset_dir, labels_dir = str(dataset_dir), labels_dir and str(labels_dir)
@@ -155,11 +156,14 @@ def bundle(task: str, check: bool = False) -> None:
         check: Write nothing; fail if a file is not up to date.
     """
     from mednextv2.bundle import write_bundle
+    from mednextv2.bundle.task import read_task
 
     changed = write_bundle(str(task), check)
     if check and changed:
         raise InputError(f"{task}: not up to date: {', '.join(changed)}. Run: mednextv2 bundle {task}")
     print("\n".join(f"written: {name}" for name in changed) or "all files are up to date")
+    for warning in read_task(str(task)).warnings():
+        print(f"warning: {warning}")
 
 
 def phantom(folder: str, cases: int = 60, seed: int = 0) -> None:

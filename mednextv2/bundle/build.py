@@ -15,7 +15,6 @@ from typing import Any
 
 import mednextv2
 from mednextv2.bundle.task import Task, read_task
-from mednextv2.data.labels import LabelScheme
 from mednextv2.paths import prepare_folder
 
 WORKFLOWS = ("train", "evaluate", "inference")
@@ -92,7 +91,7 @@ def _metadata(task: Task) -> dict[str, Any]:
     facts, public = task.workflow, task.public
     axes = len(facts["patch_size"])
     shape = ["16*n"] * axes  # every axis a multiple of 16
-    scheme = LabelScheme(facts["labels"], facts["regions"], facts["ignore_label"])
+    scheme = task.scheme()
     labels = {str(i): name for i, name in enumerate(facts["labels"])}
     outputs = {str(i): name for i, name in enumerate(scheme.foreground)} if scheme.regions else labels
     return {

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from mednextv2.data.labels import LabelScheme
+from mednextv2.data.labels import LabelScheme, mirroring_warning
 from mednextv2.errors import InputError
 from mednextv2.nets.mednext import DIVISOR
 from mednextv2.nets.variants import VARIANTS
@@ -65,6 +65,16 @@ class Task:
     text: str
     workflow: dict[str, Any]
     public: dict[str, Any]
+
+    def scheme(self) -> LabelScheme:
+        """Return what the label values mean."""
+        return LabelScheme(self.workflow["labels"], self.workflow["regions"], self.workflow["ignore_label"])
+
+    def warnings(self) -> list[str]:
+        """Return what a user should know before training."""
+        axes = self.workflow["mirror_axes"]
+        warning = mirroring_warning(self.scheme(), axes)
+        return [f"{warning}. Without it: mirror_axes: {[a for a in axes if a != 0]}"] if warning else []
 
 
 def read_task(path: str | os.PathLike) -> Task:

@@ -155,6 +155,22 @@ def left_right_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
+def mirroring_warning(scheme: LabelScheme, mirror_axes: Sequence[int]) -> str | None:
+    """Say which structures mirroring would swap, or return None where it swaps none.
+
+    Args:
+        scheme: With the names of all structures.
+        mirror_axes: Axes that are mirrored; 0 is that from left to right.
+    """
+    sides = left_right_pairs([*scheme.labels, *scheme.foreground])
+    if not sides or 0 not in mirror_axes:
+        return None
+    return (
+        f"mirror_axes {list(mirror_axes)}: axis 0 swaps left and right, and with them {' and '.join(sides[0])}, so the "
+        "network cannot tell which is which"
+    )
+
+
 def declared_scheme(
     labels: Mapping[str, Any], regions_order: Sequence[int] = (), source: str = "labels"
 ) -> LabelScheme:

@@ -9,7 +9,7 @@ from pathlib import Path
 from mednextv2.data.check import check_dataset
 from mednextv2.data.dataset import DatasetFolder
 from mednextv2.data.findings import missing_classes
-from mednextv2.data.labels import LabelScheme, left_right_pairs
+from mednextv2.data.labels import LabelScheme, mirroring_warning
 from mednextv2.errors import InputError
 from mednextv2.memory import keep_freed_memory
 from mednextv2.paths import prepare_folder
@@ -43,13 +43,9 @@ def prepare_training(
     keep_freed_memory()
     prepare_folder(output_dir, "output_dir")
     check_description(dataset, scheme, channels)
-    sides = left_right_pairs([*scheme.labels, *scheme.foreground])
-    if sides and 0 in mirror_axes:
-        logger.warning(
-            "mirror_axes %s: axis 0 swaps left and right, and with them %s, so the network cannot tell which is which. "
-            'Without that axis: --mirror_axes "%s"',
-            list(mirror_axes), " and ".join(sides[0]), [axis for axis in mirror_axes if axis != 0],
-        )  # fmt: skip
+    if warning := mirroring_warning(scheme, mirror_axes):
+        others = [axis for axis in mirror_axes if axis != 0]
+        logger.warning('%s. Without that axis: --mirror_axes "%s"', warning, others)
     if check_data:
         reports = check_dataset(dataset.cases, scheme.declared, channels, spatial_dims)
         missing = missing_classes(reports, scheme.labels) if reports else []

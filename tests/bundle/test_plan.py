@@ -17,7 +17,8 @@ from bundle_helpers import as_arguments
 from dataset_helpers import TUMOUR, make_folders, make_nnunet, run_verbs, save
 
 from mednextv2.__main__ import main
-from mednextv2.bundle.plan import default_folder, plan_dataset, write_task
+from mednextv2.bundle.plan import plan_dataset
+from mednextv2.bundle.plan_files import default_folder, write_task
 from mednextv2.bundle.task import WORKFLOW_FACTS, read_task
 from mednextv2.data import make_phantom_dataset, read_dataset
 from mednextv2.data.fingerprint import Fingerprint
@@ -329,6 +330,18 @@ def test_left_and_right_are_not_mirrored(tmp_path):
     assert facts["mirror_axes"] == [1, 2]
     assert "not left and right" in row_of(table, "mirror_axes")
     assert "kidney_left and kidney_right" in row_of(table, "mirror_axes")
+
+
+def test_mirroring_of_left_and_right_that_a_user_switches_on_is_warned_of(tmp_path):
+    folder = make_nnunet(tmp_path / "data", {"background": 0, "kidney_left": 1, "kidney_right": 2}, None)
+    planned(folder, tmp_path / "mednextv2_x", "--variant", "v2_tiny")
+    task = tmp_path / "mednextv2_x" / "task.yaml"
+    assert "warning" not in call("bundle", task)[1]
+    task.write_text(task.read_text().replace("mirror_axes: [1, 2]", "mirror_axes: [0, 1, 2]"))
+    for _ in range(2):  # also when nothing changes
+        _, out, _ = call("bundle", task)
+        assert "warning: mirror_axes [0, 1, 2]: axis 0 swaps left and right, and with them kidney_left and" in out
+        assert "Without it: mirror_axes: [1, 2]" in out
 
 
 def test_left_and_right_regions_are_not_mirrored(tmp_path):

@@ -1,0 +1,159 @@
+"""From a plan to the `task.yaml` that a bundle is built from."""
+
+import json
+import os
+import re
+import tempfile
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mednextv2.bundle.plan import Plan
+from mednextv2.bundle.task import read_task
+from mednextv2.data.dataset import DatasetFolder
+from mednextv2.errors import InputError
+from mednextv2.nets.mednext import DIVISOR
+from mednextv2.paths import prepare_folder, writing
+
+_REFERENCE = (
+    "Roy S. et al. MedNeXt-v2, scaling 3D ConvNeXts for large-scale supervised representation learning for medical "
+    "image segmentation. arXiv:2512.17774"
+)
+
+
+def default_folder(dataset: DatasetFolder) -> Path:
+    """Return where a plan goes by default: `bundles/mednextv2_<name>`, after the data set's name or folder."""
+    name = dataset.about.get("name") or re.sub(r"^(Task|Dataset)\d+_", "", dataset.path.resolve().name)
+    name = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "task"
+    return Path("bundles") / f"mednextv2_{name}".replace("_v", "-v")  # MONAI cuts names at _v
+
+
+def write_task(plan: Plan, folder: str | os.PathLike) -> Path:
+    """Write a plan as the `task.yaml` and `fingerprint.json` of a new bundle.
+
+    Args:
+        plan: The plan.
+        folder: Of the bundle; its name becomes the bundle's.
+
+    Returns:
+        The `task.yaml`.
+
+    Raises:
+        InputError: When there is a task already, or the folder cannot be written.
+    """
+    folder = check_folder(folder)
+    text = _task_text(plan, folder.resolve().name)
+    with tempfile.TemporaryDirectory() as scratch:  # what cannot be built is found before anything is written
+        draft = Path(scratch) / "task" / "task.yaml"
+        draft.parent.mkdir()
+        draft.write_text(text, encoding="utf-8")
+        read_task(draft)
+    prepare_folder(folder, "output")
+    with writing(folder / "fingerprint.json") as temporary:
+        temporary.write_text(json.dumps(plan.fingerprint.to_dict(), indent=1) + "\n", encoding="utf-8")
+    with writing(folder / "task.yaml") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return folder / "task.yaml"
+
+
+def check_folder(folder: str | os.PathLike) -> Path:
+    """Return the folder of a new bundle.
+
+    Raises:
+        InputError: When it holds a task already, cannot be written, or has a name that MONAI would cut.
+    """
+    folder = Path(folder).expanduser()
+    if (folder / "task.yaml").exists():
+        raise InputError(f"{folder / 'task.yaml'}: exists already; give another --output, or move that folder away")
+    if "_v" in folder.resolve().name:
+        raise InputError(f'--output {folder}: the name holds "_v", where MONAI cuts names; call it mednextv2_<organ>')
+    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        reason = "cannot be written" if above.is_dir() else "is a file"
+        raise InputError(f"--output {folder}: {above} {reason}; choose another folder with --output")
+    return folder
+
+
+def _task_text(plan: Plan, name: str) -> str:
+    facts, scheme = plan.decisions, plan.scheme
+    regions = [{"name": r.name, "values": list(r.values), "paint": r.paint} for r in scheme.regions]
+    lines = [
+        (f"# Planned for {plan.dataset.path.resolve().name}, {plan.fingerprint.cases} cases.", None, ""),
+        ("dataset_name", plan.dataset.path.resolve().name, "folder name inside MEDNEXTV2_DATA; or give --dataset_dir"),
+        ("channels", list(plan.dataset.channels) or ["image"], ""),
+        ("labels", scheme.labels, "list index = voxel value"),
+        ("regions", regions, "structures of several labels, each an output of its own"),
+        ("ignore_label", scheme.ignore_label, "value of voxels that were not annotated"),
+        (
+            "spacing",
+            [round(s, 6) for s in facts["spacing"].value],
+            f"mm, along right, anterior, superior: {facts['spacing'].reason}",
+        ),
+        (
+            "patch_size",
+            list(facts["patch_size"].value),
+            f"voxels, each a multiple of {DIVISOR}: {facts['patch_size'].reason}",
+        ),
+        ("batch_size", facts["batch_size"].value, f"patches a step: {facts['batch_size'].reason}"),
+        (
+            "variant",
+            facts["variant"].value,
+            f"size of the network; a training step takes about {facts['memory'].value}",
+        ),
+        ("mirror_axes", facts["mirror_axes"].value, facts["mirror_axes"].reason),
+        ("batch_dice", facts["batch_dice"].value, f"Dice loss of the whole batch: {facts['batch_dice'].reason}"),
+        ("normalization", facts["normalization"].value, facts["normalization"].reason),
+    ]
+    first = []
+    for key, value, comment in lines:
+        if key.startswith("#"):
+            first.append(key)
+            continue
+        # comments stand above, since they may be long; MONAI's parser never sees them
+        first += [f"# {line}" for line in textwrap.wrap(comment, 116)] if comment else []
+        first.append(_yaml({key: value}))
+    return "\n".join(first) + "\n\n--- # what people and the Model Zoo need to know\n" + _public_text(plan, name)
+
+
+def _yaml(content: dict[str, Any]) -> str:
+    """Write facts one a line, lists and mappings in brackets; a list of mappings has one a line."""
+    lines = []
+    for key, value in content.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            lines += [f"{key}:", *(f"- {_flow(entry)}" for entry in value)]
+        elif isinstance(value, str) and len(value) > 90:
+            lines += [f"{key}: >-", *(f"  {line}" for line in textwrap.wrap(" ".join(value.split()), 116))]
+        else:
+            lines.append(f"{key}: {_flow(value)}")
+    return "\n".join(lines)
+
+
+def _flow(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6)
+    return text.removesuffix("...\n").strip()
+
+
+def _public_text(plan: Plan, name: str) -> str:
+    about = {key: text.strip() for key, text in plan.dataset.about.items()}
+    title = about.get("name") or name
+    structures = ", ".join(plan.scheme.foreground)
+    modality = ", ".join(plan.dataset.channels) or "not stated"
+    facts = _yaml(
+        {
+            "title": f"{title} with MedNeXt-v2",
+            "version": "0.1.0",
+            "changelog": {"0.1.0": "first version"},
+            "task": f"Segmentation of {structures}",
+            "description": about.get("description") or f"MedNeXt-v2 for {structures}",
+            "authors": "not stated",
+            "copyright": "Copyright (c) the authors",
+            "modality": modality,
+            "intended_use": "Research. Not a medical device.",
+            "data_source": about.get("reference") or "not stated",
+            "data_license": about.get("licence") or "not stated",
+            "data_description": f"{plan.fingerprint.cases} labelled cases.",
+        }
+    )
+    return f"{facts}\nreferences:\n- {_REFERENCE}\n"
