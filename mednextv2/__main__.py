@@ -138,6 +138,7 @@ def ensemble(bundle: str, dataset_dir: str, labels_dir: str | None = None) -> No
         dataset_dir: As for check.
         labels_dir: As for check.
     """
+    from mednextv2.bundle import find_bundle
     from mednextv2.bundle.ensemble import finish_cross_validation
 
     table, decision = finish_cross_validation(str(bundle), str(dataset_dir), labels_dir and str(labels_dir))
@@ -146,6 +147,8 @@ def ensemble(bundle: str, dataset_dir: str, labels_dir: str | None = None) -> No
         before, after = (f"{v:.4f}" if v is not None else "none" for v in (row["dice_before"], row["dice_after"]))
         verdict = "kept" if row["accepted"] else "not kept"
         print(f"largest component of {row['name']}: Dice {before} before, {after} after: {verdict}")
+    folder = find_bundle(str(bundle)) / "output" / "evaluation" / "cross_validation"
+    print(f"written: {folder}\nThen, for one page about all folds:\n  mednextv2 report {folder}")
 
 
 def bundle(task: str, check: bool = False) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
+from monai.utils import ensure_tuple
 
 from mednextv2.bundle.run import find_bundle, workflow_files
 from mednextv2.data.dataset import read_dataset
@@ -17,6 +18,7 @@ from mednextv2.inference.postprocessing import Decision, decide
 from mednextv2.inference.predictors import find_weights
 from mednextv2.inference.writer import mask_path
 from mednextv2.paths import prepare_folder
+from mednextv2.report.results import Results, write_results
 
 
 def finish_cross_validation(
@@ -28,8 +30,8 @@ def finish_cross_validation(
     """Pool the evaluations of all folds and decide the post-processing.
 
     Needs `output/evaluation/fold_<k>` of every fold in the bundle, from its workflow evaluate. Writes
-    `output/evaluation/cross_validation/cases.csv` and `summary.csv`, and `models/postprocessing.json`, which inference
-    applies from then on.
+    `output/evaluation/cross_validation/cases.csv`, `summary.csv` and `results.json`, which `mednextv2 report` starts
+    from, and `models/postprocessing.json`, which inference applies from then on.
 
     Args:
         bundle: Path or name: see :func:`mednextv2.bundle.run.find_bundle`.
@@ -48,11 +50,15 @@ def finish_cross_validation(
     cases = read_dataset(dataset_dir, labels_dir).cases
     folders = [root / "output" / "evaluation" / f"fold_{fold}" for fold in range(FOLDS)]
     data = f"--dataset_dir {dataset_dir}" + (f" --labels_dir {labels_dir}" if labels_dir else "")
-    pairs, problems, rows = [], [], []
+    files, problems, rows = [], [], []
     for fold, folder in enumerate(folders):
         items = split_cases(cases, fold)[1]
-        found = [(mask_path(folder / "predictions", _first(item["image"])), item["label"]) for item in items]
-        missing = [str(prediction) for prediction, _ in found if not prediction.is_file()]
+        found = [
+            {key: item[key] for key in ("case", "image", "label")}
+            | {"prediction": mask_path(folder / "predictions", ensure_tuple(item["image"])[0])}
+            for item in items
+        ]
+        missing = [entry["prediction"] for entry in found if not entry["prediction"].is_file()]
         weights = Path(find_weights(root, fold)[0])
         if weights.parent.name != f"fold_{fold}":
             problems.append(f"fold {fold} is not trained: mednextv2 run {bundle} train {data} --fold {fold}")
@@ -62,7 +68,7 @@ def finish_cross_validation(
                 f"mednextv2 run {bundle} evaluate {data} --fold {fold}"
             )
             continue
-        pairs += found
+        files += found
         rows += _read_scores(folder / "cases.csv")
     if problems:
         raise InputError("\n".join([f"{root}: the cross-validation is not complete", *problems]))
@@ -70,7 +76,12 @@ def finish_cross_validation(
     summary = summarise(rows, scheme.foreground)
     write_csv(folder / "cases.csv", rows)
     write_csv(folder / "summary.csv", summary)
-    decision = decide(pairs, scheme, workers)
+    title = f"{root.resolve().name}, cross-validation"
+    results = Results(
+        "evaluation", title, scheme.foreground, scheme.members, files, ignore_label=scheme.ignore_label
+    )  # fmt: skip
+    write_results(folder, results)
+    decision = decide([(entry["prediction"], entry["label"]) for entry in files], scheme, workers)
     decision.save(root / "models" / "postprocessing.json")
     return format_table(summary), decision
 
@@ -80,10 +91,6 @@ def bundle_scheme(root: Path) -> LabelScheme:
     parser = ConfigParser()
     parser.read_config(workflow_files(root, "train"))
     return parser.get_parsed_content("scheme")
-
-
-def _first(image: Any) -> str:
-    return image[0] if isinstance(image, (list, tuple)) else image
 
 
 def _read_scores(path: Path) -> list[dict[str, Any]]:

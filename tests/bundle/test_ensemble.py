@@ -25,6 +25,7 @@ from mednextv2.bundle.plan_files import write_task
 from mednextv2.errors import InputError
 from mednextv2.inference.postprocessing import Decision
 from mednextv2.nets import create_mednext
+from mednextv2.report import read_results, write_report
 
 CASES = 11  # folds of three, two, two, two and two
 NAMES = sorted(f"case_{n:02d}" for n in range(CASES))
@@ -53,6 +54,7 @@ def bundle(tmp_path):
     shutil.copytree(HIPPOCAMPUS / "configs", root / "configs")
     for case, name in enumerate(NAMES):
         save(data / "labelsTr" / f"{name}.nii.gz", truth(case))
+        save(data / "imagesTr" / f"{name}.nii.gz", truth(case).astype(np.float32) + 1)
     entries = [{"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/{name}.nii.gz"} for name in NAMES]
     labels = {"0": "background", "1": "anterior", "2": "posterior"}
     (data / "dataset.json").write_text(
@@ -97,6 +99,16 @@ def test_scores_of_all_folds_are_one_table(bundle):
     assert lines["posterior"] == ["posterior", "0.550", "0.500", "3.00"]
 
 
+def test_a_report_shows_all_folds(bundle):
+    finish_cross_validation(*bundle)
+    folder = bundle[0] / "output" / "evaluation" / "cross_validation"
+    results = read_results(folder)
+    assert sorted(case.case for case in results.cases) == NAMES
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "mednextv2_copy, cross-validation" in page
+    assert all(name in page for name in NAMES)
+
+
 def test_absent_classes_and_infinite_distances_survive_the_table(bundle):
     file = bundle[0] / "output" / "evaluation" / "fold_3" / "cases.csv"
     lines = file.read_text().splitlines()
@@ -134,6 +146,7 @@ def test_the_verb_prints_scores_and_verdicts(bundle):
     assert any(line.startswith("largest component of foreground: Dice 0.9") for line in lines)
     verdicts = [line.rsplit(": ", 1)[1] for line in lines if line.startswith("largest component")]
     assert verdicts == ["kept", "not kept", "not kept"]
+    assert lines[-1].split() == ["mednextv2", "report", str(bundle[0] / "output" / "evaluation" / "cross_validation")]
 
 
 def test_folds_that_are_missing_are_all_named_with_their_commands(bundle):
