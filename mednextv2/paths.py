@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,6 +32,48 @@ def prepare_folder(folder: str | os.PathLike, setting: str) -> Path:
             f"{setting} {folder}: cannot be written ({e.strerror or e}); choose another folder with --{setting}"
         ) from e
     return folder
+
+
+@contextmanager
+def new_folder(folder: str | os.PathLike, setting: str) -> Iterator[Path]:
+    """Make a folder as :func:`prepare_folder` does; after an error take it away again, if nothing came into it.
+
+    Args:
+        folder: The folder.
+        setting: The name of the setting it comes from.
+
+    Yields:
+        The folder.
+    """
+    folder = Path(folder).expanduser()
+    missing = _missing(folder)
+    try:
+        yield prepare_folder(folder, setting)
+    except BaseException:
+        _remove_empty(missing)
+        raise
+
+
+def try_folder(folder: str | os.PathLike, setting: str) -> None:
+    """Make sure that a folder can be made and written, and leave no new one behind; arguments as `prepare_folder`."""
+    folder = Path(folder).expanduser()
+    missing = _missing(folder)
+    try:
+        prepare_folder(folder, setting)
+    finally:
+        _remove_empty(missing)
+
+
+def _missing(folder: Path) -> list[Path]:
+    # os.path: a name that is too long does not exist, while Path.exists raises an error
+    return [path for path in (folder, *folder.parents) if not os.path.exists(path)]
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    with suppress(OSError):  # the first that is not empty
+        for folder in folders:
+            if os.path.exists(folder):
+                folder.rmdir()
 
 
 @contextmanager

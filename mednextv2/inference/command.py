@@ -3,8 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from mednextv2.inference.inputs import CheckImaged, find_images
 from mednextv2.inference.predict import Predictor, Segmentation
 from mednextv2.inference.preparation import check_images
 from mednextv2.inference.writer import MASK_SUFFIXES, mask_path
-from mednextv2.paths import prepare_folder
+from mednextv2.paths import new_folder
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +89,7 @@ def predict_files(
         check_dicom_seg()
         if others := [o.item["case"] for o in orders if not isinstance(o.item["image"], DicomSeries)]:
             raise InputError(f"--dicom-seg: refers to DICOM images, but {', '.join(others[:5])} is no DICOM series")
-    with _new_folder(folder):
+    with new_folder(folder, "output"):
         check_images([o.item for o in orders], CheckImaged("image", len(channels), spatial_dims))
         predictor = Predictor(bundle, **settings)
         return _carry_out(orders, predictor, dicom_seg, report, probabilities)
@@ -156,20 +155,6 @@ def _facts(files: Sequence[str]) -> tuple[list[str], int]:
     parser = ConfigParser()
     parser.read_config(files)
     return parser.get_parsed_content("channels"), len(parser.get_parsed_content("patch_size"))
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[None]:
-    """Make a folder that can be written; take it away again if nothing came into it."""
-    missing = [p for p in (folder, *folder.parents) if not p.exists()]
-    prepare_folder(folder, "output")
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError):  # the first that is not empty
-            for made in missing:
-                made.rmdir()
-        raise
 
 
 def _check_report(folder: Path) -> None:

@@ -17,7 +17,7 @@ from mednextv2.errors import InputError
 from mednextv2.inference.inputs import CheckImaged
 from mednextv2.inference.writer import mask_path
 from mednextv2.memory import keep_freed_memory
-from mednextv2.paths import prepare_folder
+from mednextv2.paths import try_folder
 from mednextv2.training.preparation import check_description
 
 
@@ -38,14 +38,14 @@ def prepare_evaluation(
         scheme: What the bundle's label values mean.
         channels: The bundle's channel names.
         spatial_dims: 2 or 3.
-        output_dir: Where tables and predictions will go.
+        output_dir: Where tables and predictions will go; made when the first is written.
         check_data: Read every file and look for defects.
 
     Raises:
         InputError: As :func:`mednextv2.training.prepare_training`.
     """
     keep_freed_memory()
-    prepare_folder(output_dir, "output_dir")
+    try_folder(output_dir, "output_dir")
     check_description(dataset, scheme, channels)
     if check_data:
         scored = {item["case"] for item in cases[1]}
@@ -63,7 +63,7 @@ def prepare_inference(
 
     Args:
         images: The items to be segmented: see :func:`mednextv2.inference.find_images`.
-        output_dir: Where masks will go.
+        output_dir: Where masks will go; made when the first is written.
         channels: Channels of a case.
         spatial_dims: 2 or 3.
         check_data: Read every file and look for defects.
@@ -73,7 +73,7 @@ def prepare_inference(
             one line a defect.
     """
     keep_freed_memory()
-    prepare_folder(output_dir, "output_dir")
+    try_folder(output_dir, "output_dir")
     inputs = {Path(file).resolve() for item in images for file in ensure_tuple(item["image"])}
     for item in images:
         first = ensure_tuple(item["image"])[0]

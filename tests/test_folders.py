@@ -1,0 +1,44 @@
+"""Folders that results go to: none is left behind empty."""
+
+import pytest
+
+from mednextv2.errors import InputError
+from mednextv2.paths import new_folder, try_folder
+
+
+def test_trying_a_folder_leaves_no_new_one(tmp_path):
+    (tmp_path / "there").mkdir()
+    try_folder(tmp_path / "there" / "a" / "b", "output_dir")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+    try_folder(tmp_path / "there", "output_dir")
+    assert (tmp_path / "there").is_dir()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_by_its_setting(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"output_dir .*file/out: cannot be written .*--output_dir"):
+        try_folder(tmp_path / "file" / "out", "output_dir")
+    name = "x" * 300  # made as far as names are short enough
+    with pytest.raises(InputError, match="cannot be written"):
+        try_folder(tmp_path / "a" / "b" / name, "output_dir")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "file"]
+
+
+def make_and_fail(folder, error, file=None):
+    with new_folder(folder, "output") as made:
+        assert made.is_dir()
+        if file:
+            (made / file).write_text("")
+        raise error
+
+
+def test_a_new_folder_goes_when_nothing_came_into_it(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        make_and_fail(tmp_path / "a" / "b", KeyboardInterrupt)
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(ValueError, match="late"):
+        make_and_fail(tmp_path / "a" / "b", ValueError("late"), "mask")
+    assert (tmp_path / "a" / "b" / "mask").exists()
+    with new_folder(tmp_path / "c", "output"):
+        pass
+    assert (tmp_path / "c").is_dir()
