@@ -167,8 +167,8 @@ def test_evaluation_and_inference_check_the_output_folder(phantom, tmp_path):
     cases = split_cases(dataset.cases, 0)
     assert "output_dir" in refused(prepare_evaluation, dataset, cases, SCHEME, ["T1w"], 3, tmp_path / "file")
     assert "output_dir" in refused(prepare_inference, [], tmp_path / "file")
-    prepare_inference([], tmp_path / "new")
-    assert (tmp_path / "new").is_dir()
+    prepare_inference([], tmp_path / "new")  # it is made when there is something to write
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_mask_never_takes_the_place_of_an_image(tmp_path):
