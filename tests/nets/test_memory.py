@@ -87,12 +87,21 @@ def test_values_kept_for_the_backward_pass_are_as_many_as_said(variant, half):
     ],
 )
 def test_the_estimate_is_near_the_peak_of_a_training_step(variant, patch, half):
+    estimate, peak = training_memory(variant, patch, 2, 1, 3, half), 0
+    for _ in range(3):  # a system that takes pages back meanwhile makes the peak smaller, never larger
+        peak = max(peak, measured_peak(variant, patch, half))
+        if estimate <= 1.15 * peak:
+            break
+    assert estimate == pytest.approx(peak, rel=0.15)
+
+
+def measured_peak(variant, patch, half):
     result = subprocess.run(
         [sys.executable, "-c", _PEAK, variant, *map(str, (int(half), 3, 2, *patch))],
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
-    assert training_memory(variant, patch, 2, 1, 3, half) == pytest.approx(int(result.stdout), rel=0.15)
+    return int(result.stdout)
 
 
 def test_more_of_anything_needs_more():
