@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
-from monai.utils import ensure_tuple
 
 from mednextv2.bundle.run import find_bundle, workflow_files
 from mednextv2.data.dataset import read_dataset
 from mednextv2.data.labels import LabelScheme
 from mednextv2.data.splits import FOLDS, split_cases
 from mednextv2.errors import InputError
-from mednextv2.inference.evaluation import format_table, summarise, write_csv
+from mednextv2.inference.evaluation import case_files, format_table, summarise, write_csv
 from mednextv2.inference.postprocessing import Decision, decide
 from mednextv2.inference.predictors import find_weights
-from mednextv2.inference.writer import mask_path
 from mednextv2.paths import prepare_folder
 from mednextv2.report.results import Results, write_results
 
@@ -52,19 +50,14 @@ def finish_cross_validation(
     data = f"--dataset_dir {dataset_dir}" + (f" --labels_dir {labels_dir}" if labels_dir else "")
     files, problems, rows = [], [], []
     for fold, folder in enumerate(folders):
-        items = split_cases(cases, fold)[1]
-        found = [
-            {key: item[key] for key in ("case", "image", "label")}
-            | {"prediction": mask_path(folder / "predictions", ensure_tuple(item["image"])[0])}
-            for item in items
-        ]
+        found = case_files(split_cases(cases, fold)[1], folder)
         missing = [entry["prediction"] for entry in found if not entry["prediction"].is_file()]
         weights = Path(find_weights(root, fold)[0])
         if weights.parent.name != f"fold_{fold}":
             problems.append(f"fold {fold} is not trained: mednextv2 run {bundle} train {data} --fold {fold}")
         if missing or not (folder / "cases.csv").is_file():
             problems.append(
-                f"fold {fold} is not evaluated ({len(missing)} of {len(items)} predictions missing in {folder}): "
+                f"fold {fold} is not evaluated ({len(missing)} of {len(found)} predictions missing in {folder}): "
                 f"mednextv2 run {bundle} evaluate {data} --fold {fold}"
             )
             continue

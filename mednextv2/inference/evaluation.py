@@ -142,21 +142,26 @@ class EvaluationTable:
         logs = {Path(file).expanduser().parent / LOG_NAME for file in self.weights}
         log = logs.pop() if len(logs) == 1 else None
         values = self.scheme.members if self.scheme else [(v,) for v in range(1, len(self.labels))]
-        cases = [
-            {
-                "case": item["case"],
-                "image": item["image"],
-                "prediction": mask_path(folder / "predictions", ensure_tuple(item["image"])[0]),
-                "label": item["label"],
-            }
-            for item in self.items
-            if item["case"] in scored
-        ]
+        cases = case_files([item for item in self.items if item["case"] in scored], folder)
         results = Results(
             "evaluation", self.title, self.labels[1:], values, cases, log if log and log.is_file() else None,
             ignore_label=self.scheme and self.scheme.ignore_label,
         )  # fmt: skip
         write_results(folder, results)
+
+
+def case_files(items: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """Return the files of evaluated cases: their `case`, `image` and `label`, and the mask as `prediction`.
+
+    Args:
+        items: Dicts with `case`, `image` (a path or one a channel) and `label`.
+        folder: Of the evaluation, with the masks in `predictions`.
+    """
+    return [
+        {key: item[key] for key in ("case", "image", "label")}
+        | {"prediction": mask_path(folder / "predictions", ensure_tuple(item["image"])[0])}
+        for item in items
+    ]
 
 
 def summarise(rows: Sequence[dict], labels: Sequence[str]) -> list[dict]:
