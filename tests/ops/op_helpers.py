@@ -99,8 +99,9 @@ def relative(actual, expected):
     return difference / size if size > 1e-6 * expected.numel() ** 0.5 else difference
 
 
-def run_mlp(values, settings, path="auto"):
-    with ops.use(path):
+def run_mlp(values, settings, path=None):
+    """Run on a path, or on that which is set already."""
+    with ops.use(path) if path else contextlib.nullcontext():
         return ops.folded_mlp(*values.values(), **settings)
 
 

@@ -29,7 +29,7 @@ def compare(values, settings, path):
     """Errors of a path against the definition in float64 on the same (rounded) numbers."""
     copies = exact(values)
     with ops.use(path):  # the backward pass, too
-        return errors(run_mlp(values, settings), reference_mlp(copies, settings), values, copies)
+        return errors(run_mlp(values, settings, path), reference_mlp(copies, settings), values, copies)
 
 
 @pytest.mark.parametrize("path", available_paths())

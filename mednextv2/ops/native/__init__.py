@@ -22,7 +22,8 @@ import torch
 logger = logging.getLogger(__name__)
 
 SETTING = "MEDNEXTV2_NATIVE"  # environment: 0 does without the library
-INSTRUCTIONS = "MEDNEXTV2_ISA"  # environment: avx2 or avx512, nothing beyond it; read by the library when it is loaded
+INSTRUCTIONS = "MEDNEXTV2_ISA"  # environment: nothing beyond one of these; read by the library when it is loaded
+INSTRUCTION_SETS = ("avx2", "avx512", "avx512_bf16")
 CACHE = "MEDNEXTV2_CACHE"  # environment: folder for built libraries, default ~/.cache/mednextv2
 _FOLDER = Path(__file__).parent
 _FLAGS = ["-O3", "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-g0"]
@@ -38,7 +39,7 @@ def load() -> tuple[bool, str]:
     Raises:
         ValueError: For a value of a setting that does not exist.
     """
-    for name, known in ((SETTING, ("0", "1")), (INSTRUCTIONS, ("avx2", "avx512"))):
+    for name, known in ((SETTING, ("0", "1")), (INSTRUCTIONS, INSTRUCTION_SETS)):
         if os.environ.get(name) and os.environ[name] not in known:
             raise ValueError(f"{name} is {' or '.join(known)}, not {os.environ[name]!r}")
     if os.environ.get(SETTING) == "0":

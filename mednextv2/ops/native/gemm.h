@@ -1,15 +1,20 @@
 // Products of row-major chunks of rows with packed weights, and of two chunks over their rows.
 //
-// Packed weights B (K x N): panels of 2 V columns (the last one V where that is enough), K rows each; for bfloat16
-// products two rows of K are interleaved, as the instruction wants them.
+// Packed weights B (K x N): panels of 2 V columns (the last one V where that is enough, but for AMX), K rows each; for
+// bfloat16 products two rows of K are interleaved, as the instructions want them.
 #pragma once
 
 template <class T> struct Operand;  // the type in which products take their factors
 
-#if defined(MN_AVX512)
+#if defined(MN_AMX)
+static const int ROWS = 32, T_ROWS = 32;  // two by two AMX tiles
+static const int NARROWEST = 2;           // vectors of a panel
+#elif defined(MN_AVX512)
 static const int ROWS = 12, T_ROWS = 8;  // rows of a tile: 24 of 32 registers are sums
+static const int NARROWEST = 1;
 #else
 static const int ROWS = 6, T_ROWS = 4;
+static const int NARROWEST = 1;
 #endif
 
 MN_INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -17,6 +22,7 @@ MN_INLINE int64_t at_most(int64_t n, int64_t limit) { return n < limit ? n : lim
 
 template <> struct Operand<float> {
   static const int GROUP = 1;  // rows of K that are interleaved
+  static const int DEPTH = 1;  // rows of K of one product: K is padded to a multiple
   MN_INLINE vf gelu(vf u) { return gelu_exact(u); }
   MN_INLINE Activated gelu_slope(vf u) { return gelu_exact_slope(u); }
   // V groups of rows of K that belong together, as V words of 32 bits; and such words of V columns into a panel
@@ -62,6 +68,11 @@ template <> struct Operand<float> {
 #if defined(MN_BF16)
 template <> struct Operand<bf16> {
   static const int GROUP = 2;
+#if defined(MN_AMX)
+  static const int DEPTH = 32;
+#else
+  static const int DEPTH = 2;
+#endif
   MN_INLINE __m512bh pairs(const bf16* p) { return (__m512bh)_mm512_loadu_si512(p); }
   MN_INLINE __m512bh broadcast(const bf16* p) {
     int32_t pair;
@@ -118,8 +129,13 @@ MN_INLINE vf load_strided(const float* p, int64_t stride, int64_t n) {
   return load(part);
 }
 
-// Columns of the panel at column n of N: 2 V, or V in the last one where that is enough.
-MN_INLINE int panel_vectors(int64_t n, int64_t columns) { return columns - n > V ? 2 : 1; }
+// Columns of the panel at column n of N, in vectors.
+MN_INLINE int panel_vectors(int64_t n, int64_t columns) { return columns - n > V ? 2 : NARROWEST; }
+
+#if defined(MN_AMX)
+#include "amx.h"
+#else
+struct Unit {};  // nothing to set up before products
 
 // For every tile of `rows` rows (the chunk is padded to a multiple of ROWS): sums = bias + a * panel; then
 // use(first row, sums). NV vectors wide.
@@ -169,13 +185,15 @@ static void outer_product(const T* x, int64_t ldx, int64_t m, const T* y, int64_
   }
 }
 
+#endif
+
 template <class T> static int64_t packed_elements(int64_t k, int64_t n) {
-  return round_up(k, Operand<T>::GROUP) * round_up(n, V);
+  return round_up(k, Operand<T>::DEPTH) * round_up(n, 2 * V);
 }
 
 template <class T>
 static void pack(const float* source, int64_t sk, int64_t sn, int64_t k, int64_t n, int64_t begin, int64_t end, void* to) {
-  const int64_t padded = round_up(k, Operand<T>::GROUP);
+  const int64_t padded = round_up(k, Operand<T>::DEPTH);
   for (int64_t n0 = begin; n0 < end; n0 += 2 * V) {
     const int64_t columns = panel_vectors(n0, n) * V;
     for (int64_t v = 0; v < columns; v += V) {

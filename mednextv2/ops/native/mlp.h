@@ -99,18 +99,19 @@ template <class S, class T> struct Mlp {
 
   // Run use.template operator()<NV>(column, panel) on all panels of packed weights.
   template <class Use> MN_INLINE void for_panels(const void* packed, int64_t k, int64_t columns, Use use) {
-    const int64_t padded = round_up(k, Op::GROUP);
+    const int64_t padded = round_up(k, Op::DEPTH);
     for (int64_t n = 0; n < columns; n += 2 * V) {
       const T* panel = (const T*)packed + n * padded;
       if (panel_vectors(n, columns) == 2) use(n, panel, Width<2>());
-      else use(n, panel, Width<1>());
+      else if constexpr (NARROWEST == 1) use(n, panel, Width<1>());
     }
   }
   template <int NV> struct Width { static const int value = NV; };
 
   static void squares(const MlpSample& m, int64_t begin, int64_t end, void* scratch, double* total) {
+    Unit unit;
     Scratch s = prepare(m, false, scratch);
-    const int64_t k = round_up(m.channels, Op::GROUP);
+    const int64_t k = round_up(m.channels, Op::DEPTH);
     T* kept = (T*)m.kept;
     for_chunks(m, begin, end, [&](int64_t first_row, int64_t valid, int64_t rows) {
       load_y(m, first_row, valid, rows, s, false);
@@ -139,7 +140,7 @@ template <class S, class T> struct Mlp {
 
   // h * s into h_rows, from the expansion
   static void expand_rows(const MlpSample& m, const Scratch& s, int64_t rows) {
-    const int64_t k = round_up(m.channels, Op::GROUP);
+    const int64_t k = round_up(m.channels, Op::DEPTH);
     for_panels(m.w1, m.channels, m.width, [&](int64_t n, const T* panel, auto width) {
       const int NV = decltype(width)::value;
       vf scale[NV];
@@ -156,7 +157,7 @@ template <class S, class T> struct Mlp {
 
   // h * s into h_rows, from what was kept; rows that are missing may hold anything, they are not written out
   static void scale_rows(const MlpSample& m, const Scratch& s, int64_t first_row, int64_t valid) {
-    for (int64_t n = 0; n < m.width; n += V) {
+    for (int64_t n = 0; n < round_up(m.width, Op::DEPTH); n += V) {  // with what products need of the padding
       const vf scale = load(m.response + n);
       for (int64_t r = 0; r < valid; r++)
         store(s.h_rows + r * s.e + n, mul(load((const T*)m.kept + (first_row + r) * s.e + n), scale));
@@ -164,8 +165,9 @@ template <class S, class T> struct Mlp {
   }
 
   static void output(const MlpSample& m, int64_t begin, int64_t end, void* scratch) {
+    Unit unit;
     Scratch s = prepare(m, false, scratch);
-    const int64_t e = round_up(m.width, Op::GROUP);
+    const int64_t e = round_up(m.width, Op::DEPTH);
     for_chunks(m, begin, end, [&](int64_t first_row, int64_t valid, int64_t rows) {
       if (m.kept) {
         scale_rows(m, s, first_row, valid);
@@ -197,8 +199,9 @@ template <class S, class T> struct Mlp {
   }
 
   static void products(const MlpSample& m, int64_t begin, int64_t end, void* scratch, float* g2) {
+    Unit unit;
     Scratch s = prepare(m, true, scratch);
-    const int64_t k = round_up(m.channels, Op::GROUP);
+    const int64_t k = round_up(m.channels, Op::DEPTH);
     for_chunks(m, begin, end, [&](int64_t first_row, int64_t valid, int64_t rows) {
       load_y(m, first_row, valid, rows, s, false);
       load_grad(m, first_row, valid, rows, s);
@@ -209,9 +212,10 @@ template <class S, class T> struct Mlp {
 
   static void gradients(const MlpSample& m, int64_t begin, int64_t end, void* scratch, float* g1, float* g2, double* du,
                         double* dy_sum, double* dy_y_sum) {
+    Unit unit;
     Scratch s = prepare(m, true, scratch);
-    const int64_t kc = round_up(m.channels, Op::GROUP), ko = round_up(m.out_channels, Op::GROUP);
-    const int64_t ke = round_up(m.width, Op::GROUP);
+    const int64_t kc = round_up(m.channels, Op::DEPTH), ko = round_up(m.out_channels, Op::DEPTH);
+    const int64_t ke = round_up(m.width, Op::DEPTH);
     // without GRN, grad^T h is taken here; h is needed beside du
     for_chunks(m, begin, end, [&](int64_t first_row, int64_t valid, int64_t rows) {
       load_y(m, first_row, valid, rows, s, true);
@@ -222,8 +226,8 @@ template <class S, class T> struct Mlp {
       }
       expanded_gradient(m, s, valid, rows, kc, ko);
       for (int64_t n = 0; n < m.width; n++) du[n] += s.sums[n];
-      outer_product(Op::GROUP > 1 ? s.h_pairs : s.h_rows, s.e, m.width, s.y_pairs, s.c, m.channels, rows, g1,
-                    round_up(m.channels, 2 * V));
+      outer_product(s.y_pairs, s.c, m.channels, Op::GROUP > 1 ? s.h_pairs : s.h_rows, s.e, m.width, rows, g1,
+                    round_up(m.width, 2 * V));
       input_gradient(m, s, first_row, valid, rows, ke);
       for (int64_t c = 0; c < m.channels; c++) {
         dy_sum[c] += s.sums[c];

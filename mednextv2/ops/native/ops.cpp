@@ -6,6 +6,10 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -26,14 +30,29 @@ using std::optional;
 // them again: in the cache of last level, and with so many channels that the product takes longer than the memory.
 bool keeps(int64_t channels, int64_t bytes) { return bytes <= (channels < 64 ? 8 << 20 : 32 << 20); }
 
+// Whether the processor has AMX tiles for bfloat16, and Linux lets this process use them: their state is big, and a
+// process gets room for it when it asks.
+bool has_tiles() {
+#if defined(SYS_arch_prctl)
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  const bool there = (d >> 24 & 1) && (d >> 22 & 1);  // AMX-TILE, AMX-BF16
+  const int request_permission = 0x1023, tile_data = 18;
+  return there && syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+  return false;
+#endif
+}
+
 InstructionSet detect() {
-  const char* limit = std::getenv("MEDNEXTV2_ISA");  // avx2 or avx512: not beyond it, for tests and comparisons
+  const char* limit = std::getenv("MEDNEXTV2_ISA");  // the name of a set: not beyond it, for tests and comparisons
   const std::string most = limit ? limit : "";
   __builtin_cpu_init();
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (!avx512 || most == "avx2") return AVX2;
-  return __builtin_cpu_supports("avx512bf16") && most != "avx512" ? AVX512_BF16 : AVX512;
+  if (!__builtin_cpu_supports("avx512bf16") || most == "avx512") return AVX512;
+  return has_tiles() && most != "avx512_bf16" ? AMX : AVX512_BF16;
 }
 
 const InstructionSet instruction_set = detect();
@@ -41,6 +60,7 @@ const InstructionSet instruction_set = detect();
 const Kernels& kernels_for(const Tensor& x) {
   const Storage storage = x.scalar_type() == at::kBFloat16 ? BFLOAT16 : FLOAT;
   switch (instruction_set) {
+    case AMX: return *amx_kernels(storage);
     case AVX512_BF16: return *avx512_bf16_kernels(storage);
     case AVX512: return *avx512_kernels(storage);
     default: return *avx2_kernels(storage);
@@ -134,7 +154,7 @@ struct Mlp {
   void set_chunk(bool backward) {
     const int64_t bytes = (E * (backward ? 2 : 1) + C + O) * kernels.element;
     const int64_t cache = std::max<int64_t>(256 * 1024 / bytes, 24), share = ceil_div(P, workers());
-    sample.chunk = round_up(std::min({cache, share, (int64_t)192}), kernels.rows);
+    sample.chunk = round_up(std::min({cache, share, (int64_t)MOST_ROWS}), kernels.rows);
   }
   int64_t chunks() const { return ceil_div(P, sample.chunk); }
 
@@ -250,7 +270,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
   Tensor room = scratch(bytes * T + 64);
   auto own = [&](int64_t worker) { return (char*)room.data_ptr() + worker * bytes; };
   const int64_t ec = round_up(C, 2 * k.vector), ee = round_up(E, 2 * k.vector);
-  const int64_t g1_size = round_up(E, 8) * ec, g2_size = round_up(O, 8) * ee;
+  const int64_t g1_size = round_up(C, MOST_TILE_ROWS) * ee, g2_size = round_up(O, MOST_TILE_ROWS) * ee;
   Tensor g1 = at::zeros({T, g1_size}, plain), g2 = at::empty({T, g2_size}, plain);
   std::vector<double> du(T * E, 0.0);
   for (int64_t n = 0; n < N; n++) {
@@ -324,7 +344,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
   add_up(g1_data, g1_data + g1_size, T - 1, g1_size);
   at::parallel_for(0, E, 64, [&](int64_t begin, int64_t end) {
     for (int64_t e = begin; e < end; e++) {
-      std::copy(g1_data + e * ec, g1_data + e * ec + C, dw1.data_ptr<float>() + e * C);
+      for (int64_t c = 0; c < C; c++) dw1.data_ptr<float>()[e * C + c] = g1_data[c * ee + e];
       for (int64_t w = 0; w < T; w++) db1.data_ptr<float>()[e] += du[w * E + e];
     }
   });
@@ -434,7 +454,8 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_backward(const Tensor& grad, const 
 }
 
 std::string instructions() {
-  return instruction_set == AVX512_BF16 ? "AVX-512 with bfloat16" : instruction_set == AVX512 ? "AVX-512" : "AVX2";
+  const char* names[] = {"AVX2", "AVX-512", "AVX-512 with bfloat16", "AMX with bfloat16"};
+  return names[instruction_set];
 }
 
 }  // namespace

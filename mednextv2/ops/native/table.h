@@ -2,6 +2,8 @@
 #pragma once
 #include <stdint.h>
 
+static const int MOST_ROWS = 192, MOST_TILE_ROWS = 32;  // rows of a chunk, and of a tile
+
 // The multilayer perceptron of one sample. Rows are voxels. Widths with a p are padded to a multiple of `vector` and
 // their padding is zero, in parameters as in packed weights.
 struct MlpSample {
@@ -29,9 +31,9 @@ struct Kernels {
   void (*mlp_squares)(const MlpSample&, int64_t begin, int64_t end, void* scratch, double* squares);
   // chunks [begin, end): write out, from h where it was kept
   void (*mlp_output)(const MlpSample&, int64_t begin, int64_t end, void* scratch);
-  // chunks [begin, end): add grad^T h to g2 (O rounded up to 8 rows x Ep)
+  // chunks [begin, end): add grad^T h to g2 (O rounded up to MOST_TILE_ROWS x Ep)
   void (*mlp_products)(const MlpSample&, int64_t begin, int64_t end, void* scratch, float* g2);
-  // chunks [begin, end): the gradient before the norm into dy; add du^T y' to g1 (E rounded up to 8 x Cp), the sums of
+  // chunks [begin, end): the gradient before the norm into dy; add y'^T du to g1 (C rounded up likewise x Ep), the sums of
   // du (Ep), of dy (Cp) and of dy times the normalised y (Cp); and, where g2 is given, grad^T h to it
   void (*mlp_gradients)(const MlpSample&, int64_t begin, int64_t end, void* scratch, float* g1, float* g2, double* du,
                         double* dy, double* dy_y);
@@ -55,8 +57,9 @@ struct Convolution {
   const float *weight, *bias;  // taps x Cp, Cp (or null)
 };
 
-enum InstructionSet { AVX2 = 0, AVX512 = 1, AVX512_BF16 = 2 };
+enum InstructionSet { AVX2 = 0, AVX512 = 1, AVX512_BF16 = 2, AMX = 3 };
 enum Storage { FLOAT = 0, BFLOAT16 = 1 };
 const Kernels* avx2_kernels(Storage);
 const Kernels* avx512_kernels(Storage);
 const Kernels* avx512_bf16_kernels(Storage);  // for FLOAT the same as avx512_kernels
+const Kernels* amx_kernels(Storage);          // likewise
