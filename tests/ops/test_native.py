@@ -31,6 +31,7 @@ with ops.use("reference"):
     expected = net(x)
 print(loaded, "|", reason, "|", float((y - expected).norm() / expected.norm()) < 1e-5)
 """
+NAMES = {"avx2": "AVX2", "avx512": "AVX-512", "avx512_bf16": "AVX-512 with bfloat16", "amx": "AMX with bfloat16"}
 has_compiler = shutil.which(os.environ.get("CXX", "c++")) is not None
 can_build = has_compiler and platform.machine() == "x86_64" and sys.platform == "linux"
 
@@ -57,7 +58,7 @@ def test_the_library_is_there_where_it_can_be():
     loaded, reason = native.load()
     assert loaded == can_build, reason
     if loaded:
-        assert reason in ("AVX2", "AVX-512", "AVX-512 with bfloat16")
+        assert reason in NAMES.values()
         assert native.built().exists()
     path = ops.explain(create_mednext("v2_tiny"), (1, 1, 16, 16, 16))[0].path
     assert path == ("native" if loaded else "torch")
@@ -73,11 +74,11 @@ def test_two_processes_that_start_together_build_it_once(tmp_path):
 
 
 @pytest.mark.skipif(not can_build, reason="no C++ compiler for x86-64 Linux")
-@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+@pytest.mark.parametrize("isa", native.INSTRUCTION_SETS)
 def test_older_instruction_sets_agree_with_the_definition(isa):
     """The comparisons of the operators again, in a process that goes no further than this instruction set."""
-    if isa == "avx512" and torch.backends.cpu.get_cpu_capability() != "AVX512":
-        pytest.skip("this processor has no AVX-512")
+    if list(NAMES.values()).index(native.load()[1]) < list(NAMES).index(isa):
+        pytest.skip(f"this processor has no {NAMES[isa]}")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header"]
     tests = [str(HERE / name) for name in ("test_folded_mlp.py", "test_depthwise.py")]
     environment = {**os.environ, "MEDNEXTV2_ISA": isa}
@@ -88,7 +89,14 @@ def test_older_instruction_sets_agree_with_the_definition(isa):
     assert result.returncode == 0, result.stdout[-3000:]
     assert " passed" in result.stdout
     loaded, reason, _ = finish(start(MEDNEXTV2_ISA=isa))
-    assert (loaded, reason) == (True, {"avx2": "AVX2", "avx512": "AVX-512"}[isa])
+    assert (loaded, reason) == (True, NAMES[isa])
+
+
+def test_a_processor_with_tiles_uses_them():
+    """By Linux' list of what the processor has, not by the library's own look at it."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    tiles = {"amx_tile", "amx_bf16", "avx512_bf16"} <= set(flags.split())
+    assert (native.load()[1] == NAMES["amx"]) == (can_build and tiles and not os.environ.get(native.INSTRUCTIONS))
 
 
 def test_it_can_be_switched_off():
@@ -104,7 +112,8 @@ def test_without_a_compiler_everything_works_and_says_why(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "known"), [(native.SETTING, "no", "0 or 1"), (native.INSTRUCTIONS, "sse", "avx2 or avx512")]
+    ("setting", "value", "known"),
+    [(native.SETTING, "no", "0 or 1"), (native.INSTRUCTIONS, "sse", "avx2 or avx512 or avx512_bf16")],
 )
 def test_a_setting_of_unknown_value_is_refused(setting, value, known, monkeypatch):
     monkeypatch.setenv(setting, value)

@@ -1,6 +1,6 @@
 // Products in AMX tiles of 16 rows x 64 bytes: 32 rows x 32 columns at once in four of them, whose sums go through
-// memory, since vector instructions cannot read tiles. The sums of the next rows are started before those of the last
-// are used, so that tiles and vectors work at the same time.
+// memory, since vector instructions cannot read tiles. The next rows' products are taken between the uses of the last, so
+// that tiles and vectors work at the same time.
 //
 // The assembler's statements name memory as changed: GCC's own intrinsics do not, and let stores pass a tile's load.
 #pragma once
@@ -26,46 +26,81 @@ struct Unit {
   ~Unit() { asm volatile("tilerelease" ::); }
 };
 
-// sums of 32 rows x 32 columns, from bias (or zero) and `a` (row-major) times a panel
-template <class T>
-MN_INLINE void tile_block(const T* a, int64_t lda, const T* panel, int64_t k, const float* bias, vf (&sum)[ROWS][2]) {
-  if (bias) {  // the same row 16 times
-    MN_TILE_LOAD(0, bias, 0);
-    MN_TILE_LOAD(1, bias + V, 0);
-    MN_TILE_LOAD(2, bias, 0);
-    MN_TILE_LOAD(3, bias + V, 0);
-  } else {
-    MN_TILE_ZERO(0);
-    MN_TILE_ZERO(1);
-    MN_TILE_ZERO(2);
-    MN_TILE_ZERO(3);
+// Sums of 32 rows x 32 columns of N products, one after the other, a few steps at a time.
+template <int N, class T> struct Block {
+  const Factors<T> (&factors)[N];
+  vf (&sums)[N][ROWS][2];
+  int64_t row, product = 0, column = 0;
+
+  MN_INLINE void start(const float* bias) {
+    if (bias) {  // the same row 16 times
+      MN_TILE_LOAD(0, bias, 0);
+      MN_TILE_LOAD(1, bias + V, 0);
+      MN_TILE_LOAD(2, bias, 0);
+      MN_TILE_LOAD(3, bias + V, 0);
+    } else {
+      MN_TILE_ZERO(0);
+      MN_TILE_ZERO(1);
+      MN_TILE_ZERO(2);
+      MN_TILE_ZERO(3);
+    }
   }
-  for (int64_t j = 0; j < k; j += 32) {
-    MN_TILE_LOAD(4, a + j, lda * sizeof(T));
-    MN_TILE_LOAD(6, panel + j * 2 * V, 128);
-    MN_TILE_LOAD(7, panel + j * 2 * V + 2 * V, 128);
-    MN_TILE_LOAD(5, a + 16 * lda + j, lda * sizeof(T));
+
+  // 32 columns of the left factor
+  __attribute__((always_inline)) void step() {
+    const Factors<T>& f = factors[product];
+    const T *a = f.rows + row * f.stride + column, *b = f.panel + column * 2 * V;
+    if (column == 0) start(f.bias);
+    MN_TILE_LOAD(4, a, f.stride * sizeof(T));
+    MN_TILE_LOAD(6, b, 128);
+    MN_TILE_LOAD(7, b + 2 * V, 128);
+    MN_TILE_LOAD(5, a + 16 * f.stride, f.stride * sizeof(T));
     MN_TILE_PRODUCT(0, 4, 6);
     MN_TILE_PRODUCT(1, 4, 7);
     MN_TILE_PRODUCT(2, 5, 6);
     MN_TILE_PRODUCT(3, 5, 7);
+    column += 32;
+    if (column < f.depth) return;
+    vf(&sum)[ROWS][2] = sums[product];
+    MN_TILE_STORE(0, &sum[0][0], 128);
+    MN_TILE_STORE(1, &sum[0][1], 128);
+    MN_TILE_STORE(2, &sum[16][0], 128);
+    MN_TILE_STORE(3, &sum[16][1], 128);
+    product++, column = 0;
   }
-  MN_TILE_STORE(0, &sum[0][0], 128);
-  MN_TILE_STORE(1, &sum[0][1], 128);
-  MN_TILE_STORE(2, &sum[16][0], 128);
-  MN_TILE_STORE(3, &sum[16][1], 128);
+  __attribute__((always_inline)) void steps(int64_t n) {
+    for (; n > 0; n--) step();
+  }
+};
+
+// For all rows: use(row, sums of STEP rows of each product). The steps of the next rows' products are spread between the
+// uses of these rows', and done before the last of them, so that no use waits for a store.
+template <int STEP, int N, class T, class Use>
+MN_INLINE void spread_products(const Factors<T> (&factors)[N], int64_t steps, int64_t rows, Use use) {
+  typedef vf Part[STEP][2];
+  const int64_t uses = ROWS / STEP;
+  vf sums[2][N][ROWS][2];
+  Block<N, T>{factors, sums[0], 0}.steps(steps);
+  for (int64_t r = 0, now = 0; r < rows; r += ROWS, now ^= 1) {
+    Block<N, T> next{factors, sums[now ^ 1], r + ROWS};
+    const int64_t wanted = r + ROWS < rows ? steps : 0;
+    for (int64_t i = 0, done = 0; i < uses; i++) {
+      const int64_t until = at_most(((i + 1) * wanted + uses - 2) / (uses - 1), wanted);
+      next.steps(until - done);
+      done = until;
+      if constexpr (N == 1) use(r + i * STEP, (Part&)sums[now][0][i * STEP]);
+      else use(r + i * STEP, (Part&)sums[now][0][i * STEP], (Part&)sums[now][1][i * STEP]);
+    }
+  }
 }
 
-template <int NV, class T, class Use>
-MN_INLINE void panel_product(const T* a, int64_t lda, int64_t rows, const T* panel, int64_t k, const float* bias,
-                             Use use) {
+template <int NV, int N, class T, class Use>
+MN_INLINE void panel_products(const Factors<T> (&factors)[N], int64_t rows, Use use) {
   static_assert(NV == 2, "all panels are 32 columns wide");
-  vf sum[2][ROWS][NV];
-  tile_block(a, lda, panel, k, bias, sum[0]);
-  for (int64_t r = 0, now = 0; r < rows; r += ROWS, now ^= 1) {
-    if (r + ROWS < rows) tile_block(a + (r + ROWS) * lda, lda, panel, k, bias, sum[now ^ 1]);
-    use(r, sum[now]);
-  }
+  int64_t steps = 0;
+  for (const Factors<T>& f : factors) steps += f.depth / 32;
+  if (steps <= 3) spread_products<16>(factors, steps, rows, use);  // short enough to be looked past by the processor
+  else spread_products<4>(factors, steps, rows, use);
 }
 
 // c (M rounded up to 32 rows x ldc) += x^T y over `rows` rows of two chunks in paired order

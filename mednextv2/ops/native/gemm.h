@@ -132,18 +132,23 @@ MN_INLINE vf load_strided(const float* p, int64_t stride, int64_t n) {
 // Columns of the panel at column n of N, in vectors.
 MN_INLINE int panel_vectors(int64_t n, int64_t columns) { return columns - n > V ? 2 : NARROWEST; }
 
+// Rows (row-major) and a panel that are multiplied, summed over `depth`, and what sums start from (null: zero).
+template <class T> struct Factors {
+  const T* rows;
+  int64_t stride;
+  const T* panel;
+  int64_t depth;
+  const float* bias;
+};
+
 #if defined(MN_AMX)
 #include "amx.h"
 #else
 struct Unit {};  // nothing to set up before products
 
-// For every tile of `rows` rows (the chunk is padded to a multiple of ROWS): sums = bias + a * panel; then
-// use(first row, sums). NV vectors wide.
-template <int NV, class T, class Use>
-MN_INLINE void panel_product(const T* a, int64_t lda, int64_t rows, const T* panel, int64_t k, const float* bias,
-                             Use use) {
+template <int NV, class T, class Use> MN_INLINE void panel_product(const Factors<T>& f, int64_t rows, Use use) {
   vf start[NV];
-  for (int v = 0; v < NV; v++) start[v] = bias ? load(bias + v * V) : zero();
+  for (int v = 0; v < NV; v++) start[v] = f.bias ? load(f.bias + v * V) : zero();
   for (int64_t r = 0; r < rows; r += ROWS) {
     vf sum[ROWS][NV];
 #pragma GCC unroll 12
@@ -151,9 +156,32 @@ MN_INLINE void panel_product(const T* a, int64_t lda, int64_t rows, const T* pan
 #pragma GCC unroll 2
       for (int v = 0; v < NV; v++) sum[i][v] = start[v];
     }
-    Operand<T>::template tile<NV>(a + r * lda, lda, panel, k, sum);
+    Operand<T>::template tile<NV>(f.rows + r * f.stride, f.stride, f.panel, f.depth, sum);
     use(r, sum);
   }
+}
+
+// For every tile: use(first row, sums). NV vectors wide.
+template <int NV, class T, class Use>
+MN_INLINE void panel_products(const Factors<T> (&factors)[1], int64_t rows, Use use) {
+  panel_product<NV>(factors[0], rows, use);
+}
+
+// For every tile: use(first row, sums of the first product, of the second). The first are in memory, there is no room
+// for both in registers.
+template <int NV, class T, class Use>
+MN_INLINE void panel_products(const Factors<T> (&factors)[2], int64_t rows, Use use) {
+  panel_product<NV>(factors[0], rows, [&](int64_t r, vf (&sum)[ROWS][NV]) {
+    vf first[ROWS][NV];
+#pragma GCC unroll 12
+    for (int i = 0; i < ROWS; i++) {
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; v++) first[i][v] = sum[i][v];
+    }
+    Factors<T> second = factors[1];
+    second.rows += r * second.stride;
+    panel_product<NV>(second, ROWS, [&](int64_t, vf (&t)[ROWS][NV]) { use(r, first, t); });
+  });
 }
 
 // c (M rounded up to T_ROWS rows x ldc) += x^T y over `rows` rows of two chunks in paired order.

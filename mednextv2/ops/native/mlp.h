@@ -10,7 +10,7 @@ template <class S, class T> struct Mlp {
   struct Scratch {
     int64_t c, e, o;  // padded widths
     T *y_rows, *y_pairs, *h_rows, *h_pairs, *g_rows, *g_pairs;
-    float *value, *slope, *sums, *more_sums;
+    float *sums, *more_sums;
   };
 
   static int64_t lay_out(const MlpSample& m, bool backward, void* base, Scratch* s) {
@@ -31,8 +31,6 @@ template <class S, class T> struct Mlp {
     s->y_pairs = twice ? (T*)take(n * s->c) : s->y_rows;
     s->h_pairs = twice ? (T*)take(n * s->e) : backward ? (T*)take(n * s->e) : s->h_rows;
     s->g_pairs = twice ? (T*)take(n * s->o) : s->g_rows;
-    s->value = (float*)take(ROWS * 2 * V * sizeof(float));
-    s->slope = (float*)take(ROWS * 2 * V * sizeof(float));
     s->sums = (float*)take((s->e + s->c) * sizeof(float));
     s->more_sums = (float*)take(s->c * sizeof(float));
     return next - (char*)base;
@@ -119,9 +117,10 @@ template <class S, class T> struct Mlp {
         const int NV = decltype(width)::value;
         vf sum[NV];
         for (int v = 0; v < NV; v++) sum[v] = zero();
-        panel_product<NV>(s.y_rows, s.c, rows, panel, k, m.b1 + n, [&](int64_t r, vf (&u)[ROWS][NV]) {
+        const Factors<T> f[] = {{s.y_rows, s.c, panel, k, m.b1 + n}};
+        panel_products<NV>(f, rows, [&]<int STEP>(int64_t r, vf (&u)[STEP][NV]) {
 #pragma GCC unroll 12
-          for (int i = 0; i < ROWS; i++) {
+          for (int i = 0; i < STEP; i++) {
             if (r + i < valid) {
 #pragma GCC unroll 2
               for (int v = 0; v < NV; v++) {
@@ -145,9 +144,10 @@ template <class S, class T> struct Mlp {
       const int NV = decltype(width)::value;
       vf scale[NV];
       for (int v = 0; v < NV; v++) scale[v] = m.response ? load(m.response + n + v * V) : set1(1.0f);
-      panel_product<NV>(s.y_rows, s.c, rows, panel, k, m.b1 + n, [&](int64_t r, vf (&u)[ROWS][NV]) {
+      const Factors<T> f[] = {{s.y_rows, s.c, panel, k, m.b1 + n}};
+      panel_products<NV>(f, rows, [&]<int STEP>(int64_t r, vf (&u)[STEP][NV]) {
 #pragma GCC unroll 12
-        for (int i = 0; i < ROWS; i++) {
+        for (int i = 0; i < STEP; i++) {
 #pragma GCC unroll 2
           for (int v = 0; v < NV; v++) store(s.h_rows + (r + i) * s.e + n + v * V, mul(Op::gelu(u[i][v]), scale[v]));
         }
@@ -179,9 +179,10 @@ template <class S, class T> struct Mlp {
       const S* residual = m.residual ? (const S*)m.residual + first_row * m.out_channels : nullptr;
       for_panels(m.w2, m.width, m.out_channels, [&](int64_t n, const T* panel, auto width) {
         const int NV = decltype(width)::value;
-        panel_product<NV>(s.h_rows, s.e, rows, panel, e, m.b2 + n, [&](int64_t r, vf (&sum)[ROWS][NV]) {
+        const Factors<T> f[] = {{s.h_rows, s.e, panel, e, m.b2 + n}};
+        panel_products<NV>(f, rows, [&]<int STEP>(int64_t r, vf (&sum)[STEP][NV]) {
 #pragma GCC unroll 12
-          for (int i = 0; i < ROWS; i++) {
+          for (int i = 0; i < STEP; i++) {
             if (r + i < valid) {
 #pragma GCC unroll 2
               for (int v = 0; v < NV; v++) {
@@ -239,9 +240,10 @@ template <class S, class T> struct Mlp {
   static void expand_pairs(const MlpSample& m, const Scratch& s, int64_t rows, int64_t k) {
     for_panels(m.w1, m.channels, m.width, [&](int64_t n, const T* panel, auto width) {
       const int NV = decltype(width)::value;
-      panel_product<NV>(s.y_rows, s.c, rows, panel, k, m.b1 + n, [&](int64_t r, vf (&u)[ROWS][NV]) {
+      const Factors<T> f[] = {{s.y_rows, s.c, panel, k, m.b1 + n}};
+      panel_products<NV>(f, rows, [&]<int STEP>(int64_t r, vf (&u)[STEP][NV]) {
 #pragma GCC unroll 6
-        for (int i = 0; i < ROWS; i += 2) {
+        for (int i = 0; i < STEP; i += 2) {
 #pragma GCC unroll 2
           for (int v = 0; v < NV; v++)
             Op::store_pair(s.h_pairs, r + i, n + v * V, s.e, Op::gelu(u[i][v]), Op::gelu(u[i + 1][v]));
@@ -255,41 +257,30 @@ template <class S, class T> struct Mlp {
                                 int64_t ko) {
     for_panels(m.w1, m.channels, m.width, [&](int64_t n, const T* panel, auto width) {
       const int NV = decltype(width)::value;
-      const T* panel2 = (const T*)m.w2t + n * ko;
       vf total[NV], scale[NV], feedback[NV];
       for (int v = 0; v < NV; v++) {
         total[v] = zero();
         scale[v] = m.response ? load(m.response + n + v * V) : set1(1.0f);
         feedback[v] = m.feedback ? load(m.feedback + n + v * V) : zero();
       }
-      panel_product<NV>(s.y_rows, s.c, rows, panel, kc, m.b1 + n, [&](int64_t r, vf (&u)[ROWS][NV]) {
-#pragma GCC unroll 12
-        for (int i = 0; i < ROWS; i++) {
+      const Factors<T> f[] = {{s.y_rows, s.c, panel, kc, m.b1 + n}, {s.g_rows, s.o, (const T*)m.w2t + n * ko, ko, nullptr}};
+      panel_products<NV>(f, rows, [&]<int STEP>(int64_t r, vf (&u)[STEP][NV], vf (&t)[STEP][NV]) {
+#pragma GCC unroll 6
+        for (int i = 0; i < STEP; i += 2) {
 #pragma GCC unroll 2
           for (int v = 0; v < NV; v++) {
-            Activated h = Op::gelu_slope(u[i][v]);
-            store(s.value + (i * NV + v) * V, mul(h.value, feedback[v]));
-            store(s.slope + (i * NV + v) * V, h.slope);
+            vf pair[2];
+#pragma GCC unroll 2
+            for (int j = 0; j < 2; j++) {
+              const Activated h = Op::gelu_slope(u[i + j][v]);
+              pair[j] = mul(fma(t[i + j][v], scale[v], mul(h.value, feedback[v])), h.slope);
+              if (r + i + j >= valid) pair[j] = zero();
+              total[v] = add(total[v], pair[j]);
+              store(s.h_rows + (r + i + j) * s.e + n + v * V, pair[j]);
+            }
+            if (Op::GROUP > 1) Op::store_pair(s.h_pairs, r + i, n + v * V, s.e, pair[0], pair[1]);
           }
         }
-        panel_product<NV>(s.g_rows + r * s.o, s.o, ROWS, panel2, ko, nullptr, [&](int64_t, vf (&t)[ROWS][NV]) {
-#pragma GCC unroll 6
-          for (int i = 0; i < ROWS; i += 2) {
-#pragma GCC unroll 2
-            for (int v = 0; v < NV; v++) {
-              vf pair[2];
-#pragma GCC unroll 2
-              for (int j = 0; j < 2; j++) {
-                const int64_t place = ((i + j) * NV + v) * V;
-                pair[j] = mul(fma(t[i + j][v], scale[v], load(s.value + place)), load(s.slope + place));
-                if (r + i + j >= valid) pair[j] = zero();
-                total[v] = add(total[v], pair[j]);
-                store(s.h_rows + (r + i + j) * s.e + n + v * V, pair[j]);
-              }
-              if (Op::GROUP > 1) Op::store_pair(s.h_pairs, r + i, n + v * V, s.e, pair[0], pair[1]);
-            }
-          }
-        });
       });
       for (int v = 0; v < NV; v++) store(s.sums + n + v * V, total[v]);
     });
@@ -310,9 +301,10 @@ template <class S, class T> struct Mlp {
           rstd[v] = load_upto(m.rstd + n + v * V, m.channels - n - v * V);
         }
       }
-      panel_product<NV>(s.h_rows, s.e, rows, panel, ke, nullptr, [&](int64_t r, vf (&d)[ROWS][NV]) {
+      const Factors<T> f[] = {{s.h_rows, s.e, panel, ke, nullptr}};
+      panel_products<NV>(f, rows, [&]<int STEP>(int64_t r, vf (&d)[STEP][NV]) {
 #pragma GCC unroll 12
-        for (int i = 0; i < ROWS; i++) {
+        for (int i = 0; i < STEP; i++) {
           if (r + i < valid) {
 #pragma GCC unroll 2
             for (int v = 0; v < NV; v++) {

@@ -26,10 +26,6 @@ namespace {
 using at::Tensor;
 using std::optional;
 
-// The expanded rows of one sample between GRN's norms and the compression are kept where that costs less than to make
-// them again: in the cache of last level, and with so many channels that the product takes longer than the memory.
-bool keeps(int64_t channels, int64_t bytes) { return bytes <= (channels < 64 ? 8 << 20 : 32 << 20); }
-
 // Whether the processor has AMX tiles for bfloat16, and Linux lets this process use them: their state is big, and a
 // process gets room for it when it asks.
 bool has_tiles() {
@@ -65,6 +61,14 @@ const Kernels& kernels_for(const Tensor& x) {
     case AVX512: return *avx512_kernels(storage);
     default: return *avx2_kernels(storage);
   }
+}
+
+// The expanded rows of one sample between GRN's norms and the compression are kept where that costs less than to make
+// them again: in the cache of last level, and with so many channels that the product takes longer than the memory.
+// With tiles it hardly ever does.
+bool keeps(const Kernels& kernels, int64_t channels, int64_t bytes) {
+  if (&kernels == amx_kernels(BFLOAT16)) return bytes <= 4 << 20;
+  return bytes <= (channels < 64 ? 8 << 20 : 32 << 20);
 }
 
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -207,7 +211,7 @@ std::tuple<Tensor, Tensor> mlp_forward(
   Tensor room = scratch(bytes * workers() + 64);
   auto own = [&](int64_t worker) { return (char*)room.data_ptr() + worker * bytes; };
   const int64_t kept = P * round_up(E, 2 * k.vector) * k.element;
-  Tensor h = scratch(gamma && keeps(C, kept) ? kept : 0);
+  Tensor h = scratch(gamma && keeps(k, C, kept) ? kept : 0);
   s.kept = h.numel() ? h.data_ptr() : nullptr;
   for (int64_t n = 0; n < N; n++) {
     mlp.select(n);

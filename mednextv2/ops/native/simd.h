@@ -207,48 +207,50 @@ MN_INLINE Activated gelu_exact_slope(vf u) {
 }
 
 #if defined(MN_BF16)
-// GELU for products in bfloat16, with a = |u|: a normal variable's upper tail times a, and 1/2 less the slope on the
-// negative side, as quadratic polynomials of least greatest error on 16 segments of [0, 4.13], whose middles are
-// multiples of 4 / 15; constant beyond. Coefficients are looked up within a register, beside the units that multiply.
-// Absolute errors below 1e-4 (value, |u| < 4; 2e-4 beyond) and 4e-4 (slope): rounding a value near 1 to bfloat16 makes
-// one of 4e-3. Both are exact at 0.
-static const float TAIL[3][16] = {
-    {0.0f, 0.0008197896f, 0.01337712f, 0.05793722f, 0.1439327f, 0.256315f, 0.3606175f, 0.4220055f,
-     0.4234666f, 0.3716102f, 0.2890343f, 0.2011604f, 0.1261611f, 0.07168305f, 0.03708978f, 0.01769606f},
-    {0.4998927f, 0.4904571f, 0.4297717f, 0.2970401f, 0.1125821f, -0.07565594f, -0.2190646f, -0.2909045f,
-     -0.2930059f, -0.2475214f, -0.1823464f, -0.1194731f, -0.07042868f, -0.03763373f, -0.0183428f, -0.008267582f},
-    {-0.3970451f, -0.3700693f, -0.296169f, -0.1970077f, -0.09792749f, -0.01902519f, 0.03029979f, 0.05132423f,
-     0.0520102f, 0.04203394f, 0.02917084f, 0.01792237f, 0.009903244f, 0.004967119f, 0.002277448f, 0.0009688014f}};
-static const float SLOPE[3][16] = {
-    {0.0f, -0.003665182f, -0.02492606f, -0.04314423f, -0.00186367f, 0.1449367f, 0.3905408f, 0.6700858f,
-     0.8981568f, 1.016207f, 1.016421f, 0.9329083f, 0.8148856f, 0.7024762f, 0.6164292f, 0.5610104f},
-    {0.7999076f, 0.8463421f, 0.9550937f, 1.013581f, 0.9283957f, 0.6854322f, 0.3504741f, 0.02675093f,
-     -0.2028039f, -0.3081674f, -0.3090311f, -0.2496222f, -0.1726234f, -0.1050462f, -0.05710873f, -0.02833834f},
-    {-0.04914496f, -0.2000566f, -0.3403321f, -0.3872311f, -0.3432755f, -0.2426505f, -0.1283684f, -0.03460319f,
-     0.02317797f, 0.04669204f, 0.04699989f, 0.03643271f, 0.02387217f, 0.01371453f, 0.007037205f, 0.003302889f}};
+// GELU and its slope for products in bfloat16: quadratic polynomials of least greatest error on 29 segments of
+// [-4.07, 4.07], whose middles are multiples of 1 / 3.5625; beyond them 0 and u, or 0 and 1. Coefficients are looked up
+// within two registers, beside the units that multiply. Absolute errors below 1e-4 (value) and 2e-4 (slope; 4e-4 beyond
+// -4.07): rounding a value near 1 to bfloat16 makes one of 4e-3. Both are exact at 0.
+static const float GELU[3][32] = {
+    {0.0f, 0.0f, -0.02155602f, -0.04617118f, -0.08938494f, -0.1555802f, -0.2421717f, -0.3347469f, -0.4069901f,
+     -0.4295027f, -0.3856287f, -0.2858297f, -0.1661082f, -0.06866987f, -0.01616019f, -0.001001611f, 0.0f,
+     -0.001001611f, -0.0161602f, -0.06866987f, -0.1661049f, -0.2858298f, -0.3856256f, -0.4295027f, -0.4069901f,
+     -0.3347469f, -0.2421717f, -0.1556216f, -0.08941735f, -0.04614619f, -0.02152071f, 0.0f},
+    {0.0f, 0.0f, -0.01021357f, -0.02326209f, -0.04799189f, -0.08914471f, -0.1480536f, -0.2175543f, -0.2779464f,
+     -0.2987675f, -0.2496398f, -0.1190017f, 0.07176232f, 0.2705322f, 0.4192655f, 0.4889187f, 0.5000001f, 0.5110813f,
+     0.5807345f, 0.7294679f, 0.9282314f, 1.119002f, 1.249636f, 1.298768f, 1.277946f, 1.217554f, 1.148054f, 1.089171f,
+     1.048011f, 1.023248f, 1.010196f, 1.0f},
+    {0.0f, 0.0f, -0.001214f, -0.002943429f, -0.006481868f, -0.01287886f, -0.02289972f, -0.03594706f, -0.04857174f,
+     -0.05338373f, -0.03962987f, 0.003146996f, 0.07921249f, 0.1807524f, 0.2864147f, 0.3670668f, 0.3978598f,
+     0.3670668f, 0.2864147f, 0.1807524f, 0.07921536f, 0.003146987f, -0.03962881f, -0.05338373f, -0.04857174f,
+     -0.03594706f, -0.02289972f, -0.01288318f, -0.006484709f, -0.00294148f, -0.00121171f, 0.0f}};
+static const float SLOPE[3][32] = {
+    {0.0f, 0.0f, -0.07254874f, -0.140431f, -0.2416612f, -0.3659176f, -0.4797356f, -0.5298356f, -0.4623715f,
+     -0.2635488f, 0.02127226f, 0.2984893f, 0.4805101f, 0.5418566f, 0.5275922f, 0.5042227f, 0.5f, 0.4957774f,
+     0.4724078f, 0.4581434f, 0.5194877f, 0.7015107f, 0.9787278f, 1.263549f, 1.462371f, 1.529836f, 1.479736f,
+     1.365918f, 1.241661f, 1.140431f, 1.072549f, 1.0f},
+    {0.0f, 0.0f, -0.03415528f, -0.07010874f, -0.127973f, -0.2050815f, -0.2822321f, -0.3193033f, -0.2616318f,
+     -0.07109218f, 0.2427032f, 0.6023487f, 0.8890734f, 1.010361f, 0.9651262f, 0.8510334f, 0.7939712f, 0.8510323f,
+     0.9651262f, 1.010361f, 0.8890774f, 0.6023487f, 0.2427032f, -0.07109218f, -0.2616318f, -0.3193033f, -0.2822321f,
+     -0.2050815f, -0.127973f, -0.07010874f, -0.03415528f, 0.0f},
+    {0.0f, 0.0f, -0.00403583f, -0.008796965f, -0.01706697f, -0.02903139f, -0.04210773f, -0.04896551f, -0.03664105f,
+     0.009023095f, 0.09549249f, 0.2122168f, 0.3252405f, 0.3852351f, 0.3496221f, 0.2091928f, 0.0f, -0.2091904f,
+     -0.3496221f, -0.3852351f, -0.3252424f, -0.2122168f, -0.09549249f, -0.009023095f, 0.03664105f, 0.04896551f,
+     0.04210773f, 0.02903139f, 0.01706697f, 0.008796965f, 0.00403583f, 0.0f}};
 
-struct Segment {
-  vf a;           // |u|, at most 4.125
-  __m512i index;  // in the low four bits
-};
-MN_INLINE Segment segment(vf u) {
-  Segment s;
-  s.a = vmin(set1(4.125f), vabs(u));  // in this order a NaN stays one
-  s.index = _mm512_castps_si512(fma(s.a, set1(3.75f), set1(8388608.0f)));  // from 2^23 on, floats count by one
-  return s;
+MN_INLINE __m512i segment(vf u) {  // in the low five bits
+  vf within = _mm512_range_ps(u, set1(15 / 3.5625f), 2);  // u, but nearer to 0 than this; its sign stays
+  return _mm512_castps_si512(fma(within, set1(3.5625f), set1(8388608.0f + 16)));  // from 2^23 on, floats count by one
 }
-MN_INLINE vf quadratic(const float (&table)[3][16], Segment s) {
+MN_INLINE vf quadratic(const float (&table)[3][32], vf u, __m512i segment) {
   vf c[3];
 #pragma GCC unroll 3
-  for (int i = 0; i < 3; i++) c[i] = _mm512_permutexvar_ps(s.index, load(table[i]));
-  return fma(fma(c[2], s.a, c[1]), s.a, c[0]);
+  for (int i = 0; i < 3; i++) c[i] = _mm512_permutex2var_ps(load(table[i]), segment, load(table[i] + V));
+  return fma(fma(c[2], u, c[1]), u, c[0]);
 }
-MN_INLINE vf gelu_rough(vf u) { return sub(vmax(u, zero()), quadratic(TAIL, segment(u))); }
+MN_INLINE vf gelu_rough(vf u) { return quadratic(GELU, u, segment(u)); }
 MN_INLINE Activated gelu_rough_slope(vf u) {
-  const Segment s = segment(u);
-  Activated a;
-  a.value = sub(vmax(u, zero()), quadratic(TAIL, s));
-  a.slope = add(set1(0.5f), copy_sign(quadratic(SLOPE, s), u));
-  return a;
+  const __m512i s = segment(u);
+  return {quadratic(GELU, u, s), quadratic(SLOPE, u, s)};
 }
 #endif
