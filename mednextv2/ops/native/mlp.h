@@ -72,19 +72,37 @@ template <class S, class T> struct Mlp {
     }
   }
 
-  static void load_grad(const MlpSample& m, int64_t first_row, int64_t valid, int64_t rows, const Scratch& s) {
+  // Rows of the gradient in paired order, and in row-major order where that is wanted; missing rows and columns are zero.
+  // Their sums are added to `sums`.
+  static void load_grad(const MlpSample& m, int64_t first_row, int64_t valid, int64_t rows, const Scratch& s, bool pairs,
+                        bool row_major, double* sums) {
     const S* g = (const S*)m.grad + first_row * m.out_channels;
     for (int64_t c = 0; c < s.o; c += V) {
       const int64_t left = m.out_channels - c;
+      vf total = zero();
       for (int64_t r = 0; r < rows; r += 2) {
         vf row[2];
         for (int i = 0; i < 2; i++) {
           row[i] = r + i < valid && left > 0 ? load_upto(g + (r + i) * m.out_channels + c, left) : zero();
-          store(s.g_rows + (r + i) * s.o + c, row[i]);
+          total = add(total, row[i]);
+          if (row_major) store(s.g_rows + (r + i) * s.o + c, row[i]);
         }
-        if (Op::GROUP > 1) Op::store_pair(s.g_pairs, r, c, s.o, row[0], row[1]);
+        if (pairs) Op::store_pair(s.g_pairs, r, c, s.o, row[0], row[1]);
       }
+      float part[V];
+      store(part, total);
+      if (sums)
+        for (int64_t i = 0; i < at_most(V, left); i++) sums[c + i] += part[i];
     }
+  }
+
+  // The gradient's rows as products take them: where they are, if nothing has to be padded.
+  static const T* grad_rows(const MlpSample& m, int64_t first_row, int64_t valid, int64_t rows, const Scratch& s) {
+    if constexpr (sizeof(S) == sizeof(T)) {
+      if (valid == rows && m.out_channels == s.o) return (const T*)m.grad + first_row * m.out_channels;
+    }
+    load_grad(m, first_row, valid, rows, s, false, true, nullptr);
+    return s.g_rows;
   }
 
   // Call use(n, valid rows, rows) on every chunk in [begin, end).
@@ -199,33 +217,32 @@ template <class S, class T> struct Mlp {
     });
   }
 
-  static void products(const MlpSample& m, int64_t begin, int64_t end, void* scratch, float* g2) {
+  static void products(const MlpSample& m, int64_t begin, int64_t end, void* scratch, float* g2, double* grad_sum) {
     Unit unit;
     Scratch s = prepare(m, true, scratch);
-    const int64_t k = round_up(m.channels, Op::DEPTH);
     for_chunks(m, begin, end, [&](int64_t first_row, int64_t valid, int64_t rows) {
       load_y(m, first_row, valid, rows, s, false);
-      load_grad(m, first_row, valid, rows, s);
-      expand_pairs(m, s, rows, k);
-      outer_product(s.g_pairs, s.o, m.out_channels, s.h_pairs, s.e, m.width, rows, g2, round_up(m.width, 2 * V));
+      grad_product(m, s, first_row, valid, rows, g2, grad_sum);
     });
   }
 
-  static void gradients(const MlpSample& m, int64_t begin, int64_t end, void* scratch, float* g1, float* g2, double* du,
-                        double* dy_sum, double* dy_y_sum) {
+  // grad^T h, from normalised rows
+  static void grad_product(const MlpSample& m, const Scratch& s, int64_t first_row, int64_t valid, int64_t rows, float* g2,
+                           double* grad_sum) {
+    load_grad(m, first_row, valid, rows, s, true, false, grad_sum);
+    expand_pairs(m, s, rows, round_up(m.channels, Op::DEPTH));
+    outer_product(s.g_pairs, s.o, m.out_channels, s.h_pairs, s.e, m.width, rows, g2, round_up(m.width, 2 * V));
+  }
+
+  static void gradients(const MlpSample& m, int64_t begin, int64_t end, void* scratch, float* g1, float* g2,
+                        double* grad_sum, double* du, double* dy_sum, double* dy_y_sum) {
     Unit unit;
     Scratch s = prepare(m, true, scratch);
-    const int64_t kc = round_up(m.channels, Op::DEPTH), ko = round_up(m.out_channels, Op::DEPTH);
     const int64_t ke = round_up(m.width, Op::DEPTH);
-    // without GRN, grad^T h is taken here; h is needed beside du
     for_chunks(m, begin, end, [&](int64_t first_row, int64_t valid, int64_t rows) {
       load_y(m, first_row, valid, rows, s, true);
-      load_grad(m, first_row, valid, rows, s);
-      if (g2) {
-        expand_pairs(m, s, rows, kc);
-        outer_product(s.g_pairs, s.o, m.out_channels, s.h_pairs, s.e, m.width, rows, g2, round_up(m.width, 2 * V));
-      }
-      expanded_gradient(m, s, valid, rows, kc, ko);
+      if (g2) grad_product(m, s, first_row, valid, rows, g2, grad_sum);
+      expanded_gradient(m, s, grad_rows(m, first_row, valid, rows, s), valid, rows);
       for (int64_t n = 0; n < m.width; n++) du[n] += s.sums[n];
       outer_product(s.y_pairs, s.c, m.channels, Op::GROUP > 1 ? s.h_pairs : s.h_rows, s.e, m.width, rows, g1,
                     round_up(m.width, 2 * V));
@@ -253,8 +270,8 @@ template <class S, class T> struct Mlp {
   }
 
   // du = (grad * W2 * s + h * k) * GELU'(u) into h_rows (and h_pairs), its sums over rows into sums
-  static void expanded_gradient(const MlpSample& m, const Scratch& s, int64_t valid, int64_t rows, int64_t kc,
-                                int64_t ko) {
+  static void expanded_gradient(const MlpSample& m, const Scratch& s, const T* grad, int64_t valid, int64_t rows) {
+    const int64_t kc = round_up(m.channels, Op::DEPTH), ko = round_up(m.out_channels, Op::DEPTH);
     for_panels(m.w1, m.channels, m.width, [&](int64_t n, const T* panel, auto width) {
       const int NV = decltype(width)::value;
       vf total[NV], scale[NV], feedback[NV];
@@ -263,7 +280,7 @@ template <class S, class T> struct Mlp {
         scale[v] = m.response ? load(m.response + n + v * V) : set1(1.0f);
         feedback[v] = m.feedback ? load(m.feedback + n + v * V) : zero();
       }
-      const Factors<T> f[] = {{s.y_rows, s.c, panel, kc, m.b1 + n}, {s.g_rows, s.o, (const T*)m.w2t + n * ko, ko, nullptr}};
+      const Factors<T> f[] = {{s.y_rows, s.c, panel, kc, m.b1 + n}, {grad, s.o, (const T*)m.w2t + n * ko, ko, nullptr}};
       panel_products<NV>(f, rows, [&]<int STEP>(int64_t r, vf (&u)[STEP][NV], vf (&t)[STEP][NV]) {
 #pragma GCC unroll 6
         for (int i = 0; i < STEP; i += 2) {

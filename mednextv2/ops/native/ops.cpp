@@ -285,15 +285,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
     std::vector<float> response, feedback(ee, 0.0f);
     g2.zero_();
     float* g2_data = g2.data_ptr<float>();
-    share(P, [&](int64_t w, int64_t begin, int64_t end) { k.column_sums(s.grad, begin, end, O, d_sum.data() + w * O); });
-    for (int64_t o = 0; o < O; o++) {
-      for (int64_t w = 1; w < T; w++) d_sum[o] += d_sum[w * O + o];
-      db2.data_ptr<float>()[o] += d_sum[o];
-    }
     s.response = s.feedback = nullptr;
     if (gamma) {
       share(mlp.chunks(), [&](int64_t w, int64_t begin, int64_t end) {
-        k.mlp_products(s, begin, end, own(w), g2_data + w * g2_size);
+        k.mlp_products(s, begin, end, own(w), g2_data + w * g2_size, d_sum.data() + w * O);
       });
       add_up(g2_data, g2_data + g2_size, T - 1, g2_size);
       const float* gn = g.data_ptr<float>() + n * E;
@@ -315,9 +310,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
     }
     share(mlp.chunks(), [&](int64_t w, int64_t begin, int64_t end) {
       k.mlp_gradients(s, begin, end, own(w), g1.data_ptr<float>() + w * g1_size, gamma ? nullptr : g2_data + w * g2_size,
-                      du.data() + w * E, dy_sum.data() + w * C, dy_y.data() + w * C);
+                      d_sum.data() + w * O, du.data() + w * E, dy_sum.data() + w * C, dy_y.data() + w * C);
     });
     if (!gamma) add_up(g2_data, g2_data + g2_size, T - 1, g2_size);
+    for (int64_t o = 0; o < O; o++) {
+      for (int64_t w = 1; w < T; w++) d_sum[o] += d_sum[w * O + o];
+      db2.data_ptr<float>()[o] += d_sum[o];
+    }
     float* dw2_data = dw2.data_ptr<float>();
     at::parallel_for(0, O, 8, [&](int64_t begin, int64_t end) {
       for (int64_t o = begin; o < end; o++)

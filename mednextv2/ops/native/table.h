@@ -31,12 +31,12 @@ struct Kernels {
   void (*mlp_squares)(const MlpSample&, int64_t begin, int64_t end, void* scratch, double* squares);
   // chunks [begin, end): write out, from h where it was kept
   void (*mlp_output)(const MlpSample&, int64_t begin, int64_t end, void* scratch);
-  // chunks [begin, end): add grad^T h to g2 (O rounded up to MOST_TILE_ROWS x Ep)
-  void (*mlp_products)(const MlpSample&, int64_t begin, int64_t end, void* scratch, float* g2);
+  // chunks [begin, end): add grad^T h to g2 (O rounded up to MOST_TILE_ROWS x Ep), and the sums of grad (O)
+  void (*mlp_products)(const MlpSample&, int64_t begin, int64_t end, void* scratch, float* g2, double* grad);
   // chunks [begin, end): the gradient before the norm into dy; add y'^T du to g1 (C rounded up likewise x Ep), the sums of
-  // du (Ep), of dy (Cp) and of dy times the normalised y (Cp); and, where g2 is given, grad^T h to it
-  void (*mlp_gradients)(const MlpSample&, int64_t begin, int64_t end, void* scratch, float* g1, float* g2, double* du,
-                        double* dy, double* dy_y);
+  // du (Ep), of dy (C) and of dy times the normalised y (C); and, where g2 is given, grad^T h and the sums of grad
+  void (*mlp_gradients)(const MlpSample&, int64_t begin, int64_t end, void* scratch, float* g1, float* g2, double* grad,
+                        double* du, double* dy, double* dy_y);
   // rows [begin, end): dy = scale * dy + slope * (y - mean) + offset, in place
   void (*mlp_finish)(const MlpSample&, int64_t begin, int64_t end, const float* offset, const float* slope);
   // rows [begin, end) of `channels` values: add them up
