@@ -116,12 +116,9 @@ class MedNeXtBlock(nn.Module):
 
     @torch.jit.unused
     def _transform_fast(self, x: Tensor, residual: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        y, statistics = ops.depthwise(
-            x, self.depthwise.weight, self.depthwise.bias, self.depthwise.stride[0], self.depthwise.transposed
-        )
         grn = self.grn if isinstance(self.grn, GlobalResponseNorm) else None
-        return ops.folded_mlp(
-            y,
+        convolution = (self.depthwise.weight, self.depthwise.bias)
+        parameters = (
             self.norm.weight,
             self.norm.bias,
             self.expand.weight,
@@ -130,12 +127,12 @@ class MedNeXtBlock(nn.Module):
             None if grn is None else grn.beta,
             self.compress.weight,
             self.compress.bias if bias is None else self.compress.bias + bias,
-            residual,
-            self.norm.eps,
-            1e-6 if grn is None else grn.eps,
-            "mean" if grn is None else grn.denominator,
-            statistics,
         )
+        settings = (self.norm.eps, *((1e-6, "mean") if grn is None else (grn.eps, grn.denominator)))
+        if residual is x:
+            return ops.residual_block(x, *convolution, *parameters, *settings)
+        y, statistics = ops.depthwise(x, *convolution, self.depthwise.stride[0], self.depthwise.transposed)
+        return ops.folded_mlp(y, *parameters, residual, *settings, statistics)
 
     def drop_path(self, y: Tensor) -> Tensor:
         """In training, zero whole samples with probability `drop_path_rate` and scale up the others."""

@@ -7,6 +7,7 @@ from mednextv2.ops.folded_mlp import folded_mlp, folded_mlp_reference
 from mednextv2.ops.grn import grn
 from mednextv2.ops.paths import half_is_fast, plain, use
 from mednextv2.ops.pointwise import pointwise, pointwise_reference
+from mednextv2.ops.residual_block import residual_block
 from mednextv2.ops.upsample_merge import upsample_merge, upsample_merge_reference
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "plain",
     "pointwise",
     "pointwise_reference",
+    "residual_block",
     "upsample_merge",
     "upsample_merge_reference",
     "use",

@@ -8,8 +8,8 @@ def forward(x, weight, bias, stride, transposed):
     return torch.ops.mednextv2_native.depthwise(x, weight, bias, stride, transposed)
 
 
-def backward(grad, x, weight, stride, transposed, need_x):
-    """Return the gradients of x (empty unless wanted), weight and bias."""
+def backward(grad, x, weight, stride, transposed, need_x, onto=None):
+    """Return the gradients of x (empty unless wanted; with `onto` added), weight and bias."""
     grad = grad.to(x.dtype)
-    dx, dw, db = torch.ops.mednextv2_native.depthwise_backward(grad, x, weight, stride, transposed, need_x)
+    dx, dw, db = torch.ops.mednextv2_native.depthwise_backward(grad, x, weight, stride, transposed, need_x, onto)
     return dx, dw.to(weight.dtype), db.to(weight.dtype)

@@ -206,13 +206,20 @@ def forward(
 
 
 def backward(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: int, transposed: bool, need_x: bool
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: int,
+    transposed: bool,
+    need_x: bool,
+    onto: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of x (empty unless `need_x`), weight and bias."""
+    """Return the gradients of x (empty unless `need_x`; with `onto` added), weight and bias."""
     grad = grad.to(x.dtype)
     dx = x.new_empty(0)
     if need_x:
         dx = _gather(grad, weight, None, tuple(x.shape[2:]), stride, not transposed, moments=False)[0]
+        dx = dx if onto is None else dx.add_(onto)
     a, b = (x, grad) if transposed else (grad, x)
     dw = _weight_gradient(a, b, weight, stride)
     db = paths.rows(grad).sum((0, 1), dtype=torch.float32)

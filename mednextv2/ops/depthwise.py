@@ -52,7 +52,7 @@ def depthwise_op(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, transposed: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the chosen path; returns the result, its mean and its biased variance."""
-    return _implementation(x, weight)[0](x, weight, bias, stride, transposed)
+    return choose(x, weight)[0](x, weight, bias, stride, transposed)
 
 
 @torch.library.custom_op("mednextv2::depthwise_backward", mutates_args=())
@@ -60,10 +60,11 @@ def depthwise_backward_op(
     grad: Tensor, x: Tensor, weight: Tensor, stride: int, transposed: bool, need_x: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x (empty unless `need_x`), weight and bias."""
-    return _implementation(x, weight)[1](paths.channels_last(grad), x, weight, stride, transposed, need_x)
+    return choose(x, weight)[1](paths.channels_last(grad), x, weight, stride, transposed, need_x)
 
 
-def _implementation(x: Tensor, weight: Tensor):
+def choose(x: Tensor, weight: Tensor):
+    """Return the chosen path's functions: forward, and backward, whose `onto` is added to the gradient of x."""
     path = paths.choose(x.device.type, x.dtype, weight.shape[-1]).name
     if path == paths.NATIVE:
         from mednextv2.ops import _depthwise_native as native
@@ -82,11 +83,12 @@ def _torch_forward(x, weight, bias, stride, transposed):
     return y, *moments(y)
 
 
-def _torch_backward(grad, x, weight, stride, transposed, need_x):
+def _torch_backward(grad, x, weight, stride, transposed, need_x, onto=None):
     if x.device.type == "cpu" and x.dtype != paths.statistics_dtype(x):
         # oneDNN's weight gradient in bfloat16 is wrong for some channels-last shapes: (2, 24, 2, 2, 2) in PyTorch 2.13
         plain = paths.statistics_dtype(x)
-        dx, dw, db = _torch_backward(grad.to(plain), x.to(plain), weight, stride, transposed, need_x)
+        onto = None if onto is None else onto.to(plain)
+        dx, dw, db = _torch_backward(grad.to(plain), x.to(plain), weight, stride, transposed, need_x, onto)
         return dx.to(x.dtype), dw, db
     w = weight.to(x.dtype)
     padding = [size // 2 for size in weight.shape[2:]]
@@ -101,6 +103,7 @@ def _torch_backward(grad, x, weight, stride, transposed, need_x):
     if turned:
         dx = depthwise_reference(grad, w.flip(*range(2, w.dim())), None)
     dx = paths.channels_last(dx) if need_x else x.new_empty(0)
+    dx = dx if onto is None else dx.add_(onto)
     db = paths.rows(grad).sum((0, 1), dtype=paths.statistics_dtype(x))
     return dx, dw.to(weight.dtype), db.to(weight.dtype)
 

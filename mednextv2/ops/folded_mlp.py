@@ -139,7 +139,7 @@ def folded_mlp_op(
 ) -> tuple[Tensor, Tensor]:
     """Run the chosen path; returns the output and the norm of each expanded channel, `(N, E)` (empty without GRN)."""
     inputs = (y, mean, variance, norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2)
-    return _implementation(y).forward(*inputs, residual, norm_eps, grn_eps, grn_sum)
+    return choose(y).forward(*inputs, residual, norm_eps, grn_eps, grn_sum)
 
 
 @torch.library.custom_op("mednextv2::folded_mlp_backward", mutates_args=())
@@ -163,10 +163,11 @@ def folded_mlp_backward_op(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of y, norm_weight, norm_bias, w1, b1, gamma, beta (empty without GRN), w2 and b2."""
     inputs = (y, mean, variance, norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2)
-    return _implementation(y).backward(paths.channels_last(grad), *inputs, g, norm_eps, grn_eps, grn_sum)
+    return choose(y).backward(paths.channels_last(grad), *inputs, g, norm_eps, grn_eps, grn_sum)
 
 
-def _implementation(y: Tensor):
+def choose(y: Tensor):
+    """Return the module of the chosen path."""
     path = paths.choose(y.device.type, y.dtype).name
     if path == paths.NATIVE:
         from mednextv2.ops import _folded_mlp_native as native

@@ -89,13 +89,13 @@ def test_opcheck(dtype, stride, transposed):
 
 def test_the_gradient_of_the_input_is_left_out_where_nobody_wants_it(monkeypatch):
     asked = []
-    implementation = MODULE._implementation
+    implementation = MODULE.choose
 
     def spy(x, weight):
         forward, backward = implementation(x, weight)
         return forward, lambda *a: asked.append(a[-1]) or backward(*a)
 
-    monkeypatch.setattr(MODULE, "_implementation", spy)
+    monkeypatch.setattr(MODULE, "choose", spy)
     values = case(4, torch.float32)
     ops.depthwise(values["x"].detach(), values["weight"], values["bias"])[0].sum().backward()
     ops.depthwise(*values.values())[0].sum().backward()
@@ -116,13 +116,13 @@ def test_other_kernel_sizes_take_pytorch_s_operator_and_say_so():
 @pytest.mark.parametrize("path", available_paths())
 @pytest.mark.parametrize("index", range(3))
 def test_an_error_of_a_thousandth_in_any_gradient_is_found(path, index, monkeypatch):
-    implementation = MODULE._implementation
+    implementation = MODULE.choose
 
     def wrong(x, weight):
         forward, backward = implementation(x, weight)
         return forward, lambda *a: [g * 1.001 if i == index else g for i, g in enumerate(backward(*a))]
 
-    monkeypatch.setattr(MODULE, "_implementation", wrong)
+    monkeypatch.setattr(MODULE, "choose", wrong)
     values = case(6, torch.float32, channels=8, space=(5, 6, 7), kernel=3, bias=True)
     copies = exact(values)
     with ops.use(path):

@@ -32,7 +32,7 @@ template <class S> struct Depthwise {
   // BLOCK outputs from `start` on of V channels (`left` of them valid), over all lines that hit.
   template <int K, int STRIDE, bool UP, bool GUARD>
   MN_INLINE void block(const Convolution& c, const S* const* lines, const float* const* taps, int count, int64_t channel,
-                       int64_t left, int64_t start, int64_t in_size, int64_t outputs, vf bias, S* out) {
+                       int64_t left, int64_t start, int64_t in_size, int64_t outputs, vf bias, const S* onto, S* out) {
     const int PAD = K / 2;
     const int LOW = offset<STRIDE, UP>(0, UP ? (K - 1) - ((K - 1 - PAD) % STRIDE) : 0, PAD);
     const int HIGH = offset<STRIDE, UP>(BLOCK - 1, UP ? (BLOCK - 1 + PAD) % STRIDE : K - 1, PAD);
@@ -63,11 +63,15 @@ template <class S> struct Depthwise {
     }
 #pragma GCC unroll 8
     for (int t = 0; t < BLOCK; t++)
-      if (!GUARD || t < outputs) store_upto(out + t * c.channels + channel, sum[t], GUARD ? left : V);
+      if (!GUARD || t < outputs) {
+        const int64_t place = t * c.channels + channel;
+        if (onto) sum[t] = add(sum[t], load_upto(onto + place, GUARD ? left : V));
+        store_upto(out + place, sum[t], GUARD ? left : V);
+      }
   }
 
   template <int K, int STRIDE, bool UP>
-  static void line(const Convolution& c, const S* const* lines, const float* const* taps, int count, S* out) {
+  static void line(const Convolution& c, const S* const* lines, const float* const* taps, int count, const S* onto, S* out) {
     const int64_t in_size = (UP ? c.small : c.big)[2], out_size = (UP ? c.big : c.small)[2];
     for (int64_t start = 0; start < out_size; start += BLOCK) {
       // whether all inputs that the block may touch exist
@@ -78,10 +82,12 @@ template <class S> struct Depthwise {
         const int64_t left = c.channels - channel;
         vf bias = c.bias ? load(c.bias + channel) : zero();
         S* to = out + start * c.channels;
+        const S* with = onto ? onto + start * c.channels : nullptr;
         if (inside && left >= V)
-          block<K, STRIDE, UP, false>(c, lines, taps, count, channel, left, start, in_size, BLOCK, bias, to);
+          block<K, STRIDE, UP, false>(c, lines, taps, count, channel, left, start, in_size, BLOCK, bias, with, to);
         else
-          block<K, STRIDE, UP, true>(c, lines, taps, count, channel, left, start, in_size, out_size - start, bias, to);
+          block<K, STRIDE, UP, true>(c, lines, taps, count, channel, left, start, in_size, out_size - start, bias, with,
+                                          to);
       }
     }
   }
@@ -131,8 +137,9 @@ template <class S> struct Depthwise {
           taps[count++] = c.weight + (kd * c.kernel[1] + kh) * K * padded;
         }
       }
-      S* out = (S*)c.output + i * to[2] * c.channels;
-      line<K, STRIDE, UP>(c, inputs, taps, count, out);
+      const int64_t place = i * to[2] * c.channels;
+      S* out = (S*)c.output + place;
+      line<K, STRIDE, UP>(c, inputs, taps, count, c.onto ? (const S*)c.onto + place : nullptr, out);
       if (sums) moments(out, to[2], c.channels, sums + n * c.channels, squares + n * c.channels);
     }
   }

@@ -48,7 +48,7 @@ InstructionSet detect() {
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (!avx512 || most == "avx2") return AVX2;
   if (!__builtin_cpu_supports("avx512bf16") || most == "avx512") return AVX512;
-  return has_tiles() && most != "avx512_bf16" ? AMX : AVX512_BF16;
+  return most != "avx512_bf16" && has_tiles() ? AMX : AVX512_BF16;
 }
 
 const InstructionSet instruction_set = detect();
@@ -413,9 +413,11 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_forward(const Tensor& x, const Tens
 }
 
 std::tuple<Tensor, Tensor, Tensor> depthwise_backward(const Tensor& grad, const Tensor& x, const Tensor& weight,
-                                                      int64_t stride, bool transposed, bool need_x) {
+                                                      int64_t stride, bool transposed, bool need_x,
+                                                      const optional<Tensor>& onto) {
   check(x, "x", x);
   check(grad, "grad", x);
+  if (onto) check(*onto, "onto", x);
   const Kernels& k = kernels_for(x);
   const int64_t C = x.size(1), N = x.size(0), count = weight[0].numel(), T = workers(), wide = round_up(C, k.vector);
   Floats w(weight);
@@ -426,6 +428,7 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_backward(const Tensor& grad, const 
     Convolution c = describe(back ? x : grad, back ? grad : x, weight, stride, back);
     const auto table = taps(k, w, C, count, !transposed && stride == 1);
     c.input = grad.data_ptr(), c.output = dx.data_ptr(), c.weight = table.data();
+    c.onto = onto ? onto->data_ptr() : nullptr;
     share(lines(back ? c.big : c.small, N), [&](int64_t, int64_t begin, int64_t end) {
       k.depthwise(c, begin, end, nullptr, nullptr);
     });
@@ -475,8 +478,8 @@ TORCH_LIBRARY(mednextv2_native, m) {
       "bool grn_sum) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("depthwise(Tensor x, Tensor weight, Tensor? bias, int stride, bool transposed) -> (Tensor, Tensor, Tensor)");
   m.def(
-      "depthwise_backward(Tensor grad, Tensor x, Tensor weight, int stride, bool transposed, bool need_x) "
-      "-> (Tensor, Tensor, Tensor)");
+      "depthwise_backward(Tensor grad, Tensor x, Tensor weight, int stride, bool transposed, bool need_x, "
+      "Tensor? onto) -> (Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(mednextv2_native, CPU, m) {

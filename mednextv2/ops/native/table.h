@@ -53,6 +53,7 @@ struct Convolution {
   int64_t stride;
   bool up;                     // from small to big (transposed), else from big to small
   const void *input, *other;   // other: the small tensor, for the weight gradient (input is the big one)
+  const void* onto;            // added to the output, or null
   void* output;
   const float *weight, *bias;  // taps x Cp, Cp (or null)
 };

@@ -1,0 +1,91 @@
+import pytest
+import torch
+from op_helpers import TOLERANCE, available_paths, errors, exact, mlp_case, nan_filled
+
+from mednextv2 import ops
+from mednextv2.nets import MedNeXt
+from mednextv2.ops import paths
+from mednextv2.ops.residual_block import depthwise_backward_onto_op, residual_block_op
+
+SPACES = [(5, 6, 7), (1, 1, 1), (2, 2, 2), (9, 8, 7), (12, 11), (1, 1)]
+
+
+def case(seed, dtype, **fixed):
+    """Random arguments, as leaves that want gradients, and settings."""
+    generator = torch.Generator().manual_seed(seed)
+    pick = torch.randint(1000, (4,), generator=generator).tolist()
+    fixed = {"space": SPACES[pick[0] % len(SPACES)], "out": 1, "residual": False, "mean": 0} | fixed
+    kernel_size, bias = fixed.pop("kernel", (3, 5, 7)[pick[1] % 3]), fixed.pop("bias", pick[2] % 4 > 0)
+    values, settings = mlp_case(seed, dtype, **fixed)
+    x = values.pop("y")
+    values.pop("residual")
+    parameter = {"dtype": values["w1"].dtype, "requires_grad": True}
+    kernel = torch.randn(x.shape[1], 1, *[kernel_size] * (x.dim() - 2), **parameter)
+    bias = torch.randn(x.shape[1], **parameter) if bias else None
+    return {"x": x, "weight": kernel, "bias": bias, **values}, settings
+
+
+def definition(x, weight, bias, *parameters, **settings):
+    return ops.folded_mlp_reference(ops.depthwise_reference(x, weight, bias), *parameters, x, **settings)
+
+
+def compare(values, settings, path):
+    copies = exact(values)
+    with nan_filled(), ops.use(path):
+        out = ops.residual_block(*values.values(), **settings)
+        return errors(out, definition(*copies.values(), **settings), values, copies)
+
+
+@pytest.mark.parametrize("path", available_paths())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("seed", range(24))
+def test_output_and_all_gradients_equal_the_definition(path, dtype, seed):
+    values, settings = case(seed, dtype)
+    found = compare(values, settings, path)
+    found.pop("bias", None)  # the norm takes the bias out again: its gradient is nothing but rounding, in all paths
+    # where a dtype itself cannot do better (a norm of few, rounded values), the definition in it is the measure
+    plain, copies = case(seed, dtype)[0], exact(values)
+    own = errors(definition_in(plain, settings), definition(*copies.values(), **settings), plain, copies)
+    assert {k: v for k, v in found.items() if v > max(TOLERANCE[dtype], 3 * own[k])} == {}
+
+
+def definition_in(values, settings):
+    """The definition in the dtype of the features, as PyTorch computes it."""
+    x, *parameters = values.values()
+    return definition(x, *[p if p is None else p.to(x.dtype) for p in parameters], **settings)
+
+
+def test_gradcheck():
+    values, settings = case(2, torch.float64, batch=2, channels=2, space=(2, 3, 4), kernel=3, ratio=2, bias=True)
+    assert torch.autograd.gradcheck(lambda *v: ops.residual_block(*v, **settings), tuple(values.values()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("grn", [True, False])
+def test_opcheck(dtype, grn):
+    values, _ = case(3, dtype, batch=2, channels=8, space=(4, 6, 8), kernel=3, grn=grn, bias=grn)
+    x = paths.channels_last(values.pop("x").detach()).requires_grad_()
+    tolerance = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float64: 1e-9}[dtype]
+    inputs = (x, *values.values(), 1e-5, 1e-6, False)
+    torch.library.opcheck(residual_block_op, inputs, rtol=tolerance, atol=tolerance)
+    with torch.no_grad():
+        out = residual_block_op(*inputs)[0]
+        inputs = (out, x.detach(), values["weight"].detach(), out.clone())
+        torch.library.opcheck(depthwise_backward_onto_op, inputs, rtol=tolerance, atol=tolerance)
+
+
+def test_a_wrong_denominator_is_refused():
+    values, _ = case(4, torch.float32)
+    with pytest.raises(ValueError, match="'mean' or 'sum'"):
+        ops.residual_block(*values.values(), grn_denominator="max")
+
+
+def test_standard_blocks_are_one_operator_and_no_gradient_is_added_by_a_pass_of_its_own():
+    network = MedNeXt(init_filters=8)  # two blocks in each of nine stages
+    x = torch.randn(1, 1, 32, 32, 32)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        network(x).sum().backward()
+    calls = {event.key: event.count for event in profile.key_averages()}
+    assert calls["mednextv2::residual_block"] == 18
+    assert calls["mednextv2::depthwise_backward_onto"] == 18
+    assert calls["mednextv2::depthwise"] == 8  # of the up and down blocks
