@@ -12,7 +12,7 @@ import sys
 import pytest
 import torch
 
-from mednextv2.ops import depthwise, folded_mlp, paths
+from mednextv2.ops import depthwise, folded_mlp, paths, residual_block
 from mednextv2.ops.depthwise import depthwise_reference
 from mednextv2.ops.folded_mlp import folded_mlp_reference, moments
 
@@ -285,16 +285,19 @@ def test_moments_keep_their_digits_where_the_mean_is_far_from_zero(small_launche
     check_depthwise((1, 4, 3, 3, 3), 3, 1, False, torch.float32, mean=100.0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_block_is_differentiated_through_both_operators(dtype, monkeypatch):
+@pytest.mark.parametrize(("dtype", "joined"), [(torch.float32, False), (torch.bfloat16, False), (torch.float32, True)])
+def test_a_block_is_differentiated_through_both_operators(dtype, joined, monkeypatch):
     monkeypatch.setattr(paths, "choose", lambda *_: paths.Path(paths.TRITON, "the test"))
     x = image(2, 4, 3, 4, 2, dtype=dtype)
     weight, bias = random(4, 1, 3, 3, 3, scale=0.3), random(4)
     parameters = mlp_problem(2, 4, 12, 4, (1, 1, 1), dtype)[1:]
     inputs = [x, weight, bias, *parameters]
     leaves = [p.clone().requires_grad_() for p in inputs]
-    y, statistics = depthwise(*leaves[:3])
-    result = folded_mlp(y, *leaves[3:], leaves[0], statistics=statistics)
+    if joined:
+        result = residual_block(*leaves)
+    else:
+        y, statistics = depthwise(*leaves[:3])
+        result = folded_mlp(y, *leaves[3:], leaves[0], statistics=statistics)
     grad = image(*result.shape, dtype=dtype)
     got = [result, *torch.autograd.grad(result, leaves, grad)]
 

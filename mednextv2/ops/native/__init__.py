@@ -1,6 +1,6 @@
 """The C++ kernels for CPUs: built at first use with the compiler of the system, then loaded from a cache.
 
-The library holds the kernels for AVX2, AVX-512 and AVX-512 with bfloat16, and chooses when it is loaded. Without a
+The library holds the kernels for AVX2, AVX-512, AVX-512 with bfloat16 and AMX, and chooses when it is loaded. Without a
 compiler, on another kind of processor or with `MEDNEXTV2_NATIVE=0` everything works on PyTorch's own operators, slower.
 """
 

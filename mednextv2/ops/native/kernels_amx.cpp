@@ -18,7 +18,9 @@
 namespace amx {
 #include "simd.h"
 #include "gemm.h"
+#include "chunks.h"
 #include "mlp.h"
+#include "mlp_backward.h"
 #include "depthwise.h"
 #include "instantiate.h"
 }  // namespace amx

@@ -15,7 +15,9 @@
 namespace avx512 {
 #include "simd.h"
 #include "gemm.h"
+#include "chunks.h"
 #include "mlp.h"
+#include "mlp_backward.h"
 #include "depthwise.h"
 #include "instantiate.h"
 }  // namespace avx512
