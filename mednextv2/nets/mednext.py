@@ -156,6 +156,9 @@ class MedNeXt(nn.Module):
                 x = x.as_tensor()
             if not torch.jit.is_tracing():
                 check_spatial_shape(x, self.spatial_dims)
+                channels = self.stem.in_channels
+                if x.shape[1] != channels:
+                    raise ValueError(f"the network takes {channels} channels, not {x.shape[1]}: got {tuple(x.shape)}")
             if self.cpu_bfloat16 and x.device.type == "cpu" and not ops.plain():
                 return self._forward_bfloat16(x)
         return self.compute(x)
@@ -206,7 +209,8 @@ def check_spatial_shape(x: Tensor, spatial_dims: int) -> None:
             legal = [s for s in (size // DIVISOR * DIVISOR, (size // DIVISOR + 1) * DIVISOR) if s > 0]
             raise ValueError(
                 f"MedNeXt halves every axis four times, so each must be a multiple of {DIVISOR}: "
-                f"spatial axis {axis} has {size} voxels; the nearest legal sizes are {' and '.join(map(str, legal))}"
+                f"spatial axis {axis} has {size} voxels; the nearest legal "
+                f"{'size is' if len(legal) == 1 else 'sizes are'} {' and '.join(map(str, legal))}"
             )
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from mednextv2.ops import paths
 from mednextv2.ops.folded_mlp import moments
+from mednextv2.ops.shapes import check_depthwise
 
 
 def depthwise_reference(
@@ -36,6 +37,9 @@ def depthwise(
         The result, channels-last, and its mean and biased variance over space, `(N, C)` each, as
         :func:`mednextv2.ops.folded_mlp` takes them; None in place of these where the plain definition is used.
 
+    Raises:
+        ValueError: For shapes that do not fit each other, or another stride.
+
     Source:
         Roy et al. 2023, MedNeXt, sections 2.1 and 2.2 (arXiv:2303.09975).
     """
@@ -43,6 +47,7 @@ def depthwise(
     if paths.plain(x):
         return depthwise_reference(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), stride,
                                    transposed), None  # fmt: skip
+    check_depthwise(x, weight, bias, stride)
     y, mean, variance = depthwise_op(paths.channels_last(x), weight, bias, stride, transposed)
     return y, (mean, variance)
 
@@ -101,7 +106,7 @@ def _torch_backward(grad, x, weight, stride, transposed, need_x, onto=None):
         grad, x, w, None, [stride] * len(padding), padding, ones, transposed, zeros, x.shape[1], mask
     )
     if turned:
-        dx = depthwise_reference(grad, w.flip(*range(2, w.dim())), None)
+        dx = depthwise_reference(grad, w if transposed else w.flip(*range(2, w.dim())), None)
     dx = paths.channels_last(dx) if need_x else x.new_empty(0)
     dx = dx if onto is None else dx.add_(onto)
     db = paths.rows(grad).sum((0, 1), dtype=paths.statistics_dtype(x))

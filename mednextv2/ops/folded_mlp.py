@@ -18,6 +18,7 @@ from mednextv2.ops import _folded_mlp_torch as folded
 from mednextv2.ops import paths
 from mednextv2.ops.channel_norm import channel_norm
 from mednextv2.ops.grn import grn
+from mednextv2.ops.shapes import check_grn, check_mlp
 
 
 def folded_mlp_reference(
@@ -76,7 +77,7 @@ def folded_mlp(
         expand_weight: `(E, C)`, or the weight of a convolution of kernel 1.
         expand_bias: `(E,)`.
         gamma: Gain of GRN, `(E,)`; None for a block without GRN (v1).
-        beta: Shift of GRN, `(E,)`, or None.
+        beta: Shift of GRN, `(E,)`; None where gamma is.
         compress_weight: `(O, E)`, or the weight of a convolution of kernel 1.
         compress_bias: `(O,)`.
         residual: Added to the result, `(N, O, *spatial)`, or None.
@@ -89,12 +90,14 @@ def folded_mlp(
     Returns:
         `(N, O, *spatial)`, channels-last, in the dtype of `y` (under autocast, autocast's).
 
+    Raises:
+        ValueError: For shapes that do not fit each other, or another denominator.
+
     Source:
         Roy et al. 2023, MedNeXt, section 2.1 (arXiv:2303.09975); GRN: Woo et al. 2023 (arXiv:2301.00808). The folded
         form and its gradients: `docs/fast_block.md`.
     """
-    if grn_denominator not in ("mean", "sum"):
-        raise ValueError("the denominator of GRN is 'mean' or 'sum'")
+    check_grn(gamma, beta, grn_denominator)
     y = paths.autocast(y)
     residual = None if residual is None else residual.to(y.dtype)
     if paths.plain(y):
@@ -102,6 +105,8 @@ def folded_mlp(
             y, norm_weight, norm_bias, expand_weight, expand_bias, gamma, beta, compress_weight, compress_bias,
             residual, norm_eps, grn_eps, grn_denominator,
         )  # fmt: skip
+    parameters = (norm_weight, norm_bias, expand_weight, expand_bias, gamma, beta, compress_weight, compress_bias)
+    check_mlp(y, parameters, residual, statistics)
     y = paths.channels_last(y)
     mean, variance = moments(y) if statistics is None else statistics
     out, _ = folded_mlp_op(

@@ -73,6 +73,8 @@ def _choose_cpu(dtype: torch.dtype, kernel_size: int | None) -> Path:
     if kernel_size is not None and kernel_size not in (3, 5, 7):
         return Path(TORCH, f"the CPU kernels take kernel sizes 3, 5 and 7, not {kernel_size}")
     available, reason = native.load()
+    if dtype == torch.float32 and available and "bfloat16" in reason:
+        reason = "AVX-512"  # what is beyond it is for bfloat16
     return Path(NATIVE if available else TORCH, reason)
 
 

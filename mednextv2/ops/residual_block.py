@@ -12,6 +12,7 @@ from mednextv2.ops.depthwise import choose as choose_depthwise
 from mednextv2.ops.depthwise import depthwise
 from mednextv2.ops.folded_mlp import choose as choose_mlp
 from mednextv2.ops.folded_mlp import folded_mlp, folded_mlp_backward_op
+from mednextv2.ops.shapes import check_depthwise, check_grn, check_mlp
 
 
 def residual_block(
@@ -51,6 +52,9 @@ def residual_block(
     Returns:
         `(N, C, *spatial)`, channels-last.
 
+    Raises:
+        ValueError: For shapes that do not fit each other, or another denominator.
+
     Source:
         Roy et al. 2023, MedNeXt, section 2.1 (arXiv:2303.09975).
     """
@@ -61,8 +65,10 @@ def residual_block(
             y, norm_weight, norm_bias, expand_weight, expand_bias, gamma, beta, compress_weight, compress_bias, x,
             norm_eps, grn_eps, grn_denominator, statistics,
         )  # fmt: skip
-    if grn_denominator not in ("mean", "sum"):
-        raise ValueError("the denominator of GRN is 'mean' or 'sum'")
+    parameters = (norm_weight, norm_bias, expand_weight, expand_bias, gamma, beta, compress_weight, compress_bias)
+    check_grn(gamma, beta, grn_denominator)
+    check_depthwise(x, weight, bias, 1)
+    check_mlp(x, parameters, x)
     return residual_block_op(
         paths.channels_last(x), weight, bias, norm_weight, norm_bias, expand_weight.flatten(1), expand_bias,
         gamma, beta, compress_weight.flatten(1), compress_bias, norm_eps, grn_eps, grn_denominator == "sum",

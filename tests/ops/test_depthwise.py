@@ -129,3 +129,38 @@ def test_an_error_of_a_thousandth_in_any_gradient_is_found(path, index, monkeypa
         y, _ = ops.depthwise(*values.values())
         found = errors(y, ops.depthwise_reference(*copies.values()), values, copies)
     assert [name for name, error in found.items() if error > 5e-4] == [list(values)[index]]
+
+
+@pytest.mark.parametrize("path", available_paths())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_transposed_convolution_of_stride_1_has_the_right_gradients(path, dtype):
+    values = case(7, dtype, channels=8, space=(5, 6, 7), kernel=3, bias=True)
+    copies = exact(values)
+    with ops.use(path):
+        y, _ = ops.depthwise(*values.values(), 1, True)
+        found = errors(y, ops.depthwise_reference(*copies.values(), 1, True), values, copies)
+    assert max(found.values()) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "bias", "stride", "message"),
+    [
+        ((1, 8, 6, 6, 6), (7, 1, 3, 3, 3), None, 1, r"weight has the shape \(8, 1, k, k, k\) with odd k .* \(7, 1, 3"),
+        ((1, 8, 6, 6, 6), (8, 8, 3, 3, 3), None, 1, "weight has the shape"),
+        ((1, 8, 6, 6, 6), (8, 1, 3, 3), None, 1, "weight has the shape"),
+        ((1, 8, 6, 6, 6), (8, 1, 2, 2, 2), None, 1, "with odd k"),
+        ((1, 8, 6, 6, 6), (8, 1, 0, 3, 3), None, 1, "with odd k"),
+        ((1, 8, 6, 6, 6), (8, 1, 3, 3, 3), (0,), 1, r"bias has the shape \(8,\), not \(0,\) of float32"),
+        ((1, 8, 6, 6, 6), (8, 1, 3, 3, 3), None, 0, "stride is 1 or 2, not 0"),
+        ((1, 8, 6, 6, 6), (8, 1, 3, 3, 3), None, 3, "stride is 1 or 2, not 3"),
+        ((8, 6, 6), (8, 1, 3, 3, 3), None, 1, "two or three dimensions"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(x, weight, bias, stride, message):
+    with pytest.raises(ValueError, match=message):
+        ops.depthwise(torch.ones(x), torch.ones(weight), None if bias is None else torch.ones(bias), stride)
+
+
+def test_integers_are_refused():
+    with pytest.raises(ValueError, match="floating-point"):
+        ops.depthwise(torch.ones(1, 8, 4, 4, dtype=torch.int64), torch.ones(8, 1, 3, 3), None)

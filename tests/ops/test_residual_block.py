@@ -89,3 +89,48 @@ def test_standard_blocks_are_one_operator_and_no_gradient_is_added_by_a_pass_of_
     assert calls["mednextv2::residual_block"] == 18
     assert calls["mednextv2::depthwise_backward_onto"] == 18
     assert calls["mednextv2::depthwise"] == 8  # of the up and down blocks
+
+
+NAMES = (
+    "norm_weight",
+    "norm_bias",
+    "expand_weight",
+    "expand_bias",
+    "gamma",
+    "beta",
+    "compress_weight",
+    "compress_bias",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_parameter_that_is_too_short_is_refused(name):
+    values, settings = case(5, torch.float32, channels=16, grn=True)
+    values = {k: v if v is None else v.detach() for k, v in values.items()}
+    parameters = dict(zip(NAMES, list(values.values())[3:], strict=True))
+    parameters[name] = parameters[name][:, :-1] if parameters[name].dim() > 1 else parameters[name][:-1]
+    with pytest.raises(ValueError, match=f"{name} has the shape"):
+        ops.residual_block(values["x"], values["weight"], values["bias"], **parameters, **settings)
+    with pytest.raises(ValueError, match=f"{name} has the shape"):
+        ops.folded_mlp(values["x"], **parameters, **settings)
+
+
+def test_what_does_not_fit_the_residual_is_refused():
+    values, _ = case(6, torch.float32, channels=8, space=(4, 4, 4), grn=True)
+    values["compress_weight"], values["compress_bias"] = (values.pop(k) for k in ("w2", "b2"))
+    short = {**values, "compress_weight": values["compress_weight"][:4], "compress_bias": values["compress_bias"][:4]}
+    with pytest.raises(ValueError, match="residual has the shape"):
+        ops.residual_block(*short.values())
+    x, _, _, *parameters = values.values()
+    with pytest.raises(ValueError, match="residual has the shape"):
+        ops.folded_mlp(x, *parameters, residual=torch.ones(1, 8, 1, 1, 1))
+    with pytest.raises(ValueError, match="statistics: variance has the shape"):
+        ops.folded_mlp(x, *parameters, statistics=(torch.zeros(x.shape[:2]), torch.ones(1)))
+
+
+@pytest.mark.parametrize("missing", ["gamma", "beta"])
+def test_half_of_grn_is_refused(missing):
+    values, _ = case(7, torch.float32, grn=True)
+    values[missing] = None
+    with pytest.raises(ValueError, match="both or not at all"):
+        ops.residual_block(*values.values())

@@ -1,0 +1,74 @@
+"""Checks of what the operators are given: their kernels trust sizes, and would read past the end of a short tensor."""
+
+from torch import Tensor
+
+
+def check_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> None:
+    """Raise a ValueError that says which argument of :func:`mednextv2.ops.depthwise` does not fit, or return."""
+    if x.dim() not in (4, 5) or not x.is_floating_point():
+        raise ValueError(
+            f"x is a floating-point tensor (N, C, *spatial) of two or three dimensions, not {_describe(x)}"
+        )
+    kernel = tuple(weight.shape[2:])
+    if weight.dim() != x.dim() or tuple(weight.shape[:2]) != (x.shape[1], 1) or not all(k % 2 for k in kernel):
+        wanted = f"({x.shape[1]}, 1{', k' * (x.dim() - 2)})"
+        raise ValueError(f"weight has the shape {wanted} with odd k for this x, not {_describe(weight)}")
+    _expect("bias", bias, (x.shape[1],))
+    if stride not in (1, 2):
+        raise ValueError(f"stride is 1 or 2, not {stride!r}")
+
+
+def check_mlp(
+    y: Tensor,
+    parameters: tuple[Tensor | None, ...],
+    residual: Tensor | None = None,
+    statistics: tuple[Tensor, Tensor] | None = None,
+) -> None:
+    """Raise a ValueError that says which argument of :func:`mednextv2.ops.folded_mlp` does not fit, or return.
+
+    Args:
+        y: Its input.
+        parameters: From `norm_weight` to `compress_bias`, as it takes them.
+        residual: As there.
+        statistics: As there.
+    """
+    norm_weight, norm_bias, expand_weight, expand_bias, gamma, beta, compress_weight, compress_bias = parameters
+    if y.dim() not in (4, 5) or not y.is_floating_point():
+        raise ValueError(
+            f"y is a floating-point tensor (N, C, *spatial) of two or three dimensions, not {_describe(y)}"
+        )
+    samples, channels = y.shape[:2]
+    width, out_channels = expand_weight.shape[0], compress_weight.shape[0]
+    _expect("norm_weight", norm_weight, (channels,))
+    _expect("norm_bias", norm_bias, (channels,))
+    _expect("expand_weight", expand_weight, (width, channels), ones=True)
+    _expect("expand_bias", expand_bias, (width,))
+    _expect("gamma", gamma, (width,))
+    _expect("beta", beta, (width,))
+    _expect("compress_weight", compress_weight, (out_channels, width), ones=True)
+    _expect("compress_bias", compress_bias, (out_channels,))
+    _expect("residual", residual, (samples, out_channels, *y.shape[2:]))
+    for name, tensor in zip(("mean", "variance"), statistics or (), strict=False):
+        _expect(f"statistics: {name}", tensor, (samples, channels))
+
+
+def check_grn(gamma: Tensor | None, beta: Tensor | None, denominator: str) -> None:
+    """Raise a ValueError where GRN's arguments contradict each other, or return."""
+    if denominator not in ("mean", "sum"):
+        raise ValueError(f"the denominator of GRN is 'mean' or 'sum', not {denominator!r}")
+    if (gamma is None) != (beta is None):
+        raise ValueError("gamma and beta of GRN are given both or not at all")
+
+
+def _expect(name: str, tensor: Tensor | None, shape: tuple[int, ...], ones: bool = False) -> None:
+    """Compare shapes; `ones`: that of a convolution of kernel 1 will do."""
+    if tensor is None:
+        return
+    found = tuple(tensor.shape)
+    if found == shape or (ones and found[: len(shape)] == shape and set(found[len(shape) :]) <= {1}):
+        return
+    raise ValueError(f"{name} has the shape {shape}, not {_describe(tensor)}")
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"
