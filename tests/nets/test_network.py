@@ -76,8 +76,14 @@ def test_a_constant_input_has_finite_gradients():  # padding, an empty patch
 )
 def test_a_size_that_is_no_multiple_of_16_is_refused_with_axis_size_and_legal_sizes(space, axis, size, legal):
     network = tiny(spatial_dims=len(space))
-    with pytest.raises(ValueError, match=f"axis {axis} has {size} voxels.*sizes are {' and '.join(map(str, legal))}$"):
+    wanted = f"{'sizes are' if len(legal) > 1 else 'size is'} {' and '.join(map(str, legal))}"
+    with pytest.raises(ValueError, match=f"axis {axis} has {size} voxels.*{wanted}$"):
         network(torch.zeros(1, 1, *space))
+
+
+def test_an_input_with_another_number_of_channels_is_refused():
+    with pytest.raises(ValueError, match=r"takes 1 channels, not 2: got \(1, 2, 16, 16, 16\)"):
+        tiny()(torch.zeros(1, 2, 16, 16, 16))
 
 
 @pytest.mark.parametrize(
