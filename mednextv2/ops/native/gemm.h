@@ -144,7 +144,9 @@ template <class T> struct Factors {
 #if defined(MN_AMX)
 #include "amx.h"
 #else
-struct Unit {};  // nothing to set up before products
+struct Unit {  // nothing to set up before products
+  Unit() {}
+};
 
 template <int NV, class T, class Use> MN_INLINE void panel_product(const Factors<T>& f, int64_t rows, Use use) {
   vf start[NV];
