@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mednextv2.ops import paths
 from mednextv2.ops.depthwise import choose as choose_depthwise
-from mednextv2.ops.depthwise import depthwise
+from mednextv2.ops.depthwise import depthwise, depthwise_backward_op
 from mednextv2.ops.folded_mlp import choose as choose_mlp
 from mednextv2.ops.folded_mlp import folded_mlp, folded_mlp_backward_op
 from mednextv2.ops.shapes import check_depthwise, check_grn, check_mlp
@@ -137,7 +137,10 @@ def _backward(ctx, grad, *_):
         rest[4] = None
     if beta is None:
         rest[5] = None
-    dx, dw, db = depthwise_backward_onto_op(dy, x, weight, grad.to(x.dtype))
+    if ctx.needs_input_grad[0]:
+        dx, dw, db = depthwise_backward_onto_op(dy, x, weight, grad.to(x.dtype))
+    else:  # behind frozen layers
+        dx, (_, dw, db) = None, depthwise_backward_op(dy, x, weight, 1, False, False)
     return dx, dw, db if ctx.has_bias else None, *rest, None, None, None
 
 

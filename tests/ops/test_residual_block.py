@@ -91,6 +91,18 @@ def test_standard_blocks_are_one_operator_and_no_gradient_is_added_by_a_pass_of_
     assert calls["mednextv2::depthwise"] == 8  # of the up and down blocks
 
 
+def test_the_gradient_of_the_input_is_left_out_where_nobody_wants_it():
+    values, _ = case(8, torch.float32, channels=8, space=(5, 6, 7), bias=True)
+    x, *parameters = values.values()
+    leaves = [p for p in parameters if p is not None]
+    wanted = torch.autograd.grad(ops.residual_block(*values.values()).square().sum(), leaves)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        out = ops.residual_block(x.detach(), *parameters)
+        found = torch.autograd.grad(out.square().sum(), leaves)
+    assert "mednextv2::depthwise_backward_onto" not in {event.key for event in profile.key_averages()}
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
 NAMES = (
     "norm_weight",
     "norm_bias",

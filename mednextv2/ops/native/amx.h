@@ -13,17 +13,17 @@
 #define MN_TILE_PRODUCT(sum, a, b) asm volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #sum ::)
 
 // The tiles of this thread, all of full size, while this lives; others (oneDNN) find them released.
-struct Unit {
+struct Tiles {
   struct alignas(64) Shape {
     uint8_t palette = 1, start_row = 0, reserved[14] = {0};
     uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
     uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
   };
-  Unit() {
+  Tiles() {
     static const Shape shape;
     asm volatile("ldtilecfg %0" ::"m"(shape));
   }
-  ~Unit() { asm volatile("tilerelease" ::); }
+  ~Tiles() { asm volatile("tilerelease" ::); }
 };
 
 // Sums of 32 rows x 32 columns of N products, one after the other, a few steps at a time.
@@ -99,7 +99,7 @@ MN_INLINE void panel_products(const Factors<T> (&factors)[N], int64_t rows, Use 
   static_assert(NV == 2, "all panels are 32 columns wide");
   int64_t steps = 0;
   for (const Factors<T>& f : factors) steps += f.depth / 32;
-  if (steps <= 3) spread_products<16>(factors, steps, rows, use);  // short enough to be looked past by the processor
+  if (steps <= 3) spread_products<16>(factors, steps, rows, use);  // so few that the processor overlaps them by itself
   else spread_products<4>(factors, steps, rows, use);
 }
 

@@ -144,8 +144,8 @@ template <class T> struct Factors {
 #if defined(MN_AMX)
 #include "amx.h"
 #else
-struct Unit {  // nothing to set up before products
-  Unit() {}
+struct Tiles {  // nothing to set up before products
+  Tiles() {}
 };
 
 template <int NV, class T, class Use> MN_INLINE void panel_product(const Factors<T>& f, int64_t rows, Use use) {

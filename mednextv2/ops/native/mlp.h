@@ -11,7 +11,7 @@ template <class S, class T> struct Mlp : Chunks<S, T> {
   using Base::prepare;
 
   static void squares(const MlpSample& m, int64_t begin, int64_t end, void* scratch, double* total) {
-    Unit unit;
+    Tiles tiles;
     Scratch s = prepare(m, false, scratch);
     const int64_t k = round_up(m.channels, Op::DEPTH);
     T* kept = (T*)m.kept;
@@ -69,7 +69,7 @@ template <class S, class T> struct Mlp : Chunks<S, T> {
   }
 
   static void output(const MlpSample& m, int64_t begin, int64_t end, void* scratch) {
-    Unit unit;
+    Tiles tiles;
     Scratch s = prepare(m, false, scratch);
     const int64_t e = round_up(m.width, Op::DEPTH);
     for_chunks(m, begin, end, [&](int64_t first_row, int64_t valid, int64_t rows) {

@@ -44,7 +44,7 @@ template <class S, class T> struct MlpBackward : Chunks<S, T> {
   }
 
   static void products(const MlpSample& m, int64_t begin, int64_t end, void* scratch, float* g2, double* grad_sum) {
-    Unit unit;
+    Tiles tiles;
     Scratch s = prepare(m, true, scratch);
     for_chunks(m, begin, end, [&](int64_t first_row, int64_t valid, int64_t rows) {
       load_y(m, first_row, valid, rows, s, false);
@@ -62,7 +62,7 @@ template <class S, class T> struct MlpBackward : Chunks<S, T> {
 
   static void gradients(const MlpSample& m, int64_t begin, int64_t end, void* scratch, float* g1, float* g2,
                         double* grad_sum, double* du, double* dy_sum, double* dy_y_sum) {
-    Unit unit;
+    Tiles tiles;
     Scratch s = prepare(m, true, scratch);
     const int64_t ke = round_up(m.width, Op::DEPTH);
     for_chunks(m, begin, end, [&](int64_t first_row, int64_t valid, int64_t rows) {
