@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mednextv2.ops.problems import Problem
+
 NATIVE, TRITON, TORCH, REFERENCE = "native", "triton", "torch", "reference"
-SETTING = "MEDNEXTV2_OPS"  # environment: auto (default), torch (no own kernels), reference (the plain definition)
+# environment: auto (default), torch (no own kernels), reference (the plain definition), triton (untried kernels, too)
+SETTING = "MEDNEXTV2_OPS"
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -32,8 +35,8 @@ def use(name: str) -> Iterator[None]:
     """Let the operators take another implementation inside a `with` block, in the whole process.
 
     Args:
-        name: `auto`, `torch` (no kernels of our own) or `reference` (the plain definition). Compiled graphs keep what
-            they were compiled with.
+        name: `auto`, `torch` (no kernels of our own), `reference` (the plain definition) or `triton` (on CUDA, also
+            kernels that were not tried on this GPU yet). Compiled graphs keep what they were compiled with.
 
     Raises:
         ValueError: For another name.
@@ -63,6 +66,11 @@ def choose(device: str, dtype: torch.dtype, kernel_size: int | None = None) -> P
     if device == "cuda":
         return _choose_cuda(dtype, kernel_size)
     return Path(TORCH, f"there are no kernels for {device} devices")
+
+
+def choose_for(problem: Problem, device: torch.device) -> Path:
+    """Decide for one class of blocks on a device."""
+    return choose(device.type, problem.dtype, problem.kernel_size or None)
 
 
 def _choose_cpu(dtype: torch.dtype, kernel_size: int | None) -> Path:
@@ -141,8 +149,8 @@ def from_rows(x: Tensor, like: Tensor) -> Tensor:
 
 
 def _checked(name: str, setting: str) -> str:
-    if name not in ("auto", TORCH, REFERENCE):
-        raise ValueError(f"{setting} is auto, {TORCH} or {REFERENCE}, not {name!r}")
+    if name not in ("auto", TORCH, REFERENCE, TRITON):
+        raise ValueError(f"{setting} is auto, {TORCH}, {REFERENCE} or {TRITON}, not {name!r}")
     return name
 
 
