@@ -117,22 +117,23 @@ class MedNeXtBlock(nn.Module):
     @torch.jit.unused
     def _transform_fast(self, x: Tensor, residual: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         grn = self.grn if isinstance(self.grn, GlobalResponseNorm) else None
-        convolution = (self.depthwise.weight, self.depthwise.bias)
-        parameters = (
-            self.norm.weight,
-            self.norm.bias,
-            self.expand.weight,
-            self.expand.bias,
-            None if grn is None else grn.gamma,
-            None if grn is None else grn.beta,
-            self.compress.weight,
-            self.compress.bias if bias is None else self.compress.bias + bias,
+        convolution = ops.Convolution(
+            self.depthwise.weight, self.depthwise.bias, self.depthwise.stride[0], self.depthwise.transposed
+        )  # fmt: skip
+        mlp = ops.Mlp(
+            norm_weight=self.norm.weight,
+            norm_bias=self.norm.bias,
+            w1=self.expand.weight,
+            b1=self.expand.bias,
+            gamma=None if grn is None else grn.gamma,
+            beta=None if grn is None else grn.beta,
+            w2=self.compress.weight,
+            b2=self.compress.bias if bias is None else self.compress.bias + bias,
         )
-        settings = (self.norm.eps, *((1e-6, "mean") if grn is None else (grn.eps, grn.denominator)))
-        if residual is x:
-            return ops.residual_block(x, *convolution, *parameters, *settings)
-        y, statistics = ops.depthwise(x, *convolution, self.depthwise.stride[0], self.depthwise.transposed)
-        return ops.folded_mlp(y, *parameters, residual, *settings, statistics)
+        settings = ops.Settings(self.norm.eps)
+        if grn is not None:
+            settings = ops.Settings(self.norm.eps, grn.eps, grn.denominator == "sum")
+        return ops.block(x, convolution, mlp, residual, settings)
 
     def drop_path(self, y: Tensor) -> Tensor:
         """In training, zero whole samples with probability `drop_path_rate` and scale up the others."""

@@ -1,16 +1,22 @@
 """Operators that the network's blocks call: one file an operator, the plain PyTorch definition first."""
 
+from mednextv2.ops.block import block, block_reference
 from mednextv2.ops.channel_norm import channel_norm
 from mednextv2.ops.depthwise import depthwise, depthwise_reference
 from mednextv2.ops.explain import explain
 from mednextv2.ops.folded_mlp import folded_mlp, folded_mlp_reference
 from mednextv2.ops.grn import grn
+from mednextv2.ops.parameters import Convolution, Mlp, Settings
 from mednextv2.ops.paths import half_is_fast, plain, use
 from mednextv2.ops.pointwise import pointwise, pointwise_reference
-from mednextv2.ops.residual_block import residual_block
 from mednextv2.ops.upsample_merge import upsample_merge, upsample_merge_reference
 
 __all__ = [
+    "Convolution",
+    "Mlp",
+    "Settings",
+    "block",
+    "block_reference",
     "channel_norm",
     "depthwise",
     "depthwise_reference",
@@ -22,7 +28,6 @@ __all__ = [
     "plain",
     "pointwise",
     "pointwise_reference",
-    "residual_block",
     "upsample_merge",
     "upsample_merge_reference",
     "use",

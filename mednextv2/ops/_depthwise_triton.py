@@ -1,262 +1,99 @@
-# ruff: noqa: N803, N806, RUF005  (constants of a kernel are written in capitals; Triton joins tuples by + alone)
-"""The depthwise convolution on CUDA, channels-last: one Triton kernel that gathers, one for the weight's gradient.
-
-Every convolution here, and every gradient of an input, gathers: `y[o] = sum over taps of w[t] x[stride o + t - pad]`,
-or, transposed, `y[o] = sum of w[t] x[(o + pad - t) / stride]` over the taps for which that is whole. The gradient of
-the input of one kind is the other kind, with the same weights.
-
-A program computes a tile of `PLANES` planes of a few rows and columns, for a block of channels, which lie side by side
-in memory. It loads the input at one shift in y and x once for all the planes that need it: of k^3 loads per voxel
-about k^2 (1 + k / PLANES) are left, and most of these come out of the L1 cache, which holds the tile and its rim. The
-moments of the result that the norm needs are taken while it is in registers. Sums over voxels are made in parts, each
-by one program, and added by PyTorch: the result does not depend on the order of execution.
-"""
+"""The depthwise convolution on CUDA, channels-last: launches of the kernels in `_depthwise_kernels.py`."""
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
+from mednextv2.ops import _depthwise_kernels as kernels
 from mednextv2.ops import _triton_configs as configs
 from mednextv2.ops import paths
-
-# arguments that must not cause a compilation for every new size of image
-_GATHER_SIZES = ["in_z", "in_y", "in_x", "out_z", "out_y", "out_x", "tiles_z", "tiles_y", "tiles_x"]
-_WEIGHT_SIZES = ["a_z", "a_y", "a_x", "b_z", "b_y", "b_x", "tiles_z", "tiles_y", "tiles_x"]
-_WEIGHT_SIZES += ["chunk", "tiles", "per_split"]
-
-
-@triton.jit(do_not_specialize=_GATHER_SIZES)
-def _gather_kernel(x, w, bias, y, counts, means, squares, in_z, in_y, in_x, out_z, out_y, out_x, tiles_z, tiles_y,
-                   tiles_x, C: tl.constexpr, KZ: tl.constexpr, K: tl.constexpr, SZ: tl.constexpr, S: tl.constexpr,
-                   TRANSPOSED: tl.constexpr, HAS_BIAS: tl.constexpr, MOMENTS: tl.constexpr, PLANES: tl.constexpr,
-                   BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_C: tl.constexpr):  # fmt: skip
-    """Compute a tile of `PLANES` x `BLOCK_Y` x `BLOCK_X` voxels; `SZ` and `S` are the strides in z and in y and x.
-
-    Transposed, the voxels of a tile have the same remainder of division by the stride on each axis: these need the
-    same taps, every `S`-th one. `w` is `(taps, C)`.
-    """
-    tile = tl.program_id(0)
-    n = tl.program_id(2).to(tl.int64)
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    x += n * in_z * in_y * in_x * C
-    y += n * out_z * out_y * out_x * C
-    place, px, py, pz = tile, 0, 0, 0
-    if TRANSPOSED:  # the remainders
-        px, py, pz = place % S, place // S % S, place // (S * S) % SZ
-        place = place // (S * S * SZ)
-    voxel = tl.arange(0, BLOCK_Y * BLOCK_X)
-    qx = place % tiles_x * BLOCK_X + voxel % BLOCK_X
-    qy = place // tiles_x % tiles_y * BLOCK_Y + voxel // BLOCK_X
-    qz = place // (tiles_x * tiles_y) * PLANES
-    if TRANSPOSED:
-        TAPS_Z: tl.constexpr = (KZ + SZ - 1) // SZ
-        first_z, first_y, first_x = (pz + KZ // 2) % SZ, (py + K // 2) % S, (px + K // 2) % S
-        start_z = qz + (pz + KZ // 2) // SZ - (TAPS_Z - 1)
-        start_y, start_x = qy + (py + K // 2) // S, qx + (px + K // 2) // S
-        loaded: tl.constexpr = PLANES + TAPS_Z - 1
-        oy, ox = qy * S + py, qx * S + px
-    else:
-        TAPS_Z: tl.constexpr = KZ
-        first_z, first_y, first_x = 0, 0, 0
-        start_z, start_y, start_x = qz * SZ - KZ // 2, qy * S - K // 2, qx * S - K // 2
-        loaded: tl.constexpr = SZ * (PLANES - 1) + KZ
-        oy, ox = qy, qx
-
-    total = ()
-    for _ in tl.static_range(PLANES):
-        total = total + (tl.zeros([BLOCK_Y * BLOCK_X, BLOCK_C], tl.float32),)
-    step: tl.constexpr = S if TRANSPOSED else 1
-    for ky in range(first_y, K, step):
-        for kx in range(first_x, K, step):
-            if TRANSPOSED:
-                iy, ix = start_y - ky // S, start_x - kx // S
-            else:
-                iy, ix = start_y + ky, start_x + kx
-            inside = ((iy >= 0) & (ix >= 0) & (ix < in_x))[:, None] & (c < C)[None, :]
-            pointer = x + (iy.to(tl.int64) * in_x + ix)[:, None] * C + c[None, :]
-            for plane in tl.static_range(loaded):
-                iz = start_z + plane
-                rows = tl.where((iz >= 0) & (iz < in_z), in_y, 0)  # a plane outside has no rows
-                mask = inside & (iy < rows)[:, None]
-                shift = iz.to(tl.int64) * in_y * in_x * C
-                value = tl.load(pointer + shift, mask=mask, other=0.0).to(tl.float32)
-                for r in tl.static_range(PLANES):
-                    for tap in tl.static_range(TAPS_Z):
-                        if plane == (r - tap + TAPS_Z - 1 if TRANSPOSED else SZ * r + tap):
-                            kz = first_z + tap * SZ if TRANSPOSED else tap
-                            channels = tl.where(kz < KZ, C, 0)
-                            weight = tl.load(w + ((kz * K + ky) * K + kx) * C + c, mask=c < channels, other=0.0)
-                            total = total[:r] + (total[r] + value * weight[None, :],) + total[r + 1 :]
-
-    b = tl.load(bias + c, mask=c < C, other=0.0) if HAS_BIAS else tl.zeros([BLOCK_C], tl.float32)
-    pointer = y + (oy.to(tl.int64) * out_x + ox)[:, None] * C + c[None, :]
-    added = tl.zeros([BLOCK_Y * BLOCK_X, BLOCK_C], tl.float32)
-    voxels = tl.zeros([BLOCK_Y * BLOCK_X], tl.float32)
-    for r in tl.static_range(PLANES):
-        oz = (qz + r) * SZ + pz if TRANSPOSED else qz + r
-        mask = (oy < tl.where(oz < out_z, out_y, 0)) & (ox < out_x)
-        value = (total[r] + b[None, :]).to(y.dtype.element_ty)
-        shift = tl.cast(oz, tl.int64) * out_y * out_x * C
-        tl.store(pointer + shift, value, mask=mask[:, None] & (c < C)[None, :])
-        if MOMENTS:  # of the values as they are stored
-            added += tl.where(mask[:, None], value.to(tl.float32), 0.0)
-            voxels += mask.to(tl.float32)
-    if MOMENTS:
-        count = tl.sum(voxels, 0)
-        mean = tl.sum(added, 0) / tl.maximum(count, 1.0)
-        added = tl.zeros([BLOCK_Y * BLOCK_X, BLOCK_C], tl.float32)
-        for r in tl.static_range(PLANES):
-            oz = (qz + r) * SZ + pz if TRANSPOSED else qz + r
-            mask = (oy < tl.where(oz < out_z, out_y, 0)) & (ox < out_x)
-            value = (total[r] + b[None, :]).to(y.dtype.element_ty).to(tl.float32)
-            centred = tl.where(mask[:, None], value - mean[None, :], 0.0)
-            added += centred * centred
-        own = (n * tl.num_programs(0) + tile) * C + c
-        tl.store(means + own, mean, mask=c < C)
-        tl.store(squares + own, tl.sum(added, 0), mask=c < C)
-        tl.store(counts + tile, count)  # the same value for all samples and channels
+from mednextv2.ops._folded_mlp_small_kernels import moments_kernel
+from mednextv2.ops._folded_mlp_triton import Moments
+from mednextv2.ops.parameters import Convolution
+from mednextv2.ops.shapes import result_shape
 
 
-@triton.jit(do_not_specialize=_WEIGHT_SIZES)
-def _weight_kernel(a, b, partial, a_z, a_y, a_x, b_z, b_y, b_x, tiles_z, tiles_y, tiles_x, chunk, tiles, per_split,
-                   C: tl.constexpr, KZ: tl.constexpr, K: tl.constexpr, SZ: tl.constexpr, S: tl.constexpr,
-                   TAPS_X: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr,
-                   BLOCK_C: tl.constexpr):  # fmt: skip
-    """Sum `a[i] b[stride i + t - pad]` over the voxels of one split, for taps t of one ky, `TAPS_X` kx and all kz.
-
-    A tile is a column of `chunk` planes. With stride 1 in z the planes of `a` that a plane of `b` is multiplied with
-    stay in registers; so a step loads one plane of `a` and `TAPS_X` shifted ones of `b`.
-    """
-    groups: tl.constexpr = (K + TAPS_X - 1) // TAPS_X
-    first_x = tl.program_id(0) % groups * TAPS_X
-    ky = tl.program_id(0) // groups % K
-    c = tl.program_id(0) // (groups * K) * BLOCK_C + tl.arange(0, BLOCK_C)
-    split = tl.program_id(1)
-    voxel = tl.arange(0, BLOCK_Y * BLOCK_X)
-    total = ()
-    for _ in tl.static_range(KZ * TAPS_X):
-        total = total + (tl.zeros([BLOCK_Y * BLOCK_X, BLOCK_C], tl.float32),)
-    for tile in range(split * per_split, tl.minimum((split + 1) * per_split, tiles)):
-        x = tile % tiles_x * BLOCK_X + voxel % BLOCK_X
-        y = tile // tiles_x % tiles_y * BLOCK_Y + voxel // BLOCK_X
-        z = tile // (tiles_x * tiles_y) % tiles_z * chunk
-        n = tl.cast(tile // (tiles_x * tiles_y * tiles_z), tl.int64)
-        length = tl.minimum(chunk, a_z - z)
-        inside_a = (x < a_x)[:, None] & (c < C)[None, :]
-        pointer_a = a + n * a_z * a_y * a_x * C + (y.to(tl.int64) * a_x + x)[:, None] * C + c[None, :]
-        iy, ix = y * S + ky - K // 2, x * S + first_x - K // 2
-        inside_b = inside_a & ((y < a_y) & (iy >= 0))[:, None]
-        pointer_b = b + n * b_z * b_y * b_x * C + (iy.to(tl.int64) * b_x + ix)[:, None] * C + c[None, :]
-        if SZ == 1:
-            window = ()
-            for _ in tl.static_range(KZ):
-                window = window + (tl.zeros([BLOCK_Y * BLOCK_X, BLOCK_C], tl.float32),)
-            for step in range(0, length + KZ - 1):
-                shift = tl.cast(z + step, tl.int64) * a_y * a_x * C
-                mask = inside_a & (y < tl.where(step < length, a_y, 0))[:, None]
-                new = tl.load(pointer_a + shift, mask=mask, other=0.0).to(tl.float32)
-                window = (new,) + window[: KZ - 1]
-                iz = z + step - KZ // 2
-                shift = tl.cast(iz, tl.int64) * b_y * b_x * C
-                inside = inside_b & (iy < tl.where((iz >= 0) & (iz < b_z), b_y, 0))[:, None]
-                for kx in tl.static_range(TAPS_X):
-                    mask = inside & ((ix + kx >= 0) & (ix + kx < b_x))[:, None]
-                    value = tl.load(pointer_b + shift + kx * C, mask=mask, other=0.0).to(tl.float32)
-                    for kz in tl.static_range(KZ):
-                        value_at = total[kz * TAPS_X + kx] + window[kz] * value
-                        total = total[: kz * TAPS_X + kx] + (value_at,) + total[kz * TAPS_X + kx + 1 :]
-        else:
-            for step in range(0, length):
-                shift = tl.cast(z + step, tl.int64) * a_y * a_x * C
-                own = tl.load(pointer_a + shift, mask=inside_a & (y < a_y)[:, None], other=0.0).to(tl.float32)
-                for kz in tl.static_range(KZ):
-                    iz = (z + step) * SZ + kz - KZ // 2
-                    shift = tl.cast(iz, tl.int64) * b_y * b_x * C
-                    inside = inside_b & (iy < tl.where((iz >= 0) & (iz < b_z), b_y, 0))[:, None]
-                    for kx in tl.static_range(TAPS_X):
-                        mask = inside & ((ix + kx >= 0) & (ix + kx < b_x))[:, None]
-                        value = tl.load(pointer_b + shift + kx * C, mask=mask, other=0.0).to(tl.float32)
-                        value_at = total[kz * TAPS_X + kx] + own * value
-                        total = total[: kz * TAPS_X + kx] + (value_at,) + total[kz * TAPS_X + kx + 1 :]
-    for kz in tl.static_range(KZ):
-        for kx in tl.static_range(TAPS_X):
-            tap = (kz * K + ky) * K + first_x + kx
-            if first_x + kx < K:
-                target = partial + (tl.cast(split, tl.int64) * KZ * K * K + tap) * C + c
-                tl.store(target, tl.sum(total[kz * TAPS_X + kx], 0), mask=c < C)
-
-
-def forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, transposed: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def forward(x: Tensor, convolution: Convolution) -> tuple[Tensor, Tensor, Tensor]:
     """Return the result and its mean and biased variance over space; arguments as in `depthwise_op`."""
-
-    def size(n: int, k: int) -> int:
-        return stride * (n - 1) - 2 * (k // 2) + k if transposed else (n + 2 * (k // 2) - k) // stride + 1
-
-    spatial = tuple(size(n, k) for n, k in zip(x.shape[2:], weight.shape[2:], strict=True))
-    y, counts, means, squares = _gather(x, weight, bias, spatial, stride, transposed, moments=True)
-    # Chan's rule, in double precision, since the means of tiles may be large beside their differences
-    share = (counts.double() / counts.sum(dtype=torch.float64))[:, None]
-    mean = (share * means.double()).sum(1)
-    variance = squares.sum(1, dtype=torch.float64) / y[0, 0].numel()
-    variance += (share * (means.double() - mean[:, None]).square()).sum(1)
-    return y, mean.float(), variance.float()
+    y, parts = convolve(x, taps(convolution.weight), convolution)
+    return y, *moments(parts, x)
 
 
 def backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    stride: int,
-    transposed: bool,
-    need_x: bool,
-    onto: Tensor | None = None,
+    grad: Tensor, x: Tensor, convolution: Convolution, need_x: bool, onto: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x (empty unless `need_x`; with `onto` added), weight and bias."""
     grad = grad.to(x.dtype)
-    dx = x.new_empty(0)
-    if need_x:
-        dx = _gather(grad, weight, None, tuple(x.shape[2:]), stride, not transposed, moments=False)[0]
-        dx = dx if onto is None else dx.add_(onto)
-    a, b = (x, grad) if transposed else (grad, x)
-    dw = _weight_gradient(a, b, weight, stride)
+    dx = input_gradient(grad, x, taps(convolution.weight), convolution, onto) if need_x else x.new_empty(0)
     db = paths.rows(grad).sum((0, 1), dtype=torch.float32)
-    return dx, dw, db.to(weight.dtype)
+    return dx, weight_gradient(grad, x, convolution), db.to(convolution.weight.dtype)
 
 
-def _gather(x, weight, bias, spatial, stride, transposed, moments):
-    """Return the result and, of every tile, number of voxels, means and centred squares (where wanted)."""
+def taps(weight: Tensor) -> Tensor:
+    """Return the weights as the kernels read them, `(taps, C)` in float32: channels side by side."""
+    return weight.flatten(1).t().to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+
+
+def moments(parts: Moments, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Join the moments of tiles: mean and biased variance, `(N, C)` each."""
+    samples, channels = x.shape[:2]
+    mean, variance = (x.new_empty(samples, channels, dtype=torch.float32) for _ in range(2))
+    block, tiles = configs.MOMENTS
+    with torch.cuda.device_of(x):
+        moments_kernel[triton.cdiv(channels, block), samples](
+            *parts, mean, variance, parts.counts.shape[0], C=channels, BLOCK_M=block, BLOCK_T=tiles
+        )
+    return mean, variance
+
+
+def convolve(x: Tensor, weights: Tensor, convolution: Convolution) -> tuple[Tensor, Moments]:
+    """Return the result and the moments of its tiles."""
+    stride, transposed = convolution.stride, convolution.transposed
+    spatial = tuple(result_shape(x, convolution.weight, stride, transposed))
+    return _gather(x, weights, convolution, spatial, transposed, moments=True)
+
+
+def input_gradient(
+    grad: Tensor, x: Tensor, weights: Tensor, convolution: Convolution, onto: Tensor | None = None
+) -> Tensor:
+    """Return the gradient of x, with `onto` added: a gathering of the other kind with the same weights."""
+    convolution = convolution._replace(bias=None)
+    return _gather(grad, weights, convolution, tuple(x.shape[2:]), not convolution.transposed, onto=onto)[0]
+
+
+def _gather(x, weights, convolution, spatial, transposed, moments=False, onto=None):
+    """Return the result and the moments of every tile (of no tile where they are not wanted)."""
     samples, channels = x.shape[:2]
     rows = paths.rows(x).contiguous()
     y = rows.new_empty(samples, *spatial, channels)
-    kz, k, sz, step = _kernel(weight, stride)
-    per_class = [triton.cdiv(n, s) for n, s in zip(_space(spatial), (sz, step, step), strict=True)]
-    if not transposed:
-        per_class = _space(spatial)
+    kz, k, sz, step = _kernel(convolution)
+    per_class = _space(spatial)
+    if transposed:
+        per_class = [triton.cdiv(n, s) for n, s in zip(per_class, (sz, step, step), strict=True)]
     config = configs.lookup("depthwise_gather", x, k)
-    planes = min(config.blocks[0], triton.next_power_of_2(per_class[0]))
+    planes = min(config.blocks[0], configs.power_of_two(per_class[0]))
     block = configs.tile(config.blocks[1], channels, per_class[1], per_class[2])
     tiles = [triton.cdiv(n, b) for n, b in zip(per_class, (planes, *block[:2]), strict=True)]
     programs = tiles[0] * tiles[1] * tiles[2] * (sz * step * step if transposed else 1)
-    counts, means, squares = (
-        x.new_empty(s if moments else 0, dtype=torch.float32)
-        for s in ((programs,), (samples, programs, channels), (samples, programs, channels))
-    )
-    taps = weight.reshape(channels, -1).t().float().contiguous()
+    shapes = ((programs,), (samples, programs, channels), (samples, programs, channels))
+    parts = Moments(*(x.new_empty(shape if moments else 0, dtype=torch.float32) for shape in shapes))
+    bias = convolution.bias
     with torch.cuda.device_of(x):
-        _gather_kernel[programs, triton.cdiv(channels, block[2]), samples](
-            rows, taps, taps if bias is None else bias.float(), y, counts, means, squares, *_space(x.shape[2:]),
-            *_space(spatial), *tiles, C=channels, KZ=kz, K=k, SZ=sz, S=step, TRANSPOSED=transposed,
-            HAS_BIAS=bias is not None, MOMENTS=moments, PLANES=planes, BLOCK_Y=block[0], BLOCK_X=block[1],
-            BLOCK_C=block[2], num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=True,
+        kernels.gather_kernel[programs, triton.cdiv(channels, block[2]), samples](
+            rows, weights, weights if bias is None else bias, rows if onto is None else paths.rows(onto).contiguous(),
+            y, *parts, *_space(x.shape[2:]), *_space(spatial), *tiles, C=channels, KZ=kz, K=k, SZ=sz, S=step,
+            TRANSPOSED=transposed, HAS_BIAS=bias is not None, HAS_ONTO=onto is not None, MOMENTS=moments,
+            PLANES=planes, BLOCK_Y=block[0], BLOCK_X=block[1], BLOCK_C=block[2], num_warps=config.warps,
+            num_stages=config.stages,
         )  # fmt: skip
-    return y.movedim(-1, 1), counts, means, squares
+    return y.movedim(-1, 1), parts
 
 
-def _weight_gradient(a, b, weight, stride):
-    channels, (kz, k, sz, step) = weight.shape[0], _kernel(weight, stride)
+def weight_gradient(grad: Tensor, x: Tensor, convolution: Convolution) -> Tensor:
+    """Return the gradient of the weight, contiguous."""
+    weight = convolution.weight
+    a, b = (x, grad) if convolution.transposed else (grad, x)
+    channels, (kz, k, sz, step) = weight.shape[0], _kernel(convolution)
     config = configs.lookup("depthwise_weight", a, k)
     depth, height, width = _space(a.shape[2:])
     chunk = min(config.blocks[0], depth)
@@ -265,17 +102,17 @@ def _weight_gradient(a, b, weight, stride):
     count = a.shape[0] * tiles[0] * tiles[1] * tiles[2]
     taps_x = k if k <= 5 else (k + 1) // 2  # with all of them the sums would not fit into the registers
     groups = triton.cdiv(k, taps_x) * k * triton.cdiv(channels, block[2])
-    per_split = triton.cdiv(count, max(1, config.programs // groups))
-    splits = triton.cdiv(count, per_split)
-    partial = a.new_empty(splits, kz * k * k, channels, dtype=torch.float32)
+    per_split, splits = configs.split(count, config.programs // groups)
+    partial = a.new_empty(splits, channels, kz * k * k, dtype=torch.float32)
     with torch.cuda.device_of(a):
-        _weight_kernel[groups, splits](
+        kernels.weight_kernel[groups, splits](
             paths.rows(a).contiguous(), paths.rows(b).contiguous(), partial, *_space(a.shape[2:]),
             *_space(b.shape[2:]), *tiles, chunk, count, per_split, C=channels, KZ=kz, K=k, SZ=sz, S=step,
             TAPS_X=taps_x, BLOCK_Y=block[0], BLOCK_X=block[1], BLOCK_C=block[2], num_warps=config.warps,
-            num_stages=config.stages, enable_fp_fusion=True,
+            num_stages=config.stages,
         )  # fmt: skip
-    return partial.sum(0).t().reshape(weight.shape).to(weight.dtype)
+    total = partial[0] if splits == 1 else partial.sum(0)
+    return total.reshape(weight.shape).to(weight.dtype)
 
 
 def _space(spatial) -> tuple[int, int, int]:
@@ -283,7 +120,7 @@ def _space(spatial) -> tuple[int, int, int]:
     return (1,) * (3 - len(spatial)) + tuple(spatial)
 
 
-def _kernel(weight: Tensor, stride: int) -> tuple[int, int, int, int]:
+def _kernel(convolution: Convolution) -> tuple[int, int, int, int]:
     """Return size and stride of the kernel in z, and in y and x."""
-    k = weight.shape[-1]
-    return (k, k, stride, stride) if weight.dim() == 5 else (1, k, 1, stride)
+    k, stride = convolution.weight.shape[-1], convolution.stride
+    return (k, k, stride, stride) if convolution.weight.dim() == 5 else (1, k, 1, stride)

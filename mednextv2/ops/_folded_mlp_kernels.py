@@ -1,215 +1,173 @@
-# ruff: noqa: N803  (what is constant when a kernel is compiled is written in capitals)
-"""The five Triton kernels of the folded MLP, which `_folded_mlp_triton.py` launches.
+# ruff: noqa: N803, RUF005  (constants of a kernel are written in capitals; Triton joins tuples by + alone)
+"""The Triton kernels of thin blocks, which hold nearly all voxels of a network: nothing expanded is ever stored.
 
-A tile of voxels is normed, expanded and put through GELU in registers wherever the expanded values are needed: once
-for their norms, once for the output, and three times in the backward pass. On a GPU that is cheaper than storing
-them: in thin blocks, which hold nearly all voxels of a network, an expanded value costs one matrix-unit step of C
-products and an `erf`, while storing it costs two trips to memory, each R times as long as reading `y`. So there is
-also no need for chunks of rows. What is summed over voxels is summed by every program for its own rows, in float32,
-and the few hundred partial sums are added by PyTorch: the result does not depend on the order of execution.
+A tile of voxels is normed once, and then, a block of expanded channels at a time, expanded and put through GELU in
+registers: once for the norms, once for the output, and twice in the backward pass. On a GPU that is cheaper than to
+store the expanded values: they cost one step of the matrix unit and a hyperbolic tangent, and storing them two trips to
+memory. A program goes through many tiles, and adds up what is summed over voxels in registers; the few hundred partial
+sums are added in a fixed order by the kernels of `_folded_mlp_small_kernels.py`, so the result does not depend on the
+order of execution.
 
 The names are those of `docs/fast_block.md`, with one change: voxels are centred and divided by their deviation in
-registers, `z = (y - m) r`, and only the affine part of the norm is folded into the expansion, `W1' = W1 * norm_weight`.
-So `W1'` belongs to all samples, and rounding (to half precision or TF32) happens after a large mean is gone.
+registers, `z = (y - m) r`, and only the affine part of the norm is folded into the expansion (`w1n`, `b1n`). So
+rounding to half precision happens after a large mean is gone.
 """
 
 import triton
 import triton.language as tl
 
-INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
-_FREE = ["voxels", "tiles"]  # arguments that must not cause a compilation for every new size of image
+from mednextv2.ops._triton_parts import (
+    dot,
+    gelu,
+    gelu_and_slope,
+    inverse_deviation,
+    load_tile,
+    load_vector,
+    norm_gradient,
+    normed,
+    rounded,
+    store_tile,
+)
 
-
-@triton.jit
-def _tile(pointer, i, j, stride_i, stride_j, size_i, size_j):
-    mask = (i < size_i)[:, None] & (j < size_j)[None, :]
-    return tl.load(pointer + i[:, None] * stride_i + j[None, :] * stride_j, mask=mask, other=0.0)
-
-
-@triton.jit
-def _dot(a, b, total, PRECISION: tl.constexpr):
-    if INTERPRETED:  # Triton's interpreter would multiply the bits of bfloat16 as integers
-        a, b = a.to(tl.float32), b.to(tl.float32)
-    return tl.dot(a, b, total, input_precision=PRECISION)
-
-
-@triton.jit
-def _put(pointer, values, i, j, stride_i, size_i, size_j):
-    mask = (i < size_i)[:, None] & (j < size_j)[None, :]
-    tl.store(pointer + i[:, None] * stride_i + j[None, :], values.to(pointer.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def _normed(y, mean, rstd, rows, voxels, c, C: tl.constexpr):
-    """Return `z` in float32; zero beyond the last voxel and the last channel."""
-    m = tl.load(mean + c, mask=c < C, other=0.0)
-    r = tl.load(rstd + c, mask=c < C, other=0.0)
-    values = _tile(y, rows, c, C, 1, voxels, C).to(tl.float32)
-    return tl.where((rows < voxels)[:, None], (values - m[None, :]) * r[None, :], 0.0)
-
-
-@triton.jit
-def _expanded(z, w, y, mean, rstd, w1, b1, rows, voxels, e, C: tl.constexpr, E, BLOCK_C: tl.constexpr,
-              PRECISION: tl.constexpr):  # fmt: skip
-    """Return a tile of `u`, given the first block of channels of `z` and of `W1'` (which callers keep in a loop)."""
-    u = _dot(z, w, None, PRECISION)
-    for start in tl.static_range(BLOCK_C, C, BLOCK_C):
-        c = start + tl.arange(0, BLOCK_C)
-        more = _normed(y, mean, rstd, rows, voxels, c, C).to(z.dtype)
-        u = _dot(more, _tile(w1, c, e, 1, C, C, E), u, PRECISION)
-    return u + tl.load(b1 + e, mask=e < E, other=0.0)[None, :]
-
-
-@triton.jit
-def _compressed_gradient(d, w, grad, w2, rows, voxels, e, OUT: tl.constexpr, E, BLOCK_O: tl.constexpr,
-                         PRECISION: tl.constexpr):  # fmt: skip
-    """Return a tile of `D (W2 s)`, given the first block of channels of both."""
-    dh = _dot(d, w, None, PRECISION)
-    for start in tl.static_range(BLOCK_O, OUT, BLOCK_O):
-        o = start + tl.arange(0, BLOCK_O)
-        more = _tile(grad, rows, o, OUT, 1, voxels, OUT)
-        dh = _dot(more, _tile(w2, o, e, E, 1, OUT, E), dh, PRECISION)
-    return dh
-
-
-@triton.jit
-def _gelu(u):
-    return 0.5 * u * (1.0 + tl.erf(u * 0.7071067811865476))
-
-
-@triton.jit
-def _expanded_gradient(u, dh, k):
-    """Return `du`, given `u`, the part of `dh` that does not go through GRN's norms, and `k` for the part that does."""
-    cdf = 0.5 * (1.0 + tl.erf(u * 0.7071067811865476))
-    slope = cdf + u * 0.3989422804014327 * tl.exp(-0.5 * u * u)
-    return (dh + u * cdf * k[None, :]) * slope
+_FREE = ["voxels", "tiles", "eps"]  # arguments that must not cause a compilation for every new size of image
 
 
 @triton.jit(do_not_specialize=_FREE)
-def norms_kernel(y, mean, rstd, w1, b1, squares, voxels, tiles, C: tl.constexpr, E: tl.constexpr, OUT: tl.constexpr,
-                  BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_O: tl.constexpr,
-                  PRECISION: tl.constexpr):  # fmt: skip
-    """Sum `h^2` over the rows of one split."""
-    e, c = tl.program_id(0) * BLOCK_E + tl.arange(0, BLOCK_E), tl.arange(0, BLOCK_C)
-    split, n = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    y, mean, rstd = y + n * voxels * C, mean + n * C, rstd + n * C
-    w = _tile(w1, c, e, 1, C, C, E)
-    total = tl.zeros([BLOCK_P, BLOCK_E], tl.float32)  # summed over its rows only after the loop
-    for tile in range(split * tiles, tl.minimum((split + 1) * tiles, tl.cdiv(voxels, BLOCK_P))):
-        rows = (tile * BLOCK_P + tl.arange(0, BLOCK_P)).to(tl.int64)
-        z = _normed(y, mean, rstd, rows, voxels, c, C).to(y.dtype.element_ty)
-        h = _gelu(_expanded(z, w, y, mean, rstd, w1, b1, rows, voxels, e, C, E, BLOCK_C, PRECISION))
-        total += tl.where((rows < voxels)[:, None], h * h, 0.0)
-    tl.store(squares + (n * tl.num_programs(1) + split) * E + e, tl.sum(total, 0), mask=e < E)
-
-
-@triton.jit(do_not_specialize=["voxels"])
-def output_kernel(y, mean, rstd, w1, b1, w2, b2, residual, out, voxels, HAS_RESIDUAL: tl.constexpr,
-                   PER_SAMPLE: tl.constexpr, C: tl.constexpr, E: tl.constexpr, OUT: tl.constexpr,
-                   BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_O: tl.constexpr,
-                   PRECISION: tl.constexpr):  # fmt: skip
-    """Compute a tile of the output; `PER_SAMPLE` is 1 where every sample has its own `w2` and `b2`, else 0."""
-    blocks: tl.constexpr = (OUT + BLOCK_O - 1) // BLOCK_O
-    n = tl.program_id(1).to(tl.int64)
-    rows = (tl.program_id(0) // blocks * BLOCK_P + tl.arange(0, BLOCK_P)).to(tl.int64)
-    o, c = tl.program_id(0) % blocks * BLOCK_O + tl.arange(0, BLOCK_O), tl.arange(0, BLOCK_C)
-    y, mean, rstd, w2 = y + n * voxels * C, mean + n * C, rstd + n * C, w2 + n * PER_SAMPLE * OUT * E
-    z = _normed(y, mean, rstd, rows, voxels, c, C).to(y.dtype.element_ty)
-    total = tl.zeros([BLOCK_P, BLOCK_O], tl.float32)
-    for start in range(0, E, BLOCK_E):
-        e = start + tl.arange(0, BLOCK_E)
-        w = _tile(w1, c, e, 1, C, C, E)
-        u = _expanded(z, w, y, mean, rstd, w1, b1, rows, voxels, e, C, E, BLOCK_C, PRECISION)
-        total = _dot(_gelu(u).to(z.dtype), _tile(w2, e, o, 1, E, E, OUT), total, PRECISION)
-    total += tl.load(b2 + n * PER_SAMPLE * OUT + o, mask=o < OUT, other=0.0)[None, :]
-    if HAS_RESIDUAL:
-        total += _tile(residual + n * voxels * OUT, rows, o, OUT, 1, voxels, OUT).to(tl.float32)
-    _put(out + n * voxels * OUT, total, rows, o, OUT, voxels, OUT)
-
-
-@triton.jit(do_not_specialize=_FREE)
-def w2_kernel(grad, y, mean, rstd, w1, b1, g2, d_sum, voxels, tiles, C: tl.constexpr, E: tl.constexpr,
-               OUT: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_E: tl.constexpr,
-               BLOCK_O: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
-    """Sum `h^T D` (the document's G2, transposed) and `D` over the rows of one split."""
+def norms_kernel(y, mean, variance, w1n, b1n, squares, voxels, tiles, eps, C: tl.constexpr, E: tl.constexpr,
+                 BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_E: tl.constexpr, HALF: tl.constexpr):  # fmt: skip
+    """Sum the squares of the expanded channels over the voxels of `tiles` tiles."""
     blocks: tl.constexpr = (E + BLOCK_E - 1) // BLOCK_E
-    e = tl.program_id(0) % blocks * BLOCK_E + tl.arange(0, BLOCK_E)
-    o, c = tl.program_id(0) // blocks * BLOCK_O + tl.arange(0, BLOCK_O), tl.arange(0, BLOCK_C)
-    split, n = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    y, mean, rstd, grad = y + n * voxels * C, mean + n * C, rstd + n * C, grad + n * voxels * OUT
-    w = _tile(w1, c, e, 1, C, C, E)
-    total = tl.zeros([BLOCK_E, BLOCK_O], tl.float32)
-    total_d = tl.zeros([BLOCK_O], tl.float32)
+    c, split, n = tl.arange(0, BLOCK_C), tl.program_id(0), tl.program_id(1).to(tl.int64)
+    y += n * voxels * C
+    m, r = load_vector(mean + n * C, c, C), inverse_deviation(variance + n * C, c, eps, C)
+    weights, biases, totals = (), (), ()
+    for i in tl.static_range(blocks):
+        e = i * BLOCK_E + tl.arange(0, BLOCK_E)
+        weights = weights + (load_tile(w1n, c, e, 1, C, C, E),)
+        biases = biases + (load_vector(b1n, e, E),)
+        totals = totals + (tl.zeros([BLOCK_P, BLOCK_E], tl.float32),)  # summed over its rows only after the loop
     for tile in range(split * tiles, tl.minimum((split + 1) * tiles, tl.cdiv(voxels, BLOCK_P))):
         rows = (tile * BLOCK_P + tl.arange(0, BLOCK_P)).to(tl.int64)
-        z = _normed(y, mean, rstd, rows, voxels, c, C).to(y.dtype.element_ty)
-        h = _gelu(_expanded(z, w, y, mean, rstd, w1, b1, rows, voxels, e, C, E, BLOCK_C, PRECISION)).to(z.dtype)
-        d = _tile(grad, rows, o, OUT, 1, voxels, OUT)  # zero beyond the last voxel, where h is not
-        total = _dot(tl.trans(h), d, total, PRECISION)
-        total_d += tl.sum(d.to(tl.float32), 0)
-    index = n * tl.num_programs(1) + split
-    _put(g2 + index * E * OUT, total, e, o, OUT, E, OUT)
-    if tl.program_id(0) % blocks == 0:
-        tl.store(d_sum + index * OUT + o, total_d, mask=o < OUT)
+        z = rounded(normed(y, m, r, rows, voxels, c, C), y.dtype.element_ty)
+        for i in tl.static_range(blocks):
+            h = gelu(dot(z, weights[i], None) + biases[i][None, :], HALF)
+            h = tl.where((rows < voxels)[:, None], h, 0.0)
+            totals = totals[:i] + (totals[i] + h * h,) + totals[i + 1 :]
+    for i in tl.static_range(blocks):
+        e = i * BLOCK_E + tl.arange(0, BLOCK_E)
+        tl.store(squares + (n * tl.num_programs(0) + split) * E + e, tl.sum(totals[i], 0), mask=e < E)
 
 
 @triton.jit(do_not_specialize=_FREE)
-def w1_kernel(grad, y, mean, rstd, w1, b1, w2, k, g1, b_sum, voxels, tiles, PER_SAMPLE: tl.constexpr,
-               C: tl.constexpr, E: tl.constexpr, OUT: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
-               BLOCK_E: tl.constexpr, BLOCK_O: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
-    """Sum `du^T z` and `du` over the rows of one split."""
-    blocks: tl.constexpr = (E + BLOCK_E - 1) // BLOCK_E
-    e = tl.program_id(0) % blocks * BLOCK_E + tl.arange(0, BLOCK_E)
-    own = tl.program_id(0) // blocks * BLOCK_C + tl.arange(0, BLOCK_C)
-    o, c = tl.arange(0, BLOCK_O), tl.arange(0, BLOCK_C)
-    split, n = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    y, mean, rstd, grad = y + n * voxels * C, mean + n * C, rstd + n * C, grad + n * voxels * OUT
-    w2 += n * PER_SAMPLE * OUT * E
-    kn = tl.load(k + n * PER_SAMPLE * E + e, mask=e < E, other=0.0)
-    w, v = _tile(w1, c, e, 1, C, C, E), _tile(w2, o, e, E, 1, OUT, E)
-    total = tl.zeros([BLOCK_E, BLOCK_C], tl.float32)
-    total_u = tl.zeros([BLOCK_E], tl.float32)
+def output_kernel(y, mean, variance, w1n, b1n, w2n, b2n, residual, out, voxels, tiles, eps,
+                  HAS_RESIDUAL: tl.constexpr, PER_SAMPLE: tl.constexpr, C: tl.constexpr, E: tl.constexpr,
+                  OUT: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_E: tl.constexpr,
+                  BLOCK_O: tl.constexpr, HALF: tl.constexpr):  # fmt: skip
+    """Compute `tiles` tiles of the output; `PER_SAMPLE` is 1 where every sample has its own `w2n`, else 0."""
+    c, o = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_O)
+    split, n = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    y, out, w2n = y + n * voxels * C, out + n * voxels * OUT, w2n + n * PER_SAMPLE * OUT * E
+    m, r = load_vector(mean + n * C, c, C), inverse_deviation(variance + n * C, c, eps, C)
+    bias = load_vector(b2n, o, OUT)
     for tile in range(split * tiles, tl.minimum((split + 1) * tiles, tl.cdiv(voxels, BLOCK_P))):
         rows = (tile * BLOCK_P + tl.arange(0, BLOCK_P)).to(tl.int64)
-        z = _normed(y, mean, rstd, rows, voxels, c, C).to(y.dtype.element_ty)
-        d = _tile(grad, rows, o, OUT, 1, voxels, OUT)
-        u = _expanded(z, w, y, mean, rstd, w1, b1, rows, voxels, e, C, E, BLOCK_C, PRECISION)
-        dh = _compressed_gradient(d, v, grad, w2, rows, voxels, e, OUT, E, BLOCK_O, PRECISION)
-        du = tl.where((rows < voxels)[:, None], _expanded_gradient(u, dh, kn), 0.0)
-        if C > BLOCK_C:
-            z = _normed(y, mean, rstd, rows, voxels, own, C).to(y.dtype.element_ty)
-        total = _dot(tl.trans(du.to(z.dtype)), z, total, PRECISION)
-        total_u += tl.sum(du, 0)
-    index = n * tl.num_programs(1) + split
-    _put(g1 + index * E * C, total, e, own, C, E, C)
-    if tl.program_id(0) < blocks:
-        tl.store(b_sum + index * E + e, total_u, mask=e < E)
+        z = rounded(normed(y, m, r, rows, voxels, c, C), y.dtype.element_ty)
+        total = tl.zeros([BLOCK_P, BLOCK_O], tl.float32)
+        for start in tl.static_range(0, E, BLOCK_E):
+            e = start + tl.arange(0, BLOCK_E)
+            u = dot(z, load_tile(w1n, c, e, 1, C, C, E), None) + load_vector(b1n, e, E)[None, :]
+            total = dot(rounded(gelu(u, HALF), z.dtype), load_tile(w2n, e, o, 1, E, E, OUT), total)
+        total += bias[None, :]
+        if HAS_RESIDUAL:
+            total += load_tile(residual + n * voxels * OUT, rows, o, OUT, 1, voxels, OUT).to(tl.float32)
+        store_tile(out, total, rows, o, OUT, 1, voxels, OUT)
 
 
-@triton.jit(do_not_specialize=["voxels"])
-def input_kernel(grad, y, mean, rstd, w1, b1, w2, k, offset, slope, dy, voxels, PER_SAMPLE: tl.constexpr,
-                  C: tl.constexpr, E: tl.constexpr, OUT: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
-                  BLOCK_E: tl.constexpr, BLOCK_O: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
-    """Compute a tile of `dy = r (du W1' - offset - slope z)`."""
-    blocks: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
-    n = tl.program_id(1).to(tl.int64)
-    rows = (tl.program_id(0) // blocks * BLOCK_P + tl.arange(0, BLOCK_P)).to(tl.int64)
-    own = tl.program_id(0) % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
-    o, c = tl.arange(0, BLOCK_O), tl.arange(0, BLOCK_C)
-    y, mean, rstd, grad = y + n * voxels * C, mean + n * C, rstd + n * C, grad + n * voxels * OUT
-    w2, k = w2 + n * PER_SAMPLE * OUT * E, k + n * PER_SAMPLE * E
-    z = _normed(y, mean, rstd, rows, voxels, c, C).to(y.dtype.element_ty)
-    d = _tile(grad, rows, o, OUT, 1, voxels, OUT)
-    total = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
-    for start in range(0, E, BLOCK_E):
-        e = start + tl.arange(0, BLOCK_E)
-        w, v = _tile(w1, c, e, 1, C, C, E), _tile(w2, o, e, E, 1, OUT, E)
-        u = _expanded(z, w, y, mean, rstd, w1, b1, rows, voxels, e, C, E, BLOCK_C, PRECISION)
-        dh = _compressed_gradient(d, v, grad, w2, rows, voxels, e, OUT, E, BLOCK_O, PRECISION)
-        du = _expanded_gradient(u, dh, tl.load(k + e, mask=e < E, other=0.0)).to(z.dtype)
-        total = _dot(du, _tile(w1, e, own, C, 1, E, C), total, PRECISION)
-    total -= tl.load(offset + n * C + own, mask=own < C, other=0.0)[None, :]
-    exact = _normed(y, mean, rstd, rows, voxels, own, C)
-    total -= exact * tl.load(slope + n * C + own, mask=own < C, other=0.0)[None, :]
-    total *= tl.load(rstd + own, mask=own < C, other=0.0)[None, :]
-    _put(dy + n * voxels * C, total, rows, own, C, voxels, C)
+@triton.jit(do_not_specialize=_FREE)
+def compression_kernel(grad, y, mean, variance, w1n, b1n, g2, d_sum, voxels, tiles, eps, C: tl.constexpr,
+                       E: tl.constexpr, OUT: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+                       BLOCK_E: tl.constexpr, BLOCK_O: tl.constexpr, HALF: tl.constexpr):  # fmt: skip
+    """Sum `h^T D` (the document's G, transposed) and `D` over the voxels of `tiles` tiles."""
+    blocks: tl.constexpr = (E + BLOCK_E - 1) // BLOCK_E
+    c, o = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_O)
+    split, n = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    y, grad = y + n * voxels * C, grad + n * voxels * OUT
+    m, r = load_vector(mean + n * C, c, C), inverse_deviation(variance + n * C, c, eps, C)
+    totals, sums = (), tl.zeros([BLOCK_P, BLOCK_O], tl.float32)
+    for _ in tl.static_range(blocks):
+        totals = totals + (tl.zeros([BLOCK_E, BLOCK_O], tl.float32),)
+    for tile in range(split * tiles, tl.minimum((split + 1) * tiles, tl.cdiv(voxels, BLOCK_P))):
+        rows = (tile * BLOCK_P + tl.arange(0, BLOCK_P)).to(tl.int64)
+        z = rounded(normed(y, m, r, rows, voxels, c, C), y.dtype.element_ty)
+        d = load_tile(grad, rows, o, OUT, 1, voxels, OUT)  # zero beyond the last voxel, where h is not
+        sums += d.to(tl.float32)
+        for i in tl.static_range(blocks):
+            e = i * BLOCK_E + tl.arange(0, BLOCK_E)
+            u = dot(z, load_tile(w1n, c, e, 1, C, C, E), None) + load_vector(b1n, e, E)[None, :]
+            h = rounded(gelu(u, HALF), z.dtype)
+            totals = totals[:i] + (dot(tl.trans(h), d, totals[i]),) + totals[i + 1 :]
+    index = n * tl.num_programs(0) + split
+    for i in tl.static_range(blocks):
+        e = i * BLOCK_E + tl.arange(0, BLOCK_E)
+        store_tile(g2 + index * E * OUT, totals[i], e, o, OUT, 1, E, OUT)
+    tl.store(d_sum + index * OUT + o, tl.sum(sums, 0), mask=o < OUT)
+
+
+@triton.jit(do_not_specialize=[*_FREE, "BLOCKS"])
+def expansion_kernel(grad, y, mean, variance, w1n, b1n, w2n, change, shared, g, sums, dz, voxels, tiles, eps, BLOCKS,
+                     GRN: tl.constexpr, C: tl.constexpr, E: tl.constexpr, OUT: tl.constexpr, BLOCK_P: tl.constexpr,
+                     BLOCK_C: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_B: tl.constexpr,
+                     HALF: tl.constexpr):  # fmt: skip
+    """Sum `du^T z` and, behind it in `sums`, `du`, over the voxels of `tiles` tiles, and store `dz = du W1'`."""
+    blocks: tl.constexpr = (E + BLOCK_E - 1) // BLOCK_E
+    c, o = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_O)
+    split, n = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    y, grad, dz, w2n = y + n * voxels * C, grad + n * voxels * OUT, dz + n * voxels * C, w2n + n * GRN * OUT * E
+    change, shared, g = change + n * E, shared + n * BLOCKS, g + n * E
+    m, r = load_vector(mean + n * C, c, C), inverse_deviation(variance + n * C, c, eps, C)
+    totals, columns, ks = (), (), ()
+    for i in tl.static_range(blocks):
+        totals = totals + (tl.zeros([BLOCK_E, BLOCK_C], tl.float32),)
+        columns = columns + (tl.zeros([BLOCK_E, 16], tl.float32),)
+        if GRN:
+            ks = ks + (norm_gradient(change, shared, g, i * BLOCK_E + tl.arange(0, BLOCK_E), BLOCKS, E, BLOCK_B),)
+    ones = tl.full([BLOCK_P, 16], 1.0, y.dtype.element_ty)  # a product with it sums over voxels
+    for tile in range(split * tiles, tl.minimum((split + 1) * tiles, tl.cdiv(voxels, BLOCK_P))):
+        rows = (tile * BLOCK_P + tl.arange(0, BLOCK_P)).to(tl.int64)
+        z = rounded(normed(y, m, r, rows, voxels, c, C), y.dtype.element_ty)
+        d = load_tile(grad, rows, o, OUT, 1, voxels, OUT)
+        total = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
+        for i in tl.static_range(blocks):
+            e = i * BLOCK_E + tl.arange(0, BLOCK_E)
+            w = load_tile(w1n, c, e, 1, C, C, E)
+            u = dot(z, w, None) + load_vector(b1n, e, E)[None, :]
+            du = dot(d, load_tile(w2n, o, e, E, 1, OUT, E), None)
+            h, slope = gelu_and_slope(u, HALF)
+            if GRN:
+                du += h * ks[i][None, :]
+            du = rounded(tl.where((rows < voxels)[:, None], du * slope, 0.0), z.dtype)
+            total = dot(du, tl.trans(w), total)
+            du = tl.trans(du)
+            totals = totals[:i] + (dot(du, z, totals[i]),) + totals[i + 1 :]
+            columns = columns[:i] + (dot(du, ones, columns[i]),) + columns[i + 1 :]
+        store_tile(dz, total, rows, c, C, 1, voxels, C)
+    sums += (n * tl.num_programs(0) + split) * E * (C + 1)
+    for i in tl.static_range(blocks):
+        e = i * BLOCK_E + tl.arange(0, BLOCK_E)
+        store_tile(sums, totals[i], e, c, C, 1, E, C)
+        tl.store(sums + E * C + e, tl.max(columns[i], 1), mask=e < E)  # all 16 are equal
+
+
+@triton.jit(do_not_specialize=["voxels", "eps"])
+def correction_kernel(dz, y, mean, variance, offset, slope, voxels, eps, C: tl.constexpr, BLOCK_P: tl.constexpr,
+                      BLOCK_C: tl.constexpr):  # fmt: skip
+    """Replace a tile of `dz` by `dy = r (dz - offset - slope z)`."""
+    c, n = tl.arange(0, BLOCK_C), tl.program_id(1).to(tl.int64)
+    rows = (tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)).to(tl.int64)
+    m, r = load_vector(mean + n * C, c, C), inverse_deviation(variance + n * C, c, eps, C)
+    z = normed(y + n * voxels * C, m, r, rows, voxels, c, C)
+    dz += n * voxels * C
+    value = load_tile(dz, rows, c, C, 1, voxels, C).to(tl.float32)
+    value -= load_vector(offset + n * C, c, C)[None, :] + load_vector(slope + n * C, c, C)[None, :] * z
+    value = tl.where(voxels > 1, value * r[None, :], 0.0)  # the norm of one voxel is constant
+    store_tile(dz, value, rows, c, C, 1, voxels, C)

@@ -3,18 +3,16 @@
 import torch
 
 from mednextv2.ops import paths
+from mednextv2.ops.parameters import Mlp, Settings
 
 
-def forward(y, *arguments):
+def forward(y, statistics, mlp: Mlp, residual, settings: Settings):
     """Return the output and the norms `g`; arguments as in `folded_mlp_op`."""
-    *rest, residual, norm_eps, grn_eps, grn_sum = arguments
     residual = None if residual is None else paths.channels_last(residual)
-    return torch.ops.mednextv2_native.mlp(y, *rest, residual, norm_eps, grn_eps, grn_sum)
+    return torch.ops.mednextv2_native.mlp(y, *statistics, *mlp, residual, *settings)
 
 
-def backward(grad, y, *arguments):
-    """Return the nine gradients; arguments as in `folded_mlp_backward_op`."""
-    dy, *gradients = torch.ops.mednextv2_native.mlp_backward(grad.to(y.dtype), y, *arguments)
-    _, _, norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2, *_ = arguments
-    parameters = (norm_weight, norm_bias, w1, b1, w1 if gamma is None else gamma, w1 if beta is None else beta, w2, b2)
-    return dy, *(g.to(p.dtype) for g, p in zip(gradients, parameters, strict=True))
+def backward(grad, y, statistics, mlp: Mlp, g, settings: Settings):
+    """Return the gradients of y and of the weights; arguments as in `folded_mlp_backward_op`."""
+    dy, *gradients = torch.ops.mednextv2_native.mlp_backward(grad.to(y.dtype), y, *statistics, *mlp, g, *settings)
+    return dy, mlp.with_dtypes(Mlp(*gradients))

@@ -10,15 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mednextv2.ops import paths
+from mednextv2.ops.parameters import Mlp, Settings
 
 CPU_CHUNK = 2**21  # elements of one chunk of expanded rows; larger ones leave the cache
-GPU_CHUNK = 2**28  # here only memory counts: 512 MiB in half precision
+GPU_CHUNK = 2**26  # here only memory counts: 256 MiB in float32, of which several live at a time
 
 
-def forward(
-    y, mean, variance, norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2, residual, norm_eps, grn_eps, grn_sum
-):  # fmt: skip
+def forward(y, statistics, mlp: Mlp, residual, settings: Settings) -> tuple[Tensor, Tensor]:
     """Return the output, `(N, O, *spatial)`, and the norms `g`, `(N, E)`; arguments as in `folded_mlp_op`."""
+    (mean, variance), (norm_eps, grn_eps, grn_sum) = statistics, settings
+    norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2 = mlp
     y_rows = paths.rows(y)
     residual_rows = None if residual is None else paths.rows(residual)
     out = y.new_empty(y.shape[0], y_rows.shape[1], w2.shape[0])
@@ -51,10 +52,10 @@ def forward(
     return paths.from_rows(out, y), torch.stack(norms) if norms else mean.new_empty(y.shape[0], 0)
 
 
-def backward(
-    grad, y, mean, variance, norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2, g, norm_eps, grn_eps, grn_sum
-):  # fmt: skip
-    """Return the gradients of y, norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2, given that of the output."""
+def backward(grad, y, statistics, mlp: Mlp, g, settings: Settings) -> tuple[Tensor, Mlp]:
+    """Return the gradients of y and of the weights, given that of the output."""
+    (mean, variance), (norm_eps, grn_eps, grn_sum) = statistics, settings
+    norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2 = mlp
     stat = mean.dtype
     y_rows, d_rows = paths.rows(y), paths.rows(grad)
     voxels = y_rows.shape[1]
@@ -102,9 +103,7 @@ def backward(
         dy[n] = (dy[n].to(stat) * a + torch.addcmul(offset, centred, slope)).to(dy.dtype)
     if voxels == 1:  # the norm of one voxel is constant; a difference of rounded numbers is not quite
         dy.zero_()
-    own = (dnw, dnb, dw1, db1, dgamma, dbeta, dw2, db2)
-    dtypes = (norm_weight, norm_bias, w1, b1, w1 if gamma is None else gamma, w1 if beta is None else beta, w2, b2)
-    return paths.from_rows(dy, y), *(v.to(p.dtype) for v, p in zip(own, dtypes, strict=True))
+    return paths.from_rows(dy, y), mlp.with_dtypes(Mlp(dnw, dnb, dw1, db1, dgamma, dbeta, dw2, db2))
 
 
 def normalise(chunk, mean, scale, shift):

@@ -1,24 +1,22 @@
 """The depthwise convolution of a MedNeXt block, with the statistics that its norm needs."""
 
+from types import ModuleType
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mednextv2.ops import paths
-from mednextv2.ops.folded_mlp import moments
-from mednextv2.ops.shapes import check_depthwise
+from mednextv2.ops import _depthwise_torch, paths
+from mednextv2.ops._depthwise_torch import convolve
+from mednextv2.ops.parameters import Convolution
+from mednextv2.ops.problems import Problem
+from mednextv2.ops.shapes import check_depthwise, result_shape
 
 
 def depthwise_reference(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, transposed: bool = False
 ) -> Tensor:
     """Define :func:`depthwise` by PyTorch's convolutions; arguments as there, returns the output alone."""
-    padding = [size // 2 for size in weight.shape[2:]]
-    if transposed:
-        convolution = F.conv_transpose3d if x.dim() == 5 else F.conv_transpose2d
-        return convolution(x, weight, bias, stride, padding, groups=x.shape[1])
-    convolution = F.conv3d if x.dim() == 5 else F.conv2d
-    return convolution(x, weight, bias, stride, padding, groups=x.shape[1])
+    return convolve(x, weight, bias, stride, transposed)
 
 
 def depthwise(
@@ -57,7 +55,8 @@ def depthwise_op(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, transposed: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the chosen path; returns the result, its mean and its biased variance."""
-    return choose(x, weight)[0](x, weight, bias, stride, transposed)
+    with paths.no_autocast(x):
+        return choose(x, weight, stride, transposed).forward(x, Convolution(weight, bias, stride, transposed))
 
 
 @torch.library.custom_op("mednextv2::depthwise_backward", mutates_args=())
@@ -65,60 +64,32 @@ def depthwise_backward_op(
     grad: Tensor, x: Tensor, weight: Tensor, stride: int, transposed: bool, need_x: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x (empty unless `need_x`), weight and bias."""
-    return choose(x, weight)[1](paths.channels_last(grad), x, weight, stride, transposed, need_x)
+    convolution = Convolution(weight, None, stride, transposed)
+    with paths.no_autocast(x):
+        return choose(x, weight, stride, transposed).backward(paths.channels_last(grad), x, convolution, need_x)
 
 
-def choose(x: Tensor, weight: Tensor):
-    """Return the chosen path's functions: forward, and backward, whose `onto` is added to the gradient of x."""
-    path = paths.choose(x.device.type, x.dtype, weight.shape[-1]).name
+def choose(x: Tensor, weight: Tensor, stride: int = 1, transposed: bool = False) -> ModuleType:
+    """Return the module of the chosen path."""
+    channels = x.shape[1]
+    problem = Problem(
+        x.dim() - 2, channels, 0, channels, weight.shape[-1], stride, transposed, False, False, x.dtype
+    )  # fmt: skip
+    path = paths.choose_for(problem, x.device).name
     if path == paths.NATIVE:
         from mednextv2.ops import _depthwise_native as native
 
-        return native.forward, native.backward
+        return native
     if path == paths.TRITON:
         from mednextv2.ops import _depthwise_triton as triton
 
-        return triton.forward, triton.backward
-    return _torch_forward, _torch_backward
-
-
-def _torch_forward(x, weight, bias, stride, transposed):
-    y = depthwise_reference(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), stride, transposed)
-    y = paths.channels_last(y)
-    return y, *moments(y)
-
-
-def _torch_backward(grad, x, weight, stride, transposed, need_x, onto=None):
-    if x.device.type == "cpu" and x.dtype != paths.statistics_dtype(x):
-        # oneDNN's weight gradient in bfloat16 is wrong for some channels-last shapes: (2, 24, 2, 2, 2) in PyTorch 2.13
-        plain = paths.statistics_dtype(x)
-        onto = None if onto is None else onto.to(plain)
-        dx, dw, db = _torch_backward(grad.to(plain), x.to(plain), weight, stride, transposed, need_x, onto)
-        return dx.to(x.dtype), dw, db
-    w = weight.to(x.dtype)
-    padding = [size // 2 for size in weight.shape[2:]]
-    ones, zeros = [1] * len(padding), [0] * len(padding)
-    # PyTorch's CPU code takes ten times as long for this gradient of the input as for a forward convolution, which it
-    # is, with the kernel turned around; and 50 times as long for that of the bias as for a sum
-    turned = need_x and stride == 1 and x.device.type == "cpu"
-    mask = [need_x and not turned, True, False]
-    dx, dw, _ = torch.ops.aten.convolution_backward(
-        grad, x, w, None, [stride] * len(padding), padding, ones, transposed, zeros, x.shape[1], mask
-    )
-    if turned:
-        dx = depthwise_reference(grad, w if transposed else w.flip(*range(2, w.dim())), None)
-    dx = paths.channels_last(dx) if need_x else x.new_empty(0)
-    dx = dx if onto is None else dx.add_(onto)
-    db = paths.rows(grad).sum((0, 1), dtype=paths.statistics_dtype(x))
-    return dx, dw.to(weight.dtype), db.to(weight.dtype)
+        return triton
+    return _depthwise_torch
 
 
 @depthwise_op.register_fake
 def _(x, weight, bias, stride, transposed):
-    def size(n, k):
-        return stride * (n - 1) - 2 * (k // 2) + k if transposed else (n + 2 * (k // 2) - k) // stride + 1
-
-    spatial = [size(n, k) for n, k in zip(x.shape[2:], weight.shape[2:], strict=True)]
+    spatial = result_shape(x, weight, stride, transposed)
     y = paths.channels_last(x.new_empty(*x.shape[:2], *spatial))
     mean = x.new_empty(x.shape[:2], dtype=paths.statistics_dtype(x))
     return y, mean, torch.empty_like(mean)
@@ -127,7 +98,7 @@ def _(x, weight, bias, stride, transposed):
 @depthwise_backward_op.register_fake
 def _(grad, x, weight, stride, transposed, need_x):
     dx = torch.empty_like(x) if need_x else x.new_empty(0)
-    return dx, torch.empty_like(weight), weight.new_empty(weight.shape[0])
+    return dx, weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
 
 
 def _setup_context(ctx, inputs, output) -> None:

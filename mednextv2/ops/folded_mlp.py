@@ -10,6 +10,8 @@ All of them are behind two custom operators, so that autograd, `torch.compile`, 
 one operation.
 """
 
+from types import ModuleType
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,7 +20,10 @@ from mednextv2.ops import _folded_mlp_torch as folded
 from mednextv2.ops import paths
 from mednextv2.ops.channel_norm import channel_norm
 from mednextv2.ops.grn import grn
+from mednextv2.ops.parameters import Mlp, Settings
+from mednextv2.ops.problems import Problem
 from mednextv2.ops.shapes import check_grn, check_mlp
+from mednextv2.ops.statistics import moments
 
 
 def folded_mlp_reference(
@@ -117,13 +122,6 @@ def folded_mlp(
     return out
 
 
-@torch.no_grad()
-def moments(y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance over space, `(N, C)` each, in float32 for half precision."""
-    variance, mean = torch.var_mean(paths.rows(y).to(paths.statistics_dtype(y)), dim=1, correction=0)
-    return mean, variance
-
-
 @torch.library.custom_op("mednextv2::folded_mlp", mutates_args=())
 def folded_mlp_op(
     y: Tensor,
@@ -143,8 +141,9 @@ def folded_mlp_op(
     grn_sum: bool,
 ) -> tuple[Tensor, Tensor]:
     """Run the chosen path; returns the output and the norm of each expanded channel, `(N, E)` (empty without GRN)."""
-    inputs = (y, mean, variance, norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2)
-    return choose(y).forward(*inputs, residual, norm_eps, grn_eps, grn_sum)
+    mlp, settings = Mlp(norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2), Settings(norm_eps, grn_eps, grn_sum)
+    with paths.no_autocast(y):
+        return choose(y, mlp, residual is not None).forward(y, (mean, variance), mlp, residual, settings)
 
 
 @torch.library.custom_op("mednextv2::folded_mlp_backward", mutates_args=())
@@ -167,13 +166,20 @@ def folded_mlp_backward_op(
     grn_sum: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of y, norm_weight, norm_bias, w1, b1, gamma, beta (empty without GRN), w2 and b2."""
-    inputs = (y, mean, variance, norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2)
-    return choose(y).backward(paths.channels_last(grad), *inputs, g, norm_eps, grn_eps, grn_sum)
+    mlp, settings = Mlp(norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2), Settings(norm_eps, grn_eps, grn_sum)
+    with paths.no_autocast(y):
+        grad = paths.channels_last(grad)
+        dy, gradients = choose(y, mlp).backward(grad, y, (mean, variance), mlp, g, settings)
+    return dy, *gradients
 
 
-def choose(y: Tensor):
+def choose(y: Tensor, mlp: Mlp, residual: bool = False) -> ModuleType:
     """Return the module of the chosen path."""
-    path = paths.choose(y.device.type, y.dtype).name
+    expanded, out = mlp.w1.shape[0], mlp.w2.shape[0]
+    problem = Problem(
+        y.dim() - 2, y.shape[1], expanded, out, 0, 1, False, mlp.gamma is not None, residual, y.dtype
+    )  # fmt: skip
+    path = paths.choose_for(problem, y.device).name
     if path == paths.NATIVE:
         from mednextv2.ops import _folded_mlp_native as native
 

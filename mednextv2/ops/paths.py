@@ -133,6 +133,11 @@ def autocast(x: Tensor) -> Tensor:
     return x
 
 
+def no_autocast(x: Tensor) -> torch.autocast:
+    """Switch autocast off inside an operator, which decides for itself what is computed in half precision."""
+    return torch.autocast(x.device.type if x.device.type != "meta" else "cuda", enabled=False)
+
+
 def channels_last(x: Tensor) -> Tensor:
     """Return `x` in channels-last memory, as a view where it is already."""
     return x.contiguous(memory_format=torch.channels_last_3d if x.dim() == 5 else torch.channels_last)

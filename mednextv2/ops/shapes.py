@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from mednextv2.ops.parameters import Convolution, Mlp
+
 
 def check_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> None:
     """Raise a ValueError that says which argument of :func:`mednextv2.ops.depthwise` does not fit, or return."""
@@ -50,6 +52,25 @@ def check_mlp(
     _expect("residual", residual, (samples, out_channels, *y.shape[2:]))
     for name, tensor in zip(("mean", "variance"), statistics or (), strict=False):
         _expect(f"statistics: {name}", tensor, (samples, channels))
+
+
+def check_block(x: Tensor, convolution: Convolution, mlp: Mlp, residual: Tensor | None) -> None:
+    """Raise a ValueError that says which argument of :func:`mednextv2.ops.block` does not fit, or return."""
+    if (mlp.gamma is None) != (mlp.beta is None):
+        raise ValueError("gamma and beta of GRN are given both or not at all")
+    check_depthwise(x, *convolution[:3])
+    check_mlp(x, mlp)
+    if residual is not None:
+        space = result_shape(x, convolution.weight, convolution.stride, convolution.transposed)
+        _expect("residual", residual, (x.shape[0], mlp.w2.shape[0], *space))
+
+
+def result_shape(x: Tensor, weight: Tensor, stride: int, transposed: bool) -> list[int]:
+    """Return the spatial shape that a depthwise convolution makes of that of `x`."""
+    return [
+        stride * (n - 1) - 2 * (k // 2) + k if transposed else (n + 2 * (k // 2) - k) // stride + 1
+        for n, k in zip(x.shape[2:], weight.shape[2:], strict=True)
+    ]
 
 
 def check_grn(gamma: Tensor | None, beta: Tensor | None, denominator: str) -> None:

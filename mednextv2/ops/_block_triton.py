@@ -1,0 +1,89 @@
+"""A whole block on CUDA: five launches forward, up to ten backward.
+
+Forward: the convolution, with moments of its tiles; one small kernel that joins these and folds the norm into the
+expansion; the norms; one small kernel for GRN's response; the output. What depends on weights alone is kept between
+calls in inference. Backward, see :func:`mednextv2.ops._folded_mlp_triton.backward_folded`, and then the gradients of
+the convolution, where that of the residual is added on the way.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from mednextv2.ops import _depthwise_triton as depthwise
+from mednextv2.ops import _folded_mlp_triton as folded_mlp
+from mednextv2.ops._triton_kept import kept
+from mednextv2.ops.parameters import Convolution, Mlp, Settings
+
+
+class Saved(NamedTuple):
+    """What a block keeps for its backward pass beside its input and its weights.
+
+    Attributes:
+        y: Result of the convolution, `(N, C, *spatial)`.
+        mean: Of `y` over space, `(N, C)`.
+        variance: Biased, `(N, C)`.
+        g: Norms of the expanded channels, `(N, E)`; empty without GRN.
+        w1n: Expansion with the norm folded in, `(E, C)`; empty on other paths, as are the next two.
+        b1n: `(E,)`.
+        taps: Weights of the convolution as the kernels read them, `(taps, C)`.
+    """
+
+    y: Tensor
+    mean: Tensor
+    variance: Tensor
+    g: Tensor
+    w1n: Tensor
+    b1n: Tensor
+    taps: Tensor
+
+
+def forward(
+    x: Tensor, convolution: Convolution, mlp: Mlp, residual: Tensor | None, settings: Settings, keep: bool
+) -> tuple[Tensor, Saved]:
+    """Return the output and what the backward pass needs.
+
+    Args:
+        x: Channels-last, half precision.
+        convolution: Of the block.
+        mlp: Of the block.
+        residual: Added to the output, or None.
+        settings: Of the block.
+        keep: Whether to keep what depends on weights alone for the next call.
+    """
+    weight = convolution.weight
+    taps = kept("taps", weight, (weight,), lambda: depthwise.taps(weight), keep)
+    y, parts = depthwise.convolve(x, taps, convolution)
+    if keep:
+        mean, variance = depthwise.moments(parts, y)
+        sources = (mlp.w1, mlp.b1, mlp.norm_weight, mlp.norm_bias)
+        own = kept(f"w1n {y.dtype}", mlp.norm_weight, sources, lambda: folded_mlp.fold_weights(y, mlp), True)
+        folded = folded_mlp.Folded(mean, variance, *own)
+    else:
+        folded = folded_mlp.fold(y, mlp, parts)
+    out, g = folded_mlp.forward_folded(y, folded, mlp, residual, settings)
+    return out, Saved(y, folded.mean, folded.variance, g, folded.w1n, folded.b1n, taps)
+
+
+def backward(
+    grad: Tensor,
+    x: Tensor,
+    convolution: Convolution,
+    mlp: Mlp,
+    saved: Saved,
+    settings: Settings,
+    need_x: bool,
+    own_residual: bool,
+) -> tuple[Tensor, Tensor, Tensor, Mlp]:
+    """Return the gradients of x (empty unless `need_x`), of the convolution's weight and bias, and of the MLP.
+
+    The bias is taken out again by the norm: its gradient is zero.
+    """
+    folded = folded_mlp.Folded(saved.mean, saved.variance, saved.w1n, saved.b1n)
+    dy, gradients, zeros = folded_mlp.backward_folded(grad, saved.y, folded, mlp, saved.g, settings)
+    dx = x.new_empty(0)
+    if need_x:
+        onto = grad.to(x.dtype) if own_residual else None
+        dx = depthwise.input_gradient(dy, x, saved.taps, convolution, onto)
+    dw = depthwise.weight_gradient(dy, x, convolution)
+    return dx, dw, zeros.to(dw.dtype), gradients

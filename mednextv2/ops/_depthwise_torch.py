@@ -1,0 +1,56 @@
+"""The depthwise convolution in PyTorch calls: for every device, dtype and kernel."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mednextv2.ops import paths
+from mednextv2.ops.parameters import Convolution
+from mednextv2.ops.statistics import moments
+
+
+def forward(x: Tensor, convolution: Convolution) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the result, its mean and its biased variance; arguments as in `depthwise_op`."""
+    weight, bias, stride, transposed = convolution
+    y = convolve(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), stride, transposed)
+    y = paths.channels_last(y)
+    return y, *moments(y)
+
+
+def backward(
+    grad: Tensor, x: Tensor, convolution: Convolution, need_x: bool, onto: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of x (empty unless `need_x`; with `onto` added), weight and bias."""
+    weight, _, stride, transposed = convolution
+    if x.device.type == "cpu" and x.dtype != paths.statistics_dtype(x):
+        # oneDNN's weight gradient in bfloat16 is wrong for some channels-last shapes: (2, 24, 2, 2, 2) in PyTorch 2.13
+        plain = paths.statistics_dtype(x)
+        onto = None if onto is None else onto.to(plain)
+        dx, dw, db = backward(grad.to(plain), x.to(plain), convolution, need_x, onto)
+        return dx.to(x.dtype), dw, db
+    w = weight.to(x.dtype)
+    padding = [size // 2 for size in weight.shape[2:]]
+    ones, zeros = [1] * len(padding), [0] * len(padding)
+    # PyTorch's CPU code takes ten times as long for this gradient of the input as for a forward convolution, which it
+    # is, with the kernel turned around; and 50 times as long for that of the bias as for a sum
+    turned = need_x and stride == 1 and x.device.type == "cpu"
+    mask = [need_x and not turned, True, False]
+    dx, dw, _ = torch.ops.aten.convolution_backward(
+        grad, x, w, None, [stride] * len(padding), padding, ones, transposed, zeros, x.shape[1], mask
+    )
+    if turned:
+        dx = convolve(grad, w if transposed else w.flip(*range(2, w.dim())), None)
+    dx = paths.channels_last(dx) if need_x else x.new_empty(0)
+    dx = dx if onto is None else dx.add_(onto)
+    db = paths.rows(grad).sum((0, 1), dtype=paths.statistics_dtype(x))
+    return dx, dw.to(weight.dtype), db.to(weight.dtype)
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, transposed: bool = False) -> Tensor:
+    """Call PyTorch's convolution; arguments as in :func:`mednextv2.ops.depthwise`, returns the output alone."""
+    padding = [size // 2 for size in weight.shape[2:]]
+    if transposed:
+        convolution = F.conv_transpose3d if x.dim() == 5 else F.conv_transpose2d
+        return convolution(x, weight, bias, stride, padding, groups=x.shape[1])
+    convolution = F.conv3d if x.dim() == 5 else F.conv2d
+    return convolution(x, weight, bias, stride, padding, groups=x.shape[1])
