@@ -62,10 +62,10 @@ def fold_kernel(counts, means, squares, mean, variance, w1, b1, norm_weight, nor
         e = (program - moment_programs) * BLOCK_E + tl.arange(0, BLOCK_E)
         total = load_vector(b1, e, E)
         for start in tl.static_range(0, C, BLOCK_C):
-            c = start + tl.arange(0, BLOCK_C)
-            w = load_tile(w1, e, c, C, 1, E, C).to(tl.float32)
-            store_tile(w1n, w * load_vector(norm_weight, c, C)[None, :], e, c, C, 1, E, C)
-            total += tl.sum(w * load_vector(norm_bias, c, C)[None, :], 1)
+            k = start + tl.arange(0, BLOCK_C)
+            w = load_tile(w1, e, k, C, 1, E, C).to(tl.float32)
+            store_tile(w1n, w * load_vector(norm_weight, k, C)[None, :], e, k, C, 1, E, C)
+            total += tl.sum(w * load_vector(norm_bias, k, C)[None, :], 1)
         tl.store(b1n + e, total, mask=e < E)
 
 
@@ -132,8 +132,8 @@ def scale_gradient_kernel(g2, d_sum, w2, gamma, beta, g, w2n, change, shared, dw
                 part += load_tile(base, e, o, OUT, 1, rows, OUT)
         if GRN:
             total = tl.zeros([BLOCK_N], tl.float32)
-            for start in tl.static_range(0, E, BLOCK_N):
-                total += load_vector(g + n * E, start + tl.arange(0, BLOCK_N), E)
+            for first in range(0, E, BLOCK_N):
+                total += load_vector(g + n * E, first + tl.arange(0, BLOCK_N), E)
             denominator = (tl.sum(total, 0) if GRN_SUM else tl.sum(total, 0) / E) + eps
             norm, gain = load_vector(g + n * E, e, E), load_vector(gamma, e, E)
             ds = tl.sum(w * part, 1)

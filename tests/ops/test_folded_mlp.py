@@ -19,6 +19,7 @@ from op_helpers import (
 from mednextv2 import ops
 from mednextv2.ops import _folded_mlp_torch, paths
 from mednextv2.ops.folded_mlp import folded_mlp_backward_op, folded_mlp_op, moments
+from mednextv2.ops.parameters import Mlp
 
 MODULE = importlib.import_module("mednextv2.ops.folded_mlp")  # mednextv2.ops.folded_mlp is the function
 
@@ -223,12 +224,14 @@ def test_an_error_of_a_thousandth_in_any_gradient_is_found(path, index, monkeypa
     implementation = MODULE.choose
 
     class Wrong:
-        def __init__(self, y):
-            self.forward = implementation(y).forward
-            self.right = implementation(y).backward
+        def __init__(self, *arguments):
+            self.forward = implementation(*arguments).forward
+            self.right = implementation(*arguments).backward
 
         def backward(self, *arguments):
-            return [g * 1.001 if i == index else g for i, g in enumerate(self.right(*arguments))]
+            dy, gradients = self.right(*arguments)
+            wrong = [g * 1.001 if i == index else g for i, g in enumerate((dy, *gradients))]
+            return wrong[0], Mlp(*wrong[1:])
 
     case = {"batch": 2, "channels": 8, "space": (4, 3, 5), "grn": True, "gamma": 1.0, "mean": 0, "zero_channel": False}
     monkeypatch.setattr(MODULE, "choose", Wrong)

@@ -5,7 +5,7 @@ from op_helpers import TOLERANCE, available_paths, errors, exact, mlp_case, nan_
 from mednextv2 import ops
 from mednextv2.nets import MedNeXt
 from mednextv2.ops import paths
-from mednextv2.ops.residual_block import depthwise_backward_onto_op, residual_block_op
+from mednextv2.ops.block import block_backward_op, block_op
 
 SPACES = [(5, 6, 7), (1, 1, 1), (2, 2, 2), (9, 8, 7), (12, 11), (1, 1)]
 
@@ -25,6 +25,12 @@ def case(seed, dtype, **fixed):
     return {"x": x, "weight": kernel, "bias": bias, **values}, settings
 
 
+def run(x, weight, bias, *parameters, grn_denominator="mean"):
+    """Apply a block with the residual connection."""
+    settings = ops.Settings(grn_sum=grn_denominator == "sum")
+    return ops.block(x, ops.Convolution(weight, bias), ops.Mlp(*parameters), x, settings)
+
+
 def definition(x, weight, bias, *parameters, **settings):
     return ops.folded_mlp_reference(ops.depthwise_reference(x, weight, bias), *parameters, x, **settings)
 
@@ -32,7 +38,7 @@ def definition(x, weight, bias, *parameters, **settings):
 def compare(values, settings, path):
     copies = exact(values)
     with nan_filled(), ops.use(path):
-        out = ops.residual_block(*values.values(), **settings)
+        out = run(*values.values(), **settings)
         return errors(out, definition(*copies.values(), **settings), values, copies)
 
 
@@ -57,7 +63,7 @@ def definition_in(values, settings):
 
 def test_gradcheck():
     values, settings = case(2, torch.float64, batch=2, channels=2, space=(2, 3, 4), kernel=3, ratio=2, bias=True)
-    assert torch.autograd.gradcheck(lambda *v: ops.residual_block(*v, **settings), tuple(values.values()))
+    assert torch.autograd.gradcheck(lambda *v: run(*v, **settings), tuple(values.values()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -66,40 +72,33 @@ def test_opcheck(dtype, grn):
     values, _ = case(3, dtype, batch=2, channels=8, space=(4, 6, 8), kernel=3, grn=grn, bias=grn)
     x = paths.channels_last(values.pop("x").detach()).requires_grad_()
     tolerance = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float64: 1e-9}[dtype]
-    inputs = (x, *values.values(), 1e-5, 1e-6, False)
-    torch.library.opcheck(residual_block_op, inputs, rtol=tolerance, atol=tolerance)
+    weight, bias, *mlp = values.values()
+    inputs = (x, weight, bias, 1, False, *mlp, None, True, False, *ops.Settings())
+    torch.library.opcheck(block_op, inputs, rtol=tolerance, atol=tolerance)
     with torch.no_grad():
-        out = residual_block_op(*inputs)[0]
-        inputs = (out, x.detach(), values["weight"].detach(), out.clone())
-        torch.library.opcheck(depthwise_backward_onto_op, inputs, rtol=tolerance, atol=tolerance)
+        out, *saved = block_op(*inputs)
+        plain = [None if p is None else p.detach() for p in mlp]
+        inputs = (out, x.detach(), weight.detach(), 1, False, *plain, *saved, True, True, *ops.Settings())
+        torch.library.opcheck(block_backward_op, inputs, rtol=tolerance, atol=tolerance)
 
 
-def test_a_wrong_denominator_is_refused():
-    values, _ = case(4, torch.float32)
-    with pytest.raises(ValueError, match="'mean' or 'sum'"):
-        ops.residual_block(*values.values(), grn_denominator="max")
-
-
-def test_standard_blocks_are_one_operator_and_no_gradient_is_added_by_a_pass_of_its_own():
+def test_blocks_are_one_operator_and_no_gradient_is_added_by_a_pass_of_its_own():
     network = MedNeXt(init_filters=8)  # two blocks in each of nine stages
     x = torch.randn(1, 1, 32, 32, 32)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         network(x).sum().backward()
     calls = {event.key: event.count for event in profile.key_averages()}
-    assert calls["mednextv2::residual_block"] == 18
-    assert calls["mednextv2::depthwise_backward_onto"] == 18
-    assert calls["mednextv2::depthwise"] == 8  # of the up and down blocks
+    assert calls["mednextv2::block"] == 26
+    assert calls["mednextv2::block_backward"] == 26
+    assert "mednextv2::depthwise" not in calls
 
 
 def test_the_gradient_of_the_input_is_left_out_where_nobody_wants_it():
     values, _ = case(8, torch.float32, channels=8, space=(5, 6, 7), bias=True)
     x, *parameters = values.values()
     leaves = [p for p in parameters if p is not None]
-    wanted = torch.autograd.grad(ops.residual_block(*values.values()).square().sum(), leaves)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        out = ops.residual_block(x.detach(), *parameters)
-        found = torch.autograd.grad(out.square().sum(), leaves)
-    assert "mednextv2::depthwise_backward_onto" not in {event.key for event in profile.key_averages()}
+    wanted = torch.autograd.grad(run(*values.values()).square().sum(), leaves)
+    found = torch.autograd.grad(run(x.detach(), *parameters).square().sum(), leaves)
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
@@ -122,7 +121,7 @@ def test_a_parameter_that_is_too_short_is_refused(name):
     parameters = dict(zip(NAMES, list(values.values())[3:], strict=True))
     parameters[name] = parameters[name][:, :-1] if parameters[name].dim() > 1 else parameters[name][:-1]
     with pytest.raises(ValueError, match=f"{name} has the shape"):
-        ops.residual_block(values["x"], values["weight"], values["bias"], **parameters, **settings)
+        run(values["x"], values["weight"], values["bias"], *parameters.values(), **settings)
     with pytest.raises(ValueError, match=f"{name} has the shape"):
         ops.folded_mlp(values["x"], **parameters, **settings)
 
@@ -132,7 +131,7 @@ def test_what_does_not_fit_the_residual_is_refused():
     values["compress_weight"], values["compress_bias"] = (values.pop(k) for k in ("w2", "b2"))
     short = {**values, "compress_weight": values["compress_weight"][:4], "compress_bias": values["compress_bias"][:4]}
     with pytest.raises(ValueError, match="residual has the shape"):
-        ops.residual_block(*short.values())
+        run(*short.values())
     x, _, _, *parameters = values.values()
     with pytest.raises(ValueError, match="residual has the shape"):
         ops.folded_mlp(x, *parameters, residual=torch.ones(1, 8, 1, 1, 1))
@@ -145,4 +144,4 @@ def test_half_of_grn_is_refused(missing):
     values, _ = case(7, torch.float32, grn=True)
     values[missing] = None
     with pytest.raises(ValueError, match="both or not at all"):
-        ops.residual_block(*values.values())
+        run(*values.values())
