@@ -49,7 +49,7 @@ def test_explain_agrees_with_what_runs(monkeypatch):
     with torch.no_grad():
         network(torch.randn(1, 1, 16, 16, 16))
     assert set(ran) == told
-    assert len(ran) == 2 * 26
+    assert len(ran) == 3 * 26  # the joined block, and each of its halves
 
 
 def test_explain_refuses_what_it_does_not_know():
@@ -67,14 +67,14 @@ def test_use_asks_for_a_path_and_gives_it_back():
             assert paths.choose("cpu", torch.float32).name == "torch"
         assert ops.plain()
     assert paths.choose("cpu", torch.float32) == before
-    with pytest.raises(ValueError, match="auto, torch or reference"), ops.use("fast"):
+    with pytest.raises(ValueError, match="auto, torch, reference or triton"), ops.use("fast"):
         pass
 
 
 def test_a_wrong_setting_is_refused_by_name():
     code = "import os; os.environ['MEDNEXTV2_OPS'] = 'quick'; import mednextv2.ops"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "MEDNEXTV2_OPS is auto, torch or reference, not 'quick'" in result.stderr
+    assert "MEDNEXTV2_OPS is auto, torch, reference or triton, not 'quick'" in result.stderr
 
 
 def test_half_precision_is_wanted_where_the_instructions_are():
