@@ -80,7 +80,7 @@ def test_older_instruction_sets_agree_with_the_definition(isa):
     if list(NAMES.values()).index(native.load()[1]) < list(NAMES).index(isa):
         pytest.skip(f"this processor has no {NAMES[isa]}")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header"]
-    tests = [str(HERE / name) for name in ("test_folded_mlp.py", "test_depthwise.py", "test_residual_block.py")]
+    tests = [str(HERE / name) for name in ("test_folded_mlp.py", "test_depthwise.py", "test_block.py")]
     environment = {**os.environ, "MEDNEXTV2_ISA": isa}
     environment.pop("PYTEST_XDIST_WORKER", None)
     result = subprocess.run(
