@@ -1,6 +1,7 @@
 """What a training run needs beyond MONAI: loss, schedule, checkpoints that resume, progress, per-class scores."""
 
 from mednextv2.training.checkpoint import TrainingCheckpoint, check_start
+from mednextv2.training.engine import RecordingInferer, Trainer
 from mednextv2.training.handlers import EarlyStopping, GradientClipping, Progress, TrainingLog, step_loss
 from mednextv2.training.loss import SegmentationLoss
 from mednextv2.training.preparation import prepare_training, tensorboard_available
@@ -12,7 +13,9 @@ __all__ = [
     "GradientClipping",
     "Progress",
     "PseudoDice",
+    "RecordingInferer",
     "SegmentationLoss",
+    "Trainer",
     "TrainingCheckpoint",
     "TrainingLog",
     "check_start",
