@@ -6,9 +6,10 @@ from mednextv2.training.handlers import EarlyStopping, GradientClipping, Progres
 from mednextv2.training.loss import SegmentationLoss
 from mednextv2.training.preparation import prepare_training, tensorboard_available
 from mednextv2.training.pseudo_dice import PseudoDice
-from mednextv2.training.schedule import create_optimizer, warmup_poly
+from mednextv2.training.schedule import OPTIMIZERS, create_optimizer, warmup_poly
 
 __all__ = [
+    "OPTIMIZERS",
     "EarlyStopping",
     "GradientClipping",
     "Progress",
