@@ -60,6 +60,7 @@ RULES = {
     "resume": _SWITCH,
     "check_data": _SWITCH,
     "compile": _SWITCH,
+    "cuda_graph": _SWITCH,
     "amp": _SWITCH,
     "spacing": _Rule(lambda v: _list(v, lambda n: _number(0)(n) and n > 0), 'millimetres, such as "[1.0,1.0,1.0]"'),
     "mirror_axes": _AXES,

@@ -82,6 +82,7 @@ def test_patch_sizes_that_are_no_two_or_three_whole_numbers_are_refused_with_an_
         ("resume", [True, False], [1, "yes", None]),
         ("check_data", [True, False], [0, "no"]),
         ("compile", [True, False], ["true"]),
+        ("cuda_graph", [True, False], ["yes", 1, None]),
         ("amp", [True, False], ["false", 0]),
         ("spacing", [[1.0, 1, 0.5], [1, 1]], [[0, 1, 1], [-1, 1, 1], 1.0, [], ["1"], None]),
         ("mirror_axes", [[], [0], [0, 1, 2]], [[5], 0, ["x"], None]),

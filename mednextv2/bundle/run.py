@@ -109,7 +109,8 @@ def as_setting(key: str, value: Any) -> Any:
     if key in _PATHS and value is not None:
         if isinstance(value, bool) or value == "":
             raise InputError(f"--{key}: needs a path")
-        return str(value)  # a folder named 2024 arrives as a number
+        # a folder named 2024 arrives as a number
+        return [str(v) for v in value] if isinstance(value, (list, tuple)) else str(value)
     if isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
     return "$None" if value is None else value  # MONAI drops None, so that nothing could be set to nothing

@@ -1,7 +1,7 @@
 """Windows of a CT that hold nothing but the air around the body."""
 
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import torch
@@ -43,10 +43,10 @@ def air_windows(image: Tensor, axes: Sequence[Axis], levels: float | Sequence[fl
     if any(axis.starts[0] < 0 for axis in axes):
         return set()  # an axis shorter than a window: each has the whole of it
     levels = torch.as_tensor(levels, device=image.device, dtype=image.dtype).reshape(-1, *[1] * len(axes))
-    air = torch.zeros([axis.cells for axis in axes], dtype=torch.bool)
-    for cell in product(*(range(axis.cells) for axis in axes)):
-        place = [slice(axis.edges[i], axis.edges[i + 1]) for axis, i in zip(axes, cell, strict=True)]
-        air[cell] = (image[(slice(None), *place)] <= levels).all()
+    air = (image <= levels).all(0)
+    for dim, axis in enumerate(axes):
+        air = torch.stack([air[(slice(None),) * dim + (slice(*ends),)].all(dim) for ends in pairwise(axis.edges)], dim)
+    air = air.cpu().numpy()  # of all cells at once: each copy would wait for the GPU
     empty = set()
     for window in window_order(axes):
         cells = [axis.covered(n) for axis, n in zip(axes, window, strict=True)]

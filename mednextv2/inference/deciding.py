@@ -80,6 +80,7 @@ class LabelWriter:
         self._between = [axis for axis, target in enumerate(targets) if target.interpolated]
         self._faces: dict[Index, dict[int, tuple[Tensor, Tensor]]] = {}
         self._users: dict[Index, int] = {}
+        self._copies: dict[tuple[int, torch.device], tuple[Tensor, ...]] = {}
         self._like = torch.empty(scheme.outputs, 2, device=device)  # has layout, type and place of sums
 
     def finish(self, index: Index, sums: Tensor | None, weights: Tensor | None) -> None:
@@ -115,8 +116,8 @@ class LabelWriter:
         before = values.ndim - len(index)
         for axis, (target, cell) in enumerate(zip(self.targets, index, strict=True)):
             if not target.interpolated and target.size != target.axis.size:
-                taps = target.taps[0][target.range(cell)] - target.axis.edges[cell]
-                values = values.index_select(before + axis, taps.to(values.device))
+                taps = self._taps_on(axis, values.device)[0][target.range(cell)] - target.axis.edges[cell]
+                values = values.index_select(before + axis, taps)
         return values
 
     def _write_probabilities(self, index: Index, logits: Tensor) -> None:
@@ -178,9 +179,16 @@ class LabelWriter:
         for axis in self._between:
             target, cell = self.targets[axis], index[axis]
             first = target.axis.edges[cell] - (cell > 0)
-            low, high, weight = (tap[target.range(cell)] for tap in target.taps)
-            taps[axis] = tuple(tap.to(device) for tap in (low - first, high - first, weight))
+            low, high, weight = (tap[target.range(cell)] for tap in self._taps_on(axis, device))
+            taps[axis] = (low - first, high - first, weight)
         return taps
+
+    def _taps_on(self, axis: int, device: torch.device) -> tuple[Tensor, ...]:
+        """Return an axis' taps on a device, where they are copied once: each copy waits for the GPU."""
+        key = axis, device
+        if key not in self._copies:
+            self._copies[key] = tuple(tap.to(device) for tap in self.targets[axis].taps)
+        return self._copies[key]
 
 
 def _last(array: Tensor, axis: int) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
+from mednextv2.nets.cuda_graph import CudaGraphs
 from mednextv2.weights.loading import load_weights
 
 logger = logging.getLogger(__name__)
@@ -65,10 +66,15 @@ class FoldEnsemble(nn.Module):
     Args:
         network: The network, on its device.
         weights: Files of weights, or one.
+        cuda_graph: Replay windows of a shape that comes again from a CUDA graph of all networks together, see
+            :class:`mednextv2.nets.cuda_graph.CudaGraphs`; elsewhere than on a CUDA device this changes nothing.
     """
 
-    def __init__(self, network: nn.Module, weights: str | os.PathLike | Sequence[str | os.PathLike]) -> None:
+    def __init__(
+        self, network: nn.Module, weights: str | os.PathLike | Sequence[str | os.PathLike], cuda_graph: bool = True
+    ) -> None:
         super().__init__()
+        self.graphs = CudaGraphs(cuda_graph)
         self.weights = [weights] if isinstance(weights, (str, os.PathLike)) else list(weights)
         self.networks = nn.ModuleList([network])
 
@@ -79,6 +85,7 @@ class FoldEnsemble(nn.Module):
             InputError: See :func:`mednextv2.weights.load_weights`.
         """
         first = self.networks[0]
+        self.graphs.clear()
         self.networks = nn.ModuleList([first, *(copy.deepcopy(first) for _ in self.weights[1:])])
         for network, path in zip(self.networks, self.weights, strict=True):
             load_weights(network, path)
@@ -86,6 +93,9 @@ class FoldEnsemble(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits, `(B, outputs, X, Y, Z)`."""
+        return self.graphs(self, x, self._mean)
+
+    def _mean(self, x: Tensor) -> Tensor:
         first, *others = self.networks
         if not others:
             return first(x)

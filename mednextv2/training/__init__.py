@@ -1,18 +1,22 @@
 """What a training run needs beyond MONAI: loss, schedule, checkpoints that resume, progress, per-class scores."""
 
 from mednextv2.training.checkpoint import TrainingCheckpoint, check_start
+from mednextv2.training.engine import RecordingInferer, Trainer
 from mednextv2.training.handlers import EarlyStopping, GradientClipping, Progress, TrainingLog, step_loss
 from mednextv2.training.loss import SegmentationLoss
 from mednextv2.training.preparation import prepare_training, tensorboard_available
 from mednextv2.training.pseudo_dice import PseudoDice
-from mednextv2.training.schedule import create_optimizer, warmup_poly
+from mednextv2.training.schedule import OPTIMIZERS, create_optimizer, warmup_poly
 
 __all__ = [
+    "OPTIMIZERS",
     "EarlyStopping",
     "GradientClipping",
     "Progress",
     "PseudoDice",
+    "RecordingInferer",
     "SegmentationLoss",
+    "Trainer",
     "TrainingCheckpoint",
     "TrainingLog",
     "check_start",

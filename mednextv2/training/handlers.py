@@ -5,12 +5,13 @@ import logging
 import math
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from ignite.engine import Engine, Events
+from ignite.engine import Engine, Events, State
 from monai.engines.utils import IterationEvents
 from torch import nn
 from torch.optim import Optimizer
@@ -34,15 +35,17 @@ def is_main_process() -> bool:
     return process_rank() == 0
 
 
-def step_loss(output: Any) -> float | None:
+def step_loss(output: Any) -> torch.Tensor | float | None:
     """Return the loss of a training step, or None where there is none, as in an evaluation.
+
+    It stays where it is: to read a number from a GPU is to wait for all that was started there.
 
     Args:
         output: Of a MONAI engine: a dict, or the list of dicts that it was decollated into.
     """
     output = output[0] if isinstance(output, (list, tuple)) and output else output
     loss = output.get("loss") if isinstance(output, dict) else None
-    return None if loss is None else float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
+    return loss.detach() if isinstance(loss, torch.Tensor) else loss
 
 
 class GradientClipping:
@@ -55,7 +58,7 @@ class GradientClipping:
     """
 
     def __init__(self, network: nn.Module, optimizer: Optimizer, max_norm: float = 12.0) -> None:
-        self.network, self.optimizer, self.max_norm = network, optimizer, max_norm
+        self.parameters, self.optimizer, self.max_norm = list(network.parameters()), optimizer, max_norm
 
     def attach(self, engine: Engine) -> None:
         """Attach to MONAI's SupervisedTrainer."""
@@ -64,11 +67,13 @@ class GradientClipping:
     def _clip(self, engine: Engine) -> None:
         if getattr(engine, "scaler", None) is not None:
             engine.scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
 
 
 class Progress:
     """Show one bar over the whole run, with the time left; a line now and then where there is no terminal.
+
+    The loss is read once a second at most: to read it is to wait for the GPU.
 
     Args:
         description: Shown in front.
@@ -94,10 +99,10 @@ class Progress:
             total=state.epoch_length * state.max_epochs,
             desc=self.description,
             unit=self.unit,
-            mininterval=0.5 if sys.stderr.isatty() else 20,
+            mininterval=1 if sys.stderr.isatty() else 20,
             dynamic_ncols=True,
         )
-        self._begin = None
+        self._begin, self._next = None, 0.0
 
     def _advance(self, engine: Engine) -> None:
         if self.bar is None:
@@ -105,12 +110,17 @@ class Progress:
         state = engine.state
         if self._begin is None:  # known only now, after a resume
             self.bar.initial = self.bar.n = self._begin = state.iteration - 1
+        if time.monotonic() >= self._next or state.iteration == state.epoch_length * state.max_epochs:
+            self._next = time.monotonic() + self.bar.mininterval
+            self._describe(state)
+        self.bar.update(1)
+
+    def _describe(self, state: State) -> None:
         loss = step_loss(state.output)
         epoch = f"epoch {state.epoch}/{state.max_epochs}" if state.max_epochs > 1 else ""
-        text = ", ".join(t for t in (epoch, f"loss {loss:.3f}" if loss is not None else "") if t)
+        text = ", ".join(t for t in (epoch, f"loss {float(loss):.3f}" if loss is not None else "") if t)
         if text:
             self.bar.set_postfix_str(text, refresh=False)
-        self.bar.update(1)
 
     def _close(self, engine: Engine) -> None:
         if self.bar is not None:
@@ -150,6 +160,9 @@ class EarlyStopping:
 class TrainingLog:
     """Write one row an epoch to `training_log.csv`, and one line to the log: loss, learning rate, Dice of each class.
 
+    The loss of the steps is added up on their device. Its mean and the learning rate become the engine's metrics, for
+    handlers that come after.
+
     Args:
         output_dir: Folder of the table; rows of earlier epochs of a resumed run stay.
         optimizer: For the learning rate.
@@ -179,7 +192,7 @@ class TrainingLog:
         row = {
             "epoch": engine.state.epoch,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "train_loss": self.loss_sum / max(self.steps, 1),
+            "train_loss": float(self.loss_sum) / max(self.steps, 1),
         }
         if not math.isfinite(row["train_loss"]):  # before the checkpoint of this epoch is written
             raise InputError(
@@ -188,6 +201,7 @@ class TrainingLog:
             )
         metrics = self.evaluator.state.metrics if self.evaluator is not None and self.validated else {}
         self.loss_sum, self.steps, self.validated = 0.0, 0, False
+        engine.state.metrics |= {name: row[name] for name in ("train_loss", "learning_rate")}
         if not is_main_process():
             return
         row |= {name: float(value) for name, value in metrics.items()}

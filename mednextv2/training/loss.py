@@ -1,6 +1,6 @@
 """The training loss: cross-entropy plus soft Dice at every head."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -48,6 +48,7 @@ class SegmentationLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.scheme, self.batch_dice, self.weights = scheme, batch_dice, tuple(weights)
+        self._constants: dict[tuple, Tensor] = {}
 
     def forward(self, outputs: Tensor | Sequence[Tensor], label: Tensor) -> Tensor:
         """Compute the loss.
@@ -62,51 +63,67 @@ class SegmentationLoss(nn.Module):
         Raises:
             ValueError: When there are more heads than weights, or the number of channels is not the scheme's.
         """
-        heads = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+        heads = [_plain(head) for head in ([outputs] if isinstance(outputs, Tensor) else outputs)]
         weights = self.weights if len(heads) > 1 else (1.0,)
         if not 1 <= len(heads) <= len(weights):
             raise ValueError(f"{len(heads)} outputs, but {len(weights)} weights of deep supervision")
         for head in heads:
             if head.shape[1] != self.scheme.outputs:
                 raise ValueError(f"outputs have {head.shape[1]} channels, but the labels need {self.scheme.outputs}")
-        label = _plain(label).float()
-        sums = [self._sums(_plain(head), label) for head in heads]
-        dice = self._dice_loss(sums)
-        return sum(w * (head.entropy + d) for w, head, d in zip(weights, sums, dice, strict=False))
-
-    def _sums(self, logits: Tensor, label: Tensor) -> "_Sums":
-        if label.shape[2:] != logits.shape[2:]:
-            label = F.interpolate(label, size=logits.shape[2:], mode="nearest-exact")
-        dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        x = logits.flatten(2).contiguous().to(dtype)  # autocast lowers none of the operations from here on
-        label = label.flatten(2).to(dtype)
+        dtype = torch.float64 if heads[0].dtype == torch.float64 else torch.float32
+        label = _label_of_heads(_plain(label).float(), heads).to(dtype)  # autocast lowers nothing from here on
+        sizes = [head.shape[2:].numel() for head in heads]
         annotated = self.scheme.valid(label)
-        voxels = label.numel()
-        if annotated is not None:
-            annotated = _as_numbers(annotated, dtype)
-            voxels = annotated.sum().clamp(min=1)
-        if self.scheme.regions:
-            truth = _as_numbers(self.scheme.masks(label, channel_axis=1), dtype)
-            entropy, overlap, predicted = _RegionTerms.apply(x, truth, annotated)
-            return _Sums(entropy / (voxels * truth.shape[1]), overlap, predicted, truth.sum(2))
-        values = torch.arange(x.shape[1], dtype=dtype, device=x.device)[:, None]
-        truth = torch.eq(label, values, out=torch.empty_like(x))
-        terms = _ClassTerms.apply(x, truth, annotated)
-        return _Sums(terms[0] / voxels, *(term[:, 1:] for term in (*terms[1:], truth.sum(2))))
+        sums = self._sums(heads, sizes, label, annotated)
+        losses = sums.entropy / self._counts(sizes, label, annotated) + self._dice_loss(sums)
+        return (losses * self._constant(weights[: len(heads)], losses)).sum()
 
-    def _dice_loss(self, heads: Sequence["_Sums"]) -> Tensor:
+    def _sums(self, heads: Sequence[Tensor], sizes: list[int], label: Tensor, annotated: Tensor | None) -> "_Sums":
+        if annotated is not None:
+            annotated = _as_numbers(annotated, label.dtype)
+        if self.scheme.regions:
+            truth = _as_numbers(self.scheme.masks(label, channel_axis=1), label.dtype)
+            terms = _RegionTerms.apply(sizes, truth, annotated, *heads)
+        else:
+            values = torch.arange(self.scheme.outputs, dtype=label.dtype, device=label.device)[:, None]
+            truth = label.new_empty(len(label), self.scheme.outputs, label.shape[2])
+            terms = _ClassTerms.apply(sizes, torch.eq(label, values, out=truth), annotated, *heads)
+        return _Sums(*terms, _sums_of_heads(truth, sizes))
+
+    def _counts(self, sizes: list[int], label: Tensor, annotated: Tensor | None) -> Tensor:
+        """Return how many numbers the cross-entropy of every head is the mean of, `(heads,)`."""
+        structures = max(1, len(self.scheme.regions))
+        if annotated is None:
+            return self._constant([n * len(label) * structures for n in sizes], label)
+        counts = torch.stack([part.sum() for part in annotated.split(sizes, 2)])
+        return (counts.clamp(min=1) * structures).to(label.dtype)
+
+    def _dice_loss(self, sums: "_Sums") -> Tensor:
         """Return one minus the mean Dice of every head, `(heads,)`."""
-        sums = torch.stack([torch.stack(head[1:]) for head in heads])  # (heads, 3, B, structures)
+        volumes = torch.stack(sums[1:])  # (3, heads, B, outputs)
+        if not self.scheme.regions:
+            volumes = volumes[..., 1:]
         if self.batch_dice:
-            sums = sums.sum(2, keepdim=True)
+            volumes = volumes.sum(2, keepdim=True)
             if dist.is_available() and dist.is_initialized():
-                sums = _SumOverProcesses.apply(sums)
-        overlap, predicted, labelled = sums.unbind(1)
+                volumes = _SumOverProcesses.apply(volumes)
+        overlap, predicted, labelled = volumes.unbind()
         return 1 - ((2 * overlap + _SMOOTH) / (predicted + labelled + _SMOOTH)).mean((1, 2))
+
+    def _constant(self, values: Sequence[float], like: Tensor) -> Tensor:
+        """Return a tensor of some numbers, which is copied to the device once: each copy waits for the GPU."""
+        key = (*values, like.dtype, like.device)
+        if key in self._constants:
+            return self._constants[key]
+        with torch.inference_mode(False):
+            constant = torch.tensor(values, dtype=like.dtype, device=like.device)
+        if not torch.compiler.is_compiling():
+            self._constants[key] = constant
+        return constant
 
 
 class _Sums(NamedTuple):
-    """What one head contributes: the mean cross-entropy, and sums over space, each `(B, structures)`."""
+    """What all heads contribute, summed over voxels: cross-entropy `(heads,)`, the others `(heads, B, outputs)`."""
 
     entropy: Tensor
     overlap: Tensor
@@ -122,6 +139,29 @@ def _as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return mask.view(torch.uint8).to(dtype)  # PyTorch's CPU kernels take several times as long for booleans
 
 
+def _label_of_heads(label: Tensor, heads: Sequence[Tensor]) -> Tensor:
+    """Return the labels at the voxels of all heads, one head after the other, `(B, 1, voxels of all heads)`.
+
+    Most operations then take all heads at once: on a GPU the small heads cost as many launches as the large one.
+    """
+    sizes = [head.shape[2:] for head in heads]
+    parts = [label if n == label.shape[2:] else F.interpolate(label, size=n, mode="nearest-exact") for n in sizes]
+    return torch.cat([part.flatten(2) for part in parts], 2) if len(parts) > 1 else parts[0].flatten(2)
+
+
+def _logits_of_heads(heads: Sequence[Tensor], sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Return the logits of all heads, one head after the other, `(B, outputs, voxels of all heads)`."""
+    x = heads[0].new_empty((*heads[0].shape[:2], sum(sizes)), dtype=dtype)
+    for part, head in zip(x.split(sizes, 2), heads, strict=True):
+        part.copy_(head.flatten(2))  # type and layout change in one pass
+    return x
+
+
+def _sums_of_heads(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Sum `(B, outputs, voxels of all heads)` over the voxels of each head: `(heads, B, outputs)`."""
+    return torch.stack([part.sum(2) for part in x.split(sizes, 2)])
+
+
 class _ClassTerms(Function):
     """Sums over voxels: of cross-entropy, and of each class's probability, inside the class and everywhere.
 
@@ -129,8 +169,14 @@ class _ClassTerms(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, truth: Tensor, annotated: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Take logits and one-hot labels, `(B, C, N)`, and 1 where voxels are annotated, `(B, 1, N)`."""
+    def forward(
+        ctx: Any, sizes: list[int], truth: Tensor, annotated: Tensor | None, *heads: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Take one-hot labels, `(B, C, N)`, 1 where voxels are annotated, `(B, 1, N)`, and the heads' logits.
+
+        N are the voxels of all heads, `sizes` those of each.
+        """
+        x = _logits_of_heads(heads, sizes, truth.dtype)
         p = x.softmax(1)
         product = x * truth
         # The largest logit is the log-sum-exp plus the logarithm of the largest probability, which is never 0.
@@ -139,8 +185,9 @@ class _ClassTerms(Function):
         if annotated is not None:
             entropy *= annotated
             p *= annotated  # and truth is 0 there, so that other voxels are in no sum and have no gradient
-        ctx.save_for_backward(p, truth)
-        return entropy.sum(), torch.mul(p, truth, out=product).sum(2), p.sum(2)
+        _remember(ctx, sizes, p, truth, heads)
+        overlap = torch.mul(p, truth, out=product)
+        return _entropy_of_heads(entropy, sizes), _sums_of_heads(overlap, sizes), _sums_of_heads(p, sizes)
 
     @staticmethod
     @once_differentiable
@@ -149,34 +196,62 @@ class _ClassTerms(Function):
 
         If `g` is that of the probabilities `p`, it is `p (g - sum(p g))`; cross-entropy's is `p - truth`.
         """
-        p, truth = ctx.saved_tensors
-        grad = (truth * d_overlap[:, :, None]).add_(d_predicted[:, :, None]).mul_(p)
-        grad.addcmul_(p, d_entropy - grad.sum(1, keepdim=True))
-        return grad.addcmul_(truth, -d_entropy), None, None
+        grads = []
+        for p, truth, de, do, dp in _parts(ctx, d_entropy, d_overlap, d_predicted):
+            grad = (truth * do).add_(dp).mul_(p)
+            grad.addcmul_(p, de - grad.sum(1, keepdim=True))
+            grads.append(grad.addcmul_(truth, de, value=-1))
+        return None, None, None, *_as_heads(ctx, grads)
 
 
 class _RegionTerms(Function):
     """Sums over voxels: of binary cross-entropy, and of each region's probability, inside the region and everywhere."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, truth: Tensor, annotated: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Take logits and regions (1 inside), `(B, R, N)`, and 1 where voxels are annotated, `(B, 1, N)`."""
+    def forward(
+        ctx: Any, sizes: list[int], truth: Tensor, annotated: Tensor | None, *heads: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Take regions (1 inside), `(B, R, N)`, and the rest as for classes."""
+        x = _logits_of_heads(heads, sizes, truth.dtype)
         p = x.sigmoid()
         entropy = F.softplus(torch.addcmul(x, x, truth, value=-2))  # softplus(-x) inside, softplus(x) outside
         if annotated is not None:
             entropy *= annotated
             p *= annotated
-        ctx.save_for_backward(p, truth)
-        return entropy.sum(), (p * truth).sum(2), p.sum(2)
+        _remember(ctx, sizes, p, truth, heads)
+        overlap = p * truth
+        return _entropy_of_heads(entropy, sizes), _sums_of_heads(overlap, sizes), _sums_of_heads(p, sizes)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_entropy: Tensor, d_overlap: Tensor, d_predicted: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient of the logits: the probability's times `p (1 - p)`, plus cross-entropy's `p - truth`."""
-        p, truth = ctx.saved_tensors
-        grad = (truth * d_overlap[:, :, None]).add_(d_predicted[:, :, None])
-        grad.mul_(torch.addcmul(p, p, p, value=-1))
-        return grad.add_((p - truth).mul_(d_entropy)), None, None
+        grads = []
+        for p, truth, de, do, dp in _parts(ctx, d_entropy, d_overlap, d_predicted):
+            grad = (truth * do).add_(dp)
+            grad.mul_(torch.addcmul(p, p, p, value=-1))
+            grads.append(grad.add_((p - truth).mul_(de)))
+        return None, None, None, *_as_heads(ctx, grads)
+
+
+def _entropy_of_heads(entropy: Tensor, sizes: Sequence[int]) -> Tensor:
+    return torch.stack([part.sum() for part in entropy.split(sizes, 2)])
+
+
+def _remember(ctx: Any, sizes: list[int], p: Tensor, truth: Tensor, heads: Sequence[Tensor]) -> None:
+    ctx.save_for_backward(p, truth)
+    ctx.sizes, ctx.shapes, ctx.dtypes = sizes, [head.shape for head in heads], [head.dtype for head in heads]
+
+
+def _parts(ctx: Any, d_entropy: Tensor, d_overlap: Tensor, d_predicted: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield probabilities, labels and the sums' gradients, head by head."""
+    p, truth = ctx.saved_tensors
+    voxels = p.split(ctx.sizes, 2), truth.split(ctx.sizes, 2)
+    return zip(*voxels, d_entropy, d_overlap[..., None], d_predicted[..., None], strict=True)
+
+
+def _as_heads(ctx: Any, grads: Sequence[Tensor]) -> list[Tensor]:
+    return [g.to(t).reshape(shape) for g, t, shape in zip(grads, ctx.dtypes, ctx.shapes, strict=True)]
 
 
 class _SumOverProcesses(Function):

@@ -31,7 +31,7 @@ def create_optimizer(
     if name == "adamw":
         return AdamW(params, lr=learning_rate, weight_decay=weight_decay, eps=1e-4, fused=True)
     if name == "sgd":
-        return SGD(params, lr=learning_rate, weight_decay=weight_decay, momentum=0.99, nesterov=True)
+        return SGD(params, lr=learning_rate, weight_decay=weight_decay, momentum=0.99, nesterov=True, fused=True)
     raise ValueError(f"optimizer {name!r} is none of {', '.join(OPTIMIZERS)}")
 
 

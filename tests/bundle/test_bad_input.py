@@ -15,7 +15,7 @@ import torch
 from bundle_helpers import HIPPOCAMPUS, QUICK, as_arguments, run_monai
 
 from mednextv2.__main__ import main
-from mednextv2.nets import create_mednext
+from mednextv2.nets import MedNeXt, create_mednext
 
 WINDOW = {"patch_size": QUICK["patch_size"], "num_workers": 0}
 
@@ -122,6 +122,16 @@ def test_an_output_folder_that_cannot_be_written(small_phantom, tmp_path):
 
 def test_a_mistyped_setting(small_phantom, tmp_path):
     assert_refused(train(small_phantom, tmp_path, epochss=3), "--epochss", "--epochs")
+
+
+def test_a_memory_that_is_too_small_for_a_step(small_phantom, tmp_path, monkeypatch):
+    def fail(self, x):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(MedNeXt, "compute", fail)
+    result = train(small_phantom, tmp_path, batch_size=3)
+    assert_refused(result, "device cpu", "3 patches of 16×32×16 voxels", "--batch_size", "--patch_size", "--variant")
+    assert len(result.stderr[result.stderr.rindex("error:") :].splitlines()) == 1
 
 
 def test_missing_weights(small_phantom, tmp_path):

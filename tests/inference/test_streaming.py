@@ -8,10 +8,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from cuda_stand_in import StandIn
 from monai.data import MetaTensor, decollate_batch
 from monai.data.utils import list_data_collate
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose, CropForegroundd, Invertd, Orientationd
+from step_helpers import META, Calls
 from torch import nn
 
 from mednextv2.data import LabelScheme
@@ -19,6 +21,7 @@ from mednextv2.errors import InputError
 from mednextv2.inference import MirroringInferer, StreamingInferer, air_level
 from mednextv2.inference.air import air_windows
 from mednextv2.inference.cells import Axis, Cells, most_waiting, shift, window_order
+from mednextv2.inference.deciding import LabelWriter, Target
 from mednextv2.inference.predictors import FoldEnsemble
 from mednextv2.transforms import Resampled
 
@@ -439,3 +442,72 @@ def test_a_process_that_keeps_freed_memory_does_not_grow_with_the_windows():
     window, kept = 4 * 100 * 48**3, 64 * 2**20
     # with all of the freed memory kept it grows by up to four times of what waits
     assert int(done.stdout) < waiting + kept + window
+
+
+# --- a GPU that is not waited for ------------------------------------------------------------------------------------
+
+
+def test_windows_of_air_are_found_with_one_copy():
+    image = torch.zeros(2, 40, 30, 20)
+    image[:, 20:] = -1
+    axes = [Axis(n, 16, tuple(range(0, n - 15, 4))) for n in (40, 30, 20)]
+    with Calls() as calls:
+        found = air_windows(image, axes, [-0.9, -0.9])
+    assert found == {w for w in window_order(axes) if axes[0].starts[w[0]] >= 20}
+    assert calls.waits == []  # no number is read; on the CPU the copy is none
+
+
+def test_taps_are_copied_to_the_device_once():
+    axes = [Axis(32, 16, (0, 8, 16)), Axis(32, 16, (0, 8, 16))]
+    scheme = LabelScheme(["background", "organ"])
+    writer = LabelWriter([Target(axes[0], 50), Target(axes[1], 47, nearest=True)], scheme, META)
+    for index in ((0, 0), (1, 1), (2, 2)):
+        with Calls() as calls:
+            taps = writer._taps(index, META)
+            writer._on_target(index, torch.zeros(5, 16, device=META))
+        assert taps.keys() == {0}
+        assert (calls.waits == []) == (index != (0, 0))
+
+
+class OneAtATime(Blobs):
+    """A network that has memory for one window at a time."""
+
+    def forward(self, x):
+        if len(x) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("network", [Blobs, OneAtATime])
+@pytest.mark.parametrize("failing", [None, (2, torch.OutOfMemoryError("CUDA out of memory"))])
+@pytest.mark.parametrize("mirror_axes", [(), (0, 2)])
+def test_labels_are_the_same_when_windows_are_recorded(network, failing, mirror_axes, monkeypatch, caplog):
+    image, scheme = torch.randn(1, 1, 30, 22, 17), LabelScheme(["background", "a", "b"])
+    inferer = StreamingInferer((8, 8, 8), scheme, mirror_axes, **WINDOW)
+    expected = inferer(image, Blobs(3))
+    assert len(expected.unique()) == 3
+    cuda = StandIn(monkeypatch)
+    cuda.failing = failing
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    ensemble = FoldEnsemble(network(3), []).eval()
+    assert torch.equal(inferer(image, ensemble), expected)
+    assert (cuda.replayed > 10) == (failing is None)
+    warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert sum("recorded" in w for w in warnings) == (failing is not None)
+    assert sum("going on with one" in w for w in warnings) == (network is OneAtATime)
+
+
+def test_weights_that_are_loaded_anew_are_recorded_anew(monkeypatch, tmp_path):
+    cuda, x = StandIn(monkeypatch), torch.randn(1, 1, 8, 8, 8)
+    files = [tmp_path / "a.pt", tmp_path / "b.pt"]
+    networks = [Blobs(3, seed=n).eval() for n in (1, 2)]
+    for network, file in zip(networks, files, strict=True):
+        torch.save(network.state_dict(), file)
+    ensemble = FoldEnsemble(Blobs(3), files).eval()
+    with torch.no_grad():
+        expected = (networks[0](x) + networks[1](x)) / 2
+        for captured in (1, 2):
+            ensemble.load()
+            for _ in range(3):
+                torch.testing.assert_close(ensemble(x), expected)
+            assert cuda.captured == captured

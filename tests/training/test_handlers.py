@@ -1,6 +1,8 @@
 import csv
 import importlib.util
 import logging
+import sys
+import time
 
 import pytest
 import torch
@@ -131,6 +133,27 @@ def test_progress_counts_all_steps_and_shows_epoch_and_loss(capsys):
     assert progress.bar is None
 
 
+def read_at(monkeypatch, *times):
+    """The iterations at which the loss is read, of steps that end at these seconds."""
+    found, now = [], [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    read = Progress._describe
+    monkeypatch.setattr(Progress, "_describe", lambda self, state: (found.append(state.iteration), read(self, state)))
+
+    def wait(trainer):
+        trainer.add_event_handler(Events.ITERATION_STARTED, lambda e: now.__setitem__(0, times[e.state.iteration - 1]))
+
+    train([Progress("training")], epochs=len(times) // 2, before=wait)
+    return found
+
+
+def test_progress_reads_the_loss_no_more_often_than_the_bar_is_drawn(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert read_at(monkeypatch, 0, 0.3, 0.6, 0.9, 1.2, 1.5, 2.1, 2.3, 2.4, 2.5) == [1, 5, 8, 10]  # and at the end
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    assert read_at(monkeypatch, 0, 1, 2, 19, 20, 21) == [1, 5, 6]
+
+
 class Failing:
     """Two batches an epoch; the third of all fails."""
 
@@ -234,6 +257,16 @@ def test_log_has_a_row_an_epoch_with_loss_and_learning_rate(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["training_log.csv"]
 
 
+def test_loss_and_learning_rate_become_metrics_for_later_handlers(tmp_path):
+    seen = []
+
+    def look(trainer):
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda e: seen.append(dict(e.state.metrics)))
+
+    rows, _ = logged(tmp_path, before=look)
+    assert seen == [{n: float(r[n]) for n in ("train_loss", "learning_rate")} for r in rows]
+
+
 def test_scores_are_in_the_rows_of_the_epochs_that_were_validated(tmp_path):
     rows, _ = logged(tmp_path, val_mean_dice=Scripted(0.5, 0.7), val_dice_a=Scripted(0.4, 0.8))
     assert list(rows[0]) == ["epoch", "learning_rate", "train_loss", "val_mean_dice", "val_dice_a"]
@@ -332,8 +365,11 @@ def test_training_goes_on_without_patience():
 
 def test_loss_of_a_step_is_found_in_every_form_of_output():
     loss = torch.tensor(0.5, requires_grad=True)
-    assert step_loss({"loss": loss}) == 0.5
-    assert step_loss([{"loss": loss}, {"loss": loss}]) == 0.5
+    for output in ({"loss": loss}, [{"loss": loss}, {"loss": loss}]):
+        assert isinstance(step_loss(output), torch.Tensor)  # not read
+        assert step_loss(output) == 0.5
+        assert not step_loss(output).requires_grad
+    assert step_loss({"loss": 0.5}) == 0.5
     assert step_loss({"pred": loss}) is None
     assert step_loss([]) is None
     assert step_loss(None) is None

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import PolynomialLR
 
-from mednextv2.training import create_optimizer, warmup_poly
+from mednextv2.training import OPTIMIZERS, create_optimizer, warmup_poly
 
 
 def make_optimizer(*rates):
@@ -101,6 +101,12 @@ def test_sgd_is_nnunets():
     assert isinstance(optimizer, torch.optim.SGD)
     (group,) = optimizer.param_groups
     assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (1e-2, 0.99, True, 3e-5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_one_call_updates_all_parameters(name):
+    (group,) = create_optimizer(name, [nn.Parameter(torch.ones(3))], 1e-3).param_groups
+    assert group["fused"] is True
 
 
 def test_other_optimizers_are_refused():

@@ -1,0 +1,158 @@
+"""A network's passes recorded as CUDA graphs: one call starts all kernels, however slow the processor is."""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from monai.data.meta_tensor import MetaTensor
+from torch import Tensor, nn
+
+from mednextv2.nets.cuda_recording import Place, RecordedPass, RecordedStep
+from mednextv2.ops import paths
+
+logger = logging.getLogger(__name__)
+
+_MOST = 4  # recordings: each takes memory, and as long as two passes
+_LOCK = threading.RLock()  # a recording has one place for its input: threads that share a network take turns
+
+
+class CudaGraphs:
+    """Runs a network, and replays its passes as CUDA graphs when a shape of input comes again.
+
+    The first pass with inputs of a shape, type and mode runs as usual, which compiles what has to be compiled. The
+    second is recorded; with gradients, the backward pass is recorded with it. From then on one call starts all kernels
+    of a pass. Weights that change in place, as those of a training, need no new recording.
+
+    What cannot be replayed runs as usual: inputs that are not on a CUDA device or need a gradient of their own, more
+    shapes than four, parameters that have gradients already (accumulation, or `zero_grad(set_to_none=False)`), a pass
+    while another one still waits for its backward pass, and a network that is being compiled or exported. When
+    recording fails, one warning says why, nothing more is recorded, and the network runs as usual.
+
+    Without gradients, results are the caller's own. With gradients, they and the parameters' gradients are valid until
+    the next pass.
+
+    Args:
+        enabled: False: run the network as usual.
+
+    Source:
+        PyTorch's notes on CUDA semantics, section CUDA graphs. `torch.cuda.make_graphed_callables` does the same for
+        one shape, and captures in a mode that other threads break, as a data loader's for pinned memory.
+    """
+
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
+        self._failed = False
+        self._met: set[_Key] = set()
+        self._recordings: dict[_Key, RecordedPass | RecordedStep] = {}
+        self._places: dict[torch.device, Place] = {}
+
+    def __call__(self, network: nn.Module, x: Tensor, run: Callable[[Tensor], Any] | None = None) -> Any:
+        """Return the network's output.
+
+        Args:
+            network: Its parameters may change in place, but not be replaced: see :meth:`clear`.
+            x: Its input.
+            run: What computes the output, where that is not the network's own call. It is recorded without gradients
+                only.
+        """
+        x = x.as_tensor() if isinstance(x, MetaTensor) else x
+        if self._fits(x):
+            with _LOCK:
+                recording = self._recording(network, x, run)
+                if recording is not None:
+                    return recording(x)
+        return network(x) if run is None else run(x)
+
+    def clear(self) -> None:
+        """Forget all recordings, because parameters were replaced by others."""
+        self._met.clear()
+        self._recordings.clear()
+
+    def _fits(self, x: Tensor) -> bool:
+        return (
+            self.enabled
+            and _on_gpu(x)
+            and not x.requires_grad
+            and not (torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing())
+            and not torch.cuda.is_current_stream_capturing()
+        )
+
+    def _recording(self, network: nn.Module, x: Tensor, run: Callable | None) -> RecordedPass | RecordedStep | None:
+        """Return what to replay, recorded now if it is time to, or None."""
+        key = _Key.of(network, x)
+        if any(recording.waiting() for recording in self._recordings.values()) or (key.gradients and run is not None):
+            return None
+        if key not in self._recordings:
+            if key in self._met and len(self._recordings) < _MOST and not self._failed:
+                self._record(key, network, x, run)
+            self._met.add(key)
+        recording = self._recordings.get(key)
+        return recording if recording is not None and recording.ready() else None
+
+    def _record(self, key: "_Key", network: nn.Module, x: Tensor, run: Callable | None) -> None:
+        reason = ""
+        try:
+            if isinstance(network, nn.parallel.DistributedDataParallel):
+                raise RuntimeError("processes exchange gradients during the backward pass")
+            if x.device not in self._places:
+                self._places[x.device] = Place(x.device)
+            place = self._places[x.device]
+            with place.in_use(), torch.autocast(x.device.type, enabled=False):  # which the backward pass is outside of
+                if key.gradients:
+                    self._recordings[key] = RecordedStep(network, x, place, key.autocast)
+                else:
+                    self._recordings[key] = RecordedPass(run or network, x, place, key.autocast)
+        except Exception as e:  # of any kind: what is the network's own fault is raised again when it runs as usual
+            reason = _first_words(e)
+        if reason:  # only here is the memory free that the exception held
+            self._failed = True
+            logger.warning(
+                "The network could not be recorded as a CUDA graph (%s); it runs without, which is slower where the "
+                "processor is slow", reason,
+            )  # fmt: skip
+
+
+class _Key(NamedTuple):
+    """What a recording is valid for."""
+
+    network: int
+    weights: int  # address of the first parameter: moved to another device or type, it is another one
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+    training: bool
+    gradients: bool
+    inference: bool
+    autocast: tuple[bool, torch.dtype]
+    operators: str
+
+    @classmethod
+    def of(cls, network: nn.Module, x: Tensor) -> "_Key":
+        first = next(network.parameters(), None)
+        kind = x.device.type
+        return cls(
+            id(network),
+            0 if first is None else first.data_ptr(),
+            x.shape,
+            x.dtype,
+            x.device,
+            network.training,
+            torch.is_grad_enabled() and any(p.requires_grad for p in network.parameters()),
+            torch.is_inference_mode_enabled(),
+            (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)),
+            paths.wanted(),
+        )
+
+
+def _on_gpu(x: Tensor) -> bool:
+    return x.device.type == "cuda"
+
+
+def _first_words(error: BaseException) -> str:
+    """Return the first line of what went wrong first: that a capture ended is only its consequence."""
+    while error.__context__ is not None:
+        error = error.__context__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

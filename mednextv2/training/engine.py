@@ -1,0 +1,83 @@
+"""MONAI's trainer and inferer, with what keeps a GPU busy."""
+
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedTrainer
+from monai.inferers import SimpleInferer
+from torch import Tensor, nn
+
+from mednextv2.errors import InputError
+from mednextv2.nets.cuda_graph import CudaGraphs
+
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "ALLOC_FAILED",
+)  # of CUDA, of PyTorch on CPUs, of its libraries
+
+
+class Trainer(SupervisedTrainer):
+    """MONAI's trainer, which scales gradients in float16 only, and says what to lower when memory is too small.
+
+    MONAI scales the loss whenever autocast is on. In bfloat16, whose exponents are those of float32, nothing is too
+    small for it, and each step would wait for the GPU to learn whether a gradient is infinite.
+
+    Args:
+        *args: As `monai.engines.SupervisedTrainer`.
+        **kwargs: Likewise.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_event_handler(Events.STARTED, _choose_scaler)
+
+    def run(self) -> None:
+        """Train.
+
+        Raises:
+            InputError: When the memory is too small for a step.
+        """
+        try:
+            super().run()
+        except (RuntimeError, MemoryError) as e:
+            if not is_out_of_memory(e):
+                raise
+            raise InputError(self._advice()) from e
+
+    def _advice(self) -> str:
+        batch = self.state.batch["image"] if isinstance(self.state.batch, dict) else None
+        step = "a training step"
+        if isinstance(batch, Tensor):
+            step += f" with {len(batch)} patches of {'×'.join(map(str, batch.shape[2:]))} voxels"
+        return (
+            f"device {self.state.device}: its memory is too small for {step}; lower --batch_size or --patch_size, or "
+            "choose a smaller --variant"
+        )
+
+
+def _choose_scaler(engine: Engine) -> None:
+    if engine.scaler is not None and engine.amp_kwargs.get("dtype") == torch.bfloat16:
+        engine.scaler = torch.amp.GradScaler(engine.state.device.type, enabled=False)  # passes all through
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception means that memory was too small, of a GPU or of the computer."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(t in str(error) for t in _OUT_OF_MEMORY)
+
+
+class RecordingInferer(SimpleInferer):
+    """MONAI's call of the network on a batch, replayed from CUDA graphs.
+
+    Args:
+        graphs: Of the network; training and validation share them.
+    """
+
+    def __init__(self, graphs: CudaGraphs) -> None:
+        super().__init__()
+        self.graphs = graphs
+
+    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Return the network's output; with further arguments nothing is recorded."""
+        return network(inputs, *args, **kwargs) if args or kwargs else self.graphs(network, inputs)

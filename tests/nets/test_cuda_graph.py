@@ -1,0 +1,419 @@
+"""Recording and replaying of a network, with a stand-in for CUDA graphs that computes on the CPU."""
+
+import copy
+import gc
+import logging
+
+import pytest
+import torch
+from cuda_stand_in import StandIn
+from monai.data import MetaTensor
+from torch import nn
+
+from mednextv2 import ops
+from mednextv2.nets import CudaGraphs, MedNeXt
+from mednextv2.nets.cuda_graph import _on_gpu
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    return StandIn(monkeypatch)
+
+
+class Net(nn.Module):
+    """Two heads in training, one in evaluation; counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.small = nn.Conv3d(1, 4, 3, padding=1), nn.Conv3d(4, 2, 1), nn.Conv3d(4, 2, 1)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        x = torch.tanh(self.body(x))
+        return [self.head(x), self.small(x[..., ::2])] if self.training else self.head(x)
+
+
+def some(count, batch=2):
+    return [torch.randn(batch, 1, 6, 6, 6) for _ in range(count)]
+
+
+def loss_of(outputs):
+    return sum((o.float() ** 2 * w).mean() for w, o in zip((1.0, 0.5), outputs, strict=True))
+
+
+def train(network, run, inputs, set_to_none=True, autocast=False):
+    """Train; return the weights, and the gradients of every step."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    gradients = []
+    for x in inputs:
+        optimizer.zero_grad(set_to_none=set_to_none)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = loss_of(run(network, x))
+        loss.backward()
+        gradients.append([p.grad.clone() for p in network.parameters()])
+        optimizer.step()
+    return [p.detach().clone() for p in network.parameters()], gradients
+
+
+def usual(network, x):
+    return network(x)
+
+
+# --- without gradients -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("grad", [torch.no_grad, torch.inference_mode])
+def test_the_second_pass_is_recorded_and_replayed_from_then_on(cuda, grad):
+    network, graphs, inputs = Net().eval(), CudaGraphs(), some(4)
+    with grad():
+        expected = [network(x) for x in inputs]
+        network.calls = 0
+        found = [graphs(network, x) for x in inputs]
+    assert network.calls == 1 + 2  # the first pass; the second to warm up and to record
+    assert (cuda.captured, cuda.replayed, cuda.warm_ups) == (1, 3, 1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)  # none was overwritten by those after it
+    assert cuda.stream is cuda.main
+
+
+def test_weights_that_change_in_place_are_seen_by_a_replay(cuda):
+    network, graphs, (x,) = Net().eval(), CudaGraphs(), some(1)
+    with torch.no_grad():
+        for _ in range(3):
+            graphs(network, x)
+        network.load_state_dict(Net().state_dict())
+        torch.testing.assert_close(graphs(network, x), network(x), rtol=0, atol=0)
+    assert cuda.captured == 1
+
+
+def test_other_shapes_types_and_modes_are_recorded_for_themselves(cuda):
+    network, graphs = Net().eval(), CudaGraphs()
+    with torch.no_grad():
+        for _ in range(3):
+            for batch in (1, 2):
+                (x,) = some(1, batch)
+                torch.testing.assert_close(graphs(network, x), network(x), rtol=0, atol=0)
+        assert cuda.captured == 2
+        for _ in range(3):
+            with torch.autocast("cpu", torch.bfloat16):
+                assert graphs(network, x).dtype == torch.bfloat16
+            network.train()
+            assert len(graphs(network, x)) == 2
+            network.eval()
+        assert cuda.captured == 4
+        for _ in range(3):  # no more than four
+            x = some(1, 3)[0]
+            torch.testing.assert_close(graphs(network, x), network(x), rtol=0, atol=0)
+    assert cuda.captured == 4
+
+
+def test_another_implementation_of_the_operators_is_not_replayed_from_the_first(cuda):
+    network, graphs = (
+        MedNeXt(init_filters=4, blocks_down=(1,) * 4, blocks_bottleneck=1, blocks_up=(1,) * 4).eval(),
+        CudaGraphs(),
+    )
+    x = torch.randn(1, 1, 16, 16, 16)
+    with torch.no_grad():
+        for name in ("torch", "reference"):
+            with ops.use(name):
+                for _ in range(3):
+                    torch.testing.assert_close(graphs(network, x), network(x), rtol=0, atol=0)
+    assert cuda.captured == 2
+
+
+def test_weights_that_are_moved_are_recorded_anew(cuda):
+    network, graphs, (x,) = Net().eval(), CudaGraphs(), some(1)
+    with torch.no_grad():
+        for _ in range(2):
+            graphs(network, x)
+        network.double().float()
+        found = [graphs(network, x) for _ in range(3)]
+        assert cuda.captured == 2
+        graphs.clear()
+        graphs(network, x)
+        assert cuda.captured == 2
+        graphs(network, x)
+    assert cuda.captured == 3
+    torch.testing.assert_close(found, [network(x)] * 3, rtol=0, atol=0)
+
+
+def test_metadata_is_dropped(cuda):
+    network, graphs = Net().eval(), CudaGraphs()
+    with torch.no_grad():
+        for x in some(3):
+            assert type(graphs(network, MetaTensor(x))) is torch.Tensor
+
+
+def test_another_call_than_the_networks_own_can_be_recorded_without_gradients_only(cuda):
+    network, graphs = Net().eval(), CudaGraphs()
+    for x in some(3):
+        with torch.no_grad():
+            torch.testing.assert_close(graphs(network, x, lambda x: 2 * network(x)), 2 * network(x), rtol=0, atol=0)
+    assert cuda.captured == 1
+    for x in some(3):
+        assert graphs(network, x, lambda x: 2 * network(x)).requires_grad
+    assert cuda.captured == 1
+
+
+# --- with gradients --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_a_training_is_the_same_recorded_or_not(cuda, set_to_none, autocast):
+    network, graphs, inputs = Net(), CudaGraphs(), some(6)
+    expected = train(copy.deepcopy(network), usual, inputs, set_to_none, autocast)
+    found = train(network, graphs, inputs, set_to_none, autocast)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    # gradients that are only set to zero would be added to those that a replay writes to the same memory
+    assert cuda.replayed == (10 if set_to_none else 0)
+
+
+def test_the_gradients_memory_is_that_of_the_graph(cuda):
+    network, graphs = Net(), CudaGraphs()
+    places = []
+    for x in some(4):
+        network.zero_grad()
+        loss_of(graphs(network, x)).backward()
+        places.append(network.body.weight.grad.data_ptr())
+    assert places[1] == places[2] == places[3]
+
+
+def test_a_network_of_ours_trains_the_same_with_deep_supervision_drop_path_and_checkpointing(cuda):
+    settings = {"init_filters": 4, "blocks_down": (1,) * 4, "blocks_bottleneck": 1, "blocks_up": (1,) * 4}
+    for more in ({}, {"activation_checkpointing": True}, {"drop_path_rate": 0.9}):
+        network = MedNeXt(**settings, deep_supervision=True, **more)
+        twin, graphs = copy.deepcopy(network), CudaGraphs()
+        weights = []
+        for one, run in ((twin, usual), (network, graphs)):
+            optimizer = torch.optim.AdamW(one.parameters(), 1e-3, fused=True)
+            for step in range(4):
+                optimizer.zero_grad()
+                torch.manual_seed(step)
+                x = torch.randn(2, 1, 16, 16, 16)
+                heads = run(one, x)
+                assert isinstance(heads, list)
+                assert len(heads) == 5
+                sum((h**2).mean() for h in heads).backward()
+                optimizer.step()
+            weights.append([p.detach() for p in one.parameters()])
+        if "drop_path_rate" not in more:  # whose random numbers recording has used, too
+            torch.testing.assert_close(*weights, rtol=0, atol=0)
+    assert cuda.replayed == 3 * 6
+
+
+def test_gradients_that_are_accumulated_are_added(cuda):
+    network, graphs = Net(), CudaGraphs()
+    twin = copy.deepcopy(network)
+    for _ in range(3):
+        network.zero_grad(), twin.zero_grad()
+        for x in some(2):
+            loss_of(graphs(network, x)).backward()
+            loss_of(twin(x)).backward()
+    torch.testing.assert_close([p.grad for p in network.parameters()], [p.grad for p in twin.parameters()])
+    assert cuda.replayed == 2 * 2  # the first of each pair, from the second pair on
+
+
+def test_a_pass_before_the_backward_pass_of_the_last_is_not_replayed(cuda):
+    network, graphs, inputs = Net(), CudaGraphs(), some(5)
+    train(network, graphs, inputs[:3])
+    network.zero_grad()
+    replayed = cuda.replayed
+    first, second = graphs(network, inputs[3]), graphs(network, inputs[4])
+    assert cuda.replayed == replayed + 1
+    with torch.no_grad():
+        graphs(network.eval(), inputs[0])
+    network.train()
+    (loss_of(first) + 2 * loss_of(second)).backward()
+    found = [p.grad.clone() for p in network.parameters()]
+    network.zero_grad()
+    (loss_of(network(inputs[3])) + 2 * loss_of(network(inputs[4]))).backward()
+    torch.testing.assert_close(found, [p.grad for p in network.parameters()])
+
+
+def test_a_forward_pass_without_a_backward_pass_is_forgotten(cuda):
+    network, graphs, inputs = Net(), CudaGraphs(), some(4)
+    train(network, graphs, inputs[:3])
+    network.zero_grad()
+    outputs = graphs(network, inputs[3])
+    replayed = cuda.replayed
+    graphs(network, inputs[3])
+    assert cuda.replayed == replayed
+    del outputs
+    gc.collect()
+    graphs(network, inputs[3])
+    assert cuda.replayed == replayed + 1
+
+
+def test_a_second_backward_pass_is_refused(cuda):
+    network, graphs, inputs = Net(), CudaGraphs(), some(3)
+    train(network, graphs, inputs)
+    network.zero_grad()
+    loss = loss_of(graphs(network, inputs[0]))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="once only"):
+        loss.backward()
+
+
+def test_frozen_parameters_get_no_gradient(cuda):
+    network, graphs, inputs = Net(), CudaGraphs(), some(4)
+    network.body.requires_grad_(False)
+    network.small.requires_grad_(False)  # so that one of the outputs needs none
+    twin = copy.deepcopy(network)
+    for x in inputs:
+        network.zero_grad(), twin.zero_grad()
+        loss_of(graphs(network, x)).backward()
+        loss_of(twin(x)).backward()
+    assert cuda.captured == 2
+    assert network.body.weight.grad is None
+    torch.testing.assert_close(network.head.weight.grad, twin.head.weight.grad, rtol=0, atol=0)
+
+
+def test_an_input_that_needs_a_gradient_gets_one(cuda):
+    network, graphs = Net(), CudaGraphs()
+    for x in some(3):
+        x.requires_grad_()
+        loss_of(graphs(network, x)).backward()
+        assert x.grad.any()
+    assert cuda.captured == 0
+
+
+def test_training_and_validation_share_a_network(cuda):
+    network, graphs = Net(), CudaGraphs()
+    twin = copy.deepcopy(network)
+    for _ in range(3):
+        inputs = some(3)
+        expected, found = train(twin.train(), usual, inputs), train(network.train(), graphs, inputs)
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        network.eval(), twin.eval()
+        with torch.no_grad():
+            for x in inputs:
+                torch.testing.assert_close(graphs(network, x), twin(x), rtol=0, atol=0)
+    assert cuda.captured == 2 + 1
+    assert graphs._places.keys() == {torch.device("cpu")}  # one pool for both
+
+
+# --- what cannot be recorded -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("after", [0, 1, 12])  # the first operation, another, one of the backward pass
+def test_a_failure_is_told_once_and_all_runs_as_usual(cuda, caplog, after):
+    network, graphs, inputs = Net(), CudaGraphs(), some(5)
+    expected = train(copy.deepcopy(network), usual, inputs)
+    cuda.failing = (after, RuntimeError("Cannot copy between CPU and CUDA tensors during CUDA graph capture\nand more"))
+    with caplog.at_level(logging.WARNING, "mednextv2"):
+        found = train(network, graphs, inputs)
+        with torch.no_grad():
+            for x in inputs:
+                graphs(network.eval(), x)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "The network could not be recorded as a CUDA graph (Cannot copy between CPU and CUDA tensors during CUDA graph "
+        "capture); it runs without, which is slower where the processor is slow"
+    )
+    assert (cuda.captured, cuda.replayed) == (1 if after < 12 else 2, 0)
+    assert cuda.stream is cuda.main  # a capture that could not be ended leaves its own behind
+    assert cuda.undone == [("end", 0, "pool"), ("release", 0, "pool"), ("random numbers", "state")]
+
+
+def test_a_failure_before_the_capture_leaves_nothing_to_undo(cuda, caplog, monkeypatch):
+    network, graphs = Net().eval(), CudaGraphs()
+
+    def fail():
+        raise RuntimeError("")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", fail)
+    with torch.no_grad(), caplog.at_level(logging.WARNING, "mednextv2"):
+        for x in some(3):
+            torch.testing.assert_close(graphs(network, x), network(x), rtol=0, atol=0)
+    assert "(RuntimeError)" in caplog.text  # an error without words
+    assert cuda.undone == []
+
+
+def test_what_was_recorded_before_a_failure_is_still_replayed(cuda, caplog):
+    network, graphs, inputs = Net(), CudaGraphs(), some(3)
+    train(network, graphs, inputs)
+    cuda.failing, replayed = (0, RuntimeError("not this one")), cuda.replayed
+    with torch.no_grad():
+        for x in inputs:
+            torch.testing.assert_close(graphs(network.eval(), x), network(x), rtol=0, atol=0)
+    assert "not this one" in caplog.text
+    assert cuda.replayed == replayed
+    cuda.failing = None
+    train(network.train(), graphs, inputs)
+    assert cuda.replayed == replayed + 6
+
+
+def test_a_memory_that_is_too_small_for_the_network_itself_is_not_hidden(cuda, caplog):
+    network, graphs, (x,) = Net().eval(), CudaGraphs(), some(1)
+    with torch.no_grad():
+        graphs(network, x)
+        network.forward = out_of_memory
+        with pytest.raises(torch.OutOfMemoryError, match="tried to allocate"):
+            graphs(network, x)
+        with pytest.raises(torch.OutOfMemoryError, match="tried to allocate"):
+            graphs(network, x)
+    assert len(caplog.records) == 1
+
+
+def out_of_memory(x):
+    raise torch.OutOfMemoryError("tried to allocate")
+
+
+def test_processes_that_exchange_gradients_are_not_recorded(cuda, caplog):
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        network, graphs, inputs = Net(), CudaGraphs(), some(4)
+        expected = train(copy.deepcopy(network), usual, inputs)[0]
+        found = train(nn.parallel.DistributedDataParallel(network), graphs, inputs)[0]
+    finally:
+        torch.distributed.destroy_process_group()
+    torch.testing.assert_close(found, expected)
+    assert cuda.captured == 0
+    (record,) = caplog.records
+    assert "processes exchange gradients" in record.getMessage()
+
+
+def test_inside_of_another_capture_a_network_runs_as_usual(cuda):
+    network, graphs, (x,) = Net().eval(), CudaGraphs(), some(1)
+    cuda.capturing = True
+    with torch.no_grad():
+        for _ in range(3):
+            graphs(network, x)
+    assert cuda.captured == 0
+
+
+def test_it_can_be_compiled_and_exported(cuda):
+    network, graphs, (x,) = Net().eval(), CudaGraphs(), some(1)
+
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            return graphs(self.network, x)
+
+    with torch.no_grad():
+        expected = network(x)
+        for _ in range(3):
+            torch.testing.assert_close(torch.compile(Wrapped(), backend="eager", fullgraph=True)(x), expected)
+            torch.testing.assert_close(torch.export.export(Wrapped(), (x,)).module()(x), expected)
+    assert cuda.captured == 0
+
+
+def test_it_can_be_switched_off(cuda):
+    network, graphs = Net().eval(), CudaGraphs(enabled=False)
+    with torch.no_grad():
+        for x in some(3):
+            graphs(network, x)
+    assert (cuda.captured, network.calls) == (0, 3)
+
+
+def test_on_a_cpu_nothing_is_recorded():
+    network, graphs, inputs = Net(), CudaGraphs(), some(4)
+    assert not _on_gpu(inputs[0])
+    expected = train(copy.deepcopy(network), usual, inputs)
+    torch.testing.assert_close(train(network, graphs, inputs), expected, rtol=0, atol=0)
+    assert network.calls == 4
