@@ -54,7 +54,7 @@ def classify(error: Exception) -> store.Verdict:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in own[0]:
         return store.Verdict(store.MEMORY, "could not be tried, since there was no memory left for that")
     if "OutOfResources" in names:  # more shared memory than there is
-        return store.Verdict(store.COMPILE, f"could not be compiled: {own[0]}")
+        return store.Verdict(store.COMPILE, f"could not be compiled: {own[0].split('. ')[0]}")
     if names & {"TritonError", "CompilationError"} or "PassManager" in own[0]:
         last = _lines(error.__cause__ or error)[-1]  # below lines of the kernel
         return store.Verdict(store.COMPILE, f"could not be compiled: {last}")

@@ -18,6 +18,7 @@ from mednextv2.ops import paths
 from mednextv2.ops._trial_store import Case, Verdict
 
 LIMIT_S = 120.0  # without a sign of life; there is one after each step, and a step may compile half a dozen kernels
+START_S = 120.0  # until a process is ready: it imports PyTorch, from a slow disk maybe
 MOST = 8  # processes; each takes a core while it compiles
 MEMORY_GIB = 3  # of the GPU, for each process, of which CUDA takes half a GiB
 RUNNER = "mednextv2.ops._trial_compare"
@@ -137,13 +138,13 @@ class _Round:
         if child not in self.children or not (child.closed or hung):
             return
         if child.closed:
-            words = child.end()
-            verdict = Verdict(store.ENDED, f"ended their process: {words}")
+            child.end()
+            words, verdict = f"ended ({child.how()})", Verdict(store.ENDED, f"ended their process: {child.how()}")
         else:
-            words = f"did not start within {LIMIT_S:.0f} s"
+            words = f"was not ready within {START_S:.0f} s"
             verdict = Verdict(store.HUNG, f"did not end within {LIMIT_S:.0f} s")
         if child.case is None:
-            self._lost(child, f"a process for that ended or hung ({words})")
+            self._lost(child, f"the process for that {words}")
         else:
             self._release(child)
             yield child.case, verdict
@@ -157,7 +158,7 @@ class _Round:
     def _lost(self, child: "_Child", reason: str) -> None:
         """Note that a child could not begin."""
         self._release(child)
-        text = reason + child.errors()
+        text = reason + child.errors
         self.unable = next((hint for sign, hint in _HINTS.items() if sign in text), reason)
 
     def _release(self, child: "_Child") -> None:
@@ -172,15 +173,17 @@ class _Child:
         self.case: Case | None = None
         self.closed = False
         self._line = b""
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the child)
         # CUBLAS: sums in a fixed order; the setting: no verdict is asked for where one is made
         environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", paths.SETTING: paths.TRITON}
         arguments = json.dumps([job.device, RUNNER, sys.path])
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _START, arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self._stderr, env=environment, start_new_session=True,
-        )  # fmt: skip
-        self.deadline = time.monotonic() + LIMIT_S
+        with tempfile.TemporaryFile() as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _START, arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=errors, env=environment, start_new_session=True,
+            )  # fmt: skip
+            self._errors: int | None = os.dup(errors.fileno())
+        self.errors = ""  # the end of its standard error, once it has ended
+        self.deadline = time.monotonic() + START_S
 
     def give(self, case: Case) -> None:
         """Let it try a case."""
@@ -200,22 +203,30 @@ class _Child:
             self.deadline = time.monotonic() + LIMIT_S
         return [json.loads(line) for line in lines]
 
-    def end(self) -> str:
-        """End it with all that it has started; returns how it had ended itself."""
-        code = self.process.wait() if self.closed else self.process.poll()
+    def end(self) -> None:
+        """End it with all that it has started."""
+        if self._errors is None:
+            return
+        if self.closed:
+            self.process.wait()  # it has ended itself
         with contextlib.suppress(OSError):
             os.killpg(self.process.pid, signal.SIGKILL)  # what it has started, too: compilers
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             with contextlib.suppress(OSError):
                 pipe.close()
-        name = signal.Signals(-code).name if code and -code in set(signal.Signals) else f"exit code {code}"
-        return ": ".join([name, *self.errors().strip().splitlines()[-1:]])
+        size = os.fstat(self._errors).st_size
+        self.errors = os.pread(self._errors, 10_000, max(0, size - 10_000)).decode(errors="replace")
+        os.close(self._errors)
+        self._errors = None
 
-    def errors(self) -> str:
-        """Return the end of its standard error."""
-        size = os.fstat(self._stderr.fileno()).st_size
-        return os.pread(self._stderr.fileno(), 10_000, max(0, size - 10_000)).decode(errors="replace")
+    def how(self) -> str:
+        """Tell how it ended: its signal or exit code, and its last words."""
+        code = self.process.returncode
+        if -code in set(signal.Signals) and -code != signal.SIGABRT:  # at once, without a word
+            return signal.Signals(-code).name
+        name = "SIGABRT" if code < 0 else f"exit code {code}"
+        return ": ".join([name, *self.errors.strip().splitlines()[-1:]])
 
 
 def _ready(children: Sequence[_Child]) -> list[_Child]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mednextv2.errors import InputError
 from mednextv2.ops.problems import Problem
 
 NATIVE, TRITON, TORCH, REFERENCE = "native", "triton", "torch", "reference"
@@ -41,7 +42,7 @@ def use(name: str) -> Iterator[None]:
             kernels that were not tried on this GPU yet). Compiled graphs keep what they were compiled with.
 
     Raises:
-        ValueError: For another name.
+        InputError: A ValueError, for another name.
     """
     global _wanted
     before, _wanted = _wanted, _checked(name, "name")
@@ -170,7 +171,7 @@ def from_rows(x: Tensor, like: Tensor) -> Tensor:
 
 def _checked(name: str, setting: str) -> str:
     if name not in (AUTO, TORCH, REFERENCE, TRITON):
-        raise ValueError(f"{setting} is {AUTO}, {TORCH}, {REFERENCE} or {TRITON}, not {name!r}")
+        raise InputError(f"{setting} is {AUTO}, {TORCH}, {REFERENCE} or {TRITON}, not {name!r}")
     return name
 
 

@@ -105,10 +105,10 @@ def warn(found: dict[Problem, Verdict], device: torch.device) -> None:
         if not verdict.passed:
             by_kind.setdefault(verdict.kind, []).append(problem)
     for problems in by_kind.values():
-        others = f" (and of {len(problems) - 1} more kinds of blocks)" if len(problems) > 1 else ""
+        others = f" (and for {_kinds(len(problems) - 1, 'other ')})" if len(problems) > 1 else ""
         logger.warning(
             "On %s, the kernels for %s%s %s. PyTorch's slower operators take their place",
-            torch.cuda.get_device_name(device), in_words(problems[0]), others, found[problems[0]].reason,
+            torch.cuda.get_device_name(device), in_words(problems[0]), others, found[problems[0]].reason.rstrip("."),
         )  # fmt: skip
 
 
@@ -137,7 +137,7 @@ def _try(cases: list[Case], known: dict[Case, Verdict], kept: store.Store, devic
         return known
     properties = torch.cuda.get_device_properties(device)
     job = children.Job(f"cuda:{_index(device)}", properties.name)
-    logger.warning("Trying %d kinds of GPU kernels on %s, once for this installation", len(cases), job.gpu)
+    logger.warning("Trying the kernels for %s on %s, once for this installation", _kinds(len(cases)), job.gpu)
     found = dict(known)
     steps = children.try_all(cases, job, children.workers(properties.total_memory))
     # a bar on terminals only
@@ -167,6 +167,10 @@ def _index(device: torch.device) -> int:
     if device.index is None and torch.cuda.is_available():
         return torch.cuda.current_device()
     return device.index or 0
+
+
+def _kinds(number: int, other: str = "") -> str:
+    return f"{number} {other}kind of block" if number == 1 else f"{number} {other}kinds of blocks"
 
 
 def _say_once(line: str) -> None:

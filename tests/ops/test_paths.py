@@ -6,7 +6,7 @@ import torch
 
 from mednextv2 import ops
 from mednextv2.nets import create_mednext
-from mednextv2.ops import native, paths
+from mednextv2.ops import kernels, native, paths, trial
 
 
 def test_explain_tells_every_block_in_the_order_of_work():
@@ -28,10 +28,13 @@ def test_explain_tells_every_block_in_the_order_of_work():
         ("cpu", torch.float16, 3, "torch", "not float16"),
         ("cuda", torch.float64, 3, "torch", "not float64"),
         ("cuda", torch.float32, 9, "torch", "kernel sizes 3, 5 and 7, not 9"),
+        ("cuda", torch.float16, 3, "torch", "the verdict of a test"),
         ("mps", torch.float32, 3, "torch", "no kernels for mps"),
     ],
 )
-def test_a_fallback_has_a_reason(device, dtype, kernel, path, reason):
+def test_a_fallback_has_a_reason(device, dtype, kernel, path, reason, monkeypatch):
+    monkeypatch.setattr(trial, "_known", {})
+    monkeypatch.setattr(kernels, "unfit", lambda _: "the verdict of a test")
     network = create_mednext("v2_tiny", kernel_size=kernel)
     layer = ops.explain(network, (1, 1, 16, 16, 16), device, dtype)[0]
     assert layer.path == path
@@ -52,6 +55,13 @@ def test_explain_agrees_with_what_runs(monkeypatch):
     assert len(ran) == 2 * 26
 
 
+def test_explain_tells_the_inside_of_a_block_whose_convolution_has_no_kernels(monkeypatch):
+    asked = []
+    monkeypatch.setattr(paths, "choose_for", lambda problem, _: asked.append(problem) or paths.Path("torch", "a test"))
+    ops.explain(create_mednext("v2_tiny", kernel_size=9), (1, 1, 16, 16, 16))
+    assert [problem.kernel_size for problem in asked[:4]] == [9, 0, 9, 0]
+
+
 def test_explain_refuses_what_it_does_not_know():
     with pytest.raises(ValueError, match="not a Conv3d"):
         ops.explain(torch.nn.Conv3d(1, 1, 1), (1, 1, 16, 16, 16))
@@ -67,14 +77,14 @@ def test_use_asks_for_a_path_and_gives_it_back():
             assert paths.choose("cpu", torch.float32).name == "torch"
         assert ops.plain()
     assert paths.choose("cpu", torch.float32) == before
-    with pytest.raises(ValueError, match="auto, torch or reference"), ops.use("fast"):
+    with pytest.raises(ValueError, match="auto, torch, reference or triton"), ops.use("fast"):
         pass
 
 
 def test_a_wrong_setting_is_refused_by_name():
     code = "import os; os.environ['MEDNEXTV2_OPS'] = 'quick'; import mednextv2.ops"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "MEDNEXTV2_OPS is auto, torch or reference, not 'quick'" in result.stderr
+    assert "MEDNEXTV2_OPS is auto, torch, reference or triton, not 'quick'" in result.stderr
 
 
 def test_half_precision_is_wanted_where_the_instructions_are():
