@@ -5,6 +5,7 @@ The number of channels says what the kernels of a problem do. Every trial adds a
 
 import os
 import signal
+import sys
 import time
 import types
 from pathlib import Path
@@ -45,13 +46,26 @@ def trials():
 
 def prepare(device):
     """Take the place of `_trial_compare.prepare`."""
-    if os.environ.get("TRIAL_PREPARE") == "compiler":
+    what = os.environ.get("TRIAL_PREPARE")
+    if what == "compiler":
         from triton.runtime.build import _find_compiler
 
         _find_compiler("c")
-    if os.environ.get("TRIAL_PREPARE") == "exit":
+    if what == "exit":
         raise SystemExit("the driver said no")
-    return os.environ.get("TRIAL_PREPARE") or NAME
+    if what == "headers":
+        print("main.c:1:10: fatal error: Python.h: No such file or directory", file=sys.stderr)
+        raise RuntimeError("Command '['/usr/bin/gcc']' returned non-zero exit status 1.")
+    if what == "sleep":
+        time.sleep(3600)
+    if what == "exclusive":
+        try:
+            Path(os.environ["TRIAL_LOG"]).with_name("taken").touch(exist_ok=False)
+        except FileExistsError:
+            what = "busy"
+    if what == "busy":
+        raise RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable")
+    return what if what == "Another GPU" else NAME
 
 
 def compare(case, device, alive):

@@ -18,6 +18,8 @@ import mednextv2
 from mednextv2.ops import native
 from mednextv2.ops.problems import Problem
 
+DRIVER_FILE = Path("/proc/driver/nvidia/version")
+
 logger = logging.getLogger(__name__)
 
 PASSED, WRONG, COMPILE, ENDED, HUNG = "passed", "wrong", "compile", "ended", "hung"
@@ -84,7 +86,7 @@ def card(device: torch.device) -> Card:
 def _driver() -> str:
     """Return the version of the driver; where it has no file about it (WSL), the version of CUDA that it offers."""
     with contextlib.suppress(OSError):
-        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
+        text = DRIVER_FILE.read_text(encoding="utf-8", errors="replace")
         if found := re.search(r"\d+\.\d+(\.\d+)?", text):
             return found[0]
     return f"for CUDA {torch._C._cuda_getDriverVersion()}"

@@ -1,5 +1,6 @@
 """The trial of GPU kernels, with a stand-in for the GPU; processes, files and locks are real."""
 
+import ast
 import logging
 import os
 import subprocess
@@ -10,13 +11,14 @@ import pytest
 import torch
 import trial_standin as standin
 from trial_standin import DEVICE, FULL, HANGING, ILLEGAL, KILLED, KILLED_ONCE, NAME, RIGHT, TOO_LARGE, WRONG, problem
+from triton.compiler import CompilationError
+from triton.runtime.errors import PTXASError
 
 from mednextv2 import ops
 from mednextv2.nets import MedNeXt
+from mednextv2.ops import _trial_child, _trial_store, native, paths, trial
 from mednextv2.ops import _trial_children as children
-from mednextv2.ops import _trial_compare, _trial_store, native, paths, trial
 from mednextv2.ops._trial_store import Case, Verdict
-from mednextv2.ops.problems import Problem
 
 STANDIN = Path(standin.__file__).parent
 
@@ -84,6 +86,44 @@ def test_what_died_beside_others_is_tried_again_alone(gpu):
     assert sorted(standin.trials()) == [RIGHT, KILLED_ONCE, KILLED_ONCE]
 
 
+def test_a_gpu_that_takes_one_process_at_a_time_is_served_by_one(gpu, monkeypatch):
+    monkeypatch.setenv("TRIAL_PREPARE", "exclusive")
+    found = trial.verdicts([problem(RIGHT), problem(RIGHT, torch.float16), problem(WRONG)], DEVICE)
+    assert [verdict.kind for verdict in found.values()] == ["passed", "passed", "wrong"]
+
+
+def test_nothing_goes_on_after_an_interruption(gpu):
+    cases = [Case(problem(kind), "") for kind in (HANGING, RIGHT)]
+    steps = children._Round(cases, children.Job("cuda:0", NAME), 2)
+    run = steps.run()
+    assert next(run) == (cases[1], Verdict("passed"))
+    processes = [child.process for child in steps.children]
+    run.close()  # as a KeyboardInterrupt does
+    assert processes
+    assert all(process.returncode is not None for process in processes)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "reason"),
+    [
+        (MemoryError(), "memory", "no memory left"),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), "memory", "no memory left"),
+        (RuntimeError("PassManager::run failed"), "compile", "could not be compiled: PassManager::run failed"),
+        (PTXASError("Internal error"), "compile", "could not be compiled: PTXAS error: Internal error"),
+        (
+            CompilationError("x = y", ast.Constant(1), "y is\nnot defined"),
+            "compile",
+            "could not be compiled: not defined",
+        ),
+        (IndexError(), "ended", "ended their process: IndexError"),
+    ],
+)
+def test_an_exception_says_whether_kernels_compile_run_or_found_no_memory(error, kind, reason):
+    verdict = _trial_child.classify(error)
+    assert verdict.kind == kind
+    assert reason in verdict.reason
+
+
 SCRIPT = """
 import logging, trial_standin as standin
 from mednextv2.ops import trial
@@ -146,60 +186,22 @@ def test_a_folder_that_cannot_be_written_costs_a_line_and_a_trial(gpu, caplog, m
     assert standin.trials() == [RIGHT]  # kept in memory
 
 
-def test_a_disk_that_is_full_leaves_no_half_file(gpu, caplog, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(_trial_store.os, "replace", full)
-    _trial_store.Store(_trial_store.card(DEVICE)).write({})
-    assert list(gpu.iterdir()) == []
-    assert "No space left on device" in lines(caplog)[0]
-
-
-@pytest.mark.parametrize(
-    "content",
-    ["", "{", "[]", '{"verdicts": [{}]}', '{"verdicts": [{"case": {"dtype": "rn"}, "kind": "passed", "reason": ""}]}'],
-)
-def test_a_damaged_file_is_made_anew(gpu, caplog, content):
-    kept = _trial_store.Store(_trial_store.card(DEVICE))
-    kept.write({})
-    kept.path.write_text(content)
-    assert kept.read() == {}
-    assert len(lines(caplog)) == 1
-    assert f"{kept.path} is damaged" in lines(caplog)[0]
-    assert not kept.path.exists()
-
-
-def test_verdicts_survive_writing_and_reading(gpu):
-    kept = _trial_store.Store(_trial_store.card(DEVICE))
-    verdicts = {
-        Case(problem(1), ""): Verdict("passed"),
-        Case(problem(2, torch.float32), "tf32x3"): Verdict("hung", "did not end within 60 s"),
-    }
-    kept.write({**verdicts, Case(problem(3), ""): Verdict("memory", "could not be tried")})
-    assert kept.read() == verdicts
-    kept.path.write_text(kept.path.read_text().replace('"hung"', '"bored"'))
-    assert kept.read() == {}
-
-
-def test_verdicts_are_for_one_combination(gpu, monkeypatch):
-    first = _trial_store.Store(_trial_store.card(DEVICE)).path
-    monkeypatch.setattr(_trial_store, "_driver", lambda: "590.2")
-    assert _trial_store.Store(_trial_store.card(DEVICE)).path != first
-
-
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
         ("compiler", "there is no C compiler, which Triton needs (Debian: apt install gcc)"),
         ("exit", "the process for that ended (exit code 1: the driver said no)"),
         ("Another GPU", "cuda:0 is Another GPU in a process of its own"),
+        ("headers", "Python's headers are missing, which Triton needs (Debian: apt install python3-dev)"),
+        ("busy", "the GPU takes one process at a time; run `mednextv2 doctor` before it is in use"),
+        ("sleep", "the process for that was not ready within 2 s"),
     ],
 )
 def test_what_keeps_every_kernel_from_running_is_told_once_and_not_kept(gpu, caplog, monkeypatch, setting, words):
     monkeypatch.setenv("TRIAL_PREPARE", setting)
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(children, "START_S", 2.0 if setting == "sleep" else children.START_S)
     trial.ensure([problem(RIGHT), problem(WRONG)], DEVICE)
     said = lines(caplog)
     assert len(said) == 2
@@ -288,68 +290,6 @@ def test_a_verdict_in_single_precision_is_for_one_way_of_multiplying(gpu):
     assert standin.trials() == [RIGHT, RIGHT]
 
 
-def test_a_network_tries_all_its_kernels_before_the_first_of_them(monkeypatch):
-    asked = []
-    monkeypatch.setattr(paths, "_wanted", "auto")
-    # the CPU in the GPU's place
-    monkeypatch.setattr(paths, "by_verdict", lambda device: device.type == "cpu" and paths._wanted == "auto")
-    monkeypatch.setattr(paths, "choose_for", lambda problem, device: paths.choose("cpu", problem.dtype))
-    monkeypatch.setattr(trial, "ensure", lambda problems, device: asked.append((list(problems), device)) or True)
-    network = MedNeXt(init_filters=4).eval()
-    x = torch.randn(1, 1, 16, 16, 16)
-    with torch.no_grad():
-        expected = network(x)
-        network(x)
-    ((problems, device),) = asked
-    assert device == x.device
-    assert problems == network.problems(torch.float32)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        network(x)
-    assert asked[1][0] == network.problems(torch.bfloat16)
-    with ops.use("torch"), torch.no_grad():
-        network(x)
-    assert len(asked) == 2
-
-    # a compiled network, too, without a break of its graph
-    other = MedNeXt(init_filters=4).eval()
-    other.load_state_dict(network.state_dict())
-    compiled = torch.compile(other, backend="eager", fullgraph=True)
-    with torch.no_grad():
-        assert torch.allclose(compiled(x), expected, atol=1e-5)
-        compiled(x)
-    assert len(asked) == 3
-    assert asked[2] == (network.problems(torch.float32), x.device)
-
-
-def test_problems_are_those_of_the_blocks():
-    network = MedNeXt(init_filters=4, encoder_expansion_ratio=3, bottleneck_expansion_ratio=2, kernel_size=5)
-    found = network.problems(torch.float16)
-    assert found[0] == Problem(3, 4, 12, 4, 5, 1, False, True, True, torch.float16)
-    down = Problem(3, 4, 12, 8, 5, 2, False, True, True, torch.float16)
-    up = Problem(3, 64, 128, 32, 5, 2, True, True, False, torch.float16)
-    assert {down, up} <= set(found)
-    assert len(found) == len(set(found)) == 4 + 4 + 1 + 4 + 4  # encoder and decoder differ in their expansion
-    assert all(p.kernel_size == 0 and p.stride == 1 for p in MedNeXt(kernel_size=9).problems(torch.float16))
-    dropped = MedNeXt(init_filters=4, drop_path_rate=0.5).problems(torch.float32)
-    assert Problem(3, 64, 128, 64, 3, 1, False, True, False, torch.float32) in dropped
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({}, "8 channels, expansion to 1024, kernel 3, bfloat16"),
-        ({"out_channels": 16, "stride": 2, "grn": False}, "8 channels, expansion to 1024, compression to 16, kernel 3, "
-         "stride 2, no GRN, bfloat16"),
-        ({"transposed": True, "stride": 2, "residual": False, "spatial_dims": 2},
-         "8 channels, expansion to 1024, kernel 3, transposed, stride 2, no residual, 2D, bfloat16"),
-        ({"expanded": 0, "kernel_size": 5}, "8 channels, kernel 5, bfloat16"),
-        ({"kernel_size": 0}, "8 channels, expansion to 1024, bfloat16"),
-    ],
-)  # fmt: skip
-def test_problems_in_words(changes, words):
-    assert trial.in_words(problem(8)._replace(**changes)) == words
-
-
 def test_the_number_of_processes_fits_cores_and_memory(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16), raising=False)
     assert [children.workers(gib * 2**30) for gib in (1, 8, 24, 80)] == [1, 2, 8, 8]
@@ -368,106 +308,6 @@ def test_a_child_ends_with_the_process_that_started_it(gpu):
     child.process.stdin.close()
     assert child.process.wait(timeout=60) == 0
     child.end()
-
-
-# --- the comparison itself, for once between the C++ kernels and PyTorch's operators
-
-
-SMALL = Problem(3, 6, 18, 6, 3, 1, False, True, True, torch.float32)
-PROBLEMS = {
-    "block": SMALL,
-    "half": SMALL._replace(dtype=torch.bfloat16),
-    "down": SMALL._replace(stride=2, out_channels=12),
-    "up": SMALL._replace(stride=2, transposed=True, residual=False, out_channels=3),
-    "up with residual": SMALL._replace(stride=2, transposed=True, out_channels=3),
-    "no GRN, no residual": SMALL._replace(grn=False, residual=False),
-    "inside": SMALL._replace(kernel_size=0),
-    "convolution": SMALL._replace(expanded=0, kernel_size=5),
-    "images": SMALL._replace(spatial_dims=2, stride=2),
-}
-
-
-@pytest.mark.parametrize("name", PROBLEMS)
-def test_the_comparison_passes_what_is_right(name):
-    alive = []
-    case = Case(PROBLEMS[name], "ieee" if PROBLEMS[name].dtype == torch.float32 else "")
-    assert _trial_compare.compare(case, "cpu", lambda: alive.append(True), work=2e4) is None
-    assert len(alive) == 3 * 4
-    assert not torch.are_deterministic_algorithms_enabled()
-
-
-def tampered(monkeypatch, change):
-    """Let the kernels give something else than the operators do."""
-    run, calls = _trial_compare.run, []
-
-    def wrong(problem, x):
-        calls.append(True)
-        out = run(problem, x)
-        if paths.wanted() == "triton":
-            out["output"] = change(out["output"], x, len(calls))
-        return out
-
-    monkeypatch.setattr(_trial_compare, "run", wrong)
-
-
-def spoiled(y, x):
-    x["b2"].data[0] += 1e-6
-    return y
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda y, x, n: y * 1.01, "gave other numbers than PyTorch: output differs by 1e-02 (for 1 × 3×5×7 voxels)"),
-        (lambda y, x, n: y + (y - y.detach()) * 0.3 * x["w1"].mean().detach().sign(), "gradient of x differs by 3e-01"),
-        (lambda y, x, n: y + 0.1 * x["gamma"].sum() - 0.1 * x["gamma"].sum().detach(), "gradient of gamma differs by"),
-        (lambda y, x, n: y * torch.where(y == y.max(), torch.nan, 1.0), "gave NaN or infinity in the output"),
-        (lambda y, x, n: y * (1 + 1e-6 * n), "gave other numbers the second time: output"),
-        (lambda y, x, n: y * (1.1 if torch.is_inference_mode_enabled() else 1), "output differs by 1e-01"),
-        (lambda y, x, n: spoiled(y, x), "changed their input b2"),
-    ],
-)
-def test_the_comparison_finds_what_is_wrong(monkeypatch, change, words):
-    tampered(monkeypatch, change)
-    fault = _trial_compare.compare(Case(SMALL, ""), "cpu", lambda: None, work=2e4)
-    assert words in (fault or "nothing")
-
-
-def test_memory_is_dirty_in_a_trial(monkeypatch):
-    def leaves_a_hole(y, x, n):
-        hole = torch.empty_like(y)
-        return torch.cat([y[:, :-1], hole[:, -1:]], 1)
-
-    tampered(monkeypatch, leaves_a_hole)
-    assert "NaN" in _trial_compare.compare(Case(SMALL, ""), "cpu", lambda: None, work=2e4)
-
-
-INTERPRETED = """
-import json, torch
-from mednextv2.ops import _trial_compare, paths
-from mednextv2.ops._trial_store import Case
-from mednextv2.ops.problems import Problem
-from mednextv2.ops._trial_kernel import add_one
-choose = paths.choose
-def to_triton(device, dtype, size=None):
-    asked = paths.wanted() == paths.TRITON
-    return paths.Path(paths.TRITON, "interpreted") if asked else choose(device, dtype, size)
-paths.choose = to_triton
-torch.cuda.set_device = lambda _: None
-torch.cuda.get_device_name = lambda _: "the interpreter"
-_trial_compare._TINY[2] = (3, 2)
-print(_trial_compare.prepare("cpu"))
-problem = Problem(2, 3, 6, 3, 3, 1, False, True, True, torch.float32)
-_trial_compare.sizes = lambda *_: [_trial_compare.Size(1, (3, 2))]
-print(_trial_compare.compare(Case(problem, "ieee"), "cpu", lambda: None))
-"""
-
-
-def test_the_comparison_runs_triton_kernels():
-    """In Triton's interpreter, which has to be chosen before Triton is imported."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run([sys.executable, "-c", INTERPRETED], capture_output=True, text=True, env=environment)
-    assert result.stdout.splitlines() == ["the interpreter", "None"], result.stderr
 
 
 @pytest.mark.gpu
