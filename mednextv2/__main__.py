@@ -222,7 +222,26 @@ def fetch(task: str, folder: str) -> None:
     print(fetch_msd_task(str(task), str(folder)))
 
 
-VERBS = {f.__name__: f for f in (run, predict, check, plan, bundle, ensemble, phantom, picture, report, fetch)}
+def doctor(network: str = "v2_base", kernel_size: int = 3, dtype: str = "bfloat16", repeat: bool = False) -> None:
+    """Show what is found on this machine: versions, the CPU library, GPUs and whether their kernels are right.
+
+    Kernels are tried where they were not yet, about a minute once. Ends with exit code 1 if something failed.
+
+    Args:
+        network: Whose kernels to try on GPUs: v2_base, v2_small, v2_tiny, v2_wide, v1_s, v1_b, v1_m or v1_l.
+        kernel_size: Of the network's depthwise convolutions.
+        dtype: That it computes in: bfloat16, float16 or float32.
+        repeat: Try again what was tried before.
+    """
+    from mednextv2.doctor import examine
+
+    found = examine(network, kernel_size, dtype, repeat)
+    print(found.text)
+    if not found.well:
+        sys.exit(1)
+
+
+VERBS = {f.__name__: f for f in (run, predict, check, plan, bundle, ensemble, phantom, picture, report, fetch, doctor)}
 
 
 def check_options(arguments: Sequence[str]) -> None:

@@ -84,7 +84,7 @@ def test_paths_without_a_value_are_refused(value):
 
 
 def test_every_verb_has_help():
-    assert len(VERBS) == 10
+    assert len(VERBS) == 11
     for verb in VERBS.values():
         assert "Args:" in verb.__doc__
 

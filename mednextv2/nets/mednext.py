@@ -7,7 +7,9 @@ from monai.data.meta_tensor import MetaTensor
 from torch import Tensor, nn
 
 from mednextv2 import ops
-from mednextv2.nets.blocks import POINTWISE, MedNeXtBlock, MedNeXtDownBlock, MedNeXtUpBlock
+from mednextv2.nets.blocks import POINTWISE, GlobalResponseNorm, MedNeXtBlock, MedNeXtDownBlock, MedNeXtUpBlock
+from mednextv2.ops import paths
+from mednextv2.ops.problems import Problem
 
 LEVELS = 5  # resolutions: full, 1/2, 1/4, 1/8 and the bottleneck's 1/16
 DIVISOR = 2 ** (LEVELS - 1)  # every axis of the input must be a multiple of this
@@ -141,6 +143,7 @@ class MedNeXt(nn.Module):
             POINTWISE[spatial_dims](filters(i), out_channels, 1) for i in range(LEVELS if deep_supervision else 1)
         )
         self._set_activation_checkpointing(_per_level(activation_checkpointing))
+        self._tried: set[tuple[torch.device, torch.dtype]] = set()  # where the kernels have their verdicts
 
     def _set_activation_checkpointing(self, flags: list[bool]) -> None:
         """Mark the blocks of each resolution; a resampling block belongs to the finer of its two."""
@@ -159,6 +162,8 @@ class MedNeXt(nn.Module):
                 channels = self.stem.in_channels
                 if x.shape[1] != channels:
                     raise ValueError(f"the network takes {channels} channels, not {x.shape[1]}: got {tuple(x.shape)}")
+                if not ops.plain():
+                    self._try_kernels(x.device, paths.autocast_dtype(x))
             if self.cpu_bfloat16 and x.device.type == "cpu" and not ops.plain():
                 return self._forward_bfloat16(x)
         return self.compute(x)
@@ -168,6 +173,25 @@ class MedNeXt(nn.Module):
         with torch.autocast("cpu", torch.bfloat16):
             y = self.compute(x)
         return [each.float() for each in y] if isinstance(y, list) else y.float()
+
+    @torch.compiler.assume_constant_result  # runs while a graph is traced, and is no part of it
+    def _try_kernels(self, device: torch.device, dtype: torch.dtype) -> bool:
+        """Let all kernels be tried in one go before the first of them is needed, see :mod:`mednextv2.ops.trial`."""
+        if paths.by_verdict(device) and (device, dtype) not in self._tried:
+            from mednextv2.ops import trial  # on GPUs only
+
+            if trial.ensure(self.problems(dtype), device):
+                self._tried.add((device, dtype))
+        return True
+
+    def problems(self, dtype: torch.dtype) -> list[Problem]:
+        """List what kernels are compiled for in this network, each once, in the order of its modules.
+
+        Args:
+            dtype: Of the features.
+        """
+        blocks = [module for module in self.modules() if isinstance(module, MedNeXtBlock)]
+        return list(dict.fromkeys(problem for block in blocks for problem in _problems(block, dtype)))
 
     def compute(self, x: Tensor) -> Tensor | list[Tensor]:
         """Apply the network to a plain tensor of legal shape."""
@@ -197,6 +221,37 @@ class MedNeXt(nn.Module):
         if self.deep_supervision and self.training:
             return outputs
         return outputs[0]
+
+
+def block_problem(block: MedNeXtBlock, dtype: torch.dtype) -> Problem:
+    """Return what the kernels of a block are compiled for, with features of this dtype."""
+    convolution = block.depthwise
+    return Problem(
+        spatial_dims=convolution.weight.dim() - 2,
+        channels=convolution.in_channels,
+        expanded=block.expand.out_channels,
+        out_channels=block.compress.out_channels,
+        kernel_size=convolution.kernel_size[0],
+        stride=convolution.stride[0],
+        transposed=convolution.transposed,
+        grn=isinstance(block.grn, GlobalResponseNorm),
+        residual=block.residual and not convolution.transposed,  # an up block's parts are joined later
+        dtype=dtype,
+    )
+
+
+def inside(problem: Problem) -> Problem:
+    """Return the problem of a block's inside alone, as it is where there are no kernels for its convolution."""
+    return problem._replace(kernel_size=0, stride=1, transposed=False)
+
+
+def _problems(block: MedNeXtBlock, dtype: torch.dtype) -> list[Problem]:
+    whole = block_problem(block, dtype)
+    if whole.kernel_size not in paths.KERNEL_SIZES:
+        whole = inside(whole)
+    if block.drop_path_rate > 0.0 and block.residual:  # in training the residual is added after the drop
+        return [whole, whole._replace(residual=False)]
+    return [whole]
 
 
 def check_spatial_shape(x: Tensor, spatial_dims: int) -> None:

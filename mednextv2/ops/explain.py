@@ -69,7 +69,7 @@ def explain(
         >>> len(explain(create_mednext("v2_tiny"), (1, 1, 64, 64, 64)))
         52
     """
-    from mednextv2.nets.mednext import MedNeXt, check_spatial_shape  # nets import ops
+    from mednextv2.nets.mednext import MedNeXt, block_problem, check_spatial_shape, inside  # nets import ops
 
     if not isinstance(network, MedNeXt):
         raise ValueError(
@@ -86,15 +86,21 @@ def explain(
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f"dtype is a floating-point torch.dtype, such as torch.bfloat16: got {dtype!r}")
     parameter = next(network.parameters())
-    kind = torch.device(parameter.device if device is None else device).type
+    device = torch.device(parameter.device if device is None else device)
     if dtype is None:
-        dtype = torch.bfloat16 if kind == "cpu" and network.cpu_bfloat16 else parameter.dtype
+        dtype = torch.bfloat16 if device.type == "cpu" and network.cpu_bfloat16 else parameter.dtype
+    if paths.by_verdict(device):
+        from mednextv2.ops import trial  # on GPUs only
+
+        trial.ensure(network.problems(dtype), device)  # in one go
     layers = Explanation()
     for name, block, level in _blocks(network):
         size = [n // 2**level for n in input_shape[2:]]
         channels = block.depthwise.in_channels
-        depthwise = paths.choose(kind, dtype, block.depthwise.kernel_size[0])
-        mlp = paths.choose(kind, dtype)
+        whole = block_problem(block, dtype)
+        depthwise = mlp = paths.choose_for(whole, device)
+        if whole.kernel_size not in paths.KERNEL_SIZES:
+            mlp = paths.choose_for(inside(whole), device)
         for operator, path in (("depthwise", depthwise), ("folded_mlp", mlp)):
             layers.append(Layer(name, operator, f"{channels} × {'×'.join(map(str, size))}", path.name, path.reason))
     return layers

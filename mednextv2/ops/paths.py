@@ -8,9 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mednextv2.errors import InputError
 from mednextv2.ops.problems import Problem
 
 NATIVE, TRITON, TORCH, REFERENCE = "native", "triton", "torch", "reference"
+AUTO = "auto"
+KERNEL_SIZES = (3, 5, 7)  # edges of the depthwise kernels that there are kernels of our own for
 # environment: auto (default), torch (no own kernels), reference (the plain definition), triton (untried kernels, too)
 SETTING = "MEDNEXTV2_OPS"
 _HALF = (torch.float16, torch.bfloat16)
@@ -39,7 +42,7 @@ def use(name: str) -> Iterator[None]:
             kernels that were not tried on this GPU yet). Compiled graphs keep what they were compiled with.
 
     Raises:
-        ValueError: For another name.
+        InputError: A ValueError, for another name.
     """
     global _wanted
     before, _wanted = _wanted, _checked(name, "name")
@@ -69,8 +72,21 @@ def choose(device: str, dtype: torch.dtype, kernel_size: int | None = None) -> P
 
 
 def choose_for(problem: Problem, device: torch.device) -> Path:
-    """Decide for one class of blocks on a device."""
+    """Decide for one class of blocks on a device: on CUDA by the verdict on its kernels, see :mod:`.trial`.
+
+    A problem without a verdict is tried, which takes seconds; where there is one, it is looked up, and nothing waits
+    for the GPU.
+    """
+    if by_verdict(device):
+        from mednextv2.ops import trial  # here, since it imports the operators' tables, and these this file
+
+        return trial.path(problem, device)
     return choose(device.type, problem.dtype, problem.kernel_size or None)
+
+
+def by_verdict(device: torch.device) -> bool:
+    """Tell whether kernels are used there after a trial alone: on CUDA, where the user asked for no path."""
+    return device.type == "cuda" and _wanted == AUTO
 
 
 def _choose_cpu(dtype: torch.dtype, kernel_size: int | None) -> Path:
@@ -78,7 +94,7 @@ def _choose_cpu(dtype: torch.dtype, kernel_size: int | None) -> Path:
 
     if dtype not in (torch.float32, torch.bfloat16):
         return Path(TORCH, f"the CPU kernels take float32 and bfloat16, not {_name(dtype)}")
-    if kernel_size is not None and kernel_size not in (3, 5, 7):
+    if kernel_size is not None and kernel_size not in KERNEL_SIZES:
         return Path(TORCH, f"the CPU kernels take kernel sizes 3, 5 and 7, not {kernel_size}")
     available, reason = native.load()
     if dtype == torch.float32 and available and "bfloat16" in reason:
@@ -91,7 +107,7 @@ def _choose_cuda(dtype: torch.dtype, kernel_size: int | None) -> Path:
 
     if dtype not in (torch.float32, *_HALF):
         return Path(TORCH, f"the Triton kernels take float32, float16 and bfloat16, not {_name(dtype)}")
-    if kernel_size is not None and kernel_size not in (3, 5, 7):
+    if kernel_size is not None and kernel_size not in KERNEL_SIZES:
         return Path(TORCH, f"the Triton kernels take kernel sizes 3, 5 and 7, not {kernel_size}")
     available, reason = kernels.available()
     return Path(TRITON if available else TORCH, reason)
@@ -127,10 +143,15 @@ def statistics_dtype(x: Tensor) -> torch.dtype:
 
 def autocast(x: Tensor) -> Tensor:
     """Cast `x` as autocast would for a convolution; outside autocast, return it as it is."""
+    return x.to(autocast_dtype(x))
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype that autocast gives `x` in a convolution; outside autocast, its own."""
     device = x.device.type
     if x.is_floating_point() and x.dtype != torch.float64 and torch.is_autocast_enabled(device):
-        return x.to(torch.get_autocast_dtype(device))
-    return x
+        return torch.get_autocast_dtype(device)
+    return x.dtype
 
 
 def no_autocast(x: Tensor) -> torch.autocast:
@@ -154,8 +175,8 @@ def from_rows(x: Tensor, like: Tensor) -> Tensor:
 
 
 def _checked(name: str, setting: str) -> str:
-    if name not in ("auto", TORCH, REFERENCE, TRITON):
-        raise ValueError(f"{setting} is auto, {TORCH}, {REFERENCE} or {TRITON}, not {name!r}")
+    if name not in (AUTO, TORCH, REFERENCE, TRITON):
+        raise InputError(f"{setting} is {AUTO}, {TORCH}, {REFERENCE} or {TRITON}, not {name!r}")
     return name
 
 
@@ -163,4 +184,4 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-_wanted = _checked(os.environ.get(SETTING) or "auto", SETTING)
+_wanted = _checked(os.environ.get(SETTING) or AUTO, SETTING)

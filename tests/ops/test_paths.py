@@ -6,7 +6,7 @@ import torch
 
 from mednextv2 import ops
 from mednextv2.nets import create_mednext
-from mednextv2.ops import native, paths
+from mednextv2.ops import kernels, native, paths, trial
 
 
 def test_explain_tells_every_block_in_the_order_of_work():
@@ -28,10 +28,13 @@ def test_explain_tells_every_block_in_the_order_of_work():
         ("cpu", torch.float16, 3, "torch", "not float16"),
         ("cuda", torch.float64, 3, "torch", "not float64"),
         ("cuda", torch.float32, 9, "torch", "kernel sizes 3, 5 and 7, not 9"),
+        ("cuda", torch.float16, 3, "torch", "the verdict of a test"),
         ("mps", torch.float32, 3, "torch", "no kernels for mps"),
     ],
 )
-def test_a_fallback_has_a_reason(device, dtype, kernel, path, reason):
+def test_a_fallback_has_a_reason(device, dtype, kernel, path, reason, monkeypatch):
+    monkeypatch.setattr(trial, "_known", {})
+    monkeypatch.setattr(kernels, "unfit", lambda _: "the verdict of a test")
     network = create_mednext("v2_tiny", kernel_size=kernel)
     layer = ops.explain(network, (1, 1, 16, 16, 16), device, dtype)[0]
     assert layer.path == path
@@ -50,6 +53,13 @@ def test_explain_agrees_with_what_runs(monkeypatch):
         network(torch.randn(1, 1, 16, 16, 16))
     assert set(ran) == told
     assert len(ran) == 3 * 26  # the joined block, and each of its halves
+
+
+def test_explain_tells_the_inside_of_a_block_whose_convolution_has_no_kernels(monkeypatch):
+    asked = []
+    monkeypatch.setattr(paths, "choose_for", lambda problem, _: asked.append(problem) or paths.Path("torch", "a test"))
+    ops.explain(create_mednext("v2_tiny", kernel_size=9), (1, 1, 16, 16, 16))
+    assert [problem.kernel_size for problem in asked[:4]] == [9, 0, 9, 0]
 
 
 def test_explain_refuses_what_it_does_not_know():

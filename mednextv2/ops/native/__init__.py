@@ -19,12 +19,15 @@ from pathlib import Path
 
 import torch
 
+from mednextv2.errors import InputError
+
 logger = logging.getLogger(__name__)
 
 SETTING = "MEDNEXTV2_NATIVE"  # environment: 0 does without the library
 INSTRUCTIONS = "MEDNEXTV2_ISA"  # environment: nothing beyond one of these; read by the library when it is loaded
 INSTRUCTION_SETS = ("avx2", "avx512", "avx512_bf16")
 CACHE = "MEDNEXTV2_CACHE"  # environment: folder for built libraries, default ~/.cache/mednextv2
+BROKEN = "the library could not be built"  # begins the reason where it should have been there
 _FOLDER = Path(__file__).parent
 _FLAGS = ["-O3", "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-g0"]
 _NAME = "mednextv2_native"
@@ -37,11 +40,11 @@ def load() -> tuple[bool, str]:
         Whether it is loaded, and which instructions it uses or why it is not there.
 
     Raises:
-        ValueError: For a value of a setting that does not exist.
+        InputError: For a value of a setting that does not exist.
     """
     for name, known in ((SETTING, ("0", "1")), (INSTRUCTIONS, INSTRUCTION_SETS)):
         if os.environ.get(name) and os.environ[name] not in known:
-            raise ValueError(f"{name} is {' or '.join(known)}, not {os.environ[name]!r}")
+            raise InputError(f"{name} is {' or '.join(known)}, not {os.environ[name]!r}")
     if os.environ.get(SETTING) == "0":
         return False, f"switched off by {SETTING}=0"
     return _load()
@@ -61,7 +64,7 @@ def _load() -> tuple[bool, str]:
         if isinstance(e, OSError):
             reason += f" (the folder for built libraries is {cache_folder()}; {CACHE} names another)"
         logger.warning("The fast CPU kernels could not be built, PyTorch's slower operators take their place: %s", e)
-        return False, f"the library could not be built: {reason}"
+        return False, f"{BROKEN}: {reason}"
     return True, torch.ops.mednextv2_native.instructions()
 
 

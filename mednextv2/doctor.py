@@ -1,0 +1,135 @@
+"""What mednextv2 finds on this machine: versions, the CPU library, and the verdicts on the kernels of each GPU."""
+
+import os
+import platform
+from collections.abc import Iterator
+from importlib import metadata
+from typing import NamedTuple
+
+import torch
+
+import mednextv2
+from mednextv2.errors import InputError
+from mednextv2.nets.variants import VARIANTS, create_mednext
+from mednextv2.ops import kernels, native, paths
+from mednextv2.ops.problems import Problem
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+class Examination(NamedTuple):
+    """The table to print, and whether everything works that could work here."""
+
+    text: str
+    well: bool
+
+
+class _Row(NamedTuple):
+    name: str
+    text: str
+    well: bool = True
+
+
+def examine(
+    network: str = "v2_base", kernel_size: int = 3, dtype: str = "bfloat16", repeat: bool = False
+) -> Examination:
+    """Look at the machine, build the CPU library and try the GPU kernels where that was not done yet.
+
+    Args:
+        network: The size of network whose kernels are asked for.
+        kernel_size: Of its depthwise convolutions.
+        dtype: Of its features: bfloat16, float16 or float32.
+        repeat: Try its GPU kernels again.
+
+    Raises:
+        InputError: For an argument that does not exist.
+    """
+    problems = _problems(network, kernel_size, dtype)
+    if not isinstance(repeat, bool):
+        raise InputError(f"--repeat {repeat}: is a switch and takes no value")
+    rows = [*_versions(), _cpu()]
+    if torch.cuda.is_available():
+        rows += _gpus(problems, f"{network}, kernel {kernel_size}, {dtype}", repeat)
+    else:
+        rows.append(_Row("GPU", f"none that PyTorch can use: {_why_no_gpu()}"))
+    width = max(len(row.name) for row in rows) + 2
+    return Examination(
+        "\n".join(f"{row.name:<{width}}{row.text}" for row in rows), all(row.well for row in rows)
+    )  # fmt: skip
+
+
+def _problems(network: str, kernel_size: int, dtype: str) -> list[Problem]:
+    if network not in VARIANTS:
+        raise InputError(f"--network {network}: there is no such size of MedNeXt; choose one of {', '.join(VARIANTS)}")
+    if not isinstance(kernel_size, int) or isinstance(kernel_size, bool) or kernel_size < 1 or kernel_size % 2 == 0:
+        raise InputError(f"--kernel_size {kernel_size}: should be an odd whole number, such as 3 or 5")
+    if dtype not in DTYPES:
+        raise InputError(f"--dtype {dtype}: should be one of {', '.join(DTYPES)}")
+    with torch.device("meta"):
+        return create_mednext(network, kernel_size=kernel_size).problems(DTYPES[dtype])
+
+
+def _versions() -> Iterator[_Row]:
+    yield _Row("mednextv2", mednextv2.__version__)
+    yield _Row("Python", f"{platform.python_version()}, {platform.system()} {platform.release()}")
+    yield _Row("PyTorch", f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}")
+    for name, package in (("Triton", "triton"), ("MONAI", "monai")):
+        try:
+            yield _Row(name, metadata.version(package))
+        except metadata.PackageNotFoundError:
+            yield _Row(name, "not installed")
+    if paths.wanted() != paths.AUTO:
+        yield _Row(paths.SETTING, f"{paths.wanted()}: chosen by hand, whatever is found here")
+
+
+def _cpu() -> _Row:
+    loaded, reason = native.load()
+    if loaded:
+        return _Row("CPU kernels", f"{reason} ({native.built()})")
+    return _Row("CPU kernels", f"none: {reason}", not reason.startswith(native.BROKEN))
+
+
+def _why_no_gpu() -> str:
+    if torch.version.cuda is None and torch.version.hip is None:
+        return "it was built for CPUs"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as e:
+        return (str(e).strip().splitlines() or [type(e).__name__])[0]
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return "it finds no device" if hidden is None else f"CUDA_VISIBLE_DEVICES is {hidden!r}"
+
+
+def _gpus(problems: list[Problem], words: str, repeat: bool) -> Iterator[_Row]:
+    seen: dict[object, int] = {}  # by what verdicts are for: one trial for eight equal GPUs
+    for index in range(torch.cuda.device_count()):
+        device = torch.device("cuda", index)
+        properties = torch.cuda.get_device_properties(device)
+        capability, gib = f"{properties.major}.{properties.minor}", properties.total_memory / 2**30
+        yield _Row(f"GPU {index}", f"{properties.name}, compute capability {capability}, {gib:.0f} GiB")
+        unfit = kernels.unfit(device)
+        if unfit:
+            yield _Row("  kernels", f"none: {unfit}")
+            continue
+        from mednextv2.ops import _trial_store as store  # with the operators, on GPUs only
+
+        card = store.card(device)
+        if card in seen:
+            yield _Row("  kernels", f"as of GPU {seen[card]}")
+        else:
+            seen[card] = index
+            yield from _verdicts(problems, device, store.Store(card), words, repeat)
+
+
+def _verdicts(problems, device, kept, words, repeat) -> Iterator[_Row]:
+    from mednextv2.ops import trial
+
+    found = trial.verdicts(problems, device, repeat)
+    passed = sum(verdict.passed for verdict in found.values())
+    yield _Row("  driver", kept.card.driver)
+    yield _Row("  kernels", f"of {words}: {passed} of {len(found)} kinds give PyTorch's numbers", passed == len(found))
+    yield _Row("  kept in", str(kept.path) if kept.path.exists() else "memory alone")
+    for problem, verdict in found.items():
+        name = "right" if verdict.passed else "FAILED" if verdict.final else "not tried"
+        text = trial.in_words(problem)
+        yield _Row(f"    {name}", text if verdict.passed else f"{text}: {verdict.reason}")

@@ -1,0 +1,199 @@
+"""Where verdicts on kernels are kept: one JSON file for each combination of GPU, driver, versions and kernels."""
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+import mednextv2
+from mednextv2.ops import native
+from mednextv2.ops.problems import Problem
+
+DRIVER_FILE = Path("/proc/driver/nvidia/version")
+
+logger = logging.getLogger(__name__)
+
+PASSED, WRONG, COMPILE, ENDED, HUNG = "passed", "wrong", "compile", "ended", "hung"
+MEMORY, UNABLE = "memory", "unable"  # no verdict on the kernels: they are tried again another time
+
+
+class Card(NamedTuple):
+    """What a verdict is for: a model of GPU with all that compiles and runs kernels on it; none of it but text."""
+
+    gpu: str
+    capability: str
+    driver: str
+    torch: str
+    cuda: str
+    triton: str
+    kernels: str
+
+
+class Case(NamedTuple):
+    """What is tried.
+
+    Attributes:
+        problem: What the kernels are compiled for.
+        precision: How they multiply float32 matrices, as `_triton_configs.precision` says; empty for half precision.
+    """
+
+    problem: Problem
+    precision: str
+
+
+class Verdict(NamedTuple):
+    """What came out.
+
+    Attributes:
+        kind: One of the names at the head of this file.
+        reason: What is wrong, to follow "The kernels …"; empty where nothing is.
+    """
+
+    kind: str
+    reason: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the kernels may be used."""
+        return self.kind == PASSED
+
+    @property
+    def final(self) -> bool:
+        """Whether it is about the kernels, and not about what happened to be in the way of their trial."""
+        return self.kind not in (MEMORY, UNABLE)
+
+
+def card(device: torch.device) -> Card:
+    """Describe a CUDA device, and what runs kernels on it."""
+    import triton
+
+    properties = torch.cuda.get_device_properties(device)
+    return Card(
+        properties.name, f"{properties.major}.{properties.minor}", _driver(), torch.__version__,
+        str(torch.version.cuda), triton.__version__, _kernels(),
+    )  # fmt: skip
+
+
+def _driver() -> str:
+    """Return the version of the driver; where it has no file about it (WSL), the version of CUDA that it offers."""
+    with contextlib.suppress(OSError):
+        text = DRIVER_FILE.read_text(encoding="utf-8", errors="replace")
+        if found := re.search(r"\d+\.\d+(\.\d+)?", text):
+            return found[0]
+    return f"for CUDA {torch._C._cuda_getDriverVersion()}"
+
+
+@functools.cache
+def _kernels() -> str:
+    """Hash the sources that kernels and their trial are made of."""
+    digest = hashlib.sha256(mednextv2.__version__.encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def to_json(case: Case) -> dict[str, Any]:
+    """Return a case as what JSON can hold."""
+    problem = case.problem._asdict()
+    return {**problem, "dtype": str(problem["dtype"]).removeprefix("torch."), "precision": case.precision}
+
+
+def from_json(value: dict[str, Any]) -> Case:
+    """Undo :func:`to_json`; raises ValueError or TypeError for anything else."""
+    fields = dict(value)
+    precision, dtype = fields.pop("precision", None), getattr(torch, str(fields.pop("dtype", None)), None)
+    if not isinstance(precision, str) or not isinstance(dtype, torch.dtype):
+        raise ValueError(f"no case: {value}")
+    return Case(Problem(**fields, dtype=dtype), precision)
+
+
+class Store:
+    """The verdicts of one combination, in the cache folder; kept in memory alone where that cannot be written.
+
+    Args:
+        card: The combination.
+    """
+
+    def __init__(self, card: Card) -> None:
+        digest = hashlib.sha256(repr(tuple(card)).encode()).hexdigest()[:16]
+        self.card = card
+        self.path = native.cache_folder() / f"kernels-{digest}.json"
+        self._complained = False
+
+    def read(self) -> dict[Case, Verdict]:
+        """Return what is known; a damaged file is thrown away with a warning."""
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            return {from_json(each["case"]): _verdict(each) for each in content["verdicts"]}
+        except FileNotFoundError:
+            return {}
+        except OSError as e:
+            self._complain(e)
+            return {}
+        except (ValueError, TypeError, KeyError, AttributeError):
+            logger.warning("%s is damaged: the verdicts on the GPU kernels in it are made anew", self.path)
+            with contextlib.suppress(OSError):
+                self.path.unlink(missing_ok=True)
+            return {}
+
+    def write(self, verdicts: dict[Case, Verdict]) -> None:
+        """Replace what is kept by those of these verdicts that are final."""
+        rows = [{"case": to_json(c), "kind": v.kind, "reason": v.reason} for c, v in verdicts.items() if v.final]
+        text = json.dumps({"combination": self.card._asdict(), "verdicts": rows}, indent=1)
+        temporary = None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=".kernels-")
+            with open(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.replace(temporary, self.path)
+        except OSError as e:
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
+            self._complain(e)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold a lock that the system lets go of if the process dies; without one where files cannot be written."""
+        with contextlib.ExitStack() as stack:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(open(self.path.with_suffix(".lock"), "w", encoding="utf-8"))
+                _wait_for(file)
+            except OSError as e:
+                self._complain(e)
+            yield
+
+    def _complain(self, error: OSError) -> None:
+        if not self._complained:
+            self._complained = True
+            logger.warning(
+                "The verdicts on the GPU kernels are not kept, and every process tries them anew: %s (%s); "
+                "%s names another folder", self.path.parent, error.strerror or error, native.CACHE
+            )  # fmt: skip
+
+
+def _verdict(row: dict[str, Any]) -> Verdict:
+    verdict = Verdict(row["kind"], row["reason"])
+    if verdict.kind not in (PASSED, WRONG, COMPILE, ENDED, HUNG) or not isinstance(verdict.reason, str):
+        raise ValueError(f"no verdict: {row}")
+    return verdict
+
+
+def _wait_for(file: Any) -> None:
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        logger.warning("Another process is trying the GPU kernels; this one waits for its verdicts")
+        fcntl.flock(file, fcntl.LOCK_EX)

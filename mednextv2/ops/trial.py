@@ -1,0 +1,179 @@
+"""The trial of kernels on the GPU at hand: none is used before it gave PyTorch's numbers there.
+
+A kernel that is right on one GPU, with one compiler, may read beyond its memory on another, which ends the whole
+process. So kernels are tried in processes of their own, at first use on a combination of GPU, driver, PyTorch, CUDA,
+Triton and version of the kernels. Verdicts are kept in the cache folder. A problem whose kernels fail takes PyTorch's
+operators, and one line says so. See `docs/gpu.md`.
+"""
+
+import logging
+import threading
+from collections.abc import Iterable
+from contextlib import closing
+
+import torch
+from tqdm import tqdm
+
+from mednextv2.ops import _trial_children as children
+from mednextv2.ops import _trial_store as store
+from mednextv2.ops import _triton_configs as configs
+from mednextv2.ops import kernels, paths
+from mednextv2.ops._trial_store import Case, Verdict
+from mednextv2.ops.problems import Problem
+
+logger = logging.getLogger(__name__)
+
+_known: dict[tuple[int, Case], paths.Path] = {}  # by index of the device; for the life of this process
+_said: set[str] = set()  # lines about what no trial can change
+_one_at_a_time = threading.RLock()
+
+
+def path(problem: Problem, device: torch.device) -> paths.Path:
+    """Return the path that a problem takes on a CUDA device; its kernels are tried where there is no verdict yet.
+
+    Where that cannot be, while a CUDA graph is recorded, an unknown problem takes PyTorch's operators.
+    """
+    key = _key(problem, device)
+    known = _known.get(key)
+    if known is None:
+        ensure([problem], device)
+        known = _known.get(key)
+    if known is None:
+        reason = "not tried yet, and a CUDA graph is being recorded; run the network once before that"
+        _say_once(f"The kernels for {in_words(problem)} are {reason}: PyTorch's slower operators are recorded")
+        return paths.Path(paths.TORCH, f"the Triton kernels are {reason}")
+    return known
+
+
+def ensure(problems: Iterable[Problem], device: torch.device) -> bool:
+    """Try the kernels of all problems that have no verdict yet, in one go; warns of those that fail.
+
+    Args:
+        problems: As :meth:`mednextv2.nets.MedNeXt.problems` lists them.
+        device: A CUDA device.
+
+    Returns:
+        Whether the path of each is known now: not where a CUDA graph is being recorded, which a trial would disturb.
+    """
+    with _one_at_a_time:
+        unknown = [problem for problem in dict.fromkeys(problems) if _key(problem, device) not in _known]
+        if not unknown:
+            return True
+        chosen = {problem: paths.choose("cuda", problem.dtype, problem.kernel_size or None) for problem in unknown}
+        unfit = kernels.unfit(device)
+        if unfit:
+            chosen = {p: paths.Path(paths.TORCH, unfit) if c.name == paths.TRITON else c for p, c in chosen.items()}
+            if torch.cuda.is_available():
+                _say_once(f"PyTorch's slower operators take the place of the GPU kernels: {unfit}")
+        elif torch.cuda.is_current_stream_capturing():
+            return False
+        else:
+            found = verdicts([p for p, choice in chosen.items() if choice.name == paths.TRITON], device)
+            warn(found, device)
+            chosen |= {problem: _as_path(verdict) for problem, verdict in found.items()}
+        _known.update({_key(problem, device): choice for problem, choice in chosen.items()})
+        return True
+
+
+def verdicts(problems: Iterable[Problem], device: torch.device, repeat: bool = False) -> dict[Problem, Verdict]:
+    """Return the verdicts on problems that have kernels; tries those without one.
+
+    Args:
+        problems: What to ask for.
+        device: A CUDA device that :func:`mednextv2.ops.kernels.unfit` has nothing against.
+        repeat: Try all of them again.
+    """
+    cases = {problem: _case(problem) for problem in problems}
+    if not cases:
+        return {}
+    kept = store.Store(store.card(device))
+    known = kept.read()
+    if repeat or any(case not in known for case in cases.values()):
+        with kept.lock():
+            known = kept.read()  # another process may have tried them while this one waited
+            asked = dict.fromkeys(cases.values())
+            if repeat:
+                known = {case: verdict for case, verdict in known.items() if case not in asked}
+            known = _try([case for case in asked if case not in known], known, kept, device)
+    return {problem: known[case] for problem, case in cases.items()}
+
+
+def warn(found: dict[Problem, Verdict], device: torch.device) -> None:
+    """Log one line for each kind of failure."""
+    by_kind: dict[str, list[Problem]] = {}
+    for problem, verdict in found.items():
+        if not verdict.passed:
+            by_kind.setdefault(verdict.kind, []).append(problem)
+    for problems in by_kind.values():
+        others = f" (and for {_kinds(len(problems) - 1, 'other ')})" if len(problems) > 1 else ""
+        logger.warning(
+            "On %s, the kernels for %s%s %s. PyTorch's slower operators take their place",
+            torch.cuda.get_device_name(device), in_words(problems[0]), others, found[problems[0]].reason.rstrip("."),
+        )  # fmt: skip
+
+
+def in_words(problem: Problem) -> str:
+    """Describe a problem, such as `128 channels, expansion to 1024, kernel 3, bfloat16`."""
+    words = [f"{problem.channels} channels"]
+    if problem.expanded:
+        words.append(f"expansion to {problem.expanded}")
+        if problem.out_channels != problem.channels:
+            words.append(f"compression to {problem.out_channels}")
+    if problem.kernel_size:
+        words.append(f"kernel {problem.kernel_size}")
+        if problem.transposed:
+            words.append("transposed")
+        if problem.stride != 1:
+            words.append(f"stride {problem.stride}")
+    if problem.expanded:
+        words += ["no GRN"] * (not problem.grn) + ["no residual"] * (not problem.residual)
+    words += ["2D"] * (problem.spatial_dims == 2)
+    return ", ".join([*words, str(problem.dtype).removeprefix("torch.")])
+
+
+def _try(cases: list[Case], known: dict[Case, Verdict], kept: store.Store, device: torch.device) -> dict[Case, Verdict]:
+    """Return `known` with the verdicts on `cases`, which are kept as they come."""
+    if not cases:
+        return known
+    properties = torch.cuda.get_device_properties(device)
+    job = children.Job(f"cuda:{_index(device)}", properties.name)
+    logger.warning("Trying the kernels for %s on %s, once for this installation", _kinds(len(cases)), job.gpu)
+    found = dict(known)
+    steps = children.try_all(cases, job, children.workers(properties.total_memory))
+    # a bar on terminals only
+    with closing(steps), tqdm(total=len(cases), desc="GPU kernels", unit="kind", disable=None, leave=False) as bar:
+        for case, verdict in steps:
+            found[case] = verdict
+            kept.write(found)
+            bar.update()
+    return found
+
+
+def _as_path(verdict: Verdict) -> paths.Path:
+    if verdict.passed:
+        return paths.Path(paths.TRITON, "Triton kernels, tried on this GPU")
+    return paths.Path(paths.TORCH, f"the Triton kernels {verdict.reason}")
+
+
+def _case(problem: Problem) -> Case:
+    return Case(problem, configs.precision() if problem.dtype == torch.float32 else "")
+
+
+def _key(problem: Problem, device: torch.device) -> tuple[int, Case]:
+    return _index(device), _case(problem)
+
+
+def _index(device: torch.device) -> int:
+    if device.index is None and torch.cuda.is_available():
+        return torch.cuda.current_device()
+    return device.index or 0
+
+
+def _kinds(number: int, other: str = "") -> str:
+    return f"{number} {other}kind of block" if number == 1 else f"{number} {other}kinds of blocks"
+
+
+def _say_once(line: str) -> None:
+    if line not in _said:
+        _said.add(line)
+        logger.warning(line)

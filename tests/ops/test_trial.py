@@ -1,0 +1,319 @@
+"""The trial of GPU kernels, with a stand-in for the GPU; processes, files and locks are real."""
+
+import ast
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import trial_standin as standin
+from trial_standin import DEVICE, FULL, HANGING, ILLEGAL, KILLED, KILLED_ONCE, NAME, RIGHT, TOO_LARGE, WRONG, problem
+from triton.compiler import CompilationError
+from triton.runtime.errors import PTXASError
+
+from mednextv2 import ops
+from mednextv2.nets import MedNeXt
+from mednextv2.ops import _trial_child, _trial_store, native, paths, trial
+from mednextv2.ops import _trial_children as children
+from mednextv2.ops._trial_store import Case, Verdict
+
+STANDIN = Path(standin.__file__).parent
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """A GPU with kernels of its own, and an empty cache folder."""
+    standin.install(monkeypatch.setattr)
+    monkeypatch.setattr(paths, "_wanted", "auto")
+    monkeypatch.setattr(children, "workers", lambda _: 2)
+    monkeypatch.setenv("TRIAL_LOG", str(tmp_path / "log"))
+    monkeypatch.setenv(native.CACHE, str(tmp_path / "cache"))
+    monkeypatch.setattr(trial, "_known", {})
+    monkeypatch.setattr(trial, "_said", set())
+    return tmp_path / "cache"
+
+
+def lines(caplog):
+    return [record.getMessage() for record in caplog.records]
+
+
+def new_process(monkeypatch):
+    """Forget what this process knows, as a new one does not know it."""
+    monkeypatch.setattr(trial, "_known", {})
+
+
+def test_every_failure_ends_on_pytorchs_path_with_one_line(gpu, monkeypatch, caplog):
+    monkeypatch.setattr(children, "LIMIT_S", 3.0)
+    kinds = [HANGING, RIGHT, WRONG, KILLED, ILLEGAL, FULL, TOO_LARGE]
+    trial.ensure([problem(kind) for kind in kinds], DEVICE)
+    found = {kind: trial.path(problem(kind), DEVICE) for kind in kinds}
+    assert found[RIGHT].name == "triton"
+    reasons = {
+        WRONG: "gave other numbers than PyTorch: gradient of w1 differs by 3e-01",
+        KILLED: "ended their process: SIGKILL",
+        HANGING: "did not end within 3 s",
+        FULL: "could not be tried, since there was no memory left for that",
+        ILLEGAL: "ended their process: CUDA error: an illegal memory access was encountered",
+        TOO_LARGE: "could not be compiled: out of resource: shared memory, Required: 264192, Hardware limit: 232448",
+    }
+    for kind, reason in reasons.items():
+        assert found[kind] == paths.Path("torch", f"the Triton kernels {reason}")
+    said = lines(caplog)
+    assert said[0] == f"Trying the kernels for 7 kinds of blocks on {NAME}, once for this installation"
+    assert len(said) == 1 + 5  # the two that ended their process have one line
+    assert (
+        f"On {NAME}, the kernels for 2 channels, expansion to 1024, kernel 3, bfloat16 gave other numbers than "
+        "PyTorch: gradient of w1 differs by 3e-01. PyTorch's slower operators take their place" in said
+    )
+    assert sum("(and for 1 other kind of block) ended their process" in line for line in said) == 1
+
+    caplog.clear()
+    new_process(monkeypatch)
+    before = standin.trials()
+    trial.ensure([problem(kind) for kind in kinds], DEVICE)
+    # what is no verdict on the kernels is tried again; the others are told again, not tried
+    assert standin.trials() == [*before, FULL]
+    assert trial.path(problem(WRONG), DEVICE) == found[WRONG]
+    assert len(lines(caplog)) == 1 + 5
+
+
+def test_what_died_beside_others_is_tried_again_alone(gpu):
+    found = trial.verdicts([problem(KILLED_ONCE), problem(RIGHT)], DEVICE)
+    assert all(verdict.passed for verdict in found.values())
+    assert sorted(standin.trials()) == [RIGHT, KILLED_ONCE, KILLED_ONCE]
+
+
+def test_a_gpu_that_takes_one_process_at_a_time_is_served_by_one(gpu, monkeypatch):
+    monkeypatch.setenv("TRIAL_PREPARE", "exclusive")
+    found = trial.verdicts([problem(RIGHT), problem(RIGHT, torch.float16), problem(WRONG)], DEVICE)
+    assert [verdict.kind for verdict in found.values()] == ["passed", "passed", "wrong"]
+
+
+def test_nothing_goes_on_after_an_interruption(gpu):
+    cases = [Case(problem(kind), "") for kind in (HANGING, RIGHT)]
+    steps = children._Round(cases, children.Job("cuda:0", NAME), 2)
+    run = steps.run()
+    assert next(run) == (cases[1], Verdict("passed"))
+    processes = [child.process for child in steps.children]
+    run.close()  # as a KeyboardInterrupt does
+    assert processes
+    assert all(process.returncode is not None for process in processes)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "reason"),
+    [
+        (MemoryError(), "memory", "no memory left"),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), "memory", "no memory left"),
+        (RuntimeError("PassManager::run failed"), "compile", "could not be compiled: PassManager::run failed"),
+        (PTXASError("Internal error"), "compile", "could not be compiled: PTXAS error: Internal error"),
+        (
+            CompilationError("x = y", ast.Constant(1), "y is\nnot defined"),
+            "compile",
+            "could not be compiled: not defined",
+        ),
+        (IndexError(), "ended", "ended their process: IndexError"),
+    ],
+)
+def test_an_exception_says_whether_kernels_compile_run_or_found_no_memory(error, kind, reason):
+    verdict = _trial_child.classify(error)
+    assert verdict.kind == kind
+    assert reason in verdict.reason
+
+
+SCRIPT = """
+import logging, trial_standin as standin
+from mednextv2.ops import trial
+logging.basicConfig(format="%(message)s")
+standin.install()
+print(trial.path(standin.problem(standin.RIGHT), standin.DEVICE).name)
+"""
+
+
+def start(gpu, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], cwd=STANDIN, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": f"{STANDIN}:{os.environ.get('PYTHONPATH', '')}", **environment},
+    )  # fmt: skip
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out.strip(), err
+
+
+def test_two_processes_at_once_try_once_and_a_third_not_at_all(gpu):
+    results = [finish(process) for process in [start(gpu), start(gpu)]]
+    assert [out for out, _ in results] == ["triton", "triton"]
+    assert standin.trials() == [RIGHT]
+    assert sum("Trying the kernels for 1 kind of block" in err for _, err in results) == 1
+    assert finish(start(gpu)) == ("triton", "")
+    assert standin.trials() == [RIGHT]
+    left = sorted(path.suffix for path in gpu.iterdir())
+    assert left == [".json", ".lock"]
+
+
+def test_a_lock_is_waited_for_and_its_holders_verdicts_are_read(gpu, caplog, monkeypatch):
+    kept = _trial_store.Store(_trial_store.card(DEVICE))
+    flock, calls = __import__("fcntl").flock, []
+
+    def busy_at_first(file, how):
+        calls.append(how)
+        if len(calls) == 1:
+            kept.write({Case(problem(RIGHT), ""): Verdict("wrong", "gave other numbers")})  # what its holder does
+            raise BlockingIOError
+        flock(file, how)
+
+    monkeypatch.setattr("fcntl.flock", busy_at_first)
+    assert trial.path(problem(RIGHT), DEVICE).reason == "the Triton kernels gave other numbers"
+    assert standin.trials() == []
+    assert "Another process is trying the GPU kernels" in lines(caplog)[0]
+
+
+def test_a_folder_that_cannot_be_written_costs_a_line_and_a_trial(gpu, caplog, monkeypatch):
+    gpu.write_text("a file in its place")
+    assert trial.path(problem(RIGHT), DEVICE).name == "triton"
+    assert trial.path(problem(RIGHT), DEVICE).name == "triton"
+    said = lines(caplog)
+    assert len(said) == 2
+    assert said[0].startswith("The verdicts on the GPU kernels are not kept")
+    assert str(gpu) in said[0]
+    assert "MEDNEXTV2_CACHE names another folder" in said[0]
+    assert standin.trials() == [RIGHT]  # kept in memory
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("compiler", "there is no C compiler, which Triton needs (Debian: apt install gcc)"),
+        ("exit", "the process for that ended (exit code 1: the driver said no)"),
+        ("Another GPU", "cuda:0 is Another GPU in a process of its own"),
+        ("headers", "Python's headers are missing, which Triton needs (Debian: apt install python3-dev)"),
+        ("busy", "the GPU takes one process at a time; run `mednextv2 doctor` before it is in use"),
+        ("sleep", "the process for that was not ready within 2 s"),
+    ],
+)
+def test_what_keeps_every_kernel_from_running_is_told_once_and_not_kept(gpu, caplog, monkeypatch, setting, words):
+    monkeypatch.setenv("TRIAL_PREPARE", setting)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(children, "START_S", 2.0 if setting == "sleep" else children.START_S)
+    trial.ensure([problem(RIGHT), problem(WRONG)], DEVICE)
+    said = lines(caplog)
+    assert len(said) == 2
+    assert f"kernel 3, bfloat16 (and for 1 other kind of block) could not be tried: {words}" in said[1]
+    assert trial.path(problem(RIGHT), DEVICE).name == "torch"
+    assert standin.trials() == []
+    assert _trial_store.Store(_trial_store.card(DEVICE)).read() == {}
+
+
+@pytest.mark.parametrize(
+    ("executable", "frozen", "words"),
+    [
+        ("", False, "this program is no Python that can be started once more"),
+        (None, False, "this program is no Python that can be started once more"),
+        (sys.executable, True, "this program is no Python that can be started once more"),
+        ("/no/such/python", False, "/no/such/python cannot be started (No such file or directory)"),
+        ("/bin/false", False, "the process for that ended (exit code 1)"),
+    ],
+)
+def test_a_program_that_is_no_python_has_no_trial(gpu, caplog, monkeypatch, executable, frozen, words):
+    monkeypatch.setattr(sys, "executable", executable)
+    monkeypatch.setattr(sys, "frozen", frozen, raising=False)
+    assert trial.path(problem(RIGHT), DEVICE).name == "torch"
+    assert f"could not be tried: {words}" in lines(caplog)[-1]
+
+
+def test_an_old_card_is_not_tried(gpu, caplog, monkeypatch):
+    standin.install(monkeypatch.setattr, capability=(7, 5))
+    for _ in range(2):
+        path = trial.path(problem(RIGHT), DEVICE)
+        new_process(monkeypatch)
+    reason = f"the Triton kernels need compute capability 8.0, {NAME} has 7.5"
+    assert path == paths.Path("torch", reason)
+    assert lines(caplog) == [f"PyTorch's slower operators take the place of the GPU kernels: {reason}"]
+    assert standin.trials() == []
+
+
+def test_without_triton_or_with_amd_or_without_a_gpu_there_is_a_reason(gpu, monkeypatch):
+    def reason(index=0):
+        new_process(monkeypatch)
+        return trial.path(problem(RIGHT), torch.device("cuda", index)).reason
+
+    assert reason(3) == "there is no GPU 3 here"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert reason() == "there is no GPU here that PyTorch can use"
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert reason() == "the Triton kernels are for NVIDIA GPUs"
+    monkeypatch.setattr(ops.kernels, "available", lambda: (False, "Triton is not installed"))
+    assert reason() == "Triton is not installed"
+
+
+def test_a_recorded_graph_takes_pytorchs_operators_and_nothing_is_tried(gpu, caplog, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    for _ in range(2):
+        path = trial.path(problem(RIGHT), DEVICE)
+    assert path.name == "torch"
+    assert "a CUDA graph is being recorded" in path.reason
+    assert len(lines(caplog)) == 1
+    assert standin.trials() == []
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    assert trial.path(problem(RIGHT), DEVICE).name == "triton"
+
+
+def test_a_path_that_is_asked_for_needs_no_verdict(gpu):
+    for name in ("triton", "torch", "reference"):
+        with ops.use(name):
+            assert paths.choose_for(problem(RIGHT), DEVICE).name == name
+    assert standin.trials() == []
+    assert paths.choose_for(problem(RIGHT, torch.float64), DEVICE).name == "torch"
+    assert paths.choose_for(problem(RIGHT)._replace(kernel_size=9), DEVICE).name == "torch"
+    assert standin.trials() == []
+    assert paths.choose_for(problem(RIGHT), torch.device("cuda")).name == "triton"  # the current one
+    assert paths.choose_for(problem(RIGHT), DEVICE).name == "triton"
+    assert standin.trials() == [RIGHT]
+
+
+def test_a_verdict_in_single_precision_is_for_one_way_of_multiplying(gpu):
+    exact = problem(RIGHT, torch.float32)
+    assert paths.choose_for(exact, DEVICE).name == "triton"
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        assert paths.choose_for(exact, DEVICE).name == "triton"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert standin.trials() == [RIGHT, RIGHT]
+
+
+def test_the_number_of_processes_fits_cores_and_memory(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16), raising=False)
+    assert [children.workers(gib * 2**30) for gib in (1, 8, 24, 80)] == [1, 2, 8, 8]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2))
+    assert children.workers(80 * 2**30) == 2
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert children.workers(80 * 2**30) == 4
+
+
+def test_a_child_ends_with_the_process_that_started_it(gpu):
+    child = children._Child(children.Job("cuda:0", NAME))
+    while not child.messages():
+        assert child.process.poll() is None
+    child.give(Case(problem(HANGING), ""))
+    child.process.stdin.close()
+    assert child.process.wait(timeout=60) == 0
+    child.end()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_kernels_of_a_small_network_pass_on_this_gpu(monkeypatch, tmp_path):
+    monkeypatch.setenv(native.CACHE, str(tmp_path))
+    found = trial.verdicts(MedNeXt(init_filters=16).problems(torch.bfloat16), torch.device("cuda"))
+    assert all(verdict.passed for verdict in found.values()), found
+    logging.getLogger(__name__).info("%s", found)

@@ -1,0 +1,167 @@
+"""What `mednextv2 doctor` shows; GPUs are stand-ins."""
+
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+import trial_standin as standin
+
+import mednextv2
+from mednextv2.__main__ import main
+from mednextv2.doctor import examine
+from mednextv2.errors import InputError
+from mednextv2.nets import create_mednext
+from mednextv2.ops import _trial_children as children
+from mednextv2.ops import native, paths
+from mednextv2.ops._trial_store import Verdict
+
+
+def call(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["mednextv2", "doctor", *map(str, arguments)])
+    code = 0
+    try:
+        main()
+    except SystemExit as e:
+        code = e.code
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def rows(text):
+    """The lines of a table, whatever the width of its columns."""
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
+@pytest.fixture
+def tried(monkeypatch, tmp_path):
+    """A GPU whose kernels are right but for those of 32 channels; returns what was tried, and how often."""
+    standin.install(monkeypatch.setattr)
+    monkeypatch.setenv(native.CACHE, str(tmp_path / "cache"))
+    monkeypatch.setattr(native, "load", lambda: (True, "AVX2"))
+    cases = []
+
+    def try_all(found, job, number):
+        for case in found:
+            cases.append(case)
+            wrong = case.problem.channels == 32 and not case.problem.transposed
+            yield case, Verdict("wrong", "gave other numbers") if wrong else Verdict("passed")
+
+    monkeypatch.setattr(children, "try_all", try_all)
+    return cases
+
+
+def test_without_a_gpu_it_says_so_and_shows_the_cpu_library(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, out, _ = call(monkeypatch, capsys)
+    shown = dict(row.split(maxsplit=1) for row in rows(out.replace("CPU kernels", "CPU")))
+    assert code == 0
+    assert shown["mednextv2"] == mednextv2.__version__
+    assert shown["PyTorch"].startswith(torch.__version__)
+    assert shown["GPU"].startswith("none that PyTorch can use: ")
+    loaded, reason = native.load()
+    assert shown["CPU"] == (f"{reason} ({native.built()})" if loaded else f"none: {reason}")
+
+
+def test_a_reason_is_given_for_a_gpu_that_is_not_there(monkeypatch):
+    def too_old():
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).\nPlease update it")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "init", too_old)
+    assert "none that PyTorch can use: The NVIDIA driver on your system is too old (found" in examine().text
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "CUDA_VISIBLE_DEVICES is ''" in examine().text
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert "it finds no device" in examine().text
+
+
+def test_a_gpu_is_shown_with_its_verdicts_and_a_failure_is_the_exit_code(tried, monkeypatch, capsys):
+    code, out, _ = call(monkeypatch, capsys, "--network", "v2_small")
+    problems = create_mednext("v2_small").problems(torch.bfloat16)
+    assert [case.problem for case in tried] == problems
+    assert code == 1
+    shown = rows(out)
+    assert f"GPU 0 {standin.NAME}, compute capability 9.0, 80 GiB" in shown
+    right = len(problems) - 2
+    assert f"kernels of v2_small, kernel 3, bfloat16: {right} of {len(problems)} kinds give PyTorch's numbers" in shown
+    assert "FAILED 32 channels, expansion to 64, kernel 3, bfloat16: gave other numbers" in shown
+    assert "right 64 channels, expansion to 128, kernel 3, bfloat16" in shown
+    assert sum(row.startswith("right") for row in shown) == right
+    (kept,) = (row.removeprefix("kept in ") for row in shown if row.startswith("kept in"))
+    assert Path(kept).is_file()
+
+    call(monkeypatch, capsys, "--network", "v2_small")
+    assert len(tried) == len(problems)
+    call(monkeypatch, capsys, "--network", "v2_small", "--dtype", "float16")
+    assert len(tried) == 2 * len(problems)
+    call(monkeypatch, capsys, "--network", "v2_small", "--repeat")
+    assert len(tried) == 3 * len(problems)
+    call(monkeypatch, capsys, "--network", "v2_small", "--dtype", "float16")  # these were not forgotten
+    assert len(tried) == 3 * len(problems)
+
+
+def test_what_could_not_be_tried_is_no_verdict(tried, monkeypatch):
+    monkeypatch.setattr(children, "try_all", lambda cases, *_: ((c, Verdict("memory", "no memory")) for c in cases))
+    found = examine("v2_tiny")
+    assert not found.well
+    assert "not tried 16 channels, expansion to 32, kernel 3, bfloat16: no memory" in rows(found.text)
+
+
+def test_equal_gpus_are_tried_once_and_old_ones_not(tried, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    old = types.SimpleNamespace(name="Old", major=7, minor=5, total_memory=2**34)
+    properties, capability = torch.cuda.get_device_properties, torch.cuda.get_device_capability
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda d: old if d.index == 2 else properties(d))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda d: (7, 5) if d.index == 2 else capability(d))
+    shown = rows(examine("v2_tiny", dtype="float16").text)
+    assert "kernels as of GPU 0" in shown
+    assert f"kernels none: the Triton kernels need compute capability 8.0, {standin.NAME} has 7.5" in shown
+    assert len(tried) == len(create_mednext("v2_tiny").problems(torch.float16))
+
+
+def test_a_cpu_library_that_could_not_be_built_is_the_exit_code(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(native, "load", lambda: (False, f"{native.BROKEN}: out of order"))
+    assert not examine().well
+    monkeypatch.setattr(native, "load", lambda: (False, "there is no C++ compiler (Debian: apt install g++)"))
+    found = examine()
+    assert found.well
+    assert "CPU kernels none: there is no C++ compiler (Debian: apt install g++)" in rows(found.text)
+
+
+def test_a_path_chosen_by_hand_is_shown(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(paths, "_wanted", "torch")
+    assert "MEDNEXTV2_OPS torch: chosen by hand, whatever is found here" in rows(examine().text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"network": "v3"}, "--network v3: there is no such size of MedNeXt; choose one of v1_s"),
+        ({"kernel_size": 4}, "--kernel_size 4: should be an odd whole number"),
+        ({"kernel_size": True}, "--kernel_size True: should be an odd whole number"),
+        ({"dtype": "float64"}, "--dtype float64: should be one of bfloat16, float16, float32"),
+        ({"repeat": "yes"}, "--repeat yes: is a switch"),
+    ],
+)
+def test_arguments_that_do_not_exist_are_refused(arguments, words):
+    with pytest.raises(InputError, match=words):
+        examine(**arguments)
+
+
+def test_misspelt_options_end_in_one_line(monkeypatch, capsys):
+    code, out, err = call(monkeypatch, capsys, "--netwrk", "v2_tiny")
+    assert (code, out) == (1, "")
+    assert err.strip() == "error: --netwrk: doctor has no such option; did you mean --network?"
+
+
+def test_every_size_of_network_is_named_in_the_help():
+    from mednextv2.__main__ import doctor
+    from mednextv2.nets.variants import VARIANTS
+
+    assert all(name in doctor.__doc__ for name in VARIANTS)
