@@ -13,10 +13,11 @@ from torch import Tensor
 
 from mednextv2.ops import paths
 from mednextv2.ops._trial_store import Case
+from mednextv2.ops.block import block
 from mednextv2.ops.depthwise import depthwise
 from mednextv2.ops.folded_mlp import folded_mlp
+from mednextv2.ops.parameters import Convolution, Mlp
 from mednextv2.ops.problems import Problem
-from mednextv2.ops.residual_block import residual_block
 
 # Relative errors by norms, as in the operators' tests; in float32 a little more, since sums here are over more voxels.
 # PyTorch's path and the C++ one stay below 4e-6 and 1e-2; what is broken is off by far more.
@@ -78,16 +79,15 @@ def sizes(problem: Problem, work: float) -> list[Size]:
 
 def run(problem: Problem, x: dict[str, Tensor | None]) -> dict[str, Tensor]:
     """Apply the operators of a problem to its inputs by name; returns the outputs by name."""
-    mlp = [x.get(name) for name in _MLP]
+    mlp = Mlp(*(x.get(name) for name in _MLP))
     if not problem.kernel_size:
         return {"output": folded_mlp(x["x"], *mlp, x.get("residual"))}
-    resampling = (problem.stride, problem.transposed)
-    if problem.expanded and problem.residual and resampling == (1, False):
-        return {"output": residual_block(x["x"], x["weight"], x["bias"], *mlp)}
-    y, statistics = depthwise(x["x"], x["weight"], x["bias"], *resampling)
+    convolution = Convolution(x["weight"], x["bias"], problem.stride, problem.transposed)
     if not problem.expanded:
+        y, statistics = depthwise(x["x"], *convolution)
         return {"output": y, "mean": statistics[0], "variance": statistics[1]}
-    return {"output": folded_mlp(y, *mlp, x.get("residual"), statistics=statistics)}
+    own = problem.residual and (problem.stride, problem.transposed) == (1, False)
+    return {"output": block(x["x"], convolution, mlp, x["x"] if own else x.get("residual"))}
 
 
 def inputs(problem: Problem, size: Size, device: str) -> dict[str, Tensor]:
