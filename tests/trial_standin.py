@@ -68,9 +68,9 @@ def prepare(device):
     return what if what == "Another GPU" else NAME
 
 
-def compare(case, device, alive):
+def compare(problem, device, alive):
     """Take the place of `_trial_compare.compare`."""
-    channels, before = case.problem.channels, trials()
+    channels, before = problem.channels, trials()
     with open(os.environ["TRIAL_LOG"], "a") as file:
         file.write(f"{channels}\n")
     print("a library that writes to the standard output")

@@ -245,10 +245,18 @@ def inside(problem: Problem) -> Problem:
     return problem._replace(kernel_size=0, stride=1, transposed=False)
 
 
+def convolution_alone(problem: Problem) -> Problem:
+    """Return the problem of a block's convolution alone, as it is in float32, where its inside has no kernels."""
+    return problem._replace(expanded=0, out_channels=problem.channels, grn=False, residual=False)
+
+
 def _problems(block: MedNeXtBlock, dtype: torch.dtype) -> list[Problem]:
     whole = block_problem(block, dtype)
+    if dtype == torch.float32:
+        return [convolution_alone(whole)]
     if whole.kernel_size not in paths.KERNEL_SIZES:
-        whole = inside(whole)
+        alone = inside(whole)
+        return list(dict.fromkeys([alone, alone._replace(residual=False)]))  # a backward pass asks for the second
     if block.drop_path_rate > 0.0 and block.residual:  # in training the residual is added after the drop
         return [whole, whole._replace(residual=False)]
     return [whole]

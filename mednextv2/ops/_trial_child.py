@@ -14,6 +14,7 @@ import threading
 import torch
 
 from mednextv2.ops import _trial_store as store
+from mednextv2.ops.problems import Problem
 
 
 def main(device: str, runner: str) -> None:
@@ -29,7 +30,7 @@ def main(device: str, runner: str) -> None:
     def tell(**message: object) -> None:
         print(json.dumps(message), file=pipe, flush=True)
 
-    cases: queue.SimpleQueue[store.Case] = queue.SimpleQueue()
+    cases: queue.SimpleQueue[Problem] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(cases,), daemon=True).start()
     try:
         trial = importlib.import_module(runner)

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from mednextv2.ops import _trial_store as store
 from mednextv2.ops import paths
-from mednextv2.ops._trial_store import Case, Verdict
+from mednextv2.ops._trial_store import Verdict
+from mednextv2.ops.problems import Problem
 
 LIMIT_S = 120.0  # without a sign of life; there is one after each step, and a step may compile half a dozen kernels
 START_S = 120.0  # until a process is ready: it imports PyTorch, from a slow disk maybe
@@ -48,7 +49,7 @@ def workers(memory: int) -> int:
     return max(1, min(MOST, cores, memory // (MEMORY_GIB * 2**30)))
 
 
-def try_all(cases: Sequence[Case], job: Job, number: int) -> Iterator[tuple[Case, Verdict]]:
+def try_all(cases: Sequence[Problem], job: Job, number: int) -> Iterator[tuple[Problem, Verdict]]:
     """Try cases in several processes; yields each with its verdict as that comes.
 
     What ended a process, hung or found no memory while others ran beside it is tried once more alone.
@@ -91,11 +92,11 @@ class _Round:
         unable: Why a process could not start; then no other is started.
     """
 
-    def __init__(self, cases: Sequence[Case], job: Job, number: int) -> None:
+    def __init__(self, cases: Sequence[Problem], job: Job, number: int) -> None:
         self.waiting, self.job, self.number, self.unable = deque(cases), job, number, ""
         self.children: list[_Child] = []
 
-    def run(self) -> Iterator[tuple[Case, Verdict]]:
+    def run(self) -> Iterator[tuple[Problem, Verdict]]:
         """Yield each case with its verdict."""
         try:
             while self.waiting or self.children:
@@ -117,7 +118,7 @@ class _Round:
                 self.unable = f"{sys.executable} cannot be started ({e.strerror or e})"
             idle += 1
 
-    def _hear(self, child: "_Child") -> Iterator[tuple[Case, Verdict]]:
+    def _hear(self, child: "_Child") -> Iterator[tuple[Problem, Verdict]]:
         """Take the messages of a child, or its end; give it the next case, or let it go."""
         for message in child.messages():
             if "ready" in message and message["ready"] != self.job.gpu:
@@ -170,7 +171,7 @@ class _Child:
     """One process; `case` is what it is trying, None before it is ready and in between."""
 
     def __init__(self, job: Job) -> None:
-        self.case: Case | None = None
+        self.case: Problem | None = None
         self.closed = False
         self._line = b""
         # CUBLAS: sums in a fixed order; the setting: no verdict is asked for where one is made
@@ -185,7 +186,7 @@ class _Child:
         self.errors = ""  # the end of its standard error, once it has ended
         self.deadline = time.monotonic() + START_S
 
-    def give(self, case: Case) -> None:
+    def give(self, case: Problem) -> None:
         """Let it try a case."""
         self.case, self.deadline = case, time.monotonic() + LIMIT_S
         with contextlib.suppress(OSError):  # it has died, as its other pipe will tell

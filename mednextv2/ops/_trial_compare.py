@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from mednextv2.ops import paths
-from mednextv2.ops._trial_store import Case
 from mednextv2.ops.block import block
 from mednextv2.ops.depthwise import depthwise
 from mednextv2.ops.folded_mlp import folded_mlp
@@ -22,7 +21,9 @@ from mednextv2.ops.problems import Problem
 # Relative errors by norms, as in the operators' tests; in float32 a little more, since sums here are over more voxels.
 # PyTorch's path and the C++ one stay below 4e-6 and 1e-2; what is broken is off by far more.
 TOLERANCE = {torch.float32: 3e-5, torch.float16: 2e-2, torch.bfloat16: 2e-2}
-WORK = 6e6  # expanded elements of a sample: then every program of a kernel has several tiles, and all take milliseconds
+# Expanded elements of a sample: then every program of a kernel has several tiles, products take their large tiles (see
+# `_folded_mlp_triton`; at the tiny size they take the small ones), and all takes milliseconds.
+WORK = 2e7
 _TINY = {2: (7, 5), 3: (3, 5, 7)}  # voxels inside the block
 _MLP = ("norm_weight", "norm_bias", "w1", "b1", "gamma", "beta", "w2", "b2")
 
@@ -46,11 +47,11 @@ def prepare(device: str) -> str:
     return torch.cuda.get_device_name(device)
 
 
-def compare(case: Case, device: str, alive: Callable[[], None], work: float = WORK) -> str | None:
-    """Try the kernels for a case.
+def compare(problem: Problem, device: str, alive: Callable[[], None], work: float = WORK) -> str | None:
+    """Try the kernels for a problem.
 
     Args:
-        case: What to try.
+        problem: What to try.
         device: Such as `cuda:0`.
         alive: Called after each step, each of which may compile kernels.
         work: Expanded elements of a sample of the larger images.
@@ -58,11 +59,9 @@ def compare(case: Case, device: str, alive: Callable[[], None], work: float = WO
     Returns:
         What is wrong, or None.
     """
-    if case.precision:
-        torch.set_float32_matmul_precision("high" if case.precision == "tf32x3" else "highest")
     torch.manual_seed(0)
-    for size in sizes(case.problem, work):
-        fault = _compare(case.problem, size, device, alive)
+    for size in sizes(problem, work):
+        fault = _compare(problem, size, device, alive)
         if fault:
             return f"{fault} (for {size.samples} × {'×'.join(map(str, size.space))} voxels)"
     return None

@@ -38,18 +38,6 @@ class Card(NamedTuple):
     kernels: str
 
 
-class Case(NamedTuple):
-    """What is tried.
-
-    Attributes:
-        problem: What the kernels are compiled for.
-        precision: How they multiply float32 matrices, as `_triton_configs.precision` says; empty for half precision.
-    """
-
-    problem: Problem
-    precision: str
-
-
 class Verdict(NamedTuple):
     """What came out.
 
@@ -101,19 +89,18 @@ def _kernels() -> str:
     return digest.hexdigest()[:16]
 
 
-def to_json(case: Case) -> dict[str, Any]:
-    """Return a case as what JSON can hold."""
-    problem = case.problem._asdict()
-    return {**problem, "dtype": str(problem["dtype"]).removeprefix("torch."), "precision": case.precision}
+def to_json(problem: Problem) -> dict[str, Any]:
+    """Return a problem as what JSON can hold."""
+    return {**problem._asdict(), "dtype": str(problem.dtype).removeprefix("torch.")}
 
 
-def from_json(value: dict[str, Any]) -> Case:
+def from_json(value: dict[str, Any]) -> Problem:
     """Undo :func:`to_json`; raises ValueError or TypeError for anything else."""
     fields = dict(value)
-    precision, dtype = fields.pop("precision", None), getattr(torch, str(fields.pop("dtype", None)), None)
-    if not isinstance(precision, str) or not isinstance(dtype, torch.dtype):
-        raise ValueError(f"no case: {value}")
-    return Case(Problem(**fields, dtype=dtype), precision)
+    dtype = getattr(torch, str(fields.pop("dtype", None)), None)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"no problem: {value}")
+    return Problem(**fields, dtype=dtype)
 
 
 class Store:
@@ -129,7 +116,7 @@ class Store:
         self.path = native.cache_folder() / f"kernels-{digest}.json"
         self._complained = False
 
-    def read(self) -> dict[Case, Verdict]:
+    def read(self) -> dict[Problem, Verdict]:
         """Return what is known; a damaged file is thrown away with a warning."""
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
@@ -145,7 +132,7 @@ class Store:
                 self.path.unlink(missing_ok=True)
             return {}
 
-    def write(self, verdicts: dict[Case, Verdict]) -> None:
+    def write(self, verdicts: dict[Problem, Verdict]) -> None:
         """Replace what is kept by those of these verdicts that are final."""
         rows = [{"case": to_json(c), "kind": v.kind, "reason": v.reason} for c, v in verdicts.items() if v.final]
         text = json.dumps({"combination": self.card._asdict(), "verdicts": rows}, indent=1)

@@ -69,7 +69,13 @@ def explain(
         >>> len(explain(create_mednext("v2_tiny"), (1, 1, 64, 64, 64)))
         52
     """
-    from mednextv2.nets.mednext import MedNeXt, block_problem, check_spatial_shape, inside  # nets import ops
+    from mednextv2.nets.mednext import (  # nets import ops
+        MedNeXt,
+        block_problem,
+        check_spatial_shape,
+        convolution_alone,
+        inside,
+    )
 
     if not isinstance(network, MedNeXt):
         raise ValueError(
@@ -99,7 +105,8 @@ def explain(
         channels = block.depthwise.in_channels
         whole = block_problem(block, dtype)
         depthwise = mlp = paths.choose_for(whole, device)
-        if whole.kernel_size not in paths.KERNEL_SIZES:
+        if depthwise.name == paths.TORCH:  # then its halves are asked for themselves
+            depthwise = paths.choose_for(convolution_alone(whole), device)
             mlp = paths.choose_for(inside(whole), device)
         for operator, path in (("depthwise", depthwise), ("folded_mlp", mlp)):
             layers.append(Layer(name, operator, f"{channels} × {'×'.join(map(str, size))}", path.name, path.reason))

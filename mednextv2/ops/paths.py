@@ -81,7 +81,15 @@ def choose_for(problem: Problem, device: torch.device) -> Path:
         from mednextv2.ops import trial  # here, since it imports the operators' tables, and these this file
 
         return trial.path(problem, device)
-    return choose(device.type, problem.dtype, problem.kernel_size or None)
+    return of_kind(problem, device.type)
+
+
+def of_kind(problem: Problem, device: str) -> Path:
+    """Decide for one class of blocks on a kind of device, such as `cuda`, without a trial."""
+    path = choose(device, problem.dtype, problem.kernel_size or None)
+    if path.name == TRITON and problem.expanded and problem.dtype == torch.float32:
+        return Path(TORCH, "products in float32 are cuBLAS's, on tensor cores only where PyTorch may use TF32")
+    return path
 
 
 def by_verdict(device: torch.device) -> bool:

@@ -16,14 +16,13 @@ from tqdm import tqdm
 
 from mednextv2.ops import _trial_children as children
 from mednextv2.ops import _trial_store as store
-from mednextv2.ops import _triton_configs as configs
 from mednextv2.ops import kernels, paths
-from mednextv2.ops._trial_store import Case, Verdict
+from mednextv2.ops._trial_store import Verdict
 from mednextv2.ops.problems import Problem
 
 logger = logging.getLogger(__name__)
 
-_known: dict[tuple[int, Case], paths.Path] = {}  # by index of the device; for the life of this process
+_known: dict[tuple[int, Problem], paths.Path] = {}  # by index of the device; for the life of this process
 _said: set[str] = set()  # lines about what no trial can change
 _one_at_a_time = threading.RLock()
 
@@ -59,7 +58,7 @@ def ensure(problems: Iterable[Problem], device: torch.device) -> bool:
         unknown = [problem for problem in dict.fromkeys(problems) if _key(problem, device) not in _known]
         if not unknown:
             return True
-        chosen = {problem: paths.choose("cuda", problem.dtype, problem.kernel_size or None) for problem in unknown}
+        chosen = {problem: paths.of_kind(problem, "cuda") for problem in unknown}
         unfit = kernels.unfit(device)
         if unfit:
             chosen = {p: paths.Path(paths.TORCH, unfit) if c.name == paths.TRITON else c for p, c in chosen.items()}
@@ -83,19 +82,18 @@ def verdicts(problems: Iterable[Problem], device: torch.device, repeat: bool = F
         device: A CUDA device that :func:`mednextv2.ops.kernels.unfit` has nothing against.
         repeat: Try all of them again.
     """
-    cases = {problem: _case(problem) for problem in problems}
-    if not cases:
+    asked = list(dict.fromkeys(problems))
+    if not asked:
         return {}
     kept = store.Store(store.card(device))
     known = kept.read()
-    if repeat or any(case not in known for case in cases.values()):
+    if repeat or any(problem not in known for problem in asked):
         with kept.lock():
             known = kept.read()  # another process may have tried them while this one waited
-            asked = dict.fromkeys(cases.values())
             if repeat:
-                known = {case: verdict for case, verdict in known.items() if case not in asked}
-            known = _try([case for case in asked if case not in known], known, kept, device)
-    return {problem: known[case] for problem, case in cases.items()}
+                known = {problem: verdict for problem, verdict in known.items() if problem not in asked}
+            known = _try([problem for problem in asked if problem not in known], known, kept, device)
+    return {problem: known[problem] for problem in asked}
 
 
 def warn(found: dict[Problem, Verdict], device: torch.device) -> None:
@@ -131,19 +129,21 @@ def in_words(problem: Problem) -> str:
     return ", ".join([*words, str(problem.dtype).removeprefix("torch.")])
 
 
-def _try(cases: list[Case], known: dict[Case, Verdict], kept: store.Store, device: torch.device) -> dict[Case, Verdict]:
-    """Return `known` with the verdicts on `cases`, which are kept as they come."""
-    if not cases:
+def _try(
+    problems: list[Problem], known: dict[Problem, Verdict], kept: store.Store, device: torch.device
+) -> dict[Problem, Verdict]:
+    """Return `known` with the verdicts on `problems`, which are kept as they come."""
+    if not problems:
         return known
     properties = torch.cuda.get_device_properties(device)
     job = children.Job(f"cuda:{_index(device)}", properties.name)
-    logger.warning("Trying the kernels for %s on %s, once for this installation", _kinds(len(cases)), job.gpu)
+    logger.warning("Trying the kernels for %s on %s, once for this installation", _kinds(len(problems)), job.gpu)
     found = dict(known)
-    steps = children.try_all(cases, job, children.workers(properties.total_memory))
+    steps = children.try_all(problems, job, children.workers(properties.total_memory))
     # a bar on terminals only
-    with closing(steps), tqdm(total=len(cases), desc="GPU kernels", unit="kind", disable=None, leave=False) as bar:
-        for case, verdict in steps:
-            found[case] = verdict
+    with closing(steps), tqdm(total=len(problems), desc="GPU kernels", unit="kind", disable=None, leave=False) as bar:
+        for problem, verdict in steps:
+            found[problem] = verdict
             kept.write(found)
             bar.update()
     return found
@@ -155,12 +155,8 @@ def _as_path(verdict: Verdict) -> paths.Path:
     return paths.Path(paths.TORCH, f"the Triton kernels {verdict.reason}")
 
 
-def _case(problem: Problem) -> Case:
-    return Case(problem, configs.precision() if problem.dtype == torch.float32 else "")
-
-
-def _key(problem: Problem, device: torch.device) -> tuple[int, Case]:
-    return _index(device), _case(problem)
+def _key(problem: Problem, device: torch.device) -> tuple[int, Problem]:
+    return _index(device), problem
 
 
 def _index(device: torch.device) -> int:

@@ -52,8 +52,11 @@ def test_problems_are_those_of_the_blocks():
     assert {down, up} <= set(found)
     assert len(found) == len(set(found)) == 4 + 4 + 1 + 4 + 4  # encoder and decoder differ in their expansion
     assert all(p.kernel_size == 0 and p.stride == 1 for p in MedNeXt(kernel_size=9).problems(torch.float16))
-    dropped = MedNeXt(init_filters=4, drop_path_rate=0.5).problems(torch.float32)
-    assert Problem(3, 64, 128, 64, 3, 1, False, True, False, torch.float32) in dropped
+    dropped = MedNeXt(init_filters=4, drop_path_rate=0.5).problems(torch.bfloat16)
+    assert Problem(3, 64, 128, 64, 3, 1, False, True, False, torch.bfloat16) in dropped
+    single = MedNeXt(init_filters=4).problems(torch.float32)  # products in float32 are cuBLAS's
+    assert single[0] == Problem(3, 4, 0, 4, 3, 1, False, False, False, torch.float32)
+    assert len(single) == 5 + 4 + 4
 
 
 @pytest.mark.parametrize(

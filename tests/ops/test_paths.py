@@ -59,7 +59,7 @@ def test_explain_tells_the_inside_of_a_block_whose_convolution_has_no_kernels(mo
     asked = []
     monkeypatch.setattr(paths, "choose_for", lambda problem, _: asked.append(problem) or paths.Path("torch", "a test"))
     ops.explain(create_mednext("v2_tiny", kernel_size=9), (1, 1, 16, 16, 16))
-    assert [problem.kernel_size for problem in asked[:4]] == [9, 0, 9, 0]
+    assert [(p.kernel_size, p.expanded > 0) for p in asked[:3]] == [(9, True), (9, False), (0, True)]
 
 
 def test_explain_refuses_what_it_does_not_know():

@@ -18,7 +18,7 @@ from mednextv2 import ops
 from mednextv2.nets import MedNeXt
 from mednextv2.ops import _trial_child, _trial_store, native, paths, trial
 from mednextv2.ops import _trial_children as children
-from mednextv2.ops._trial_store import Case, Verdict
+from mednextv2.ops._trial_store import Verdict
 
 STANDIN = Path(standin.__file__).parent
 
@@ -93,7 +93,7 @@ def test_a_gpu_that_takes_one_process_at_a_time_is_served_by_one(gpu, monkeypatc
 
 
 def test_nothing_goes_on_after_an_interruption(gpu):
-    cases = [Case(problem(kind), "") for kind in (HANGING, RIGHT)]
+    cases = [problem(kind) for kind in (HANGING, RIGHT)]
     steps = children._Round(cases, children.Job("cuda:0", NAME), 2)
     run = steps.run()
     assert next(run) == (cases[1], Verdict("passed"))
@@ -164,7 +164,7 @@ def test_a_lock_is_waited_for_and_its_holders_verdicts_are_read(gpu, caplog, mon
     def busy_at_first(file, how):
         calls.append(how)
         if len(calls) == 1:
-            kept.write({Case(problem(RIGHT), ""): Verdict("wrong", "gave other numbers")})  # what its holder does
+            kept.write({problem(RIGHT): Verdict("wrong", "gave other numbers")})  # what its holder does
             raise BlockingIOError
         flock(file, how)
 
@@ -278,18 +278,6 @@ def test_a_path_that_is_asked_for_needs_no_verdict(gpu):
     assert standin.trials() == [RIGHT]
 
 
-def test_a_verdict_in_single_precision_is_for_one_way_of_multiplying(gpu):
-    exact = problem(RIGHT, torch.float32)
-    assert paths.choose_for(exact, DEVICE).name == "triton"
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        assert paths.choose_for(exact, DEVICE).name == "triton"
-    finally:
-        torch.set_float32_matmul_precision(before)
-    assert standin.trials() == [RIGHT, RIGHT]
-
-
 def test_the_number_of_processes_fits_cores_and_memory(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16), raising=False)
     assert [children.workers(gib * 2**30) for gib in (1, 8, 24, 80)] == [1, 2, 8, 8]
@@ -304,7 +292,7 @@ def test_a_child_ends_with_the_process_that_started_it(gpu):
     child = children._Child(children.Job("cuda:0", NAME))
     while not child.messages():
         assert child.process.poll() is None
-    child.give(Case(problem(HANGING), ""))
+    child.give(problem(HANGING))
     child.process.stdin.close()
     assert child.process.wait(timeout=60) == 0
     child.end()

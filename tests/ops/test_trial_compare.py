@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from mednextv2.ops import _trial_compare, paths
-from mednextv2.ops._trial_store import Case
+from mednextv2.nets import create_mednext
+from mednextv2.ops import Mlp, Settings, _folded_mlp_triton, _trial_compare, _triton_configs, paths
 from mednextv2.ops.problems import Problem
 
 SMALL = Problem(3, 6, 18, 6, 3, 1, False, True, True, torch.float32)
@@ -28,8 +28,7 @@ PROBLEMS = {
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_the_comparison_passes_what_is_right(name):
     alive = []
-    case = Case(PROBLEMS[name], "ieee" if PROBLEMS[name].dtype == torch.float32 else "")
-    assert _trial_compare.compare(case, "cpu", lambda: alive.append(True), work=2e4) is None
+    assert _trial_compare.compare(PROBLEMS[name], "cpu", lambda: alive.append(True), work=2e4) is None
     assert len(alive) == 3 * 4
     assert not torch.are_deterministic_algorithms_enabled()
 
@@ -67,7 +66,7 @@ def spoiled(y, x):
 )
 def test_the_comparison_finds_what_is_wrong(monkeypatch, change, words):
     tampered(monkeypatch, change)
-    fault = _trial_compare.compare(Case(SMALL, ""), "cpu", lambda: None, work=2e4)
+    fault = _trial_compare.compare(SMALL, "cpu", lambda: None, work=2e4)
     assert words in (fault or "nothing")
 
 
@@ -77,13 +76,12 @@ def test_memory_is_dirty_in_a_trial(monkeypatch):
         return torch.cat([y[:, :-1], hole[:, -1:]], 1)
 
     tampered(monkeypatch, leaves_a_hole)
-    assert "NaN" in _trial_compare.compare(Case(SMALL, ""), "cpu", lambda: None, work=2e4)
+    assert "NaN" in _trial_compare.compare(SMALL, "cpu", lambda: None, work=2e4)
 
 
 INTERPRETED = """
 import json, torch
 from mednextv2.ops import _trial_compare, paths
-from mednextv2.ops._trial_store import Case
 from mednextv2.ops.problems import Problem
 from mednextv2.ops._trial_kernel import add_one
 choose = paths.choose
@@ -95,9 +93,9 @@ torch.cuda.set_device = lambda _: None
 torch.cuda.get_device_name = lambda _: "the interpreter"
 _trial_compare._TINY[2] = (3, 2)
 print(_trial_compare.prepare("cpu"))
-problem = Problem(2, 3, 6, 3, 3, 1, False, True, True, torch.float32)
+problem = Problem(2, 3, 6, 3, 3, 1, False, True, True, torch.bfloat16)
 _trial_compare.sizes = lambda *_: [_trial_compare.Size(1, (3, 2))]
-print(_trial_compare.compare(Case(problem, "ieee"), "cpu", lambda: None))
+print(_trial_compare.compare(problem, "cpu", lambda: None))
 """
 
 
@@ -106,3 +104,25 @@ def test_the_comparison_runs_triton_kernels():
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     result = subprocess.run([sys.executable, "-c", INTERPRETED], capture_output=True, text=True, env=environment)
     assert result.stdout.splitlines() == ["the interpreter", "None"], result.stderr
+
+
+def test_the_sizes_take_every_configuration_that_a_network_takes():
+    # products have one for few tiles of voxels and one for many
+    with torch.device("meta"):
+        problems = create_mednext("v2_base").problems(torch.bfloat16)
+    wide = [p for p in problems if not _folded_mlp_triton.is_thin(p.channels, p.expanded, p.out_channels)]
+    assert len(wide) == 3 + 3 + 3
+    for problem in wide:
+        for name, width in (("compress", problem.out_channels), ("input", problem.channels)):
+            found = [grid_of(problem, size, name, width) for size in _trial_compare.sizes(problem, _trial_compare.WORK)]
+            assert set(found) == {_triton_configs.SMALL, _triton_configs.LARGE}
+
+
+def grid_of(problem, size, name, width):
+    """Return which configuration a product takes."""
+    y = torch.empty(size.samples, problem.channels, *size.space, dtype=problem.dtype, device="meta")
+    w1, w2 = (torch.empty(n, problem.expanded, device="meta") for n in (problem.channels, problem.out_channels))
+    mlp = Mlp(w1, w1, w1.t(), w1, w1, w1, w2, w2)
+    config, _ = _folded_mlp_triton._Launch(y, mlp, Settings())._product_grid(name, width)
+    table = _triton_configs.UNTUNED[name, _triton_configs.HALF]
+    return next(size for size, entry in table.items() if entry == config)

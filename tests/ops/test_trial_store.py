@@ -6,7 +6,7 @@ import trial_standin as standin
 from trial_standin import DEVICE, problem
 
 from mednextv2.ops import _trial_store, native
-from mednextv2.ops._trial_store import Case, Verdict
+from mednextv2.ops._trial_store import Verdict
 
 
 @pytest.fixture
@@ -48,10 +48,10 @@ def test_a_damaged_file_is_made_anew(gpu, caplog, content):
 def test_verdicts_survive_writing_and_reading(gpu):
     kept = _trial_store.Store(_trial_store.card(DEVICE))
     verdicts = {
-        Case(problem(1), ""): Verdict("passed"),
-        Case(problem(2, torch.float32), "tf32x3"): Verdict("hung", "did not end within 60 s"),
+        problem(1): Verdict("passed"),
+        problem(2, torch.float32): Verdict("hung", "did not end within 60 s"),
     }
-    kept.write({**verdicts, Case(problem(3), ""): Verdict("memory", "could not be tried")})
+    kept.write({**verdicts, problem(3): Verdict("memory", "could not be tried")})
     assert kept.read() == verdicts
     kept.path.write_text(kept.path.read_text().replace('"hung"', '"bored"'))
     assert kept.read() == {}
