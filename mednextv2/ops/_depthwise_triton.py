@@ -41,8 +41,8 @@ def moments(parts: Moments, x: Tensor) -> tuple[Tensor, Tensor]:
     block, tiles = configs.MOMENTS
     with torch.cuda.device_of(x):
         moments_kernel[triton.cdiv(channels, block), samples](
-            *parts, mean, variance, parts.counts.shape[0], C=channels, BLOCK_M=block, BLOCK_T=tiles
-        )
+            *parts, mean, variance, parts.counts.shape[0], C=channels, BLOCK_M=block, BLOCK_T=tiles, num_warps=8
+        )  # fmt: skip
     return mean, variance
 
 

@@ -26,6 +26,7 @@ from mednextv2.ops._triton_parts import (
     norm_gradient,
     normed,
     rounded,
+    shared_gradient,
     store_tile,
 )
 
@@ -73,7 +74,7 @@ def output_kernel(y, mean, variance, w1n, b1n, w2n, b2n, residual, out, voxels, 
         rows = (tile * BLOCK_P + tl.arange(0, BLOCK_P)).to(tl.int64)
         z = rounded(normed(y, m, r, rows, voxels, c, C), y.dtype.element_ty)
         total = tl.zeros([BLOCK_P, BLOCK_O], tl.float32)
-        for start in tl.static_range(0, E, BLOCK_E):
+        for start in range(0, E, BLOCK_E):
             e = start + tl.arange(0, BLOCK_E)
             u = dot(z, load_tile(w1n, c, e, 1, C, C, E), None) + load_vector(b1n, e, E)[None, :]
             total = dot(rounded(gelu(u, HALF), z.dtype), load_tile(w2n, e, o, 1, E, E, OUT), total)
@@ -114,23 +115,23 @@ def compression_kernel(grad, y, mean, variance, w1n, b1n, g2, d_sum, voxels, til
 
 
 @triton.jit(do_not_specialize=[*_FREE, "BLOCKS"])
-def expansion_kernel(grad, y, mean, variance, w1n, b1n, w2n, change, shared, g, sums, dz, voxels, tiles, eps, BLOCKS,
-                     GRN: tl.constexpr, C: tl.constexpr, E: tl.constexpr, OUT: tl.constexpr, BLOCK_P: tl.constexpr,
-                     BLOCK_C: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_B: tl.constexpr,
-                     HALF: tl.constexpr):  # fmt: skip
+def expansion_kernel(grad, y, mean, variance, w1n, b1n, w2n, change, inverse, shared, sums, dz, voxels, tiles, eps,
+                     BLOCKS, GRN: tl.constexpr, C: tl.constexpr, E: tl.constexpr, OUT: tl.constexpr,
+                     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_O: tl.constexpr,
+                     BLOCK_B: tl.constexpr, HALF: tl.constexpr):  # fmt: skip
     """Sum `du^T z` and, behind it in `sums`, `du`, over the voxels of `tiles` tiles, and store `dz = du W1'`."""
     blocks: tl.constexpr = (E + BLOCK_E - 1) // BLOCK_E
     c, o = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_O)
     split, n = tl.program_id(0), tl.program_id(1).to(tl.int64)
     y, grad, dz, w2n = y + n * voxels * C, grad + n * voxels * OUT, dz + n * voxels * C, w2n + n * GRN * OUT * E
-    change, shared, g = change + n * E, shared + n * BLOCKS, g + n * E
+    if GRN:
+        change, inverse = change + n * E, inverse + n * E
+        common = shared_gradient(shared + n * BLOCKS, BLOCKS, BLOCK_B)
     m, r = load_vector(mean + n * C, c, C), inverse_deviation(variance + n * C, c, eps, C)
-    totals, columns, ks = (), (), ()
-    for i in tl.static_range(blocks):
+    totals, columns = (), ()
+    for _ in tl.static_range(blocks):
         totals = totals + (tl.zeros([BLOCK_E, BLOCK_C], tl.float32),)
         columns = columns + (tl.zeros([BLOCK_E, 16], tl.float32),)
-        if GRN:
-            ks = ks + (norm_gradient(change, shared, g, i * BLOCK_E + tl.arange(0, BLOCK_E), BLOCKS, E, BLOCK_B),)
     ones = tl.full([BLOCK_P, 16], 1.0, y.dtype.element_ty)  # a product with it sums over voxels
     for tile in range(split * tiles, tl.minimum((split + 1) * tiles, tl.cdiv(voxels, BLOCK_P))):
         rows = (tile * BLOCK_P + tl.arange(0, BLOCK_P)).to(tl.int64)
@@ -144,7 +145,7 @@ def expansion_kernel(grad, y, mean, variance, w1n, b1n, w2n, change, shared, g, 
             du = dot(d, load_tile(w2n, o, e, E, 1, OUT, E), None)
             h, slope = gelu_and_slope(u, HALF)
             if GRN:
-                du += h * ks[i][None, :]
+                du += h * norm_gradient(change, inverse, common, e, E)[None, :]
             du = rounded(tl.where((rows < voxels)[:, None], du * slope, 0.0), z.dtype)
             total = dot(du, tl.trans(w), total)
             du = tl.trans(du)

@@ -107,14 +107,15 @@ def response_kernel(squares, gamma, beta, w2, b2, g, w2n, b2n, splits, eps, GRN_
 
 
 @triton.jit(do_not_specialize=["samples", "splits", "sum_splits", "eps"])
-def scale_gradient_kernel(g2, d_sum, w2, gamma, beta, g, w2n, change, shared, dw2, db2, dgamma, dbeta, samples, splits,
-                          sum_splits, eps, GRN: tl.constexpr, GRN_SUM: tl.constexpr, E: tl.constexpr,
+def scale_gradient_kernel(g2, d_sum, w2, gamma, beta, g, w2n, change, inverse, shared, dw2, db2, dgamma, dbeta,
+                          samples, splits, sum_splits, eps, GRN: tl.constexpr, GRN_SUM: tl.constexpr, E: tl.constexpr,
                           OUT: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_S: tl.constexpr,
                           BLOCK_N: tl.constexpr, UNROLL: tl.constexpr):  # fmt: skip
     """Compute the gradients of a block of columns of `W2`, and of GRN, from `G2` and the sums of `D`.
 
-    `change` is `dn / d` of every channel, and `shared` this program's part of `sum(dn g) / d²` (over E for the mean's
-    form): their difference over `g` is `k`.
+    With `dn` the gradient of GRN's `n`: `change` is `dn / (d g)` of every channel, `inverse` is `1 / g` (both are zero
+    where `g` is), and `shared` this program's part of `sum(dn g) / d²` (over E for the mean's form). So `k` is `change`
+    less the sum of all programs' `shared` times `inverse`.
     """
     e, o = tl.program_id(0) * BLOCK_E + tl.arange(0, BLOCK_E), tl.arange(0, BLOCK_O)
     db = tl.zeros([BLOCK_O], tl.float32)
@@ -139,7 +140,9 @@ def scale_gradient_kernel(g2, d_sum, w2, gamma, beta, g, w2n, change, shared, dw
             ds = tl.sum(w * part, 1)
             scale = 1.0 + gain * (norm / denominator)
             dn = ds * gain
-            tl.store(change + n * E + e, dn / denominator, mask=e < E)
+            over = tl.where(norm > 0, 1.0 / tl.where(norm > 0, norm, 1.0), 0.0)
+            tl.store(change + n * E + e, dn / denominator * over, mask=e < E)
+            tl.store(inverse + n * E + e, over, mask=e < E)
             own = tl.sum(dn * norm, 0) / (denominator * denominator)
             tl.store(shared + n * tl.num_programs(0) + tl.program_id(0), own if GRN_SUM else own / E)
             d_gain += ds * (norm / denominator)

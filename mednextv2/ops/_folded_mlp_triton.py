@@ -19,7 +19,10 @@ from mednextv2.ops import _triton_configs as configs
 from mednextv2.ops import paths
 from mednextv2.ops.parameters import Mlp, Settings
 
-THIN, THIN_EXPANDED = 64, 256  # at most so many channels of input and output, and expanded channels
+# At most so many channels of input and output, and expanded channels; where a multiprocessor has at most 164 KiB of
+# shared memory, fewer.
+THIN, THIN_EXPANDED = 64, 256
+THIN_ON_SMALL = 32
 
 
 class Moments(NamedTuple):
@@ -59,7 +62,7 @@ def fold(y: Tensor, mlp: Mlp, moments: Moments | None, statistics: tuple[Tensor,
         small_kernels.fold_kernel[programs + triton.cdiv(expanded, 16),](
             *parts, mean, variance, mlp.w1, mlp.b1, mlp.norm_weight, mlp.norm_bias, w1n, b1n, parts.counts.shape[0],
             programs, C=channels, E=expanded, BLOCK_M=block_m, BLOCK_T=block_t, BLOCK_E=16,
-            BLOCK_C=min(configs.power_of_two(channels), 256),
+            BLOCK_C=min(configs.power_of_two(channels), 256), num_warps=8,
         )  # fmt: skip
     return Folded(mean.contiguous(), variance.contiguous(), w1n, b1n)
 
@@ -141,7 +144,7 @@ class _Launch:
         self.y, self.samples, self.channels = y, y.shape[0], y.shape[1]
         self.voxels, self.expanded, self.out = y[0, 0].numel(), mlp.w1.shape[0], mlp.w2.shape[0]
         self.grn, self.settings = mlp.gamma is not None, settings
-        self.thin = is_thin(self.channels, self.expanded, self.out)
+        self.thin = is_thin(self.channels, self.expanded, self.out, configs.capability(y))
         self.constants = {"C": self.channels, "E": self.expanded, "OUT": self.out, "HALF": y.dtype != torch.float32}
 
     def norms(self, expansion, h: Tensor | None, grn: bool) -> Tensor | None:
@@ -186,27 +189,27 @@ class _Launch:
         """Return `W2'`; what makes `k`; and the gradients of w2, b2, gamma and beta."""
         n, e, o, grn = self.samples, self.expanded, self.out, self.grn
         block_o = configs.power_of_two(o)
-        block_e = max(1, min(16, 4096 // block_o)) if self.thin else 8
+        block_e = 4 if self.thin else 8
         programs = triton.cdiv(e, block_e)
         w2n = self.y.new_empty(n if grn else 1, o, e)
-        change, shared, dw2, db2 = _empty(g2, (n, e), (n, programs), (o, e), (o,))
+        change, inverse, shared, dw2, db2 = _empty(g2, (n, e), (n, e), (n, programs), (o, e), (o,))
         dgamma, dbeta = _empty(g2, *[(e if grn else 0,)] * 2)
         gamma, beta, norms = (mlp.gamma, mlp.beta, g) if grn else (dw2, dw2, dw2)
         with torch.cuda.device_of(self.y):
             small_kernels.scale_gradient_kernel[programs,](
-                g2, d_sum, mlp.w2, gamma, beta, norms, w2n, change, shared, dw2, db2, dgamma, dbeta, n, g2.shape[1],
-                d_sum.shape[1], self.settings.grn_eps, GRN=grn, GRN_SUM=self.settings.grn_sum, E=e, OUT=o,
+                g2, d_sum, mlp.w2, gamma, beta, norms, w2n, change, inverse, shared, dw2, db2, dgamma, dbeta, n,
+                g2.shape[1], d_sum.shape[1], self.settings.grn_eps, GRN=grn, GRN_SUM=self.settings.grn_sum, E=e, OUT=o,
                 BLOCK_E=block_e, BLOCK_O=block_o, BLOCK_S=max(1, 2048 // block_o),
-                BLOCK_N=min(configs.power_of_two(e), 1024), UNROLL=8 if self.thin else 1,
+                BLOCK_N=min(configs.power_of_two(e), 1024), UNROLL=32 if self.thin else 1,
             )  # fmt: skip
-        return w2n, (change, shared, g if grn else change), (dw2, db2, dgamma, dbeta)
+        return w2n, (change, inverse, shared), (dw2, db2, dgamma, dbeta)
 
     def thin_expansion(self, d, rows, folded: Folded, w2n, norm) -> tuple[Tensor, Tensor, Tensor]:
         """Return `du^T z`, `(N, E, C)`, the sums of `du`, `(N, 1, E)`, and `dz`."""
         n, e, c = self.samples, self.expanded, self.channels
         dz = rows.new_empty(rows.shape)
         tensors = (d, rows, *folded, w2n, *norm)
-        blocks = norm[1].shape[1]
+        blocks = norm[2].shape[1]
         (parts,) = self._split("expansion", thin_kernels.expansion_kernel, tensors, [(e * (c + 1),)], (dz,), (blocks,),
                                GRN=self.grn, BLOCK_B=configs.power_of_two(blocks))  # fmt: skip
         g1, sums = parts.sum(1).split((e * c, e), dim=1)
@@ -224,10 +227,11 @@ class _Launch:
     def expanded_gradient(self, d, u, w2n, norm) -> tuple[Tensor, Tensor]:
         """Replace `u` by `du`, and return it and parts of its sums, `(N, splits, E)`."""
         config, grid, tiles = self._wide_grid("expanded_gradient", self.expanded)
-        sums, blocks = u.new_empty(self.samples, grid[1], self.expanded, dtype=torch.float32), norm[1].shape[1]
+        sums, blocks = u.new_empty(self.samples, grid[1], self.expanded, dtype=torch.float32), norm[2].shape[1]
+        # In two steps at least: one would be taken out of the loop over tiles, into registers that are not there
+        depth = configs.depth(config, self.out // 2)
         self._run(wide_kernels.expanded_gradient_kernel, grid, config, d, w2n, u, *norm, sums, self.voxels, tiles,
-                  blocks, GRN=self.grn, BLOCK_K=configs.depth(config, self.out),
-                  BLOCK_B=configs.power_of_two(blocks))  # fmt: skip
+                  blocks, GRN=self.grn, BLOCK_K=depth, BLOCK_B=configs.power_of_two(blocks))  # fmt: skip
         return u, sums
 
     def expand_gradient(self, g1, sums, folded: Folded, mlp: Mlp):
@@ -284,6 +288,8 @@ class _Launch:
         """Return configuration and grid for tiles of voxels x `width` channels: small tiles where there are few."""
         for size in (configs.LARGE, configs.SMALL):
             config = configs.lookup(name, self.y, size)
+            columns = min(config.blocks[1], configs.channel_block(width))
+            config = replace(config, blocks=(config.blocks[0], columns))
             tiles = triton.cdiv(self.voxels, config.blocks[0]) * triton.cdiv(width, config.blocks[1])
             if tiles * self.samples >= config.programs:
                 break
@@ -300,6 +306,7 @@ class _Launch:
                          num_warps=config.warps, num_stages=config.stages)  # fmt: skip
 
 
-def is_thin(channels: int, expanded: int, out: int) -> bool:
-    """Tell which kernels a block takes."""
-    return max(channels, out) <= THIN and expanded <= THIN_EXPANDED
+def is_thin(channels: int, expanded: int, out: int, capability: tuple[int, int]) -> bool:
+    """Tell which kernels a block takes on a GPU of this compute capability."""
+    widest = THIN if capability[0] in (9, 10) else THIN_ON_SMALL
+    return max(channels, out) <= widest and expanded <= THIN_EXPANDED

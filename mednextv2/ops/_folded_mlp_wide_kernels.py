@@ -22,6 +22,7 @@ from mednextv2.ops._triton_parts import (
     norm_gradient,
     normed,
     rounded,
+    shared_gradient,
     store_tile,
 )
 
@@ -110,7 +111,7 @@ def compress_kernel(h, w2n, b2n, residual, out, voxels, HAS_RESIDUAL: tl.constex
 
 
 @triton.jit(do_not_specialize=["voxels", "tiles", "BLOCKS"])
-def expanded_gradient_kernel(grad, w2n, u, change, shared, g, sums, voxels, tiles, BLOCKS, GRN: tl.constexpr,
+def expanded_gradient_kernel(grad, w2n, u, change, inverse, shared, sums, voxels, tiles, BLOCKS, GRN: tl.constexpr,
                              E: tl.constexpr, OUT: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_E: tl.constexpr,
                              BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr, HALF: tl.constexpr):  # fmt: skip
     """Replace `u` by `du = (D W2' + h k) GELU'(u)` in `tiles` tiles of voxels, a block of channels, and sum it."""
@@ -118,7 +119,7 @@ def expanded_gradient_kernel(grad, w2n, u, change, shared, g, sums, voxels, tile
     split, n = tl.program_id(1), tl.program_id(2).to(tl.int64)
     grad, u, w2n = grad + n * voxels * OUT, u + n * voxels * E, w2n + n * GRN * OUT * E
     if GRN:
-        k = norm_gradient(change + n * E, shared + n * BLOCKS, g + n * E, e, BLOCKS, E, BLOCK_B)
+        k = norm_gradient(change + n * E, inverse + n * E, shared_gradient(shared + n * BLOCKS, BLOCKS, BLOCK_B), e, E)
     total = tl.zeros([BLOCK_P, BLOCK_E], tl.float32)
     for tile in range(split * tiles, tl.minimum((split + 1) * tiles, tl.cdiv(voxels, BLOCK_P))):
         rows = (tile * BLOCK_P + tl.arange(0, BLOCK_P)).to(tl.int64)

@@ -11,7 +11,7 @@ import torch
 
 HALF, SINGLE = "half", "single"
 SMALL, LARGE = 64, 256  # sizes of the configurations of products: for few tiles, and for many
-MOMENTS = (16, 128)  # channels of a program, and tiles at a time, that join moments
+MOMENTS = (8, 512)  # channels of a program, and tiles at a time, that join moments
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ UNTUNED = {
     ("norms", HALF): {32: Config((128, 32), 4, 2, 264), 64: Config((64, 64), 8, 2, 264)},
     ("output", HALF): {32: Config((128, 32), 4, 2, 1056), 64: Config((64, 64), 4, 2, 1056)},
     ("compression", HALF): {32: Config((64, 32), 4, 2, 264), 64: Config((64, 64), 8, 2, 264)},
-    ("expansion", HALF): {32: Config((64, 32), 4, 2, 264), 64: Config((128, 64), 8, 2, 528)},
-    ("expand", HALF): {LARGE: Config((128, 128), 8, 2, 528, 64)},
-    ("expand_again", HALF): {LARGE: Config((128, 128), 8, 2, 528, 64)},
-    ("expanded_gradient", HALF): {LARGE: Config((128, 128), 8, 2, 528, 64)},
+    ("expansion", HALF): {32: Config((64, 32), 4, 2, 264), 64: Config((64, 64), 8, 2, 264)},
+    ("expand", HALF): {LARGE: Config((64, 128), 4, 2, 528, 64)},
+    ("expand_again", HALF): {LARGE: Config((64, 128), 4, 2, 528, 64)},
+    ("expanded_gradient", HALF): {LARGE: Config((128, 64), 8, 2, 528, 64)},
     ("compress", HALF): {SMALL: Config((64, 64), 4, 3, 0, 64), LARGE: Config((128, 128), 8, 3, 132, 64)},
     ("input", HALF): {SMALL: Config((64, 64), 4, 3, 0, 64), LARGE: Config((128, 128), 8, 3, 132, 64)},
-    ("depthwise_gather", HALF): {7: Config((4, 2048), 8, 1)},
+    ("depthwise_gather", HALF): {3: Config((8, 1024), 4, 1), 7: Config((4, 2048), 8, 1)},
     ("depthwise_gather", SINGLE): {7: Config((4, 2048), 8, 1)},
     ("depthwise_weight", HALF): {3: Config((32, 1024), 4, 1, 2112), 7: Config((32, 512), 4, 1, 2112)},
     ("depthwise_weight", SINGLE): {3: Config((32, 1024), 4, 1, 2112), 7: Config((32, 512), 4, 1, 2112)},
@@ -67,8 +67,12 @@ def lookup(kernel: str, like: torch.Tensor, size: int) -> Config:
     dtype = HALF if like.dtype != torch.float32 or (kernel, SINGLE) not in UNTUNED else SINGLE
     sizes = UNTUNED[kernel, dtype]
     bucket = min((s for s in sizes if s >= size), default=max(sizes))
-    capability = torch.cuda.get_device_capability(like.device) if like.is_cuda else (0, 0)
-    return TUNED.get((capability, kernel, dtype, bucket)) or sizes[bucket]
+    return TUNED.get((capability(like), kernel, dtype, bucket)) or sizes[bucket]
+
+
+def capability(x: torch.Tensor) -> tuple[int, int]:
+    """Return the compute capability of a tensor's GPU; of the interpreter's tensors, an H100's."""
+    return torch.cuda.get_device_capability(x.device) if x.is_cuda else (9, 0)
 
 
 def power_of_two(n: int) -> int:
@@ -83,7 +87,7 @@ def channel_block(channels: int) -> int:
 
 def depth(config: Config, channels: int) -> int:
     """Return how many channels are taken at a time where these are the inner dimension of a product."""
-    return max(16, min(config.depth, power_of_two(channels)))
+    return max(16, min(config.depth, power_of_two(max(1, channels))))
 
 
 def split(tiles: int, programs: int) -> tuple[int, int]:

@@ -103,9 +103,13 @@ def gelu_and_slope(u, HALF: tl.constexpr):
 
 
 @triton.jit
-def norm_gradient(change, shared, g, e, BLOCKS, E: tl.constexpr, BLOCK_B: tl.constexpr):
-    """Return `k`, where `dh` has the term `h k`: from what `scale_gradient_kernel` left for this sample."""
+def shared_gradient(shared, BLOCKS, BLOCK_B: tl.constexpr):
+    """Return the part of GRN's gradient that all channels of a sample share, from what each program left of it."""
     b = tl.arange(0, BLOCK_B)
-    total = tl.sum(tl.load(shared + b, mask=b < BLOCKS, other=0.0), 0)
-    norm = load_vector(g, e, E)
-    return tl.where(norm > 0, (load_vector(change, e, E) - total) / tl.where(norm > 0, norm, 1.0), 0.0)
+    return tl.sum(tl.load(shared + b, mask=b < BLOCKS, other=0.0), 0)
+
+
+@triton.jit
+def norm_gradient(change, inverse, total, e, E: tl.constexpr):
+    """Return `k`, where `dh` has the term `h k`: from what `scale_gradient_kernel` left for this sample."""
+    return load_vector(change, e, E) - total * load_vector(inverse, e, E)

@@ -128,9 +128,11 @@ def width(request, monkeypatch):
 
 def test_thin_blocks_are_those_whose_weights_fit_into_a_multiprocessor():
     thin = [(32, 96, 32), (64, 256, 64), (16, 32, 32), (64, 192, 32), (24, 72, 24)]
-    assert all(_folded_mlp_triton.is_thin(*sizes) for sizes in thin)
+    assert all(_folded_mlp_triton.is_thin(*sizes, gpu) for sizes in thin for gpu in [(9, 0), (10, 0)])
     wide = [(128, 1024, 128), (64, 512, 128), (128, 512, 64), (64, 260, 64)]
-    assert not any(_folded_mlp_triton.is_thin(*sizes) for sizes in wide)
+    assert not any(_folded_mlp_triton.is_thin(*sizes, (9, 0)) for sizes in wide)
+    small = {sizes: _folded_mlp_triton.is_thin(*sizes, (8, 6)) for sizes in thin}  # with less shared memory
+    assert small == {sizes: max(sizes[0], sizes[2]) <= 32 for sizes in thin}
 
 
 def test_gelu_of_half_precision_is_off_by_less_than_its_rounding():
