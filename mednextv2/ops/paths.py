@@ -139,9 +139,18 @@ def plain(x: Tensor | None = None) -> bool:
     In what leaves this process only operators that exist everywhere may appear. An input `x` of no samples is left to
     the definition, too.
     """
-    if _wanted == REFERENCE or torch.jit.is_tracing() or torch.compiler.is_exporting():
+    if _wanted == REFERENCE or torch.jit.is_tracing() or _exporting():
         return True
     return x is not None and x.shape[0] == 0  # not in a trace, where sizes are tensors
+
+
+@torch.compiler.assume_constant_result
+def _exporting() -> bool:
+    """Tell whether torch.export is at work: asked while a graph is traced, not in the graph.
+
+    In a graph PyTorch 2.11 answers yes to `torch.compile`, too, and networks would be compiled without our operators.
+    """
+    return torch.compiler.is_exporting()
 
 
 def statistics_dtype(x: Tensor) -> torch.dtype:

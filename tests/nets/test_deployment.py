@@ -7,6 +7,7 @@ from net_helpers import V1, V2, assert_same, gradients, image, lively, tiny, tra
 from torch import nn
 
 from mednextv2.nets import MedNeXt
+from mednextv2.nets.blocks import MedNeXtBlock
 
 # ----------------------------------------------------------------------------- compilation and export
 
@@ -20,6 +21,20 @@ def test_it_compiles_whole_in_training_and_evaluation():
     network.eval()
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), network(x))
+
+
+def test_a_compiled_graph_has_our_operators_and_an_exported_one_has_not():
+    network, found = lively(tiny()).eval(), []
+
+    def backend(graph, _):
+        found.extend(str(node.target) for node in graph.graph.nodes if "mednextv2" in str(node.target))
+        return graph.forward
+
+    torch.compile(network, backend=backend, fullgraph=True)(image(3))
+    blocks = sum(isinstance(module, MedNeXtBlock) for module in network.modules())
+    assert found.count("mednextv2.block.default") == blocks
+    exported = torch.export.export(network, (image(3),)).graph
+    assert not [node for node in exported.nodes if "mednextv2" in str(node.target)]
 
 
 def gradients_of_compiled(compiled, network, x):
