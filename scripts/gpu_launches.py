@@ -9,6 +9,7 @@ it on a GPU (`gpu_check.py`).
 
 import argparse
 import contextlib
+import functools
 import re
 import sys
 from collections import Counter
@@ -157,7 +158,7 @@ class Capture(TorchDispatchMode):
             return
         given = dict(zip(kernel.arg_names, args, strict=False))
         given |= {name: kwargs.pop(name) for name in kernel.arg_names if name in kwargs}
-        given = {p.name: given[p.name] if p.name in given else p.default for p in kernel.params}
+        given = {p.name: given.get(p.name, p.default) for p in kernel.params}
         grid = tuple(int(n) for n in (grid(given) if callable(grid) else grid))
         arguments = {name: _spec(value) if isinstance(value, Tensor) else value for name, value in given.items()}
         self.launches.append(Launch(kernel.fn.__module__, kernel.fn.__name__, grid, arguments, kwargs, self.region))
@@ -204,9 +205,7 @@ def find_kernel(launch: Launch) -> JITFunction:
 
 
 def _starts_kernel(func: Any) -> bool:
-    if func.namespace != "aten" or func.is_view or WITHOUT_KERNEL.fullmatch(func._schema.name):
-        return False
-    return True
+    return func.namespace == "aten" and not func.is_view and not WITHOUT_KERNEL.fullmatch(func._schema.name)
 
 
 def _tensors(tree: Any) -> list[Tensor]:
@@ -363,6 +362,48 @@ def _make_state(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         parameter.grad = torch.empty_like(parameter)
     optimizer.step()
     optimizer.zero_grad()
+
+
+def follow_parts(
+    variant: str,
+    patch: tuple[int, ...],
+    batch: int = 1,
+    training: bool = True,
+    dtype: torch.dtype = torch.bfloat16,
+    kernel_size: int = 3,
+    capability: tuple[int, int] = (9, 0),
+    **changes: Any,
+) -> Capture:
+    """Follow each kind of block of a network, the stem and the heads once and alone: which kernels are there at all.
+
+    Arguments are those of :func:`follow_step`, which repeats equal blocks.
+    """
+    with stand_in(capability), paths.use("triton"):
+        network = build(variant, kernel_size, training, spatial_dims=len(patch), **changes)
+        capture, seen = Capture(), {}
+        for part in [network.stem, *(m for m in network.modules() if isinstance(m, MedNeXtBlock)), *network.heads]:
+            part.forward = functools.partial(_alone, part, part.forward, training, capture, seen)
+        x = torch.empty(batch, network.stem.in_channels, *patch, device="cuda")
+        with contextlib.nullcontext() if training else torch.inference_mode(), capture, half(dtype):
+            network(x)
+    return capture
+
+
+def _alone(
+    part: nn.Module, forward: Any, training: bool, capture: Capture, seen: dict[tuple, Tensor], *inputs: Tensor
+) -> Tensor:
+    """Run a part of a network forward and backward, unless one like it did; return something of the output's kind."""
+    sizes = tuple(tuple(p.shape) for p in part.parameters())
+    key = (type(part), sizes, *(tuple(x.shape) for x in inputs))
+    if key not in seen:
+        capture.region = describe(part, inputs[0]) if isinstance(part, MedNeXtBlock) else OTHER
+        own = [x.detach().requires_grad_() if training else x for x in inputs]
+        output = forward(*own)
+        if training:
+            with torch.autocast("cuda", enabled=False):
+                backward([output], [torch.empty_like(output)])
+        seen[key] = output.detach()
+    return seen[key]
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import heapq
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,9 +57,9 @@ def stand_in(capability: tuple[int, int] = (9, 0)) -> Iterator[None]:
         for name, answer in answers.items():
             stack.enter_context(patch.object(torch.cuda, name, answer))
         stack.enter_context(patch.object(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False))
-        for module in (torch.utils._foreach_utils, torch.optim.optimizer):  # one call for many tensors, as on a GPU
-            types = [*module._foreach_supported_types, FakeTensor]
-            stack.enter_context(patch.object(module, "_foreach_supported_types", types))
+        for module in ("torch.utils._foreach_utils", "torch.optim.optimizer"):  # one call for many tensors, as on a GPU
+            types = [*import_module(module)._foreach_supported_types, FakeTensor]
+            stack.enter_context(patch(f"{module}._foreach_supported_types", types))
         stack.enter_context(patch.object(FunctionCtx, "set_materialize_grads", _set_materialize_grads))
         stack.enter_context(FakeTensorMode())
         yield
@@ -74,9 +75,8 @@ def _load_guard() -> None:
         try:
             cpp_extension.load("mednextv2_guard", [str(source)], build_directory=folder, is_python_module=False)
         except (RuntimeError, OSError) as error:
-            raise RuntimeError(
-                f"following a network without a GPU needs a C++ compiler (apt install g++): {str(error).splitlines()[0]}"
-            ) from None
+            why = str(error).splitlines()[0]
+            raise RuntimeError(f"without a GPU this needs a C++ compiler (apt install g++): {why}") from None
 
 
 def _set_materialize_grads(self: FunctionCtx, value: bool) -> None:
@@ -149,9 +149,7 @@ def _run(node: Any, gradients: list[Tensor | None]) -> list[Tensor | None]:
         return list(result) if isinstance(result, tuple) else [result]
     if not getattr(node, "missing_as_none", False):
         pairs = zip(gradients, node._input_metadata, strict=True)
-        gradients = [
-            torch.zeros(tuple(m.shape), dtype=m.dtype, device=m.device) if g is None else g for g, m in pairs
-        ]
+        gradients = [torch.zeros(tuple(m.shape), dtype=m.dtype, device=m.device) if g is None else g for g, m in pairs]
     result = node.apply(*gradients)
     result = result if isinstance(result, tuple) else (result,)
     # a Python function answers for all its arguments, while there are edges for tensors alone
