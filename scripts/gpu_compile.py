@@ -15,7 +15,6 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,7 +112,7 @@ class _Pointer:
 
 def prepare(launch: Launch, arch: int) -> Job:
     """Return the compilation that a launch needs on a GPU."""
-    kernel, backend = find_kernel(launch), make_backend(GPUTarget("cuda", arch, 32))
+    kernel, backend = find_kernel(launch.module, launch.name), make_backend(GPUTarget("cuda", arch, 32))
     binder = create_function_from_signature(kernel.signature, kernel.params, backend)
     values = {k: _Pointer(v) if isinstance(v, TensorSpec) else v for k, v in launch.arguments.items()}
     given = {**values, **launch.options}
@@ -141,9 +140,7 @@ def distinct(jobs: Iterable[Job]) -> list[Job]:
 
 def compile_job(job: Job) -> Compiled:
     """Compile and read the machine code; what goes wrong is in the result."""
-    kernel = getattr(import_module(job.module), job.kernel)
-    while not hasattr(kernel, "signature"):  # a heuristic around it
-        kernel = kernel.fn
+    kernel = find_kernel(job.module, job.kernel)
     attributes = {path: [list(pair) for pair in pairs] for path, pairs in job.attributes}
     source = ASTSource(fn=kernel, signature=dict(job.signature), constexprs=dict(job.constants), attrs=attributes)
     try:

@@ -11,9 +11,9 @@ import argparse
 import contextlib
 import functools
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -196,9 +196,9 @@ class Counts(NamedTuple):
         return sum(sum(c.values()) for by in (self.launches, self.calls) for c in by.values())
 
 
-def find_kernel(launch: Launch) -> JITFunction:
-    """Return the kernel of a launch; what wraps it, as a heuristic does, is left off."""
-    kernel = getattr(sys.modules[launch.module], launch.name)
+def find_kernel(module: str, name: str) -> JITFunction:
+    """Return a kernel; what wraps it, as a heuristic does, is left off."""
+    kernel = getattr(import_module(module), name)
     while not isinstance(kernel, JITFunction):
         kernel = kernel.fn
     return kernel

@@ -1,0 +1,117 @@
+"""Compile and time the launches of a network one by one, next to what is predicted of them, for `gpu_check.py`."""
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from gpu_compile import Compiled, compile_all, distinct, prepare
+from gpu_launches import Launch, TensorSpec, find_kernel, follow_step
+from gpu_predict import H100, MACHINES, predict
+
+COMPILE_COLUMNS = ("kernel", "registers", "stack (B)", "shared (KiB)", "fault")
+COLUMNS = (
+    "part",
+    "kernel",
+    "times a step",
+    "programs",
+    "predicted (ms)",
+    "limit",
+    "measured (ms)",
+    "measured/predicted",
+)
+
+
+class Found(NamedTuple):
+    """The launches of a step.
+
+    Attributes:
+        what: `train` or `inference`.
+        launches: Those that differ.
+        times: How often each occurs.
+    """
+
+    what: str
+    launches: list[Launch]
+    times: list[int]
+
+
+def follow(variant: str, patch: int, capability: tuple[int, int]) -> list[Found]:
+    """Return what a training step of two samples and an inference of one launch in bfloat16."""
+    found = []
+    for what, batch in (("train", 2), ("inference", 1)):
+        capture = follow_step(variant, (patch,) * 3, batch, what == "train", torch.bfloat16, capability=capability)
+        counts = Counter(launch.key() for launch in capture.launches)
+        launches = {launch.key(): launch for launch in capture.launches}
+        found.append(Found(what, list(launches.values()), [counts[key] for key in launches]))
+    return found
+
+
+def compile_step(variant: str, patch: int, arch: int, save: Callable[..., None]) -> None:
+    """Compile all of them side by side, so that what follows finds them in Triton's cache."""
+    found = follow(variant, patch, divmod(arch, 10))
+    jobs = distinct(prepare(launch, arch) for each in found for launch in each.launches)
+    rows = []
+    for one in compile_all(jobs):
+        numbers = (None,) * 3 if one.error else (one.registers, one.stack, one.shared / 1024)
+        rows.append([one.job.describe(), *numbers, "; ".join(one.faults())])
+        save(rows, [f"Compiled for sm_{arch}: {len(rows)} of {len(jobs)} kernels."])
+
+
+def time_step(variant: str, patch: int, arch: int, device: str, save: Callable[..., None]) -> None:
+    """Time every launch that differs, on random tensors of its shapes.
+
+    Args:
+        variant: A key of `mednextv2.nets.VARIANTS`.
+        patch: Edge in voxels.
+        arch: Of the GPU, such as 90.
+        device: `cuda`; on `cpu` nothing is timed, and the predictions stand alone.
+        save: Called with the table's rows and notes after every launch.
+    """
+    rows: list[list[Any]] = []
+    sums: dict[str, list[float]] = {}
+    for what, launches, times in follow(variant, patch, divmod(arch, 10)):
+        compiled: dict[str, Compiled] = {}
+        jobs = [prepare(launch, arch) for launch in launches]
+        compiled.update({repr(one.job): one for one in compile_all(distinct(jobs))})
+        for launch, job, number in zip(launches, jobs, times, strict=True):
+            own = compiled[repr(job)]
+            machine = MACHINES.get(arch, H100 if device == "cpu" else None)
+            guess = predict(launch, own, machine) if machine and not own.error else None
+            took = measure(launch) if device == "cuda" and not own.error else None
+            ratio = took / guess.seconds if took and guess else None
+            cells = [f"{what}: {launch.region}", launch.name, number, math.prod(launch.grid)]
+            cells += [guess and guess.seconds * 1e3, own.error or (guess.limit if guess else "unknown")]
+            rows.append([*cells, took and took * 1e3, ratio])
+            total = sums.setdefault(what, [0.0, 0.0])
+            total[0] += number * guess.seconds if guess else 0.0
+            total[1] += number * took if took else 0.0
+            save(rows, [_sum(name, *both) for name, both in sums.items()])
+
+
+def _sum(what: str, predicted: float, measured: float) -> str:
+    took = f", measured {measured * 1e3:.1f} ms" if measured else ""
+    return f"All Triton launches of a {what} step: predicted {predicted * 1e3:.1f} ms{took}."
+
+
+def measure(launch: Launch) -> float:
+    """Return the median seconds of a launch on a GPU."""
+    tensors = {k: _random(v) if isinstance(v, TensorSpec) else v for k, v in launch.arguments.items()}
+    kernel = find_kernel(launch.module, launch.name)
+    times = triton.testing.do_bench(
+        lambda: kernel[launch.grid](**tensors, **launch.options), warmup=5, rep=20, return_mode="all"
+    )
+    return statistics.median(times) / 1e3
+
+
+def _random(spec: TensorSpec, device: str = "cuda") -> torch.Tensor:
+    """Return a tensor of a shape, of random numbers, or of zeros where it holds whole numbers: they may be places."""
+    dtype = getattr(torch, spec.dtype)
+    offset = spec.offset // dtype.itemsize
+    memory = torch.zeros(offset + spec.nbytes // dtype.itemsize, dtype=dtype, device=device)
+    if dtype.is_floating_point:
+        memory.normal_()
+    return memory.as_strided(spec.shape, spec.stride, offset)
