@@ -11,11 +11,8 @@ of this goes through its code at tiny sizes on a CPU, which says nothing about a
 """
 
 import argparse
-import contextlib
 import importlib.util
 import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +22,7 @@ from typing import Any
 
 import torch
 from benchmark_report import scrub
+from gpu_check_processes import stop
 from gpu_check_stages import STAGES, Settings
 from gpu_check_training import find_data
 
@@ -113,17 +111,6 @@ def run_stage(name: str, settings: Settings) -> dict[str, Any]:
     else:
         error = None if status == "done" else scrub(lines[-1] if lines else f"status {ended}")[:300]
     return {**found, "stage": name, "status": status, "error": error, "seconds": time.monotonic() - start}
-
-
-def stop(process: subprocess.Popen) -> None:
-    """End a process that was started as the first of its session, and all that it started in it."""
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, sign)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(3)
-            if sign == signal.SIGTERM:
-                time.sleep(0.1)  # for its children
 
 
 # --- output ----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
-from gpu_compile import Compiled, compile_all, distinct, prepare
+from gpu_compile import compile_all, distinct, prepare
 from gpu_launches import Launch, TensorSpec, find_kernel, follow_step
 from gpu_predict import H100, MACHINES, predict
 
@@ -50,10 +50,12 @@ def follow(variant: str, patch: int, capability: tuple[int, int]) -> list[Found]
     return found
 
 
-def compile_step(variant: str, patch: int, arch: int, save: Callable[..., None]) -> None:
-    """Compile all of them side by side, so that what follows finds them in Triton's cache."""
-    found = follow(variant, patch, divmod(arch, 10))
-    jobs = distinct(prepare(launch, arch) for each in found for launch in each.launches)
+def compile_step(variant: str, patch: int, arch: int, dry: bool, save: Callable[..., None]) -> None:
+    """Compile all of them side by side, so that what follows finds them in Triton's cache; dry, one of each kernel."""
+    jobs = distinct(
+        prepare(launch, arch) for each in follow(variant, patch, divmod(arch, 10)) for launch in each.launches
+    )
+    jobs = list({job.kernel: job for job in jobs}.values()) if dry else jobs
     rows = []
     for one in compile_all(jobs):
         numbers = (None,) * 3 if one.error else (one.registers, one.stack, one.shared / 1024)
@@ -61,27 +63,28 @@ def compile_step(variant: str, patch: int, arch: int, save: Callable[..., None])
         save(rows, [f"Compiled for sm_{arch}: {len(rows)} of {len(jobs)} kernels."])
 
 
-def time_step(variant: str, patch: int, arch: int, device: str, save: Callable[..., None]) -> None:
+def time_step(variant: str, patch: int, arch: int, dry: bool, save: Callable[..., None]) -> None:
     """Time every launch that differs, on random tensors of its shapes.
 
     Args:
         variant: A key of `mednextv2.nets.VARIANTS`.
         patch: Edge in voxels.
         arch: Of the GPU, such as 90.
-        device: `cuda`; on `cpu` nothing is timed, and the predictions stand alone.
+        dry: Time nothing, and predict one launch of each kernel.
         save: Called with the table's rows and notes after every launch.
     """
     rows: list[list[Any]] = []
     sums: dict[str, list[float]] = {}
+    machine = H100 if dry else MACHINES.get(arch)
     for what, launches, times in follow(variant, patch, divmod(arch, 10)):
-        compiled: dict[str, Compiled] = {}
-        jobs = [prepare(launch, arch) for launch in launches]
-        compiled.update({repr(one.job): one for one in compile_all(distinct(jobs))})
-        for launch, job, number in zip(launches, jobs, times, strict=True):
+        chosen = [(launch, prepare(launch, arch), n) for launch, n in zip(launches, times, strict=True)]
+        if dry:
+            chosen = list({launch.name: (launch, job, n) for launch, job, n in chosen}.values())
+        compiled = {repr(one.job): one for one in compile_all(distinct(job for _, job, _ in chosen))}
+        for launch, job, number in chosen:
             own = compiled[repr(job)]
-            machine = MACHINES.get(arch, H100 if device == "cpu" else None)
             guess = predict(launch, own, machine) if machine and not own.error else None
-            took = measure(launch) if device == "cuda" and not own.error else None
+            took = measure(launch) if not dry and not own.error else None
             ratio = took / guess.seconds if took and guess else None
             cells = [f"{what}: {launch.region}", launch.name, number, math.prod(launch.grid)]
             cells += [guess and guess.seconds * 1e3, own.error or (guess.limit if guess else "unknown")]
@@ -94,12 +97,12 @@ def time_step(variant: str, patch: int, arch: int, device: str, save: Callable[.
 
 def _sum(what: str, predicted: float, measured: float) -> str:
     took = f", measured {measured * 1e3:.1f} ms" if measured else ""
-    return f"All Triton launches of a {what} step: predicted {predicted * 1e3:.1f} ms{took}."
+    return f"The launches of a {what} step that are in the table: predicted {predicted * 1e3:.1f} ms{took}."
 
 
 def measure(launch: Launch) -> float:
     """Return the median seconds of a launch on a GPU."""
-    tensors = {k: _random(v) if isinstance(v, TensorSpec) else v for k, v in launch.arguments.items()}
+    tensors = {k: make_tensor(v, "cuda") if isinstance(v, TensorSpec) else v for k, v in launch.arguments.items()}
     kernel = find_kernel(launch.module, launch.name)
     times = triton.testing.do_bench(
         lambda: kernel[launch.grid](**tensors, **launch.options), warmup=5, rep=20, return_mode="all"
@@ -107,7 +110,7 @@ def measure(launch: Launch) -> float:
     return statistics.median(times) / 1e3
 
 
-def _random(spec: TensorSpec, device: str = "cuda") -> torch.Tensor:
+def make_tensor(spec: TensorSpec, device: str) -> torch.Tensor:
     """Return a tensor of a shape, of random numbers, or of zeros where it holds whole numbers: they may be places."""
     dtype = getattr(torch, spec.dtype)
     offset = spec.offset // dtype.itemsize

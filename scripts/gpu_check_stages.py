@@ -6,10 +6,9 @@ SETTINGS is a JSON object with the fields of :class:`Settings`, RESULT the file 
 """
 
 import json
-import os
 import re
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
@@ -18,11 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from gpu_check_processes import ROOT, run
 
 from mednextv2.nets import VARIANTS
 from mednextv2.paths import writing
 
-ROOT = Path(__file__).parents[1]
 DRY_ARCH = 90  # what a dry run compiles for
 NO_GPU = "no GPU: PyTorch sees no CUDA device here"
 
@@ -91,46 +90,6 @@ class Table:
         self.save()
 
 
-class Ran(NamedTuple):
-    """How a command ended.
-
-    Attributes:
-        status: Its exit status, or None when it was stopped.
-        output: What it printed.
-        seconds: How long it took.
-    """
-
-    status: int | None
-    output: str
-    seconds: float
-
-    @property
-    def last_line(self) -> str:
-        """The last line that says something."""
-        lines = [line.strip() for line in self.output.splitlines() if line.strip()]
-        return lines[-1][:300] if lines else ""
-
-
-def run(command: list[str], limit: float, **environment: str) -> Ran:
-    """Run a command in the project's folder; after `limit` seconds it is stopped with all that it started."""
-    from gpu_check import stop
-
-    start = time.monotonic()
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-            env={**os.environ, **environment},
-        )  # fmt: skip
-        try:
-            status: int | None = process.wait(max(1.0, limit))
-        except subprocess.TimeoutExpired:
-            status = None
-        finally:
-            stop(process)
-        output.seek(0)
-        return Ran(status, output.read(), time.monotonic() - start)
-
-
 # --- the stages ------------------------------------------------------------------------------------------------------
 
 
@@ -163,7 +122,7 @@ def compile_kernels(settings: Settings, file: Path) -> None:
     from gpu_check_launches import COMPILE_COLUMNS, compile_step
 
     table = Table(file, COMPILE_COLUMNS)
-    compile_step(settings.variant, settings.patch, settings.arch, table.save)
+    compile_step(settings.variant, settings.patch, settings.arch, settings.dry, table.save)
     table.well = not any(row[-1] for row in table.rows)
     table.save()
 
@@ -195,7 +154,7 @@ def tests(settings: Settings, file: Path) -> None:
             "gpu",
             str(test),
         ]
-        ran = run(command, end - time.monotonic(), CUDA_LAUNCH_BLOCKING="1", CUBLAS_WORKSPACE_CONFIG=":4096:8")
+        ran = run(command, end - time.monotonic(), CUBLAS_WORKSPACE_CONFIG=":4096:8")
         passed, failed = (sum(map(int, re.findall(rf"(\d+) {w}", ran.last_line))) for w in ("passed", "failed|error"))
         nothing = ran.status == 5  # no test was selected, as on a machine without a GPU
         name = str(test.relative_to(ROOT))
@@ -241,7 +200,7 @@ def launches(settings: Settings, file: Path) -> None:
     from gpu_check_launches import COLUMNS, time_step
 
     table = Table(file, COLUMNS)
-    time_step(settings.variant, settings.patch, settings.arch, settings.device, table.save)
+    time_step(settings.variant, settings.patch, settings.arch, settings.dry, table.save)
 
 
 def steps(settings: Settings, file: Path) -> None:
@@ -267,7 +226,7 @@ def _measure(rows: list[Any], settings: Settings, file: Path) -> None:
     from gpu_check_steps import COLUMNS, measure_rows
 
     table = Table(file, COLUMNS)
-    measure_rows(rows, settings.seconds - 5, table.save)
+    measure_rows(rows, max(1.0, settings.seconds - 5), table.save)
     table.well = all(row[-1] == "" for row in table.rows)
     table.save()
 
@@ -296,6 +255,7 @@ STAGES: dict[str, Callable[[Settings, Path], None]] = {
 
 def main(arguments: list[str]) -> int:
     """Run one stage, or the smallest step of a variant."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that what it started is stopped
     if arguments[0] == "step":
         return smallest_step(arguments[1])
     STAGES[arguments[0]](Settings(**json.loads(arguments[1])), Path(arguments[2]))

@@ -168,7 +168,7 @@ def measure_rows(
     """Measure rows in turns.
 
     Args:
-        rows: The first one is what ratios are to.
+        rows: The times of the others that do the same are relative to the first.
         limit: Seconds for everything; about two thirds may go into making ready.
         save: Called with the table's rows and notes after every turn.
         rounds: Turns of each row at most.
@@ -185,7 +185,7 @@ def measure_rows(
                 for i in range(len(workers)):
                     worker = workers[(i + number) % len(workers)]  # nobody always comes after the same one
                     _turn(worker, end)
-                    save([_cells(w, workers[0]) for w in workers], [])
+                    save([_cells(w, workers) for w in workers], [])
         finally:
             for worker in workers:
                 worker.close()
@@ -204,19 +204,19 @@ def _turn(worker: Worker, end: float) -> None:
             worker.error = "no time was left for its turn"
 
 
-COLUMNS = ("network", "what", "how", "ms", "ms until submitted", "peak (GiB)", "times ours", "ready after (s)", "note")
+COLUMNS = ("network", "what", "how", "ms", "ms until submitted", "peak (GiB)", "relative", "ready after (s)", "note")
 
 
-def _cells(worker: Worker, reference: Worker) -> list[Any]:
+def _cells(worker: Worker, workers: list[Worker]) -> list[Any]:
     row = worker.row
     name = row.variant if row.competitor == "ours" else row.competitor
     cells: list[Any] = [name, f"{row.what}, batch {row.batch}", row.mode]
     note = worker.error or ("" if worker.ready else "was not ready in time")
     if not worker.turns:
         return [*cells, None, None, None, None, None, note]
+    reference = next(w for w in workers if w.row.what == row.what)
     own, theirs = ([statistics.median(turn["seconds"]) for turn in w.turns] for w in (worker, reference))
-    same = worker.row.what == reference.row.what and theirs
-    ratio = statistics.median(a / b for a, b in zip(own, theirs, strict=False)) if same else None
+    ratio = statistics.median(a / b for a, b in zip(own, theirs, strict=False)) if theirs else None
     submitted = statistics.median(statistics.median(turn["submitted"]) for turn in worker.turns)
     peak = max(turn["peak_bytes"] for turn in worker.turns) / 2**30
     ready = worker.ready["ready_seconds"] if worker.ready else None

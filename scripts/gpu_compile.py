@@ -172,9 +172,14 @@ def disassemble(cubin: bytes, what: str) -> str:
 
 
 def compile_all(jobs: Iterable[Job], processes: int | None = None) -> Iterator[Compiled]:
-    """Compile side by side, by default in as many processes as there are cores; yields in the order of the jobs."""
+    """Compile side by side; yields in the order of the jobs.
+
+    Args:
+        jobs: What to compile.
+        processes: By default as many as there are cores, but none for fewer than eight jobs, which it takes to start.
+    """
     jobs = list(jobs)
-    processes = min(processes or len(os.sched_getaffinity(0)), len(jobs))
+    processes = processes or min(len(os.sched_getaffinity(0)), len(jobs) // 8)
     if processes <= 1:
         yield from map(compile_job, jobs)
         return

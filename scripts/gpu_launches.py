@@ -144,12 +144,15 @@ class Capture(TorchDispatchMode):
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        result = func(*args, **kwargs)
-        if _starts_kernel(func):
-            tensors = _tensors((args, kwargs, result))
-            dtype = str(tensors[0].dtype).removeprefix("torch.") if tensors else ""
-            devices = tuple(sorted({t.device.type for t in tensors}))
-            self.calls.append(Call(func._schema.name, dtype, devices, self.region))
+        result = None
+        try:
+            result = func(*args, **kwargs)
+        finally:  # where its answer would be a number, a tensor without values raises an error
+            if _starts_kernel(func):
+                tensors = _tensors((args, kwargs, result))
+                dtype = str(tensors[0].dtype).removeprefix("torch.") if tensors else ""
+                devices = tuple(sorted({t.device.type for t in tensors}))
+                self.calls.append(Call(func._schema.name, dtype, devices, self.region))
         return result
 
     def _record(self, kernel: JITFunction, args: tuple, kwargs: dict[str, Any]) -> None:

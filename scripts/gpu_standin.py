@@ -148,8 +148,10 @@ def _run(node: Any, gradients: list[Tensor | None]) -> list[Tensor | None]:
         result = node(*gradients)
         return list(result) if isinstance(result, tuple) else [result]
     if not getattr(node, "missing_as_none", False):
+        # of an output that has no gradient PyTorch tells neither device nor shape, which then do not matter
+        like = next(g for g in gradients if g is not None)
         pairs = zip(gradients, node._input_metadata, strict=True)
-        gradients = [torch.zeros(tuple(m.shape), dtype=m.dtype, device=m.device) if g is None else g for g, m in pairs]
+        gradients = [like.new_zeros(tuple(m.shape), dtype=m.dtype) if g is None else g for g, m in pairs]
     result = node.apply(*gradients)
     result = result if isinstance(result, tuple) else (result,)
     # a Python function answers for all its arguments, while there are edges for tensors alone
