@@ -340,8 +340,10 @@ def _train(network: nn.Module, x: Tensor, dtype: torch.dtype, capture: Capture, 
     scheme = LabelScheme(["background", *(f"class {i}" for i in range(1, CLASSES))])
     loss_function = SegmentationLoss(scheme)
     optimizer = create_optimizer("adamw", network.parameters(), 1e-3)
-    if whole:
+    if whole:  # what the first step alone has to make
         _make_state(network, optimizer)
+        with torch.no_grad(), Capture(), half(dtype):
+            loss_function(network(x), label)
     with capture, Regions(network, capture) as regions:
         with half(dtype):
             outputs = network(x)
@@ -360,7 +362,7 @@ def _train(network: nn.Module, x: Tensor, dtype: torch.dtype, capture: Capture, 
 
 
 def _make_state(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Let the optimizer make what it makes in the first step alone."""
+    """Let the optimizer run a first step."""
     for parameter in network.parameters():
         parameter.grad = torch.empty_like(parameter)
     optimizer.step()

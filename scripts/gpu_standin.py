@@ -61,6 +61,7 @@ def stand_in(capability: tuple[int, int] = (9, 0)) -> Iterator[None]:
             types = [*import_module(module)._foreach_supported_types, FakeTensor]
             stack.enter_context(patch(f"{module}._foreach_supported_types", types))
         stack.enter_context(patch.object(FunctionCtx, "set_materialize_grads", _set_materialize_grads))
+        stack.enter_context(patch.object(FakeTensor, "data_ptr", _address, create=True))
         stack.enter_context(FakeTensorMode())
         yield
 
@@ -77,6 +78,11 @@ def _load_guard() -> None:
         except (RuntimeError, OSError) as error:
             why = str(error).splitlines()[0]
             raise RuntimeError(f"without a GPU this needs a C++ compiler (apt install g++): {why}") from None
+
+
+def _address(self: Tensor) -> int:
+    """Return an address that a tensor without memory could have: its own, aligned as PyTorch's allocator does."""
+    return self.untyped_storage()._cdata * 512 + self.storage_offset() * self.dtype.itemsize
 
 
 def _set_materialize_grads(self: FunctionCtx, value: bool) -> None:

@@ -224,12 +224,22 @@ def test_a_launch_is_recorded_with_all_that_it_needs():
     assert launch.arguments["y"].nbytes == 80
 
 
+def test_tensors_have_addresses_of_their_own():
+    with gpu_standin.stand_in():
+        x, y = torch.empty(64, device="cuda"), torch.empty(64, device="cuda")
+        assert x.data_ptr() != y.data_ptr()
+        assert x.data_ptr() % 512 == 0
+        assert x[3:].data_ptr() == x.data_ptr() + 12
+        assert x.view(8, 8).data_ptr() == x.data_ptr()
+
+
 def test_blocks_followed_alone_launch_what_the_network_launches():
     settings = ("v2_tiny", (32, 32, 32), 2)
     for training in (True, False):
         alone = follow_parts(*settings, training)
         network = follow_step(*settings, training)
-        assert {launch.key() for launch in alone.launches} == {launch.key() for launch in network.launches}
+        kinds = [{launch.key() for launch in found.launches} for found in (alone, network)]
+        assert kinds[0] == kinds[1] if training else kinds[0] >= kinds[1]  # what is kept between calls is made once
         assert len(alone.launches) < len(network.launches)
         regions = network.count().launches
         assert {name.split()[0] for name in regions} == {"standard", "down", "up"}
