@@ -71,27 +71,29 @@ class Loop:
         self.number = -1  # of all loops, by where they begin
 
 
-def parse(ttir: str) -> tuple[Loop, int]:
-    """Return a kernel's loops as a tree, and their number."""
+def parse(ttir: str) -> tuple[Loop, list[bool]]:
+    """Return a kernel's loops as a tree, and of each whether its bounds are constants, in the order of their begins."""
     root = Loop()
-    stack, count = [root], 0
-    for line in ttir[ttir.index("tt.func") :].splitlines()[1:]:
+    stack, fixed = [root], []
+    constants = set(re.findall(r"(%\w+) = arith\.constant", ttir))
+    for line in ttir[ttir.index("tt.func public") :].splitlines()[1:]:
         line = re.sub(r"\s*loc\(.*$", "", line.strip())
-        found = re.match(r"(?:%\S+ = )?scf\.for (%\S+) = (%\S+) to (%\S+) step (%\S+)", line)
-        opens = line.endswith("{") or line.endswith("({")
-        if found or opens:
+        closed = stack.pop() if line.startswith("}") and len(stack) > 1 else None
+        if found := re.match(r"(?:%\S+ = )?scf\.for (%\S+) = (%\S+) to (%\S+) step (%\S+)", line):
+            inner = Loop(found.groups())
+            inner.number = len(fixed)
+            fixed.append(constants.issuperset(found.groups()[1:]))
+        elif line.endswith(("{", "({")):
             condition = re.match(r"(?:%\S+ = )?scf\.if (%\S+)", line)
-            inner = Loop(found.groups() if found else None, condition[1] if condition else None)
-            if found:
-                inner.number, count = count, count + 1
-            stack[-1].body.append(inner)
-        if line.startswith("}") and len(stack) > 1:
-            stack.pop()
-        if found or opens:
-            stack.append(inner)
-        elif assigned := re.match(r"(%\w+) = ([\w.]+) ?(.*)", line):
-            stack[-1].body.append(assigned.groups())
-    return root, count
+            other = f"not {closed.condition}" if closed and line.startswith("} else") else None
+            inner = Loop(condition=condition[1] if condition else other)
+        else:
+            if assigned := re.match(r"(%\w+) = ([\w.]+) ?(.*)", line):
+                stack[-1].body.append(assigned.groups())
+            continue
+        stack[-1].body.append(inner)
+        stack.append(inner)
+    return root, fixed
 
 
 _BINARY = {
@@ -145,18 +147,43 @@ def compute(operation: str, rest: str, known: dict[str, int], grid: tuple[int, .
     return numbers[0] if kind in ("extsi", "extui", "trunci", "index_cast") else None
 
 
-def count_trips(launch: Launch, ttir: str) -> list[float]:
-    """Return how often the body of every loop runs in a program, on average over a sample of programs."""
-    root, count = parse(ttir)
+class Trips(NamedTuple):
+    """How often the body of a loop runs in a program.
+
+    Attributes:
+        times: On average over a sample of programs.
+        fixed: Whether its bounds are constants, so that the compiler may write the body down as often as it runs.
+    """
+
+    times: float
+    fixed: bool
+
+
+def count_trips(launch: Launch, ttir: str) -> list[Trips]:
+    """Return how often every loop runs, in the order in which they begin."""
+    root, fixed = parse(ttir)
     arguments = {f"%{k}": v for k, v in launch.arguments.items() if isinstance(v, int)}
     grid = (*launch.grid, 1, 1)[:3]
     total = math.prod(grid)
-    chosen = sorted({(total * i // SAMPLE + i) % total for i in range(SAMPLE)})  # with i: not all of one remainder
-    trips = [0.0] * count
+    # spread over the grid, and of all remainders, since programs often take turns by them
+    chosen = sorted({(total * i // SAMPLE // SAMPLE * SAMPLE + i) % total for i in range(SAMPLE)})
+    trips = [0.0] * len(fixed)
     for index in chosen:
         program = (index % grid[0], index // grid[0] % grid[1], index // (grid[0] * grid[1]))
         _walk(root, dict(arguments), grid, program, 1 / len(chosen), trips)
-    return trips
+    return [Trips(*pair) for pair in zip(trips, fixed, strict=True)]
+
+
+def match(loops: int, trips: list[Trips]) -> list[float] | None:
+    """Return the trips of the machine code's loops, or None where these cannot be told.
+
+    Loops of constant bounds that are missing in the machine code were written down in full there: the shortest ones.
+    """
+    gone = sorted((i for i, loop in enumerate(trips) if loop.fixed), key=lambda i: (trips[i].times, -i))
+    missing = len(trips) - loops
+    if not 0 <= missing <= len(gone):
+        return None
+    return [loop.times for i, loop in enumerate(trips) if i not in gone[:missing]]
 
 
 def _walk(
@@ -170,7 +197,9 @@ def _walk(
             if value is not None:
                 known[name] = value
         elif part.bounds is None:
-            if known.get(part.condition, 1):
+            condition = part.condition or ""
+            value = known.get(condition.removeprefix("not "))
+            if value is None or bool(value) != condition.startswith("not "):
                 _walk(part, dict(known), grid, program, times, trips)
         else:
             variable, *bounds = part.bounds
@@ -240,9 +269,10 @@ def _analyse(cubin: bytes) -> Code:
 
 
 def predict(launch: Launch, compiled: Compiled, machine: Machine) -> Prediction | None:
-    """Predict a launch, or return None where the machine code has not the loops that Triton's first form has."""
-    code, trips = _analyse(compiled.cubin), count_trips(launch, compiled.ttir)
-    if len(code.loops) != len(trips):
+    """Predict a launch, or return None where the machine code has more loops than Triton's first form."""
+    code = _analyse(compiled.cubin)
+    trips = match(len(code.loops), count_trips(launch, compiled.ttir))
+    if trips is None:
         return None
     warps = dict(compiled.job.options)["num_warps"]
     programs = math.prod(launch.grid)
