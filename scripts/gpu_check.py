@@ -4,7 +4,7 @@
 
 The stages are: environment (GPU, driver, clocks, versions), compile (all kernels side by side), trial (each kernel
 against the plain definitions), tests (those that need a GPU), sanitizer (wrong accesses to memory), launches (each one
-timed, with its prediction), steps (training and inference: eager, as a CUDA graph, compiled), peer (another network in
+timed, with its prediction), steps (training and inference: eager, as CUDA graphs, compiled), peer (another network in
 turns with ours), training (the hippocampus bundle, with --data). Each has a process of its own and a time limit, and
 what it has found until then is kept. After each of them `gpu_check.md` and `gpu_check.json` are written. With --dry all
 of this goes through its code at tiny sizes on a CPU, which says nothing about any GPU.
@@ -31,9 +31,10 @@ from mednextv2.nets import VARIANTS
 from mednextv2.paths import prepare_folder, writing
 
 # of five minutes; what a stage leaves goes to those after it
-SECONDS = {"environment": 10, "compile": 25, "trial": 30, "tests": 60, "sanitizer": 45, "launches": 30, "steps": 55,
+SECONDS = {"environment": 10, "compile": 20, "trial": 45, "tests": 60, "sanitizer": 40, "launches": 25, "steps": 55,
            "peer": 25, "training": 20}  # fmt: skip
 NAME = "gpu_check"
+SCRIPT = Path(__file__).with_name("gpu_check_stages.py")
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -89,8 +90,7 @@ def run_stage(name: str, settings: Settings) -> dict[str, Any]:
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         result, log = Path(folder, "result.json"), Path(folder, "log")
-        script = Path(__file__).with_name("gpu_check_stages.py")
-        command = [sys.executable, str(script), name, json.dumps(settings._asdict()), str(result)]
+        command = [sys.executable, str(SCRIPT), name, json.dumps(settings._asdict()), str(result)]
         with log.open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
             try:

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
+from gpu_capture import Launch, TensorSpec, find_kernel
 from gpu_compile import compile_all, distinct, prepare
-from gpu_launches import Launch, TensorSpec, find_kernel, follow_step
+from gpu_launches import follow_step
 from gpu_predict import H100, MACHINES, predict
 
 COMPILE_COLUMNS = ("kernel", "registers", "stack (B)", "shared (KiB)", "fault")
@@ -23,6 +24,8 @@ COLUMNS = (
     "measured (ms)",
     "measured/predicted",
 )
+
+DRY = 4  # kernels that a dry run compiles
 
 
 class Found(NamedTuple):
@@ -51,11 +54,11 @@ def follow(variant: str, patch: int, capability: tuple[int, int]) -> list[Found]
 
 
 def compile_step(variant: str, patch: int, arch: int, dry: bool, save: Callable[..., None]) -> None:
-    """Compile all of them side by side, so that what follows finds them in Triton's cache; dry, one of each kernel."""
+    """Compile all of them side by side, so that what follows finds them in Triton's cache; dry, a few."""
     jobs = distinct(
         prepare(launch, arch) for each in follow(variant, patch, divmod(arch, 10)) for launch in each.launches
     )
-    jobs = list({job.kernel: job for job in jobs}.values()) if dry else jobs
+    jobs = list({job.kernel: job for job in jobs}.values())[:DRY] if dry else jobs
     rows = []
     for one in compile_all(jobs):
         numbers = (None,) * 3 if one.error else (one.registers, one.stack, one.shared / 1024)
@@ -70,7 +73,7 @@ def time_step(variant: str, patch: int, arch: int, dry: bool, save: Callable[...
         variant: A key of `mednextv2.nets.VARIANTS`.
         patch: Edge in voxels.
         arch: Of the GPU, such as 90.
-        dry: Time nothing, and predict one launch of each kernel.
+        dry: Time nothing, and predict a few launches.
         save: Called with the table's rows and notes after every launch.
     """
     rows: list[list[Any]] = []
@@ -79,7 +82,7 @@ def time_step(variant: str, patch: int, arch: int, dry: bool, save: Callable[...
     for what, launches, times in follow(variant, patch, divmod(arch, 10)):
         chosen = [(launch, prepare(launch, arch), n) for launch, n in zip(launches, times, strict=True)]
         if dry:
-            chosen = list({launch.name: (launch, job, n) for launch, job, n in chosen}.values())
+            chosen = list({launch.name: (launch, job, n) for launch, job, n in chosen}.values())[:DRY]
         compiled = {repr(one.job): one for one in compile_all(distinct(job for _, job, _ in chosen))}
         for launch, job, number in chosen:
             own = compiled[repr(job)]
@@ -96,8 +99,9 @@ def time_step(variant: str, patch: int, arch: int, dry: bool, save: Callable[...
 
 
 def _sum(what: str, predicted: float, measured: float) -> str:
-    took = f", measured {measured * 1e3:.1f} ms" if measured else ""
-    return f"The launches of a {what} step that are in the table: predicted {predicted * 1e3:.1f} ms{took}."
+    took = f", measured {measured * 1e3:.2f} ms" if measured else ""
+    step = "training step" if what == "train" else "inference"
+    return f"Launches in the table, of one {step}: predicted {predicted * 1e3:.2f} ms{took}."
 
 
 def measure(launch: Launch) -> float:

@@ -65,6 +65,7 @@ class Table:
         columns: Titles.
         rows: Of the table.
         notes: Sentences below it.
+        raw: Numbers behind it, for the JSON file alone.
         well: Whether everything was as it should be.
     """
 
@@ -72,14 +73,17 @@ class Table:
         self.file, self.columns = file, columns
         self.rows: list[list[Any]] = []
         self.notes: list[str] = []
+        self.raw: Any = None
         self.well = True
         self.save()
 
-    def save(self, rows: list[list[Any]] | None = None, notes: list[str] | None = None) -> None:
-        """Write the file, with other rows and notes where they are given."""
+    def save(self, rows: list[list[Any]] | None = None, notes: list[str] | None = None, raw: Any = None) -> None:
+        """Write the file, with other rows, notes and raw numbers where they are given."""
         self.rows = self.rows if rows is None else rows
         self.notes = self.notes if notes is None else notes
-        found = {"columns": self.columns, "rows": self.rows, "notes": self.notes, "well": self.well}
+        self.raw = self.raw if raw is None else raw
+        names = ("columns", "rows", "notes", "raw", "well")
+        found = {name: getattr(self, name) for name in names}
         with writing(self.file) as temporary:
             temporary.write_text(json.dumps(found), encoding="utf-8")
 
@@ -173,9 +177,11 @@ def sanitizer(settings: Settings, file: Path) -> None:
     names = sorted(VARIANTS, key=lambda name: (not name.startswith("v2"), name != settings.variant))
     for variant in names[:1] if settings.dry else names:
         command = [*under, sys.executable, __file__, "step", variant]
-        ran = run(command, end - time.monotonic(), CUDA_LAUNCH_BLOCKING="1")
+        # the kernels themselves, whatever was found when they were tried
+        ran = run(command, end - time.monotonic(), CUDA_LAUNCH_BLOCKING="1", MEDNEXTV2_OPS="triton")
         errors = sum(map(int, re.findall(r"ERROR SUMMARY: (\d+) error", ran.output)))
-        table.add(variant, ran.status, errors, ran.seconds, ran.last_line, well=ran.status == 0 and not errors)
+        well = ran.last_line == NO_GPU if settings.dry else ran.status == 0 and not errors
+        table.add(variant, ran.status, errors, ran.seconds, ran.last_line, well=well)
         if errors:
             table.save(notes=table.notes + [line for line in ran.output.splitlines() if "=====" in line][:12])
 
@@ -204,7 +210,7 @@ def launches(settings: Settings, file: Path) -> None:
 
 
 def steps(settings: Settings, file: Path) -> None:
-    """Measure a training step and an inference: eager, as a CUDA graph, compiled."""
+    """Measure a training step and an inference: eager, as CUDA graphs, compiled."""
     from gpu_check_steps import MODES, Row
 
     _measure([Row("ours", what, mode, settings.variant, settings.patch, batch, settings.device)
@@ -217,7 +223,7 @@ def peer(settings: Settings, file: Path) -> None:
 
     if settings.peer is None:
         raise SystemExit("there is no peer: --peer none")
-    rows = [Row("ours", "inference", "eager", settings.variant, settings.patch, 1, settings.device)]
+    rows = [Row("ours", "inference", "recorded", settings.variant, settings.patch, 1, settings.device)]
     rows += [rows[0]._replace(competitor=settings.peer, mode=mode) for mode in ("eager", "compiled")]
     _measure(rows, settings, file)
 
@@ -226,7 +232,7 @@ def _measure(rows: list[Any], settings: Settings, file: Path) -> None:
     from gpu_check_steps import COLUMNS, measure_rows
 
     table = Table(file, COLUMNS)
-    measure_rows(rows, max(1.0, settings.seconds - 5), table.save)
+    measure_rows(rows, max(1.0, settings.seconds - 5), table.save, 1 if settings.dry else 3)
     table.well = all(row[-1] == "" for row in table.rows)
     table.save()
 

@@ -1,4 +1,4 @@
-"""Whole steps of networks on a GPU, for `gpu_check.py`: eager, as a CUDA graph, compiled; ours and a peer, in turns.
+"""Whole steps of networks on a GPU, for `gpu_check.py`: eager, as CUDA graphs, compiled; ours and a peer, in turns.
 
 Every row has a process of its own, so that one that fails is a row with its error. All are made ready side by side,
 since compiling takes the processor alone, but for a lock: two large networks at once may not fit into memory. Then
@@ -7,6 +7,7 @@ they take turns, and a ratio is taken within a turn.
 
 import contextlib
 import fcntl
+import functools
 import multiprocessing
 import os
 import statistics
@@ -27,7 +28,8 @@ from benchmark_report import one_line
 from mednextv2.data import LabelScheme
 from mednextv2.training import SegmentationLoss
 
-MODES = ("eager", "graph", "compiled")
+# recorded: the network's passes are CUDA graphs, as in our trainings; graph: the whole step is one, the optimizer, too
+MODES = ("eager", "recorded", "graph", "compiled")
 
 
 class Row(NamedTuple):
@@ -65,7 +67,11 @@ class Subject(Stepper):
         self.loss = SegmentationLoss(LabelScheme(["background", *(f"class {i}" for i in range(1, CLASSES))]))
         for group in self.optimizer.param_groups:
             group["capturable"] = row.mode == "graph" and row.device == "cuda"
-        if row.mode == "compiled":
+        if row.mode == "recorded":
+            from mednextv2.nets import CudaGraphs
+
+            self.net = functools.partial(CudaGraphs(), self.net)
+        elif row.mode == "compiled":
             self.net = torch.compile(self.net, backend="inductor" if row.device == "cuda" else "eager")
         self.run: Callable[[], None] = self.step
 
@@ -117,7 +123,7 @@ def run_row(connection: Connection, row: Row, log: str, lock: str, seconds: floa
             if row.mode != "compiled":
                 fcntl.flock(file, fcntl.LOCK_EX)
                 stack.callback(fcntl.flock, file, fcntl.LOCK_UN)
-            for _ in range(2):
+            for _ in range(3):
                 subject.step()
             synchronize(subject.device)
             subject.rest()
@@ -162,15 +168,13 @@ class Worker:
         self.process.join()
 
 
-def measure_rows(
-    rows: list[Row], limit: float, save: Callable[[list[list[Any]], list[str]], None], rounds: int = 3
-) -> None:
+def measure_rows(rows: list[Row], limit: float, save: Callable[..., None], rounds: int = 3) -> None:
     """Measure rows in turns.
 
     Args:
         rows: The times of the others that do the same are relative to the first.
         limit: Seconds for everything; about two thirds may go into making ready.
-        save: Called with the table's rows and notes after every turn.
+        save: Called with the table's rows, its notes and the raw numbers after every turn.
         rounds: Turns of each row at most.
     """
     end = time.monotonic() + limit
@@ -185,7 +189,8 @@ def measure_rows(
                 for i in range(len(workers)):
                     worker = workers[(i + number) % len(workers)]  # nobody always comes after the same one
                     _turn(worker, end)
-                    save([_cells(w, workers) for w in workers], [])
+                    raw = [{"row": w.row._asdict(), "turns": w.turns} for w in workers]
+                    save([_cells(w, workers) for w in workers], [], raw)
         finally:
             for worker in workers:
                 worker.close()

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
-from gpu_launches import DTYPES, Launch, TensorSpec, find_kernel, follow_parts
+from gpu_capture import Launch, TensorSpec, find_kernel
+from gpu_launches import DTYPES, follow_parts
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler.compiler import make_backend

@@ -13,8 +13,8 @@ from collections import Counter
 from functools import cache
 from typing import Any, NamedTuple
 
+from gpu_capture import Launch, TensorSpec
 from gpu_compile import Compiled, disassemble
-from gpu_launches import Launch, TensorSpec
 
 
 class Machine(NamedTuple):

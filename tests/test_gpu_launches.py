@@ -33,7 +33,8 @@ import gpu_compile
 import gpu_launches
 import gpu_predict
 import gpu_standin
-from gpu_launches import Capture, TensorSpec, follow_parts, follow_step
+from gpu_capture import Capture, TensorSpec
+from gpu_launches import follow_parts, follow_step
 
 BF16 = torch.bfloat16
 if os.environ.get("TRITON_INTERPRET") == "1":
