@@ -1,0 +1,124 @@
+"""Compile and time the launches of a network one by one, next to what is predicted of them, for `gpu_check.py`."""
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from gpu_capture import Launch, TensorSpec, find_kernel
+from gpu_compile import compile_all, distinct, prepare
+from gpu_launches import follow_step
+from gpu_predict import H100, MACHINES, predict
+
+COMPILE_COLUMNS = ("kernel", "registers", "stack (B)", "shared (KiB)", "fault")
+COLUMNS = (
+    "part",
+    "kernel",
+    "times a step",
+    "programs",
+    "predicted (ms)",
+    "limit",
+    "measured (ms)",
+    "measured/predicted",
+)
+
+DRY = 4  # kernels that a dry run compiles
+
+
+class Found(NamedTuple):
+    """The launches of a step.
+
+    Attributes:
+        what: `train` or `inference`.
+        launches: Those that differ.
+        times: How often each occurs.
+    """
+
+    what: str
+    launches: list[Launch]
+    times: list[int]
+
+
+def follow(variant: str, patch: int, capability: tuple[int, int]) -> list[Found]:
+    """Return what a training step of two samples and an inference of one launch in bfloat16."""
+    found = []
+    for what, batch in (("train", 2), ("inference", 1)):
+        capture = follow_step(variant, (patch,) * 3, batch, what == "train", torch.bfloat16, capability=capability)
+        counts = Counter(launch.key() for launch in capture.launches)
+        launches = {launch.key(): launch for launch in capture.launches}
+        found.append(Found(what, list(launches.values()), [counts[key] for key in launches]))
+    return found
+
+
+def compile_step(variant: str, patch: int, arch: int, dry: bool, save: Callable[..., None]) -> None:
+    """Compile all of them side by side, so that what follows finds them in Triton's cache; dry, a few."""
+    jobs = distinct(
+        prepare(launch, arch) for each in follow(variant, patch, divmod(arch, 10)) for launch in each.launches
+    )
+    jobs = list({job.kernel: job for job in jobs}.values())[:DRY] if dry else jobs
+    rows = []
+    for one in compile_all(jobs):
+        numbers = (None,) * 3 if one.error else (one.registers, one.stack, one.shared / 1024)
+        rows.append([one.job.describe(), *numbers, "; ".join(one.faults())])
+        save(rows, [f"Compiled for sm_{arch}: {len(rows)} of {len(jobs)} kernels."])
+
+
+def time_step(variant: str, patch: int, arch: int, dry: bool, save: Callable[..., None]) -> None:
+    """Time every launch that differs, on random tensors of its shapes.
+
+    Args:
+        variant: A key of `mednextv2.nets.VARIANTS`.
+        patch: Edge in voxels.
+        arch: Of the GPU, such as 90.
+        dry: Time nothing, and predict a few launches.
+        save: Called with the table's rows and notes after every launch.
+    """
+    rows: list[list[Any]] = []
+    sums: dict[str, list[float]] = {}
+    machine = H100 if dry else MACHINES.get(arch)
+    for what, launches, times in follow(variant, patch, divmod(arch, 10)):
+        chosen = [(launch, prepare(launch, arch), n) for launch, n in zip(launches, times, strict=True)]
+        if dry:
+            chosen = list({launch.name: (launch, job, n) for launch, job, n in chosen}.values())[:DRY]
+        compiled = {repr(one.job): one for one in compile_all(distinct(job for _, job, _ in chosen))}
+        for launch, job, number in chosen:
+            own = compiled[repr(job)]
+            guess = predict(launch, own, machine) if machine and not own.error else None
+            took = measure(launch) if not dry and not own.error else None
+            ratio = took / guess.seconds if took and guess else None
+            cells = [f"{what}: {launch.region}", launch.name, number, math.prod(launch.grid)]
+            cells += [guess and guess.seconds * 1e3, own.error or (guess.limit if guess else "unknown")]
+            rows.append([*cells, took and took * 1e3, ratio])
+            total = sums.setdefault(what, [0.0, 0.0])
+            total[0] += number * guess.seconds if guess else 0.0
+            total[1] += number * took if took else 0.0
+            save(rows, [_sum(name, *both) for name, both in sums.items()])
+
+
+def _sum(what: str, predicted: float, measured: float) -> str:
+    took = f", measured {measured * 1e3:.2f} ms" if measured else ""
+    step = "training step" if what == "train" else "inference"
+    return f"Launches in the table, of one {step}: predicted {predicted * 1e3:.2f} ms{took}."
+
+
+def measure(launch: Launch) -> float:
+    """Return the median seconds of a launch on a GPU."""
+    tensors = {k: make_tensor(v, "cuda") if isinstance(v, TensorSpec) else v for k, v in launch.arguments.items()}
+    kernel = find_kernel(launch.module, launch.name)
+    times = triton.testing.do_bench(
+        lambda: kernel[launch.grid](**tensors, **launch.options), warmup=5, rep=20, return_mode="all"
+    )
+    return statistics.median(times) / 1e3
+
+
+def make_tensor(spec: TensorSpec, device: str) -> torch.Tensor:
+    """Return a tensor of a shape, of random numbers, or of zeros where it holds whole numbers: they may be places."""
+    dtype = getattr(torch, spec.dtype)
+    offset = spec.offset // dtype.itemsize
+    memory = torch.zeros(offset + spec.nbytes // dtype.itemsize, dtype=dtype, device=device)
+    if dtype.is_floating_point:
+        memory.normal_()
+    return memory.as_strided(spec.shape, spec.stride, offset)

@@ -1,0 +1,60 @@
+"""Commands in processes of their own, which are stopped with all that they started."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+PATIENCE = 8  # seconds between the asking and the killing; who is asked may have processes to stop, too
+
+
+class Ran(NamedTuple):
+    """How a command ended.
+
+    Attributes:
+        status: Its exit status, or None when it was stopped.
+        output: What it printed.
+        seconds: How long it took.
+    """
+
+    status: int | None
+    output: str
+    seconds: float
+
+    @property
+    def last_line(self) -> str:
+        """The last line that says something."""
+        lines = [line.strip() for line in self.output.splitlines() if line.strip()]
+        return lines[-1][:300] if lines else ""
+
+
+def run(command: list[str], limit: float, **environment: str) -> Ran:
+    """Run a command in the project's folder; after `limit` seconds it is stopped with all that it started."""
+    start = time.monotonic()
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, **environment},
+        )  # fmt: skip
+        try:
+            status: int | None = process.wait(max(1.0, limit))
+        except subprocess.TimeoutExpired:
+            status = None
+        finally:
+            stop(process)
+        output.seek(0)
+        return Ran(status, output.read(), time.monotonic() - start)
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End a process that was started as the first of its session, and all that it started in it."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, sign)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE)

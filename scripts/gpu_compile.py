@@ -1,0 +1,255 @@
+"""Compile Triton launches ahead of time, for any GPU and without one, and read what the compiled code takes.
+
+    python scripts/gpu_compile.py --variants v2_base --arch 90
+
+prints registers, stack and shared memory of every kernel of the variants, and ends with status 1 where one does not
+compile or exceeds a limit. Specialisation, alignment and options are those of a launch at run time, since Triton's own
+code decides on them.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from gpu_capture import Launch, TensorSpec, find_kernel
+from gpu_launches import DTYPES, follow_parts
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.compiler.compiler import make_backend
+from triton.runtime.jit import create_function_from_signature
+
+from mednextv2.nets import VARIANTS
+
+#: Bytes of shared memory that one block may have, by compute capability. Source: CUDA C++ Programming Guide,
+#: table "Technical Specifications per Compute Capability".
+SHARED_LIMIT = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+STACK_LIMIT = 256  # bytes of local memory a thread: a few spilled registers cost little, arrays in memory a lot
+KERNEL_SIZES = (3, 5, 7)
+ODD_FILTERS = (5, 12, 24)  # channels that are no powers of two, and such that no vector of 16 bytes fits
+
+
+class Job(NamedTuple):
+    """One compilation.
+
+    Attributes:
+        module: Where the kernel is defined.
+        kernel: Its name.
+        arch: Compute capability as a number, such as 90.
+        signature: Name and type of every argument.
+        constants: Place and value of every constant.
+        attributes: Place and attributes of every argument that has some, such as divisibility by 16.
+        options: Name and value of every option of the compiler.
+    """
+
+    module: str
+    kernel: str
+    arch: int
+    signature: tuple[tuple[str, Any], ...]
+    constants: tuple[tuple[tuple[int, ...], Any], ...]
+    attributes: tuple[tuple[tuple[int, ...], Any], ...]
+    options: tuple[tuple[str, Any], ...]
+
+    def describe(self) -> str:
+        """Return the kernel and what tells it from others, such as `w1_kernel bf16 C=32 E=96`."""
+        names = [name for name, _ in self.signature]
+        types = list(dict.fromkeys(t[1:] for _, t in self.signature if isinstance(t, str) and t.startswith("*")))
+        values = [f"{names[path[0]]}={value}" for path, value in self.constants if value is not None]
+        options = dict(self.options)
+        return " ".join([self.kernel, *types[:1], *values, f"warps={options.get('num_warps')}"])
+
+
+class Compiled(NamedTuple):
+    """What a compilation gave.
+
+    Attributes:
+        job: What was compiled.
+        error: Why it failed, in one line, or None.
+        registers: Of a thread.
+        stack: Bytes of local memory of a thread.
+        shared: Bytes of shared memory of a block.
+        cubin: The machine code.
+        ttir: Triton's first form of it, as text.
+    """
+
+    job: Job
+    error: str | None
+    registers: int = 0
+    stack: int = 0
+    shared: int = 0
+    cubin: bytes = b""
+    ttir: str = ""
+
+    def faults(self) -> list[str]:
+        """Return what is wrong with it, a line each."""
+        if self.error:
+            return [self.error]
+        found = []
+        if self.stack > STACK_LIMIT:
+            found.append(f"{self.stack} bytes of stack a thread, of {STACK_LIMIT}")
+        if self.shared > SHARED_LIMIT[self.job.arch]:
+            found.append(f"{self.shared} bytes of shared memory, of {SHARED_LIMIT[self.job.arch]}")
+        return found
+
+
+class _Pointer:
+    """A tensor as Triton's specialisation sees it."""
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self.dtype, self._offset = getattr(torch, spec.dtype), spec.offset
+
+    def data_ptr(self) -> int:
+        return 512 + self._offset  # PyTorch's allocator aligns to 512
+
+
+def prepare(launch: Launch, arch: int) -> Job:
+    """Return the compilation that a launch needs on a GPU."""
+    kernel, backend = find_kernel(launch.module, launch.name), make_backend(GPUTarget("cuda", arch, 32))
+    binder = create_function_from_signature(kernel.signature, kernel.params, backend)
+    values = {k: _Pointer(v) if isinstance(v, TensorSpec) else v for k, v in launch.arguments.items()}
+    given = {**values, **launch.options}
+    bound, specialization, options = binder(**given)
+    options, signature, constants, attributes = kernel._pack_args(backend, given, bound, specialization, options)
+    return Job(
+        launch.module,
+        launch.name,
+        arch,
+        *(tuple(found.items()) for found in (signature, constants, _hashable(attributes), _hashable(vars(options)))),
+    )
+
+
+def _hashable(values: dict[Any, Any]) -> dict[Any, Any]:
+    def freeze(value: Any) -> Any:
+        return tuple(freeze(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+    return {key: freeze(value) for key, value in values.items()}
+
+
+def distinct(jobs: Iterable[Job]) -> list[Job]:
+    """Leave out jobs that are equal to an earlier one."""
+    return list({repr(job): job for job in jobs}.values())
+
+
+def compile_job(job: Job) -> Compiled:
+    """Compile and read the machine code; what goes wrong is in the result."""
+    kernel = find_kernel(job.module, job.kernel)
+    attributes = {path: [list(pair) for pair in pairs] for path, pairs in job.attributes}
+    source = ASTSource(fn=kernel, signature=dict(job.signature), constexprs=dict(job.constants), attrs=attributes)
+    try:
+        compiled = triton.compile(source, target=GPUTarget("cuda", job.arch, 32), options=dict(job.options))
+    except Exception as error:  # of Triton, MLIR, LLVM or ptxas
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return Compiled(job, f"{type(error).__name__}: {' … '.join(lines[:1] + lines[-1:])}"[:300])
+    cubin = compiled.asm["cubin"]
+    registers, stack = read_usage(cubin)
+    return Compiled(job, None, registers, stack, compiled.metadata.shared, cubin, str(compiled.asm["ttir"]))
+
+
+def read_usage(cubin: bytes) -> tuple[int, int]:
+    """Return registers and bytes of stack of a thread."""
+    text = disassemble(cubin, "-res-usage")
+    found = re.search(r"REG:(\d+) STACK:(\d+)", text)
+    if not found:
+        raise RuntimeError(f"cuobjdump -res-usage answers something unknown: {text[:200]!r}")
+    return int(found[1]), int(found[2])
+
+
+def disassemble(cubin: bytes, what: str) -> str:
+    """Return what cuobjdump, which comes with Triton, says about machine code: `-res-usage` or `-sass`."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "kernel.cubin")
+        file.write_bytes(cubin)
+        command = [triton.knobs.nvidia.cuobjdump.path, what, str(file)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def compile_all(jobs: Iterable[Job], processes: int | None = None) -> Iterator[Compiled]:
+    """Compile side by side; yields in the order of the jobs.
+
+    Args:
+        jobs: What to compile.
+        processes: By default as many as there are cores, but none for fewer than eight jobs, which it takes to start.
+    """
+    jobs = list(jobs)
+    processes = processes or min(len(os.sched_getaffinity(0)), len(jobs) // 8)
+    if processes <= 1:
+        yield from map(compile_job, jobs)
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        yield from pool.map(compile_job, jobs)
+
+
+# --- which ones ------------------------------------------------------------------------------------------------------
+
+
+def launches_of(variant: str, arch: int, dtype: str, kernel_size: int, patch: tuple[int, ...]) -> list[Launch]:
+    """Return the launches of each kind of block of a variant, in training and in inference.
+
+    Args:
+        variant: A key of :data:`mednextv2.nets.VARIANTS`; with `/n` behind it, it begins with n filters.
+        arch: Compute capability as a number.
+        dtype: A key of :data:`gpu_launches.DTYPES`.
+        kernel_size: Edge of the depthwise kernels.
+        patch: Voxels along the axes.
+    """
+    name, _, filters = variant.partition("/")
+    changes = {"init_filters": int(filters)} if filters else {}
+    capability = divmod(arch, 10)
+    found = []
+    for training, batch in ((True, 2), (False, 1)):
+        settings = (batch, training, DTYPES[dtype], kernel_size, capability)
+        found += follow_parts(name, patch, *settings, **changes).launches
+    return found
+
+
+def all_jobs(
+    variants: Iterable[str], archs: Iterable[int], dtypes: Iterable[str], kernel_sizes: Iterable[int]
+) -> list[Job]:
+    """Return every distinct compilation that these networks need, on patches of 128³ voxels, and of 256² in 2D."""
+    jobs: list[Job] = []
+    for arch in archs:
+        for variant in variants:
+            for dtype in dtypes:
+                for kernel_size in kernel_sizes:
+                    found = launches_of(variant, arch, dtype, kernel_size, (128,) * 3)
+                    if variant == "v2_tiny":
+                        found += launches_of(variant, arch, dtype, kernel_size, (256,) * 2)
+                    jobs += distinct(prepare(launch, arch) for launch in found)
+    return distinct(jobs)
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compile what the options name and print a table; return 1 where something is wrong."""
+    everything = [*VARIANTS, *(f"v2_tiny/{n}" for n in ODD_FILTERS)]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variants", nargs="+", default=everything, choices=everything, help="(default: all)")
+    parser.add_argument("--arch", nargs="+", type=int, default=list(SHARED_LIMIT), choices=SHARED_LIMIT)
+    parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES, help="(default: all)")
+    parser.add_argument("--kernel-sizes", nargs="+", type=int, default=KERNEL_SIZES, choices=KERNEL_SIZES)
+    options = parser.parse_args(arguments)
+    wrong = []
+    jobs = all_jobs(options.variants, options.arch, options.dtypes, options.kernel_sizes)
+    print(f"{len(jobs)} kernels\n", flush=True)
+    print("| kernel | sm | registers | stack (B) | shared (KiB) |\n|---|---:|---:|---:|---:|")
+    for one in compile_all(jobs):
+        cells = [one.job.describe(), one.job.arch, one.registers, one.stack, f"{one.shared / 1024:.1f}"]
+        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+        wrong += [f"sm_{one.job.arch}: {one.job.describe()}: {fault}" for fault in one.faults()]
+    print("\n".join(["", *wrong, f"{len(wrong)} faults in {len(jobs)} kernels"]))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
