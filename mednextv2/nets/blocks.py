@@ -153,7 +153,7 @@ class MedNeXtBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting():  # noqa: SIM102  (the condition must stand alone to be left out of TorchScript)
             if self.activation_checkpointing and torch.is_grad_enabled():
-                return checkpoint(self.whole, x, use_reentrant=False)
+                return checkpoint(self.whole, x, use_reentrant=False, preserve_rng_state=self.drop_path_rate > 0.0)
         return self.whole(x)
 
 
@@ -245,5 +245,6 @@ class MedNeXtUpBlock(MedNeXtBlock):
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         if not torch.jit.is_scripting():  # noqa: SIM102  (as in MedNeXtBlock)
             if self.activation_checkpointing and torch.is_grad_enabled():
-                return checkpoint(self.whole, x, skip, use_reentrant=False)
+                # no random numbers are drawn, and a CUDA graph cannot keep their state
+                return checkpoint(self.whole, x, skip, use_reentrant=False, preserve_rng_state=False)
         return self.whole(x, skip)

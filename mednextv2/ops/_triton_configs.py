@@ -2,7 +2,7 @@
 
 They are looked up, not searched at run time: a search takes time at the start of every training, and where two
 configurations are close its choice, and with it the order of summation, changes from run to run.
-`scripts/tune_kernels.py` measures them on a GPU.
+`scripts/gpu_tune.py` measures them on a GPU.
 """
 
 from dataclasses import dataclass
@@ -64,10 +64,19 @@ def lookup(kernel: str, like: torch.Tensor, size: int) -> Config:
     """Return the configuration for tensors on the device and of the dtype of `like`."""
     if kernel in TRIAL:
         return TRIAL[kernel]
-    dtype = HALF if like.dtype != torch.float32 or (kernel, SINGLE) not in UNTUNED else SINGLE
-    sizes = UNTUNED[kernel, dtype]
-    bucket = min((s for s in sizes if s >= size), default=max(sizes))
-    return TUNED.get((capability(like), kernel, dtype, bucket)) or sizes[bucket]
+    own = bucket(kernel, like, size)
+    return TUNED.get((capability(like), kernel, _kind(kernel, like), own)) or UNTUNED[kernel, _kind(kernel, like)][own]
+
+
+def bucket(kernel: str, like: torch.Tensor, size: int) -> int:
+    """Return the size in the table that a size falls under."""
+    sizes = UNTUNED[kernel, _kind(kernel, like)]
+    return min((s for s in sizes if s >= size), default=max(sizes))
+
+
+def _kind(kernel: str, like: torch.Tensor) -> str:
+    single = like.dtype == torch.float32 and (kernel, SINGLE) in UNTUNED
+    return SINGLE if single else HALF
 
 
 def capability(x: torch.Tensor) -> tuple[int, int]:
