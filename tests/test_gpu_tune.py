@@ -30,13 +30,14 @@ class Hill:
     kernel = "expand"
 
     def seconds(self, config):
-        wanted = Config((128, 64), 8, 4, 1056, 32)
-        return 1 + sum(a != b for a, b in zip(astuple(config), astuple(wanted), strict=True))
+        wanted = (128, 64, 8, 4, 1056, 32)
+        (rows, columns), *others = astuple(config)
+        return 1 + sum(a != b for a, b in zip((rows, columns, *others), wanted, strict=True))
 
 
 def test_the_best_configuration_is_found_step_by_step():
     best, before, after = gpu_tune.tune(Hill(), Config((64, 128), 4, 2, 528, 64), end=float("inf"))
-    assert (best, before, after) == (Config((128, 64), 8, 4, 1056, 32), 6, 1)
+    assert (best, before, after) == (Config((128, 64), 8, 4, 1056, 32), 7, 1)
     assert gpu_tune.tune(Hill(), Config((64, 128), 4, 2, 528, 64), end=0.0)[0] == Config((64, 128), 4, 2, 528, 64)
 
 
