@@ -1,3 +1,4 @@
+import json
 import re
 import sys
 from dataclasses import astuple
@@ -8,8 +9,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
+import gpu_predict_step
 import gpu_tune
 
+from mednextv2.nets import create_mednext
+from mednextv2.nets.blocks import MedNeXtBlock
 from mednextv2.ops import _triton_configs as configs
 from mednextv2.ops._triton_configs import HALF, Config
 
@@ -60,3 +64,16 @@ def test_without_a_gpu_it_says_so(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert gpu_tune.main([]) == 2
     assert "There is no GPU to measure on" in capsys.readouterr().err
+
+
+def test_a_prediction_of_a_step_says_that_it_is_one(tmp_path, capsys):
+    gpu_predict_step.main(["--variant", "v2_tiny", "--patch", "32", "--output", str(tmp_path)])
+    text = (tmp_path / "gpu-predicted-v2_tiny.md").read_text()
+    assert text.strip() in capsys.readouterr().out
+    assert text.startswith("# Predicted, not measured")
+    found = json.loads((tmp_path / "gpu-predicted-v2_tiny.json").read_text())
+    assert set(found) == {"train", "inference"}
+    blocks = sum(isinstance(m, MedNeXtBlock) for m in create_mednext("v2_tiny").modules())
+    assert found["inference"]["gather_kernel"]["launches"] == blocks
+    assert found["train"]["gather_kernel"]["launches"] == 2 * blocks
+    assert all(row["ms"] > 0 or row["unknown"] for rows in found.values() for row in rows.values())

@@ -1,0 +1,82 @@
+"""Predict how long the Triton launches of a training step and of an inference take on an H100, without one.
+
+    python scripts/gpu_predict_step.py --variant v2_base --patch 128 --output docs/benchmarks
+
+What is left out: calls of PyTorch and cuBLAS, and the processor. How a prediction is made, and how good it was:
+docs/gpu.md.
+"""
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import triton
+from gpu_check_launches import follow
+from gpu_compile import compile_all, distinct, prepare
+from gpu_predict import H100, predict
+
+from mednextv2.nets import VARIANTS
+
+ARCH = 90
+COLUMNS = ("kernel", "launches", "predicted (ms)", "of these limited by")
+
+
+def predict_step(variant: str, patch: int) -> dict[str, dict[str, Any]]:
+    """Return by step (`train`, batch 2; `inference`, batch 1) and kernel: launches, milliseconds, what limits them."""
+    found: dict[str, dict[str, Any]] = {}
+    for what, launches, times in follow(variant, patch, divmod(ARCH, 10)):
+        jobs = [prepare(launch, ARCH) for launch in launches]
+        compiled = {repr(one.job): one for one in compile_all(distinct(jobs))}
+        rows: dict[str, dict[str, Any]] = {}
+        for launch, job, number in zip(launches, jobs, times, strict=True):
+            row = rows.setdefault(launch.name, {"launches": 0, "ms": 0.0, "limits": Counter(), "unknown": 0})
+            guess = predict(launch, compiled[repr(job)], H100)
+            row["launches"] += number
+            row["unknown"] += 0 if guess else number
+            if guess:
+                row["ms"] += number * guess.seconds * 1e3
+                row["limits"][guess.limit] += number
+        found[what] = dict(sorted(rows.items(), key=lambda item: -item[1]["ms"]))
+    return found
+
+
+def format_step(variant: str, patch: int, found: dict[str, dict[str, Any]]) -> str:
+    """Return the tables."""
+    lines = [
+        f"# Predicted, not measured: the Triton launches of {variant} on an H100", "",
+        f"{patch}³ voxels, bfloat16; training with batch 2, inference with batch 1. Triton {triton.__version__}. "
+        "Calls of PyTorch and cuBLAS are not in the sums.", "",
+    ]  # fmt: skip
+    for what, rows in found.items():
+        total = sum(row["ms"] for row in rows.values())
+        lines += [f"## {what}: {total:.1f} ms predicted", "", "| " + " | ".join(COLUMNS) + " |", "|---|---:|---:|---|"]
+        for name, row in rows.items():
+            limits = ", ".join(f"{limit} {number}" for limit, number in row["limits"].most_common())
+            limits += f", not predicted {row['unknown']}" if row["unknown"] else ""
+            lines.append(f"| `{name}` | {row['launches']} | {row['ms']:.2f} | {limits} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the tables, and write them where `--output` says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", default="v2_base", choices=VARIANTS)
+    parser.add_argument("--patch", type=int, default=128, help="edge in voxels (default: 128)")
+    parser.add_argument("--output", help="a folder for gpu-predicted-VARIANT.md and .json")
+    options = parser.parse_args(arguments)
+    found = predict_step(options.variant, options.patch)
+    text = format_step(options.variant, options.patch, found)
+    print(text)
+    if options.output:
+        for ending, content in (("md", text), ("json", json.dumps(found, indent=1) + "\n")):
+            target = Path(options.output, f"gpu-predicted-{options.variant}.{ending}")
+            part = target.with_name(f".{target.name}.part")
+            part.write_text(content, encoding="utf-8")
+            part.replace(target)
+
+
+if __name__ == "__main__":
+    main()
