@@ -15,7 +15,7 @@ from mednextv2.ops import paths
 from mednextv2.ops.block import block
 from mednextv2.ops.depthwise import depthwise
 from mednextv2.ops.folded_mlp import folded_mlp
-from mednextv2.ops.parameters import Convolution, Mlp
+from mednextv2.ops.parameters import Convolution, Mlp, Settings
 from mednextv2.ops.problems import Problem
 
 # Relative errors by norms, as in the operators' tests; in float32 a little more, since sums here are over more voxels.
@@ -77,16 +77,21 @@ def sizes(problem: Problem, work: float) -> list[Size]:
 
 
 def run(problem: Problem, x: dict[str, Tensor | None]) -> dict[str, Tensor]:
-    """Apply the operators of a problem to its inputs by name; returns the outputs by name."""
-    mlp = Mlp(*(x.get(name) for name in _MLP))
+    """Apply the operators of a problem to its inputs by name; returns the outputs by name.
+
+    One sample, as the smallest size has it, takes GRN's other denominator, so that both are tried.
+    """
+    mlp, grn_sum = Mlp(*(x.get(name) for name in _MLP)), x["x"].shape[0] == 1
     if not problem.kernel_size:
-        return {"output": folded_mlp(x["x"], *mlp, x.get("residual"))}
+        denominator = "sum" if grn_sum else "mean"
+        return {"output": folded_mlp(x["x"], *mlp, x.get("residual"), grn_denominator=denominator)}
     convolution = Convolution(x["weight"], x["bias"], problem.stride, problem.transposed)
     if not problem.expanded:
         y, statistics = depthwise(x["x"], *convolution)
         return {"output": y, "mean": statistics[0], "variance": statistics[1]}
     own = problem.residual and (problem.stride, problem.transposed) == (1, False)
-    return {"output": block(x["x"], convolution, mlp, x["x"] if own else x.get("residual"))}
+    settings = Settings(grn_sum=grn_sum)
+    return {"output": block(x["x"], convolution, mlp, x["x"] if own else x.get("residual"), settings)}
 
 
 def inputs(problem: Problem, size: Size, device: str) -> dict[str, Tensor]:
