@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mednextv2.ops import _depthwise_triton as depthwise
 from mednextv2.ops import _folded_mlp_triton as folded_mlp
+from mednextv2.ops._folded_mlp_launch import Folded
 from mednextv2.ops._triton_kept import kept
 from mednextv2.ops.parameters import Convolution, Mlp, Settings
 
@@ -58,7 +59,7 @@ def forward(
         mean, variance = depthwise.moments(parts, y)
         sources = (mlp.w1, mlp.b1, mlp.norm_weight, mlp.norm_bias)
         own = kept(f"w1n {y.dtype}", mlp.norm_weight, sources, lambda: folded_mlp.fold_weights(y, mlp), True)
-        folded = folded_mlp.Folded(mean, variance, *own)
+        folded = Folded(mean, variance, *own)
     else:
         folded = folded_mlp.fold(y, mlp, parts)
     out, g = folded_mlp.forward_folded(y, folded, mlp, residual, settings)
@@ -79,7 +80,7 @@ def backward(
 
     The bias is taken out again by the norm: its gradient is zero.
     """
-    folded = folded_mlp.Folded(saved.mean, saved.variance, saved.w1n, saved.b1n)
+    folded = Folded(saved.mean, saved.variance, saved.w1n, saved.b1n)
     dy, gradients, zeros = folded_mlp.backward_folded(grad, saved.y, folded, mlp, saved.g, settings)
     dx = x.new_empty(0)
     if need_x:

@@ -7,8 +7,8 @@ from torch import Tensor
 from mednextv2.ops import _depthwise_kernels as kernels
 from mednextv2.ops import _triton_configs as configs
 from mednextv2.ops import paths
+from mednextv2.ops._folded_mlp_launch import Moments
 from mednextv2.ops._folded_mlp_small_kernels import moments_kernel
-from mednextv2.ops._folded_mlp_triton import Moments
 from mednextv2.ops.parameters import Convolution
 from mednextv2.ops.shapes import result_shape
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mednextv2.nets import create_mednext
-from mednextv2.ops import Mlp, Settings, _folded_mlp_triton, _trial_compare, _triton_configs, paths
+from mednextv2.ops import Mlp, Settings, _folded_mlp_launch, _trial_compare, _triton_configs, paths
 from mednextv2.ops.problems import Problem
 
 SMALL = Problem(3, 6, 18, 6, 3, 1, False, True, True, torch.float32)
@@ -110,7 +110,7 @@ def test_the_sizes_take_every_configuration_that_a_network_takes():
     # products have one for few tiles of voxels and one for many
     with torch.device("meta"):
         problems = create_mednext("v2_base").problems(torch.bfloat16)
-    wide = [p for p in problems if not _folded_mlp_triton.is_thin(p.channels, p.expanded, p.out_channels, (9, 0))]
+    wide = [p for p in problems if not _folded_mlp_launch.is_thin(p.channels, p.expanded, p.out_channels, (9, 0))]
     assert len(wide) == 3 + 3 + 3
     for problem in wide:
         for name, width in (("compress", problem.out_channels), ("input", problem.channels)):
@@ -123,6 +123,6 @@ def grid_of(problem, size, name, width):
     y = torch.empty(size.samples, problem.channels, *size.space, dtype=problem.dtype, device="meta")
     w1, w2 = (torch.empty(n, problem.expanded, device="meta") for n in (problem.channels, problem.out_channels))
     mlp = Mlp(w1, w1, w1.t(), w1, w1, w1, w2, w2)
-    config, _ = _folded_mlp_triton._Launch(y, mlp, Settings())._product_grid(name, width)
+    config, _ = _folded_mlp_launch.Launch(y, mlp, Settings())._product_grid(name, width)
     table = _triton_configs.UNTUNED[name, _triton_configs.HALF]
     return next(size for size, entry in table.items() if entry.blocks[0] == config.blocks[0])

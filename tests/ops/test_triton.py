@@ -21,7 +21,7 @@ from mednextv2.ops.statistics import moments
 if not sys.platform.startswith("linux") and importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is for Linux", allow_module_level=True)  # there the tests' requirements bring it
 
-from mednextv2.ops import _depthwise_triton, _folded_mlp_triton, _triton_configs, _triton_parts
+from mednextv2.ops import _depthwise_triton, _folded_mlp_launch, _folded_mlp_triton, _triton_configs, _triton_parts
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS warns under deterministic algorithms
@@ -123,16 +123,16 @@ def check_mlp(problem, residual=False, denominator="mean", floor=1e-3, tolerance
 @pytest.fixture(params=["thin", "wide"])
 def width(request, monkeypatch):
     """Which family of kernels a small problem takes."""
-    monkeypatch.setattr(_folded_mlp_triton, "is_thin", lambda *_: request.param == "thin")
+    monkeypatch.setattr(_folded_mlp_launch, "is_thin", lambda *_: request.param == "thin")
     return request.param
 
 
 def test_thin_blocks_are_those_whose_weights_fit_into_a_multiprocessor():
     thin = [(32, 96, 32), (64, 256, 64), (16, 32, 32), (64, 192, 32), (24, 72, 24)]
-    assert all(_folded_mlp_triton.is_thin(*sizes, gpu) for sizes in thin for gpu in [(9, 0), (10, 0)])
+    assert all(_folded_mlp_launch.is_thin(*sizes, gpu) for sizes in thin for gpu in [(9, 0), (10, 0)])
     wide = [(128, 1024, 128), (64, 512, 128), (128, 512, 64), (64, 260, 64)]
-    assert not any(_folded_mlp_triton.is_thin(*sizes, (9, 0)) for sizes in wide)
-    small = {sizes: _folded_mlp_triton.is_thin(*sizes, (8, 6)) for sizes in thin}  # with less shared memory
+    assert not any(_folded_mlp_launch.is_thin(*sizes, (9, 0)) for sizes in wide)
+    small = {sizes: _folded_mlp_launch.is_thin(*sizes, (8, 6)) for sizes in thin}  # with less shared memory
     assert small == {sizes: max(sizes[0], sizes[2]) <= 32 for sizes in thin}
 
 
