@@ -222,12 +222,15 @@ def fetch(task: str, folder: str) -> None:
     print(fetch_msd_task(str(task), str(folder)))
 
 
-def doctor(network: str = "v2_base", kernel_size: int = 3, dtype: str = "bfloat16", repeat: bool = False) -> None:
+def doctor(
+    *extra: Any, network: str = "v2_base", kernel_size: int = 3, dtype: str = "bfloat16", repeat: bool = False
+) -> None:
     """Show what is found on this machine: versions, the CPU library, GPUs and whether their kernels are right.
 
     Kernels are tried where they were not yet, about a minute once. Ends with exit code 1 if something failed.
 
     Args:
+        extra: Nothing; options have names.
         network: Whose kernels to try on GPUs: v2_base, v2_small, v2_tiny, v2_wide, v1_s, v1_b, v1_m or v1_l.
         kernel_size: Of the network's depthwise convolutions.
         dtype: That it computes in: bfloat16, float16 or float32.
@@ -235,6 +238,8 @@ def doctor(network: str = "v2_base", kernel_size: int = 3, dtype: str = "bfloat1
     """
     from mednextv2.doctor import examine
 
+    if extra:
+        raise InputError(f"{' '.join(map(str, extra))}: give options by name, such as --network v2_small")
     found = examine(network, kernel_size, dtype, repeat)
     print(found.text)
     if not found.well:
@@ -256,11 +261,14 @@ def check_options(arguments: Sequence[str]) -> None:
     verb = VERBS.get(arguments[0]) if arguments else None
     if verb in (None, run, predict):  # they take the settings of a bundle, and check them
         return
-    names = list(inspect.signature(verb).parameters)
+    names = [name for name in inspect.signature(verb).parameters if name != "extra"]
     problems = []
     for argument in arguments[1:]:
         if argument == "--":  # what follows is for Fire
             break
+        if argument[:1] == "-" and argument[1:2].isalpha() and argument not in ("-h", *(f"-{n[0]}" for n in names)):
+            problems.append(f"{argument}: {arguments[0]} has no such option; there are --{', --'.join(names)}")
+            continue
         name = argument[2:].split("=")[0].replace("-", "_")
         if not argument.startswith("--") or name in ("help", *names, *(f"no{n}" for n in names)):
             continue

@@ -17,6 +17,14 @@ from mednextv2.ops.problems import Problem
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
+LARGEST_KERNEL = 31
+_ASKED = {
+    paths.TORCH: "torch: PyTorch's operators are used, and none of the kernels below",
+    paths.REFERENCE: "reference: the plain definitions are used, and none of the kernels below",
+    paths.TRITON: "triton: GPU kernels are used without regard to their verdicts; on a CPU this changes nothing",
+}
+
+
 class Examination(NamedTuple):
     """The table to print, and whether everything works that could work here."""
 
@@ -61,8 +69,10 @@ def examine(
 def _problems(network: str, kernel_size: int, dtype: str) -> list[Problem]:
     if network not in VARIANTS:
         raise InputError(f"--network {network}: there is no such size of MedNeXt; choose one of {', '.join(VARIANTS)}")
-    if not isinstance(kernel_size, int) or isinstance(kernel_size, bool) or kernel_size < 1 or kernel_size % 2 == 0:
-        raise InputError(f"--kernel_size {kernel_size}: should be an odd whole number, such as 3 or 5")
+    if not isinstance(kernel_size, int) or isinstance(kernel_size, bool) or not (
+        1 <= kernel_size <= LARGEST_KERNEL and kernel_size % 2 == 1
+    ):
+        raise InputError(f"--kernel_size {kernel_size}: should be odd and at most {LARGEST_KERNEL}, such as 3")
     if dtype not in DTYPES:
         raise InputError(f"--dtype {dtype}: should be one of {', '.join(DTYPES)}")
     with torch.device("meta"):
@@ -79,7 +89,7 @@ def _versions() -> Iterator[_Row]:
         except metadata.PackageNotFoundError:
             yield _Row(name, "not installed")
     if paths.wanted() != paths.AUTO:
-        yield _Row(paths.SETTING, f"{paths.wanted()}: chosen by hand, whatever is found here")
+        yield _Row(paths.SETTING, _ASKED[paths.wanted()])
 
 
 def _cpu() -> _Row:

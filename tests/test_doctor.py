@@ -136,15 +136,16 @@ def test_a_cpu_library_that_could_not_be_built_is_the_exit_code(monkeypatch):
 def test_a_path_chosen_by_hand_is_shown(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(paths, "_wanted", "torch")
-    assert "MEDNEXTV2_OPS torch: chosen by hand, whatever is found here" in rows(examine().text)
+    assert "MEDNEXTV2_OPS torch: PyTorch's operators are used, and none of the kernels below" in rows(examine().text)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ({"network": "v3"}, "--network v3: there is no such size of MedNeXt; choose one of v1_s"),
-        ({"kernel_size": 4}, "--kernel_size 4: should be an odd whole number"),
-        ({"kernel_size": True}, "--kernel_size True: should be an odd whole number"),
+        ({"kernel_size": 4}, "--kernel_size 4: should be odd and at most 31"),
+        ({"kernel_size": True}, "--kernel_size True: should be odd and at most 31"),
+        ({"kernel_size": 1_000_001}, "--kernel_size 1000001: should be odd and at most 31"),
         ({"dtype": "float64"}, "--dtype float64: should be one of bfloat16, float16, float32"),
         ({"repeat": "yes"}, "--repeat yes: is a switch"),
     ],

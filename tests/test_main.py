@@ -97,6 +97,8 @@ def test_every_verb_has_help():
         (("plan", "data", "--patchsize=[32,32,32]", "--varient=v2_tiny"), "did you mean --variant?"),
         (("ensemble", "b", "d", "--label-dir", "x"), "did you mean --labels_dir"),
         (("check", "data", "--zzz"), "there are --dataset_dir, --labels_dir"),
+        (("doctor", "-x"), "-x: doctor has no such option; there are --network, --kernel_size, --dtype, --repeat"),
+        (("doctor", "v2_small"), "v2_small: give options by name, such as --network v2_small"),
     ],
 )
 def test_misspelt_options_are_refused_before_the_verb_starts(monkeypatch, capsys, arguments, words):
@@ -109,6 +111,8 @@ def test_options_of_every_spelling_that_fire_knows_pass(tmp_path):
     check_options(["plan", "data", "--patch-size=[32,32,32]", "--batch_size", "2", "--", "--help"])
     check_options(["bundle", "task.yaml", "--nocheck"])
     check_options(["bundle", "task.yaml", "--help"])
+    check_options(["bundle", "-t", "task.yaml", "-c", "-h"])
+    check_options(["phantom", "folder", "--seed", "-1"])
     check_options(["run", "bundle", "train", "--anything", "1"])  # looks at its settings itself
     check_options([])
 

@@ -14,11 +14,12 @@ from torch import Tensor
 from mednextv2.ops import paths
 from mednextv2.ops._depthwise_torch import convolve
 from mednextv2.ops.depthwise import choose as choose_depthwise
+from mednextv2.ops.derivatives import first_only
 from mednextv2.ops.folded_mlp import choose as choose_mlp
 from mednextv2.ops.folded_mlp import folded_mlp_reference
 from mednextv2.ops.parameters import Convolution, Mlp, Settings
 from mednextv2.ops.problems import Problem
-from mednextv2.ops.shapes import check_block, result_shape
+from mednextv2.ops.shapes import check_block, check_tensor, result_shape
 
 _TENSORS = 2 + len(Mlp._fields)  # weight, bias and the MLP's
 
@@ -55,6 +56,7 @@ def block(
     Source:
         Roy et al. 2023, MedNeXt, sections 2.1 and 2.2 (arXiv:2303.09975); GRN: Woo et al. 2023 (arXiv:2301.00808).
     """
+    check_tensor("x", x)
     settings, own = settings or Settings(), residual is x
     x = paths.autocast(x)
     residual = None if residual is None or own else residual.to(x.dtype)
@@ -236,3 +238,4 @@ def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple:
 
 
 block_op.register_autograd(_backward, setup_context=_setup_context)
+first_only(block_backward_op, "block")

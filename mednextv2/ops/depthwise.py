@@ -7,9 +7,10 @@ from torch import Tensor
 
 from mednextv2.ops import _depthwise_torch, paths
 from mednextv2.ops._depthwise_torch import convolve
+from mednextv2.ops.derivatives import first_only
 from mednextv2.ops.parameters import Convolution
 from mednextv2.ops.problems import Problem
-from mednextv2.ops.shapes import check_depthwise, result_shape
+from mednextv2.ops.shapes import check_depthwise, check_tensor, result_shape
 
 
 def depthwise_reference(
@@ -41,6 +42,7 @@ def depthwise(
     Source:
         Roy et al. 2023, MedNeXt, sections 2.1 and 2.2 (arXiv:2303.09975).
     """
+    check_tensor("x", x)
     x = paths.autocast(x)
     if paths.plain(x):
         return depthwise_reference(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), stride,
@@ -116,3 +118,4 @@ def _backward(ctx, grad, _, __):
 
 
 depthwise_op.register_autograd(_backward, setup_context=_setup_context)
+first_only(depthwise_backward_op, "depthwise")

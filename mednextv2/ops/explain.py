@@ -92,7 +92,10 @@ def explain(
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f"dtype is a floating-point torch.dtype, such as torch.bfloat16: got {dtype!r}")
     parameter = next(network.parameters())
-    device = torch.device(parameter.device if device is None else device)
+    try:
+        device = torch.device(parameter.device if device is None else device)
+    except (RuntimeError, TypeError) as e:
+        raise ValueError(f"device is cpu, cuda or another device of PyTorch: got {device!r}") from e
     if dtype is None:
         dtype = torch.bfloat16 if device.type == "cpu" and network.cpu_bfloat16 else parameter.dtype
     if paths.by_verdict(device):

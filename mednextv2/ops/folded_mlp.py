@@ -19,10 +19,11 @@ from torch import Tensor
 from mednextv2.ops import _folded_mlp_torch as folded
 from mednextv2.ops import paths
 from mednextv2.ops.channel_norm import channel_norm
+from mednextv2.ops.derivatives import first_only
 from mednextv2.ops.grn import grn
 from mednextv2.ops.parameters import Mlp, Settings
 from mednextv2.ops.problems import Problem
-from mednextv2.ops.shapes import check_grn, check_mlp
+from mednextv2.ops.shapes import check_grn, check_mlp, check_tensor
 from mednextv2.ops.statistics import moments
 
 
@@ -102,6 +103,7 @@ def folded_mlp(
         Roy et al. 2023, MedNeXt, section 2.1 (arXiv:2303.09975); GRN: Woo et al. 2023 (arXiv:2301.00808). The folded
         form and its gradients: `docs/fast_block.md`.
     """
+    check_tensor("y", y)
     check_grn(gamma, beta, grn_denominator)
     y = paths.autocast(y)
     residual = None if residual is None else residual.to(y.dtype)
@@ -231,3 +233,4 @@ def _backward(ctx, grad, _):
 
 
 folded_mlp_op.register_autograd(_backward, setup_context=_setup_context)
+first_only(folded_mlp_backward_op, "folded_mlp")

@@ -166,6 +166,8 @@ def autocast(x: Tensor) -> Tensor:
 def autocast_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype that autocast gives `x` in a convolution; outside autocast, its own."""
     device = x.device.type
+    if device == "meta":  # has no autocast
+        return x.dtype
     if x.is_floating_point() and x.dtype != torch.float64 and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return x.dtype

@@ -5,6 +5,12 @@ from torch import Tensor
 from mednextv2.ops.parameters import Convolution, Mlp
 
 
+def check_tensor(name: str, value: object) -> None:
+    """Raise a ValueError where something else is given in a tensor's place, or return."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} is a tensor, not a {type(value).__name__}")
+
+
 def check_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> None:
     """Raise a ValueError that says which argument of :func:`mednextv2.ops.depthwise` does not fit, or return."""
     if x.dim() not in (4, 5) or not x.is_floating_point():

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mednextv2.ops import paths
+from mednextv2.ops.derivatives import first_only
 
 
 def upsample_merge_reference(y: Tensor, shortcut: Tensor | None, skip: Tensor | None) -> Tensor:
@@ -100,3 +101,4 @@ def _backward(ctx, grad):
 
 
 upsample_merge_op.register_autograd(_backward, setup_context=_setup_context)
+first_only(upsample_merge_backward_op, "upsample_merge")

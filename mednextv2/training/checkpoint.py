@@ -22,6 +22,7 @@ from mednextv2.weights.loading import describe_mismatch, load_weights
 logger = logging.getLogger(__name__)
 
 LATEST_NAME = "checkpoint_latest.pt"
+_OWN_SETTING = {"adamw": "betas", "sgd": "momentum"}  # by the names of `create_optimizer`: what no other one has
 _ADVICE = "Choose another --output_dir, or start anew with --resume False"
 
 
@@ -31,17 +32,22 @@ def check_start(
     cases: Sequence[dict[str, Any]],
     resume: bool = True,
     pretrained: str | os.PathLike | None = None,
+    optimizer_name: str | None = None,
 ) -> None:
     """Find out whether a training can start from what it shall start from, before cases are prepared for it.
 
-    The arguments are those of :class:`TrainingCheckpoint`; the network takes the pretrained weights.
+    The arguments are those of :class:`TrainingCheckpoint`, and the optimizer's name as
+    :func:`mednextv2.training.create_optimizer` takes it; the network takes the pretrained weights.
 
     Raises:
-        InputError: When the checkpoint or the pretrained weights are of another network or other cases.
+        InputError: When the checkpoint or the pretrained weights are of another network, other cases or another
+            optimizer.
     """
     latest = Path(output_dir).expanduser() / LATEST_NAME
     if resume and latest.is_file():
-        _check_content(latest, load_file(latest), network, _names(cases))
+        content = load_file(latest)
+        _check_content(latest, content, network, _names(cases))
+        _check_optimizer(latest, content, optimizer_name)
     elif pretrained:
         load_weights(network, pretrained)
 
@@ -54,6 +60,15 @@ def _check_content(file: Path, content: Any, network: nn.Module, cases: list[str
         raise InputError(f"{file}: a training of another network is there. {problem} {_ADVICE}")
     if content.get("cases", cases) != cases:
         raise InputError(f"{file}: a training on other cases is there, of another fold or data set. {_ADVICE}")
+
+
+def _check_optimizer(file: Path, content: dict[str, Any], name: str | None) -> None:
+    """Compare the optimizer that a checkpoint is of with the one that is wanted; each has a setting of its own."""
+    groups = content["optimizer"].get("param_groups") if isinstance(content["optimizer"], dict) else None
+    settings = groups[0] if isinstance(groups, list) and groups and isinstance(groups[0], dict) else {}
+    found = next((own for own, setting in _OWN_SETTING.items() if setting in settings), None)
+    if name is not None and found != name:
+        raise InputError(f"{file}: a training with optimizer_name {found or 'unknown'} is there, not {name}. {_ADVICE}")
 
 
 def _names(cases: Sequence[dict[str, Any]]) -> list[str]:
@@ -133,6 +148,9 @@ class TrainingCheckpoint:
 
     def _load(self, engine: Engine, content: dict[str, Any]) -> None:
         _check_content(self.latest, content, self.network, self.cases)
+        settings = self.optimizer.param_groups[0]
+        own = next((name for name, setting in _OWN_SETTING.items() if setting in settings), None)
+        _check_optimizer(self.latest, content, own)
         if content["epoch"] >= engine.state.max_epochs:
             logger.info(
                 "%s: already trained for %d epochs of %d; more need a larger --epochs, a new training --resume False",

@@ -1,5 +1,6 @@
 """MONAI's trainer and inferer, with what keeps a GPU busy."""
 
+import logging
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ class Trainer(SupervisedTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.add_event_handler(Events.STARTED, _choose_scaler)
+        self.logger.addFilter(_is_news)
 
     def run(self) -> None:
         """Train.
@@ -60,6 +62,11 @@ class Trainer(SupervisedTrainer):
 def _choose_scaler(engine: Engine) -> None:
     if engine.scaler is not None and engine.amp_kwargs.get("dtype") == torch.bfloat16:
         engine.scaler = torch.amp.GradScaler(engine.state.device.type, enabled=False)  # passes all through
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Leave out ignite's lines about an exception, which whoever catches it reports in any case."""
+    return "terminating due to exception" not in str(record.msg)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

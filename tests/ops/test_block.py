@@ -145,3 +145,43 @@ def test_half_of_grn_is_refused(missing):
     values[missing] = None
     with pytest.raises(ValueError, match="both or not at all"):
         run(*values.values())
+
+
+@pytest.mark.parametrize("name", ["block", "depthwise", "folded_mlp", "upsample_merge"])
+def test_a_second_derivative_is_refused_with_the_way_to_have_it(name):
+    values, settings = case(9, torch.float64, batch=1, channels=2, space=(3, 4), kernel=3, ratio=2, bias=True, grn=True)
+    x, weight, bias, *mlp = values.values()
+
+    def apply():
+        if name == "block":
+            return run(*values.values(), **settings)
+        if name == "depthwise":
+            return ops.depthwise(x, weight, bias)[0]
+        if name == "folded_mlp":
+            return ops.folded_mlp(x, *mlp)
+        return ops.upsample_merge(x, None, None)
+
+    (first,) = torch.autograd.grad(apply().square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match=rf"ops.{name} has first derivatives only.*use\('reference'\)"):
+        first.square().sum().backward()
+    with ops.use("reference"):
+        (first,) = torch.autograd.grad(apply().square().sum(), x, create_graph=True)
+        first.square().sum().backward()
+
+
+def test_what_is_no_tensor_is_refused():
+    values, _ = case(10, torch.float32, channels=8)
+    _, weight, bias, *mlp = values.values()
+    for call in (
+        lambda: ops.block([1, 2], ops.Convolution(weight, bias), ops.Mlp(*mlp)),
+        lambda: ops.depthwise([1, 2], weight, bias),
+        lambda: ops.folded_mlp([1, 2], *mlp),
+    ):
+        with pytest.raises(ValueError, match=r"[xy] is a tensor, not a list"):
+            call()
+
+
+def test_shapes_can_be_asked_for_on_the_meta_device():
+    values, _ = case(11, torch.float32, channels=8, space=(5, 6, 7), grn=True, bias=True)
+    x, weight, bias, *mlp = (v.to("meta") for v in values.values())
+    assert ops.block(x, ops.Convolution(weight, bias, 2), ops.Mlp(*mlp)).shape == (*x.shape[:2], 3, 3, 4)

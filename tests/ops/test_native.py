@@ -70,7 +70,23 @@ def test_two_processes_that_start_together_build_it_once(tmp_path):
     assert [r[0] for r in results] == [True, True]
     assert sum("Building the fast CPU kernels" in r[2] for r in results) == 1
     left = sorted(p.name for p in (tmp_path / "cache").iterdir())
-    assert left == [native.built().with_suffix(".lock").name, native.built().name]
+    assert left == [native.built().with_suffix(ending).name for ending in (".lock", ".sha256", ".so")]
+    # a damaged one is noticed, where loading it would end the process, and built anew
+    whole = tmp_path / "cache" / native.built().name
+    with whole.open("r+b") as file:
+        file.truncate(10_000)
+    loaded, _, err = finish(start(MEDNEXTV2_CACHE=str(tmp_path / "cache")))
+    assert loaded
+    assert f"{whole} is damaged, or was not finished, and is built anew" in err
+    assert finish(start(MEDNEXTV2_CACHE=str(tmp_path / "cache")))[2].count("damaged") == 0
+
+
+def test_a_cache_folder_that_is_a_file_is_named(tmp_path):
+    file = tmp_path / "cache"
+    file.touch()
+    loaded, reason, _ = finish(start(MEDNEXTV2_CACHE=str(file)))
+    assert not loaded
+    assert not can_build or f"{file} is no folder" in reason
 
 
 @pytest.mark.skipif(not can_build, reason="no C++ compiler for x86-64 Linux")

@@ -129,3 +129,8 @@ def test_no_samples_give_no_samples(train):
     y = network(torch.zeros(0, 1, 16, 32, 16))
     assert y.shape == (0, 2, 16, 32, 16)
     y.sum().backward()
+
+
+def test_explain_refuses_a_device_that_does_not_exist():
+    with pytest.raises(ValueError, match="device is cpu, cuda or another device of PyTorch: got 'gpu'"):
+        ops.explain(create_mednext("v2_tiny"), (1, 1, 16, 16, 16), "gpu")

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from ignite.metrics import Metric
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import LrScheduleHandler, ValidationHandler
@@ -13,7 +13,15 @@ from torch import nn
 
 from mednextv2.errors import InputError
 from mednextv2.paths import prepare_folder
-from mednextv2.training import GradientClipping, Progress, TrainingCheckpoint, TrainingLog, check_start, warmup_poly
+from mednextv2.training import (
+    GradientClipping,
+    Progress,
+    TrainingCheckpoint,
+    TrainingLog,
+    check_start,
+    create_optimizer,
+    warmup_poly,
+)
 
 EPOCHS, STEPS = 4, 3
 GENERATOR = torch.Generator().manual_seed(7)
@@ -505,3 +513,25 @@ def test_what_a_training_cannot_start_from_is_refused_early(tmp_path):
         check_start(tmp_path / "new", other, cases, pretrained=tmp_path / "old" / "model.pt")
     # what is resumed does not start from pretrained weights
     check_start(tmp_path / "old", run.network, cases, pretrained=tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize(("before", "now"), [("adamw", "sgd"), ("sgd", "adamw")])
+def test_a_training_is_not_resumed_with_another_optimizer(tmp_path, before, now):
+    network = nn.Linear(3, 1)
+
+    def checkpoint(name):
+        optimizer = create_optimizer(name, network.parameters(), 0.1)
+        return TrainingCheckpoint(tmp_path, network, optimizer, warmup_poly(optimizer, 2), cases=[])
+
+    engine = Engine(lambda *_: None)
+    first = checkpoint(before)
+    first.attach(engine)
+    engine.run([0], max_epochs=1)
+    words = f"a training with optimizer_name {before} is there, not {now}"
+    with pytest.raises(InputError, match=words):
+        check_start(tmp_path, network, [], optimizer_name=now)
+    check_start(tmp_path, network, [], optimizer_name=before)
+    second = Engine(lambda *_: None)
+    checkpoint(now).attach(second)
+    with pytest.raises(InputError, match=words):
+        second.run([0], max_epochs=2)

@@ -117,7 +117,7 @@ class Failing(nn.Linear):
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
-def test_too_little_memory_is_told_with_what_to_lower(error, capsys):
+def test_too_little_memory_is_told_with_what_to_lower(error, caplog):
     with pytest.raises(InputError) as caught:
         make_trainer(
             Failing(error), [Progress("training")], data=[{**batches(1)[0], "image": torch.zeros(2, 1, 16, 32)}]
@@ -128,6 +128,7 @@ def test_too_little_memory_is_told_with_what_to_lower(error, capsys):
     )
     assert is_out_of_memory(error)
     assert caught.value.__cause__ is error
+    assert not [record for record in caplog.records if "terminating" in record.getMessage()]  # one line is enough
 
 
 def test_too_little_memory_before_the_first_batch_is_told_too():

@@ -80,7 +80,7 @@ def _unfit() -> str | None:
 def _without_compiler() -> str | None:
     """Say that the library is not built and cannot be, or return None."""
     compiler = os.environ.get("CXX", "c++")
-    if built().exists() or shutil.which(compiler) is not None:
+    if _intact(built()) or shutil.which(compiler) is not None:
         return None
     reason = "there is no C++ compiler"
     reason += f": CXX is {compiler}, which is not there" if "CXX" in os.environ else " (Debian: apt install g++)"
@@ -114,16 +114,40 @@ def built() -> Path:
 def library() -> Path:
     """Return the library's path after building it where it is missing; two processes build it once."""
     target = built()
-    if target.exists():
+    if _intact(target):
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as e:
+        raise NotADirectoryError(f"{target.parent} is no folder") from e
     with _lock(target.with_suffix(".lock")):
-        if not target.exists():  # while this process waited
+        if not _intact(target):  # it may have been built while this process waited
+            if target.exists():
+                logger.warning("%s is damaged, or was not finished, and is built anew", target)
             logger.warning("Building the fast CPU kernels, once for this installation (about a minute): %s", target)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
                 _build(Path(folder))
-                os.replace(Path(folder) / f"{_NAME}.so", target)
+                library = Path(folder) / f"{_NAME}.so"
+                (Path(folder) / "sum").write_text(_sum(library), encoding="utf-8")
+                os.replace(library, target)
+                os.replace(Path(folder) / "sum", _sum_file(target))
     return target
+
+
+def _intact(library: Path) -> bool:
+    """Tell whether a built library is as it was written: to load a damaged one would end the process."""
+    try:
+        return _sum_file(library).read_text(encoding="utf-8") == _sum(library)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _sum(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _sum_file(library: Path) -> Path:
+    return library.with_suffix(".sha256")
 
 
 def _build(folder: Path) -> None:
