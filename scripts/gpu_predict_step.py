@@ -9,18 +9,19 @@ docs/gpu.md.
 import argparse
 import json
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import triton
 from gpu_check_launches import follow
 from gpu_compile import compile_all, distinct, prepare
+from gpu_options import add_patch, end, output_folder
 from gpu_predict import H100, predict
 
 from mednextv2.nets import VARIANTS
+from mednextv2.paths import writing
 
 ARCH = 90
-COLUMNS = ("kernel", "launches", "predicted (ms)", "of these limited by")
+COLUMNS = ("kernel", "launches", "predicted (ms)", "launches limited by")
 
 
 def predict_step(variant: str, patch: int) -> dict[str, dict[str, Any]]:
@@ -64,19 +65,18 @@ def main(arguments: list[str] | None = None) -> None:
     """Print the tables, and write them where `--output` says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", default="v2_base", choices=VARIANTS)
-    parser.add_argument("--patch", type=int, default=128, help="edge in voxels (default: 128)")
+    add_patch(parser)
     parser.add_argument("--output", help="a folder for gpu-predicted-VARIANT.md and .json")
     options = parser.parse_args(arguments)
+    folder = None if options.output is None else output_folder(parser, options.output)
     found = predict_step(options.variant, options.patch)
     text = format_step(options.variant, options.patch, found)
     print(text)
-    if options.output:
+    if folder:
         for ending, content in (("md", text), ("json", json.dumps(found, indent=1) + "\n")):
-            target = Path(options.output, f"gpu-predicted-{options.variant}.{ending}")
-            part = target.with_name(f".{target.name}.part")
-            part.write_text(content, encoding="utf-8")
-            part.replace(target)
+            with writing(folder / f"gpu-predicted-{options.variant}.{ending}") as temporary:
+                temporary.write_text(content, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    end(main)
