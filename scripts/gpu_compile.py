@@ -187,10 +187,14 @@ def compile_all(jobs: Iterable[Job], processes: int | None = None) -> Iterator[C
     if processes <= 1:
         yield from map(compile_job, jobs)
         return
-    # Ctrl-C reaches them, too, and ends this process alone, which then ends them
-    ignore = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-    with ProcessPoolExecutor(processes, get_context("spawn"), **ignore) as pool:
-        yield from pool.map(compile_job, jobs)
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        # what starts now will not see Ctrl-C, which a terminal sends to all; this process does, and ends the others
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            found = pool.map(compile_job, jobs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        yield from found
 
 
 # --- which ones ------------------------------------------------------------------------------------------------------

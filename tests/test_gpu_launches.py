@@ -511,12 +511,12 @@ def test_a_copy_is_limited_by_memory_and_a_product_counts_its_operations():
         assert found.limit == "launch"
 
 
-def test_many_additions_on_little_memory_are_limited_by_the_issue_of_instructions():
+def test_warps_that_do_the_same_are_limited_by_instructions():
     def run():
-        loops_kernel[(1056,)](*[torch.empty(10**7, device="cuda") for _ in range(2)], 10**5, 40, BLOCK=32, num_warps=1)
+        tensors = [torch.empty(2**26, device="cuda", dtype=BF16) for _ in range(2)]
+        scale_kernel[(2**21,)](*tensors, 2**26, 1, 0.5, BLOCK=32, num_warps=8)  # 8 warps for the values of one
 
-    found = gpu_predict.predict(*compiled(run), gpu_predict.H100)
-    assert found.limit == "instructions"
+    assert gpu_predict.predict(*compiled(run), gpu_predict.H100).limit == "instructions"
 
 
 @pytest.mark.parametrize(
