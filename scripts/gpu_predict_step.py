@@ -48,7 +48,7 @@ def format_step(variant: str, patch: int, found: dict[str, dict[str, Any]]) -> s
     lines = [
         f"# Predicted, not measured: the Triton launches of {variant} on an H100", "",
         f"{patch}³ voxels, bfloat16; training with batch 2, inference with batch 1. Triton {triton.__version__}. "
-        "Calls of PyTorch and cuBLAS are not in the sums.", "",
+        "Calls of PyTorch and cuBLAS are not in the sums. What limits a launch: docs/gpu.md, section Predictions.", "",
     ]  # fmt: skip
     for what, rows in found.items():
         total = sum(row["ms"] for row in rows.values())

@@ -229,11 +229,12 @@ def test_commands_end_with_one_line(error, code, line, capsys):
 @pytest.mark.parametrize("start", ["| kernel ", "| "])  # the processes that compile begin, or are at work
 def test_an_interruption_while_others_compile_is_one_line(start):
     script = str(Path(gpu_tune.__file__).with_name("gpu_compile.py"))
-    command = [sys.executable, script, "--variants", "v2_tiny", "--arch", "90", "--dtypes", "bfloat16", "--kernel-sizes", "3"]
+    few = ["--variants", "v2_tiny", "--arch", "90", "--dtypes", "bfloat16", "--kernel-sizes", "3"]
     environment = {**os.environ, "TRITON_ALWAYS_COMPILE": "1"}
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
-    )
+        [sys.executable, script, *few], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        start_new_session=True,
+    )  # fmt: skip
     for line in process.stdout:
         if line.startswith(start) and ("_kernel" in line) is (start == "| "):
             break
