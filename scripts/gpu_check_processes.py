@@ -46,15 +46,26 @@ def run(command: list[str], limit: float, **environment: str) -> Ran:
         except subprocess.TimeoutExpired:
             status = None
         finally:
-            stop(process)
+            stop(process, PATIENCE / 2)  # sooner than who stops this process ends it
         output.seek(0)
         return Ran(status, output.read(), time.monotonic() - start)
 
 
-def stop(process: subprocess.Popen) -> None:
-    """End a process that was started as the first of its session, and all that it started in it."""
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, sign)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(PATIENCE)
+def stop(process: subprocess.Popen, patience: float = PATIENCE) -> None:
+    """End a process that was started as the first of its session, and all that it started in it.
+
+    Args:
+        process: That one.
+        patience: Seconds between asking and killing.
+    """
+    try:
+        _send(process, signal.SIGTERM, patience)
+    finally:  # after a second Ctrl-C, too
+        _send(process, signal.SIGKILL, patience)
+
+
+def _send(process: subprocess.Popen, sign: signal.Signals, patience: float) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, sign)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(patience)

@@ -24,6 +24,7 @@ from mednextv2.paths import writing
 
 DRY_ARCH = 90  # what a dry run compiles for
 NO_GPU = "no GPU: PyTorch sees no CUDA device here"
+OUTCOMES = ("passed", "failed|error", "skipped")  # of tests, as pytest's last line has them
 
 
 class Settings(NamedTuple):
@@ -142,27 +143,21 @@ def trial(settings: Settings, file: Path) -> None:
 
 def tests(settings: Settings, file: Path) -> None:
     """Run the tests that need a GPU, each file in a process of its own: an illegal access poisons what follows it."""
-    table = Table(file, ("file", "passed", "failed", "seconds", "last line"))
+    table = Table(file, ("file", "passed", "failed", "skipped", "seconds", "last line"))
+    if settings.dry:
+        table.save(notes=["A dry run shows that the tests of one file are found and started; without a GPU none runs."])
     end = time.monotonic() + settings.seconds
     files = [f for f in sorted(ROOT.glob("tests/**/test_*.py")) if "mark.gpu" in f.read_text(encoding="utf-8")]
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--maxfail=3", "-m", "gpu"]
     for test in files[:1] if settings.dry else files:
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "--maxfail=3",
-            "-m",
-            "gpu",
-            str(test),
-        ]
-        ran = run(command, end - time.monotonic(), CUBLAS_WORKSPACE_CONFIG=":4096:8")
-        passed, failed = (sum(map(int, re.findall(rf"(\d+) {w}", ran.last_line))) for w in ("passed", "failed|error"))
-        nothing = ran.status == 5  # no test was selected, as on a machine without a GPU
+        ran = run([*pytest, str(test)], end - time.monotonic(), CUBLAS_WORKSPACE_CONFIG=":4096:8")
+        counts = [sum(map(int, re.findall(rf"(\d+) (?:{w})", ran.last_line))) for w in OUTCOMES]
+        nothing = ran.status == 5  # no test was selected
         name = str(test.relative_to(ROOT))
-        table.add(name, passed, failed, ran.seconds, ran.last_line, well=ran.status == 0 or nothing)
+        table.add(name, *counts, ran.seconds, ran.last_line, well=ran.status == 0 or nothing)
+    if not settings.dry and not any(row[1] or row[2] for row in table.rows):
+        table.well = False
+        table.save(notes=["No test that needs a GPU ran, so this stage shows nothing: see the last lines."])
 
 
 def sanitizer(settings: Settings, file: Path) -> None:
@@ -173,6 +168,8 @@ def sanitizer(settings: Settings, file: Path) -> None:
     under = [tool, "--tool", "memcheck", "--print-limit", "4", "--error-exitcode", "99"] if tool else []
     if not tool:
         table.notes.append("compute-sanitizer is not installed (it comes with the CUDA toolkit): steps run without it.")
+    if settings.dry:
+        table.notes.append("A dry run shows that a step's process starts; without a GPU it ends at once with status 1.")
     # the project's own sizes first: v2_base has the kernels of v1_l, v2_small those of v1_s
     names = sorted(VARIANTS, key=lambda name: (not name.startswith("v2"), name != settings.variant))
     for variant in names[:1] if settings.dry else names:

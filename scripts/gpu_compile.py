@@ -10,8 +10,8 @@ code decides on them.
 import argparse
 import os
 import re
+import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +23,7 @@ import torch
 import triton
 from gpu_capture import Launch, TensorSpec, find_kernel
 from gpu_launches import DTYPES, follow_parts
+from gpu_options import end
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler.compiler import make_backend
@@ -116,7 +117,9 @@ def prepare(launch: Launch, arch: int) -> Job:
     kernel, backend = find_kernel(launch.module, launch.name), make_backend(GPUTarget("cuda", arch, 32))
     binder = create_function_from_signature(kernel.signature, kernel.params, backend)
     values = {k: _Pointer(v) if isinstance(v, TensorSpec) else v for k, v in launch.arguments.items()}
-    given = {**values, **launch.options}
+    # what a launch that does not say takes by default, said here, since Triton 3.9 warns where nobody says it
+    fusion = triton.knobs.language.default_fp_fusion
+    given = {"enable_fp_fusion": fusion, **values, **launch.options}
     bound, specialization, options = binder(**given)
     options, signature, constants, attributes = kernel._pack_args(backend, given, bound, specialization, options)
     return Job(
@@ -185,7 +188,13 @@ def compile_all(jobs: Iterable[Job], processes: int | None = None) -> Iterator[C
         yield from map(compile_job, jobs)
         return
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        yield from pool.map(compile_job, jobs)
+        # what starts now will not see Ctrl-C, which a terminal sends to all; this process does, and ends the others
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            found = pool.map(compile_job, jobs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        yield from found
 
 
 # --- which ones ------------------------------------------------------------------------------------------------------
@@ -252,4 +261,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main)

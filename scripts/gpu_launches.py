@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from gpu_capture import OTHER, Capture, Counts
+from gpu_options import add_patch, batch, end
 from gpu_standin import backward, reachable, stand_in
 from torch import Tensor, nn
 
@@ -236,14 +237,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Print the counts of a training step and of an inference."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", choices=VARIANTS, default="v2_base", help="size of MedNeXt (default: v2_base)")
-    parser.add_argument("--patch", type=int, default=128, help="edge in voxels, a multiple of 16 (default: 128)")
-    parser.add_argument("--batch", type=int, default=2, help="samples of a training step (default: 2)")
+    add_patch(parser)
+    parser.add_argument("--batch", type=batch, default=2, help="samples of a training step (default: 2)")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="(default: bfloat16)")
     options = parser.parse_args(arguments)
-    if options.patch < 16 or options.patch % 16:
-        parser.error(f"argument --patch: {options.patch}: give a positive multiple of 16, such as 128")
-    if options.batch < 1:
-        parser.error(f"argument --batch: {options.batch}: give a whole number from 1")
     edges = (options.patch,) * 3
     dtype = DTYPES[options.dtype]
     step = follow_step(options.variant, edges, options.batch, True, dtype, whole=True)
@@ -254,4 +251,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end(main)

@@ -1,10 +1,10 @@
-"""Predict from compiled code how long a launch takes: instructions of its loops times trips, against what a GPU can do.
+"""A module that predicts from compiled code how long a launch takes; the command is `gpu_predict_step.py`.
 
 Triton's first form of a kernel has its loops and their bounds, which are computed here for a sample of the programs.
-The machine code has the same loops, whose instructions are counted. What takes longest counts: issuing instructions,
-the pipe of integer and logic instructions, that of special functions, or memory, where every tensor moves once; half
-of the time of the matrix unit comes on top. On an H100 what was predicted held within 40 %. It is a prediction, no
-measurement, and says so in every table.
+The machine code has the same loops, whose instructions are counted and multiplied by how often a loop runs. What takes
+longest counts: issuing all instructions, the pipe of integer and logic instructions, that of special functions, or
+memory, where every tensor moves once; half of the time of the matrix unit comes on top. On an H100 what was predicted
+held within 40 %. It is a prediction, no measurement, and says so in every table.
 """
 
 import math
@@ -46,7 +46,8 @@ class Prediction(NamedTuple):
 
     Attributes:
         seconds: How long it takes.
-        limit: What limits it: issue, integers, functions, memory or launch.
+        limit: What limits it: issuing all `instructions`, the pipe of those on `integers` or of special `functions`,
+            `memory`, or the `launch` itself.
         instructions: That all warps execute.
         nbytes: Of its tensors.
         flops: Of the matrix unit.
@@ -283,7 +284,7 @@ def predict(launch: Launch, compiled: Compiled, machine: Machine) -> Prediction 
     nbytes = sum(a.nbytes for a in launch.arguments.values() if isinstance(a, TensorSpec))
     cycles = machine.processors * 4 * machine.clock * _busy(programs, _resident(compiled, warps), machine.processors)
     seconds = {
-        "issue": executed["all"] / cycles / ISSUE,
+        "instructions": executed["all"] / cycles / ISSUE,
         "integers": 2 * executed["integers"] / cycles,  # half as many lanes as a warp has
         "functions": 8 * executed["functions"] / cycles,
         "memory": nbytes / machine.bandwidth / 0.9,

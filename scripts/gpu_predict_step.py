@@ -9,18 +9,19 @@ docs/gpu.md.
 import argparse
 import json
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import triton
 from gpu_check_launches import follow
 from gpu_compile import compile_all, distinct, prepare
+from gpu_options import add_patch, end, output_folder
 from gpu_predict import H100, predict
 
 from mednextv2.nets import VARIANTS
+from mednextv2.paths import writing
 
 ARCH = 90
-COLUMNS = ("kernel", "launches", "predicted (ms)", "of these limited by")
+COLUMNS = ("kernel", "launches", "predicted (ms)", "launches limited by")
 
 
 def predict_step(variant: str, patch: int) -> dict[str, dict[str, Any]]:
@@ -47,7 +48,7 @@ def format_step(variant: str, patch: int, found: dict[str, dict[str, Any]]) -> s
     lines = [
         f"# Predicted, not measured: the Triton launches of {variant} on an H100", "",
         f"{patch}³ voxels, bfloat16; training with batch 2, inference with batch 1. Triton {triton.__version__}. "
-        "Calls of PyTorch and cuBLAS are not in the sums.", "",
+        "Calls of PyTorch and cuBLAS are not in the sums. What limits a launch: docs/gpu.md, section Predictions.", "",
     ]  # fmt: skip
     for what, rows in found.items():
         total = sum(row["ms"] for row in rows.values())
@@ -64,19 +65,18 @@ def main(arguments: list[str] | None = None) -> None:
     """Print the tables, and write them where `--output` says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", default="v2_base", choices=VARIANTS)
-    parser.add_argument("--patch", type=int, default=128, help="edge in voxels (default: 128)")
+    add_patch(parser)
     parser.add_argument("--output", help="a folder for gpu-predicted-VARIANT.md and .json")
     options = parser.parse_args(arguments)
+    folder = None if options.output is None else output_folder(parser, options.output)
     found = predict_step(options.variant, options.patch)
     text = format_step(options.variant, options.patch, found)
     print(text)
-    if options.output:
+    if folder:
         for ending, content in (("md", text), ("json", json.dumps(found, indent=1) + "\n")):
-            target = Path(options.output, f"gpu-predicted-{options.variant}.{ending}")
-            part = target.with_name(f".{target.name}.part")
-            part.write_text(content, encoding="utf-8")
-            part.replace(target)
+            with writing(folder / f"gpu-predicted-{options.variant}.{ending}") as temporary:
+                temporary.write_text(content, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    end(main)

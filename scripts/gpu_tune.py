@@ -4,8 +4,8 @@
 
 prints lines for `TUNED` in `mednextv2/ops/_triton_configs.py`. From the table's configuration on, one thing at a time
 is changed for the better, until nothing helps or the time is over. What is compared is the sum over the kernel's
-launches in one block of each kind, of all its sizes. With `--dry` it is predicted for an H100 instead of measured,
-without a GPU.
+launches in one block of each kind, of all its sizes. An entry is a comment where there was no time to vary it. With
+`--dry` the times are predicted for an H100 instead of measured, without a GPU.
 """
 
 import argparse
@@ -14,12 +14,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
+import gpu_options
 import torch
 from gpu_capture import Launch
 from gpu_check_launches import measure
 from gpu_compile import compile_job, prepare
 from gpu_launches import DTYPES, follow_parts
+from gpu_options import add_minutes, add_patch
 from gpu_predict import H100, predict
 
 from mednextv2.nets import VARIANTS
@@ -98,8 +101,25 @@ class Problem:
         return guess and guess.seconds
 
 
-def tune(problem: Problem, first: Config, end: float) -> tuple[Config, float, float]:
-    """Return the best configuration, and the seconds with the first one and with this."""
+class Tuned(NamedTuple):
+    """What came out for one entry of the table.
+
+    Attributes:
+        best: The configuration.
+        before: Seconds with the table's configuration: 0 where the network has no such launch, infinite where one of
+            its launches cannot be.
+        after: Seconds with the best one.
+        timed: Configurations that were timed, the table's among them.
+    """
+
+    best: Config
+    before: float
+    after: float
+    timed: int
+
+
+def tune(problem: Problem, first: Config, end: float) -> Tuned:
+    """Find the best configuration from `first` on, until the clock shows `end`."""
     best, seen = first, {first}
     before = shortest = problem.seconds(first)
     improved = shortest > 0
@@ -112,7 +132,21 @@ def tune(problem: Problem, first: Config, end: float) -> tuple[Config, float, fl
             took = problem.seconds(config)
             if took < 0.99 * shortest:
                 best, shortest, improved = config, took, True
-    return best, before, shortest
+    return Tuned(best, before, shortest, len(seen))
+
+
+def format_entry(capability: tuple[int, int], kernel: str, size: int, tuned: Tuned) -> str:
+    """Return a line for the table, or a comment where nothing was found out for it."""
+    if tuned.before == 0:
+        return f"    # {kernel}, {size}: the network has no such launch"
+    if tuned.after == float("inf"):
+        return f"    # {kernel}, {size}: configurations tried: {tuned.timed}; none of them can be launched"
+    before, after = tuned.before * 1e3, tuned.after * 1e3
+    if tuned.timed == 1:
+        return f"    # {kernel}, {size}: not tuned for lack of time; the table's configuration takes {after:.3f} ms"
+    values = f"{tuned.best.blocks}, {tuned.best.warps}, {tuned.best.stages}, {tuned.best.programs}, {tuned.best.depth}"
+    entry = f'({capability}, "{kernel}", HALF, {size}): Config({values})'
+    return f"    {entry},  # {before:.3f} -> {after:.3f} ms; configurations tried: {tuned.timed}"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -120,11 +154,11 @@ def main(arguments: list[str] | None = None) -> int:
     table = sorted({kernel for kernel, dtype in configs.UNTUNED if dtype == configs.HALF})
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", default="v2_base", choices=VARIANTS)
-    parser.add_argument("--patch", type=int, default=128, help="edge in voxels (default: 128)")
+    add_patch(parser)
     parser.add_argument("--kernel-size", type=int, default=3, choices=(3, 5, 7))
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16"))
     parser.add_argument("--kernels", nargs="+", default=table, choices=table, help="(default: all)")
-    parser.add_argument("--minutes", type=float, default=10.0, help="for all of them together (default: 10)")
+    add_minutes(parser, 10.0, "for all kernels together; each entry's first configuration is timed in any case")
     parser.add_argument("--dry", action="store_true", help="predict for an H100 instead of measuring")
     options = parser.parse_args(arguments)
     if not (options.dry or torch.cuda.is_available()):
@@ -139,13 +173,10 @@ def main(arguments: list[str] | None = None) -> int:
     for i, (kernel, size) in enumerate(tasks):
         share = time.monotonic() + (end - time.monotonic()) / (len(tasks) - i)
         first = configs.UNTUNED[kernel, configs.HALF][size]
-        best, before, after = tune(Problem(options, kernel, size), first, share)
-        if before:  # else the network has no such launch
-            values = f"{best.blocks}, {best.warps}, {best.stages}, {best.programs}, {best.depth}"
-            print(f'    ({capability}, "{kernel}", HALF, {size}): Config({values}),  '
-                  f"# {before * 1e3:.3f} -> {after * 1e3:.3f} ms", flush=True)  # fmt: skip
+        tuned = tune(Problem(options, kernel, size), first, share)
+        print(format_entry(capability, kernel, size, tuned), flush=True)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    gpu_options.end(main)

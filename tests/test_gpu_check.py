@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -20,6 +21,8 @@ if not sys.platform.startswith("linux"):
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import gpu_check
 import gpu_check_launches
+import gpu_check_processes
+import gpu_check_report
 import gpu_check_stages
 import gpu_check_steps
 import gpu_check_training
@@ -71,8 +74,13 @@ def test_tests_and_sanitizer_run_their_real_commands(dry):
     (test,) = as_dicts(dry[1]["tests"])
     assert test["file"].startswith("tests/")
     assert "skipped" in test["last line"] or "deselected" in test["last line"]
+    assert (test["passed"], test["failed"]) == (0, 0)
     (step,) = as_dicts(dry[1]["sanitizer"])
     assert (step["variant"], step["status"], step["last line"]) == ("v2_tiny", 1, NO_GPU)
+    for name in ("tests", "sanitizer"):  # it says that this is no success of a kernel
+        (note,) = [note for note in dry[1][name]["notes"] if "dry run" in note]
+        assert "without a GPU" in note
+        assert f"- {note}" in dry[2]
 
 
 def test_launches_of_training_and_inference_are_predicted(dry):
@@ -119,7 +127,7 @@ def test_a_whole_dry_run(tmp_path):
         ([], "PyTorch sees no GPU here; with --dry"),
         (["--dry", "--stages", "steps,stpes"], "there is no stage 'stpes'; choose of environment, compile,"),
         (["--dry", "--minutes", "0"], "argument --minutes: 0: give minutes from 0.1 to 1440"),
-        (["--dry", "--patch", "40"], "argument --patch: 40: give a positive multiple of 16"),
+        (["--dry", "--patch", "40"], "argument --patch: 40: give a positive multiple of 16 up to 1024, such as 128"),
         (["--dry", "--data", "nowhere"], "--data nowhere: neither it nor Task04_Hippocampus inside"),
     ],
 )
@@ -137,6 +145,7 @@ def test_a_folder_that_cannot_be_made_and_a_peer_that_is_missing_are_one_line(tm
     monkeypatch.setattr(gpu_check.importlib.util, "find_spec", lambda name: None)
     for arguments, message in (
         (["--output", str(tmp_path / "file" / "out")], "cannot be written"),
+        (["--output", ""], "argument --output: an empty name: give a folder, or . for this one"),
         (["--output", str(tmp_path), "--peer", "resenc_l"], "pip install dynamic-network-architectures"),
     ):
         with pytest.raises(SystemExit):
@@ -181,15 +190,15 @@ def test_a_stage_that_fails_does_not_stop_the_others(stage, tmp_path, capsys):
     stage(
         "if name == 'tests':",
         "    sys.exit('RuntimeError: the GPU is on fire')",
-        "write(rows=[[json.loads(settings)['seconds']]], well=name != 'trial')",
+        "write(rows=[['seconds', json.loads(settings)['seconds']]], well=name != 'trial')",
     )
     arguments = ["--output", str(tmp_path), "--dry", "--minutes", "2", "--peer", "none"]
     assert gpu_check.main([*arguments, "--stages", "environment,tests,trial,peer,training"]) == 1
     stages = {s["stage"]: s for s in json.loads((tmp_path / "gpu_check.json").read_text("utf-8"))["stages"]}
-    assert [(s["status"], s["error"]) for s in stages.values()] == [
-        ("done", None), ("failed", "RuntimeError: the GPU is on fire"), ("done", None), ("left out", "--peer none"),
-        ("done", None),
-    ]  # fmt: skip
+    assert {name: (s["status"], s["error"]) for name, s in stages.items()} == {
+        "environment": ("done", None), "tests": ("failed", "RuntimeError: the GPU is on fire"), "trial": ("done", None),
+        "peer": ("left out", "--peer none"), "training": ("done", None),
+    }  # fmt: skip
     page = (tmp_path / "gpu_check.md").read_text("utf-8")
     assert "| tests | failed: RuntimeError: the GPU is on fire |" in page
     assert "| trial | done, with failures |" in page
@@ -198,18 +207,18 @@ def test_a_stage_that_fails_does_not_stop_the_others(stage, tmp_path, capsys):
     share = gpu_check.SECONDS["environment"] / sum(
         gpu_check.SECONDS[name] for name in stages if stages[name]["status"] != "left out"
     )
-    assert stages["environment"]["rows"][0][0] == pytest.approx(120 * share, rel=0.02)
+    assert stages["environment"]["rows"][0][1] == pytest.approx(120 * share, rel=0.02)
     used = sum(s["seconds"] for s in stages.values())
-    assert stages["training"]["rows"][0][0] == pytest.approx(120 - used, abs=3)
+    assert stages["training"]["rows"][0][1] == pytest.approx(120 - used, abs=3)
 
 
 def test_without_data_training_is_left_out_on_a_gpu(monkeypatch, tmp_path, stage):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    stage("write(rows=[[settings]])")
+    stage("write(rows=[['settings', settings]])")
     assert gpu_check.main(["--output", str(tmp_path), "--stages", "environment,training"]) == 0
     first, last = json.loads((tmp_path / "gpu_check.json").read_text("utf-8"))["stages"]
     assert (last["status"], last["error"]) == ("left out", "it needs the hippocampus data set, --data DIR")
-    given = json.loads(first["rows"][0][0])
+    given = json.loads(first["rows"][0][1])
     assert (given["variant"], given["patch"], given["dry"]) == ("v2_base", 128, False)
 
 
@@ -237,12 +246,14 @@ def test_a_command_that_is_stopped_takes_along_what_it_started(tmp_path):
     )  # fmt: skip
 
 
-def test_a_stage_that_is_stopped_stops_the_commands_it_waits_for(tmp_path, stage):
+@pytest.mark.parametrize("sign", ["SIG_DFL", "SIG_IGN"])
+def test_a_stage_that_is_stopped_stops_the_commands_it_waits_for(sign, tmp_path, stage, monkeypatch):
     stage(
         "import signal, subprocess, os",
         "import gpu_check_stages",
         "from gpu_check_processes import run",
-        f"code = \"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(77)\"",
+        f'code = "import os, signal, time; signal.signal(signal.SIGTERM, signal.{sign}); "',
+        f"code += \"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(77)\"",
         "gpu_check_stages.STAGES['steps'] = lambda settings, file: run([sys.executable, '-c', code], 70)",
         "sys.exit(gpu_check_stages.main(sys.argv[1:]))",
     )
@@ -251,13 +262,201 @@ def test_a_stage_that_is_stopped_stops_the_commands_it_waits_for(tmp_path, stage
     assert ends(int((tmp_path / "pid").read_text()))
 
 
+def start_check(folder, script, stages):
+    """The command itself, whose stages are a script, with a pipe for what it prints."""
+    code = "import sys, gpu_check, gpu_options; from pathlib import Path; gpu_check.SCRIPT = Path(sys.argv.pop(1)); "
+    command = [sys.executable, "-c", code + "gpu_options.end(gpu_check.main)", str(script), "--dry"]
+    return subprocess.Popen(
+        [*command, "--output", str(folder), "--stages", stages], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join([str(SCRIPTS), os.environ.get("PYTHONPATH", "")])},
+    )  # fmt: skip
+
+
+def wait_for(path):
+    end = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_is_one_line_and_keeps_what_was_found(sign, tmp_path, stage):
+    stage(
+        "import os",
+        "if name == 'environment':",
+        "    write(rows=[['GPU', 'some']])",
+        "    sys.exit()",
+        "write(rows=[[1.0]])",
+        f"open({str(tmp_path / 'part')!r}, 'w').write(str(os.getpid()))",
+        f"os.rename({str(tmp_path / 'part')!r}, {str(tmp_path / 'pid')!r})",
+        "time.sleep(77)",
+    )
+    folder = tmp_path / "out"
+    process = start_check(folder, gpu_check.SCRIPT, "steps,peer")
+    wait_for(tmp_path / "pid")
+    process.send_signal(sign)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    place = folder / "gpu_check"
+    assert error.splitlines() == [f"interrupted; what was found until then is in {place}.md and .json"]
+    assert ends(int((tmp_path / "pid").read_text()))
+    stages = json.loads((folder / "gpu_check.json").read_text("utf-8"))["stages"]
+    assert [(s["stage"], s["status"]) for s in stages] == [("environment", "done"), ("steps", "interrupted")]
+    assert stages[1]["rows"] == [[1.0]]
+
+
+def test_an_interruption_before_anything_was_found_leaves_an_earlier_report(tmp_path, stage):
+    stage(f"open({str(tmp_path / 'pid')!r}, 'w')", "time.sleep(77)")
+    (tmp_path / "gpu_check.json").write_text("an earlier one")
+    process = start_check(tmp_path, gpu_check.SCRIPT, "steps")
+    wait_for(tmp_path / "pid")
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == ("", "interrupted; nothing was found until then\n")
+    assert process.returncode == 130
+    assert (tmp_path / "gpu_check.json").read_text() == "an earlier one"
+
+
+def test_a_second_interruption_still_kills(monkeypatch):
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(77)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
+    process.stdout.readline()
+    wait, waits = process.wait, []
+
+    def interrupted(seconds):
+        waits.append(seconds)
+        if len(waits) == 1:
+            raise KeyboardInterrupt
+        return wait(seconds)
+
+    monkeypatch.setattr(process, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        gpu_check_processes.stop(process)
+    assert process.returncode == -signal.SIGKILL
+    process.stdout.close()
+
+
+# --- a folder that has a report --------------------------------------------------------------------------------------
+
+ENVIRONMENT = {"GPU": "some", "torch": "2.11", "clocks.sm": "345 MHz"}
+
+
+def found(stage, started="now", environment=ENVIRONMENT, **more):
+    empty = {"columns": ["a"], "rows": [[1.0]], "notes": [], "well": True, "status": "done", "error": None}
+    own = {"stage": stage, "seconds": 1.0, "started": started, "environment": environment}
+    return {**empty, **own, "variant": "v2_tiny", "patch": 32, **more}
+
+
+def report_of(folder, *stages, environment=ENVIRONMENT):
+    """Write a report as a run does; returns what it says about an earlier one."""
+    report = gpu_check_report.Report(folder, False)
+    said = report.take_over(environment)
+    for stage in stages:
+        report.add(stage)
+    return said
+
+
+def read_stages(folder, name="gpu_check"):
+    return {s["stage"]: s for s in json.loads((folder / f"{name}.json").read_text("utf-8"))["stages"]}
+
+
+def test_stages_of_an_earlier_run_stay_unless_they_are_run_again(tmp_path):
+    assert report_of(tmp_path, *(found(name, "then") for name in ("environment", "steps", "training"))) is None
+    later = {**ENVIRONMENT, "clocks.sm": "1980 MHz"}
+    again = [found(name, "now", later, variant="v2_small") for name in ("environment", "steps", "tests")]
+    missing = found("training", "now", later, status="left out", rows=[])
+    assert report_of(tmp_path, *again, missing, environment=later) is None
+    stages = read_stages(tmp_path)
+    assert [(name, s["started"], s["variant"]) for name, s in stages.items()] == [
+        ("environment", "now", "v2_small"), ("tests", "now", "v2_small"), ("steps", "now", "v2_small"),
+        ("training", "then", "v2_tiny"),
+    ]  # fmt: skip
+    assert stages["training"]["rows"] == [[1.0]]
+    page = (tmp_path / "gpu_check.md").read_text("utf-8")
+    assert "| training | done | 1 | v2_tiny, 32³ | then |" in page
+    note = "This stage is of an earlier run, then, when the GPU had clocks.sm 345 MHz (now 1980 MHz)."
+    assert page.count("of an earlier run") == page.count(note) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"gpu_check.json", "gpu_check.md"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({**ENVIRONMENT, "GPU": "another"}, "is of another machine or version (GPU: some there, another here)"),
+        ({**ENVIRONMENT, "torch": "2.13"}, "is of another machine or version (torch: 2.11 there, 2.13 here)"),
+        ({**ENVIRONMENT, "triton": "3.9"}, "is of another machine or version (triton: None there, 3.9 here)"),
+        ({"a": 1, "b": 2}, "(GPU: some there, None here; torch: 2.11 there, None here; a: None there, 1 here; …)"),
+        ({}, "cannot be compared with this machine"),
+    ],
+)
+def test_a_report_of_another_machine_or_version_is_kept_under_another_name(environment, reason, tmp_path):
+    for number in (1, 2):
+        report_of(tmp_path, found("environment", "then"), found("steps", "then"))
+        said = report_of(tmp_path, found("environment", environment=environment), environment=environment)
+        assert said.startswith(f"The report of an earlier run in {tmp_path} ")
+        assert reason in said
+        names = f"gpu_check-earlier-{number}.json and gpu_check-earlier-{number}.md"
+        assert said.endswith(f"; it is kept as {names}.")
+        assert list(read_stages(tmp_path)) == ["environment"]
+        assert list(read_stages(tmp_path, f"gpu_check-earlier-{number}")) == ["environment", "steps"]
+        for ending in (".json", ".md"):
+            (tmp_path / "gpu_check").with_suffix(ending).unlink()
+
+
+WHOLE = {"dry": False, "stages": [found("steps")]}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "is damaged"), ("[]", "is damaged"), ("{}", "is damaged"), ("\udcff", "is damaged"),
+        (json.dumps(WHOLE)[:-9], "is damaged"),
+        (json.dumps({**WHOLE, "stages": [found("stpes")]}), "is damaged"),
+        (json.dumps({**WHOLE, "stages": [found("steps", environment=3)]}), "is damaged"),
+        (json.dumps({**WHOLE, "stages": [found("steps", rows=[3])]}), "is damaged"),
+        (json.dumps({**WHOLE, "stages": [{k: v for k, v in found("steps").items() if k != "started"}]}), "is damaged"),
+        (json.dumps({**WHOLE, "stages": [found("steps", environment={})]}), "does not tell from which machine it is"),
+        (None, "has no gpu_check.json beside it"),
+    ],
+)  # fmt: skip
+def test_a_damaged_report_is_kept_under_another_name(text, reason, tmp_path):
+    name = "gpu_check.json" if text is not None else "gpu_check.md"
+    content = (text or "").encode("utf-8", "surrogateescape")
+    (tmp_path / name).write_bytes(content)
+    said = report_of(tmp_path, found("environment"))
+    assert f" {reason}" in said
+    other = f"gpu_check-earlier-1{Path(name).suffix}"
+    assert said.endswith(f"it is kept as {other}.")
+    assert (tmp_path / other).read_bytes() == content
+    assert list(read_stages(tmp_path)) == ["environment"]
+
+
+def test_a_report_that_cannot_be_read_is_a_mistake(tmp_path):
+    (tmp_path / "gpu_check.json").mkdir()
+    with pytest.raises(InputError, match=r"gpu_check.json: cannot be read or renamed \(Is a directory\)"):
+        report_of(tmp_path, found("environment"))
+
+
+def test_a_run_says_in_one_line_that_it_keeps_an_earlier_report(stage, tmp_path, capsys):
+    (tmp_path / "gpu_check.json").write_text("half a rep")
+    stage("write(rows=[['GPU', 'some']])")
+    arguments = ["--output", str(tmp_path), "--dry"]
+    assert gpu_check.main([*arguments, "--stages", "steps"]) == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first.endswith("it is kept as gpu_check-earlier-1.json.")
+    assert [line.split(":")[0] for line in rest] == ["environment", "steps", "written"]
+    assert gpu_check.main([*arguments, "--stages", "tests"]) == 0
+    assert list(read_stages(tmp_path)) == ["environment", "tests", "steps"]
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["environment", "tests", "written"]
+    assert all(s["environment"] == {"GPU": "some"} for s in read_stages(tmp_path).values())
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(None, "–"), (0.0, "0.00"), (12.345, "12.3"), (123.4, "123"), (1234.5, "1234"), (7, "7"), ("a|b", "a\\|b"),
      ("/home/me/x/run.py: bad", "run.py: bad"), (0.000123456, "0.000123")],
 )  # fmt: skip
 def test_cells(value, text):
-    assert gpu_check.format_cell(value) == text
+    assert gpu_check_report.format_cell(value) == text
 
 
 # --- what needs a GPU, against stand-ins -----------------------------------------------------------------------------
@@ -376,7 +575,7 @@ class FakeCompiled:
 
 
 class FakeGuess:
-    seconds, limit = 2e-3, "issue"
+    seconds, limit = 2e-3, "instructions"
 
 
 def test_errors_of_the_sanitizer_fail_the_stage(tmp_path, monkeypatch):
@@ -393,6 +592,37 @@ def test_errors_of_the_sanitizer_fail_the_stage(tmp_path, monkeypatch):
     assert rows[0]["variant"] == "v2_tiny"
     assert [row["errors"] for row in rows] == [2] * len(gpu_check_stages.VARIANTS)
     assert any("Invalid __shared__ read" in note for note in found["notes"])
+
+
+@pytest.mark.parametrize(
+    ("last_line", "status", "well", "counts"),
+    [
+        ("2 passed, 1 skipped in 3.00s", 0, True, (2, 0, 1)),
+        ("1 passed, 2 failed, 3 errors in 3.00s", 1, False, (1, 5, 0)),
+        ("1 error in 0.10s", 2, False, (0, 1, 0)),
+        ("4 skipped in 0.10s", 0, False, (0, 0, 4)),
+        ("7 deselected in 0.10s", 5, False, (0, 0, 0)),
+        ("", None, False, (0, 0, 0)),
+    ],
+)
+def test_tests_of_which_none_ran_on_a_gpu_are_no_success(last_line, status, well, counts, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_check_stages, "run", lambda *given, **environment: Ran(status, last_line, 1.0))
+    gpu_check_stages.tests(settings(60)._replace(dry=False), tmp_path / "result.json")
+    found = json.loads((tmp_path / "result.json").read_text("utf-8"))
+    assert found["well"] is well
+    for row in as_dicts(found):
+        assert tuple(row[name] for name in ("passed", "failed", "skipped")) == counts
+    nothing = ["No test that needs a GPU ran, so this stage shows nothing: see the last lines."]
+    assert found["notes"] == (nothing if counts[:2] == (0, 0) else [])
+
+
+def test_one_file_of_tests_that_the_gpu_is_not_for_is_no_failure(tmp_path, monkeypatch):
+    answers = iter(["3 skipped in 0.10s"])
+    monkeypatch.setattr(
+        gpu_check_stages, "run", lambda *given, **environment: Ran(0, next(answers, "1 passed in 1.00s"), 1.0)
+    )
+    gpu_check_stages.tests(settings(60)._replace(dry=False), tmp_path / "result.json")
+    assert json.loads((tmp_path / "result.json").read_text("utf-8"))["well"]
 
 
 def test_the_driver_of_a_gpu_is_asked_for_its_clocks(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import itertools
 import math
 import os
 import sys
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -292,13 +293,6 @@ def test_the_command_prints_a_table(capsys):
     assert out.count("Waits for the GPU: none.") == 2
 
 
-@pytest.mark.parametrize(("option", "value"), [("--patch", "20"), ("--patch", "0"), ("--batch", "0")])
-def test_a_wrong_size_is_one_line(option, value, capsys):
-    with pytest.raises(SystemExit):
-        gpu_launches.main([option, value])
-    assert f"argument {option}: {value}: give " in capsys.readouterr().err.splitlines()[-1]
-
-
 # --- compiling -------------------------------------------------------------------------------------------------------
 
 
@@ -318,17 +312,52 @@ class Driver:
 @pytest.mark.parametrize(
     ("offset", "n", "free", "factor"), [(0, 32, 16, 0.5), (1, 32, 16, 2), (8, 33, 16, 1), (0, 1, 1, 0.5), (0, 33, 5, 7)]
 )
-def test_a_kernel_is_compiled_as_triton_does_at_a_launch(offset, n, free, factor, monkeypatch):
+def test_a_kernel_is_compiled_as_triton_does_at_a_launch(offset, n, free, factor, monkeypatch, tmp_path):
     def arguments(device):
         x = torch.empty(512, device=device, dtype=BF16)
         return x[offset:], x, n, free, factor
 
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     launch = one_launch(lambda: scale_kernel[(2,)](*arguments("cuda"), BLOCK=16, num_warps=2))
     compiled = gpu_compile.compile_job(gpu_compile.prepare(launch, 90))
     assert compiled.error is None
+    kept = set(tmp_path.iterdir())
+    assert kept
     monkeypatch.setattr(driver, "_active", Driver())
+    scale_kernel.device_caches.clear()
     at_launch = scale_kernel.run(*arguments("cpu"), BLOCK=16, num_warps=2, grid=(2,), warmup=True)
     assert compiled.cubin == at_launch.asm["cubin"]
+    assert set(tmp_path.iterdir()) == kept  # the launch found it in the cache
+
+
+@pytest.mark.parametrize(("value", "fused"), [(None, True), ("1", True), ("0", False)])
+def test_multiplications_and_additions_are_fused_as_at_a_launch_and_nothing_is_warned(value, fused, monkeypatch):
+    """Where nobody says anything, our launches rely on Triton's default, which is said to change."""
+    if value is None:
+        monkeypatch.delenv("TRITON_DEFAULT_FP_FUSION", raising=False)
+    else:
+        monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", value)
+
+    def arguments(device):
+        return *[torch.empty(64, device=device)] * 2, 32, 7, 0.5
+
+    launch = one_launch(lambda: scale_kernel[(2,)](*arguments("cuda"), BLOCK=16))
+    if hasattr(triton._utils, "warn_once"):
+        triton._utils.warn_once.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        job = gpu_compile.prepare(launch, 90)
+        compiled = gpu_compile.compile_job(job)
+    assert dict(job.options)["enable_fp_fusion"] is fused
+    monkeypatch.setattr(driver, "_active", Driver())
+    scale_kernel.device_caches.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        at_launch = scale_kernel.run(*arguments("cpu"), BLOCK=16, grid=(2,), warmup=True)
+    assert at_launch.metadata.enable_fp_fusion is fused
+    assert compiled.cubin == at_launch.asm["cubin"]
+    fused_code = "FFMA" in gpu_compile.disassemble(compiled.cubin, "-sass")
+    assert fused_code is fused
 
 
 def test_equal_launches_are_compiled_once_and_others_apart():
@@ -482,6 +511,14 @@ def test_a_copy_is_limited_by_memory_and_a_product_counts_its_operations():
         assert found.limit == "launch"
 
 
+def test_warps_that_do_the_same_are_limited_by_instructions():
+    def run():
+        tensors = [torch.empty(2**26, device="cuda", dtype=BF16) for _ in range(2)]
+        scale_kernel[(2**21,)](*tensors, 2**26, 1, 0.5, BLOCK=32, num_warps=8)  # 8 warps for the values of one
+
+    assert gpu_predict.predict(*compiled(run), gpu_predict.H100).limit == "instructions"
+
+
 @pytest.mark.parametrize(
     ("operation", "rest", "expected"),
     [
@@ -530,5 +567,6 @@ def test_the_launches_of_the_network_are_predicted_but_for_a_few():
     for launch in kinds:
         code = gpu_compile.compile_job(gpu_compile.prepare(launch, 90))
         found.append(gpu_predict.predict(launch, code, gpu_predict.H100))
+        assert found[-1] is None or found[-1].limit in ("instructions", "integers", "functions", "memory", "launch")
         assert found[-1] is None or found[-1].instructions > math.prod(launch.grid) * 32
     assert len([one for one in found if one]) >= 0.9 * len(found)

@@ -1,6 +1,10 @@
 import json
+import os
 import re
+import signal
+import subprocess
 import sys
+import time
 from dataclasses import astuple
 from pathlib import Path
 
@@ -9,9 +13,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
+import gpu_check
+import gpu_launches
+import gpu_options
 import gpu_predict_step
 import gpu_tune
 
+from mednextv2.errors import InputError
 from mednextv2.nets import create_mednext
 from mednextv2.nets.blocks import MedNeXtBlock
 from mednextv2.ops import _triton_configs as configs
@@ -40,14 +48,37 @@ class Hill:
 
 
 def test_the_best_configuration_is_found_step_by_step():
-    best, before, after = gpu_tune.tune(Hill(), Config((64, 128), 4, 2, 528, 64), end=float("inf"))
+    first = Config((64, 128), 4, 2, 528, 64)
+    best, before, after, timed = gpu_tune.tune(Hill(), first, end=float("inf"))
     assert (best, before, after) == (Config((128, 64), 8, 4, 1056, 32), 7, 1)
-    assert gpu_tune.tune(Hill(), Config((64, 128), 4, 2, 528, 64), end=0.0)[0] == Config((64, 128), 4, 2, 528, 64)
+    assert timed > 6  # it differs in six things
+    assert gpu_tune.tune(Hill(), first, end=0.0) == (first, 7, 7, 1)
+
+
+ENTRY = '    ((9, 0), "norms", HALF, 32): Config((64, 32), 4, 2, 264, 64),  # '
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "timed", "expected"),
+    [
+        (3e-3, 2e-3, 5, ENTRY + "3.000 -> 2.000 ms; configurations tried: 5"),
+        (3e-3, 3e-3, 5, ENTRY + "3.000 -> 3.000 ms; configurations tried: 5"),
+        (float("inf"), 2e-3, 2, ENTRY + "inf -> 2.000 ms; configurations tried: 2"),
+        (3e-3, 3e-3, 1, "    # norms, 32: not tuned for lack of time; the table's configuration takes 3.000 ms"),
+        (0.0, 0.0, 1, "    # norms, 32: the network has no such launch"),
+        (float("inf"), float("inf"), 4, "    # norms, 32: configurations tried: 4; none of them can be launched"),
+    ],
+)
+def test_only_what_was_tuned_is_an_entry_for_the_table(before, after, timed, expected):
+    tuned = gpu_tune.Tuned(Config((64, 32), 4, 2, 264, 64), before, after, timed)
+    assert gpu_tune.format_entry((9, 0), "norms", 32, tuned) == expected
+
+
+COMMAND = ["--dry", "--kernels", "norms", "--variant", "v2_tiny", "--patch", "32"]
 
 
 def test_a_dry_run_prints_lines_for_the_table(capsys):
-    command = ["--dry", "--kernels", "norms", "--minutes", "0.01", "--variant", "v2_tiny", "--patch", "32"]
-    assert gpu_tune.main(command) == 0
+    assert gpu_tune.main([*COMMAND, "--minutes", "0.2"]) == 0
     first, *lines = capsys.readouterr().out.splitlines()
     assert first == "# predicted, for an H100, v2_tiny, bfloat16"
     assert len(lines) == 2
@@ -56,8 +87,20 @@ def test_a_dry_run_prints_lines_for_the_table(capsys):
         (table,) = eval(f"{{{entry}}}", {"Config": Config, "HALF": HALF}).items()
         assert table[0][:3] == ((9, 0), "norms", HALF)
         assert table[0][3] in configs.UNTUNED["norms", HALF]
-        before, after = map(float, re.findall(r"[\d.]+", times))
+        before, after, tried = map(float, re.findall(r"[\d.]+", times))
         assert 0 < after <= before
+        assert tried > 1
+
+
+def test_without_time_no_line_looks_tuned(capsys, monkeypatch):
+    now = iter(range(10**6))  # an hour passes between two looks at the clock
+    monkeypatch.setattr(gpu_tune.time, "monotonic", lambda: 3600.0 * next(now))
+    assert gpu_tune.main([*COMMAND, "--minutes", "0.1"]) == 0
+    _, *lines = capsys.readouterr().out.splitlines()
+    sizes = list(configs.UNTUNED["norms", HALF])
+    assert [line[: line.index(";")] for line in lines] == [
+        f"    # norms, {n}: not tuned for lack of time" for n in sizes
+    ]
 
 
 def test_without_a_gpu_it_says_so(monkeypatch, capsys):
@@ -77,3 +120,126 @@ def test_a_prediction_of_a_step_says_that_it_is_one(tmp_path, capsys):
     assert found["inference"]["gather_kernel"]["launches"] == blocks
     assert found["train"]["gather_kernel"]["launches"] == 2 * blocks
     assert all(row["ms"] > 0 or row["unknown"] for rows in found.values() for row in rows.values())
+
+
+# --- options and ends of the commands --------------------------------------------------------------------------------
+
+COMMANDS = {"check": gpu_check, "launches": gpu_launches, "predict_step": gpu_predict_step, "tune": gpu_tune}
+NEEDED = {"check": ["--dry", "--output", "never made"], "tune": ["--dry"]}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("value", ["33", "0", "-16", "1040", "1000000000000", "9" * 5000, "16.0", "wide", ""])
+def test_a_wrong_patch_is_one_line_before_anything_else(name, value, capsys):
+    with pytest.raises(SystemExit) as error:
+        COMMANDS[name].main([*NEEDED.get(name, []), f"--patch={value}"])
+    assert error.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"argument --patch: {value}: give a positive multiple of 16 up to 1024, such as 128" in line
+
+
+@pytest.mark.parametrize("name", ["check", "tune"])
+@pytest.mark.parametrize("value", ["-1", "0", "0.09", "1441", "nan", "inf", "five"])
+def test_wrong_minutes_are_one_line(name, value, capsys):
+    with pytest.raises(SystemExit):
+        COMMANDS[name].main([*NEEDED[name], f"--minutes={value}"])
+    assert f"argument --minutes: {value}: give minutes from 0.1 to 1440" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1025", "two"])
+def test_a_wrong_batch_is_one_line(value, capsys):
+    with pytest.raises(SystemExit):
+        gpu_launches.main([f"--batch={value}"])
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"argument --batch: {value}: give a whole number from 1 to 1024" in line
+
+
+def test_limits_themselves_are_allowed():
+    assert [gpu_options.edge(text) for text in ("16", "1024")] == [16, 1024]
+    assert [gpu_options.batch(text) for text in ("1", "1024")] == [1, 1024]
+    assert [gpu_options.minutes(text) for text in ("0.1", "1440")] == [0.1, 1440]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_tells_what_a_patch_may_be(name, capsys):
+    with pytest.raises(SystemExit) as error:
+        COMMANDS[name].main(["--help"])
+    assert error.value.code == 0
+    assert "a multiple of 16 up to 1024 (default: 128" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [("file", "cannot be written"), ("/proc/x", "cannot be written"), ("", "an empty name"), (" ", "an empty name")],
+)
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(output, reason, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(gpu_predict_step, "predict_step", lambda *given: pytest.fail("it began to work"))
+    with pytest.raises(SystemExit) as error:
+        gpu_predict_step.main(["--output", output])
+    assert error.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert reason in line
+    assert "--output" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_prediction_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_predict_step, "predict_step", lambda *given: {})
+    place = tmp_path / "new" / "folder"
+    gpu_predict_step.main(["--output", str(place)])
+    names = {f"gpu-predicted-v2_base.{ending}" for ending in ("md", "json")}
+    assert {path.name for path in place.iterdir()} == names
+    written = Path.write_text
+
+    def half(self, text, encoding):
+        written(self, text[: len(text) // 2], encoding=encoding)
+        raise OSError(28, "No space left on device")
+
+    before = {name: (place / name).read_text("utf-8") for name in names}
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(InputError, match="No space left on device"):
+        gpu_predict_step.main(["--output", str(place)])
+    assert {path.name: path.read_text("utf-8") for path in place.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [(KeyboardInterrupt(), 130, "interrupted"), (InputError("x: is wrong; mend it"), 2, "error: x: is wrong; mend it")],
+)
+def test_commands_end_with_one_line(error, code, line, capsys):
+    def main():
+        raise error
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            gpu_options.end(main)
+        assert ended.value.code == code
+        assert capsys.readouterr().err == line + "\n"
+        for answer in (0, 1):
+            with pytest.raises(SystemExit) as ended:
+                gpu_options.end(lambda answer=answer: answer)
+            assert ended.value.code == answer
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("start", ["| kernel ", "| "])  # the processes that compile begin, or are at work
+def test_an_interruption_while_others_compile_is_one_line(start):
+    script = str(Path(gpu_tune.__file__).with_name("gpu_compile.py"))
+    few = ["--variants", "v2_tiny", "--arch", "90", "--dtypes", "bfloat16", "--kernel-sizes", "3"]
+    environment = {**os.environ, "TRITON_ALWAYS_COMPILE": "1"}
+    process = subprocess.Popen(
+        [sys.executable, script, *few], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        start_new_session=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if line.startswith(start) and ("_kernel" in line) is (start == "| "):
+            break
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert error == "interrupted\n"
