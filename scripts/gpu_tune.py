@@ -144,7 +144,9 @@ def format_entry(capability: tuple[int, int], kernel: str, size: int, tuned: Tun
     before, after = tuned.before * 1e3, tuned.after * 1e3
     if tuned.timed == 1:
         return f"    # {kernel}, {size}: not tuned for lack of time; the table's configuration takes {after:.3f} ms"
-    values = f"{tuned.best.blocks}, {tuned.best.warps}, {tuned.best.stages}, {tuned.best.programs}, {tuned.best.depth}"
+    best = tuned.best
+    values = f"{best.blocks}, {best.warps}, {best.stages}, {best.programs}, {best.depth}"
+    values += ", whole=True" if best.whole else ""
     entry = f'({capability}, "{kernel}", HALF, {size}): Config({values})'
     return f"    {entry},  # {before:.3f} -> {after:.3f} ms; configurations tried: {tuned.timed}"
 

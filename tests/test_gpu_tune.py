@@ -42,7 +42,7 @@ class Hill:
     kernel = "expand"
 
     def seconds(self, config):
-        wanted = (128, 64, 8, 4, 1056, 32)
+        wanted = (128, 64, 8, 4, 1056, 32, False)
         (rows, columns), *others = astuple(config)
         return 1 + sum(a != b for a, b in zip((rows, columns, *others), wanted, strict=True))
 
@@ -72,6 +72,11 @@ ENTRY = '    ((9, 0), "norms", HALF, 32): Config((64, 32), 4, 2, 264, 64),  # '
 def test_only_what_was_tuned_is_an_entry_for_the_table(before, after, timed, expected):
     tuned = gpu_tune.Tuned(Config((64, 32), 4, 2, 264, 64), before, after, timed)
     assert gpu_tune.format_entry((9, 0), "norms", 32, tuned) == expected
+
+
+def test_an_entry_says_that_padding_is_kept():
+    tuned = gpu_tune.Tuned(Config((64, 64), 8, whole=True), 3e-3, 2e-3, 5)
+    assert ": Config((64, 64), 8, 2, 264, 64, whole=True),  # " in gpu_tune.format_entry((9, 0), "expansion", 64, tuned)
 
 
 COMMAND = ["--dry", "--kernels", "norms", "--variant", "v2_tiny", "--patch", "32"]

@@ -20,7 +20,6 @@ THIN, THIN_EXPANDED = 64, 256
 THIN_ON_SMALL = 32
 
 
-
 class Moments(NamedTuple):
     """What the depthwise convolution knows of its result: of each tile the number of voxels, means, centred squares."""
 
@@ -102,7 +101,7 @@ class Launch:
         """Return `W2'`; what makes `k`; and the gradients of w2, b2, gamma and beta."""
         n, e, o, grn = self.samples, self.expanded, self.out, self.grn
         block_o = configs.power_of_two(o)
-        block_e = 4 if self.thin else 8
+        block_e = 4 if self.thin else max(1, min(8, 4096 // block_o))  # a program keeps `BLOCK_E * BLOCK_O` values
         programs = triton.cdiv(e, block_e)
         w2n = self.y.new_empty(n if grn else 1, o, e)
         change, inverse, shared, dw2, db2 = empty(g2, (n, e), (n, e), (n, programs), (o, e), (o,))
@@ -182,8 +181,9 @@ class Launch:
         tiles = triton.cdiv(self.voxels, config.blocks[0])
         per_split, splits = configs.split(tiles, config.programs // self.samples)
         parts = empty(self.y, *[(self.samples, splits, *shape) for shape in shapes])
+        block_e = config.blocks[1] if config.whole else configs.fitting(config.blocks[1], self.expanded)
         self._run(kernel, (splits, self.samples), config, *inputs, *parts, *outputs, self.voxels, per_split,
-                  self.settings.norm_eps, *scalars, BLOCK_E=configs.fitting(config.blocks[1], self.expanded),
+                  self.settings.norm_eps, *scalars, BLOCK_E=block_e,
                   BLOCK_C=configs.channel_block(self.channels),
                   BLOCK_O=configs.channel_block(self.out), **constants)  # fmt: skip
         return parts

@@ -26,6 +26,8 @@ class Config:
         programs: Number of programs that sums over voxels are split into, about; of products, how many large tiles
             there must be. 132 multiprocessors take 132 times as many as their registers and shared memory allow.
         depth: Of a product: how much of its inner dimension is taken at a time.
+        whole: Of thin blocks: keep the channels of a tile where some are padding, since more tiles of fewer channels
+            would take more registers than there are.
     """
 
     blocks: tuple[int, int]
@@ -33,6 +35,7 @@ class Config:
     stages: int = 2
     programs: int = 264
     depth: int = 64
+    whole: bool = False
 
 
 # (kernel, dtype) -> the largest size that it is for -> configuration. The size is the number of channels for the folded
@@ -42,7 +45,7 @@ UNTUNED = {
     ("norms", HALF): {32: Config((128, 32), 4, 2, 264), 64: Config((64, 64), 8, 2, 264)},
     ("output", HALF): {32: Config((128, 32), 4, 2, 1056), 64: Config((64, 64), 4, 2, 1056)},
     ("compression", HALF): {32: Config((64, 32), 4, 2, 264), 64: Config((64, 64), 8, 2, 264)},
-    ("expansion", HALF): {32: Config((64, 32), 4, 2, 264), 64: Config((64, 64), 8, 2, 264)},
+    ("expansion", HALF): {32: Config((64, 32), 4, 2, 264), 64: Config((64, 64), 8, 2, 264, whole=True)},
     ("expand", HALF): {LARGE: Config((64, 128), 4, 2, 528, 64)},
     ("expand_again", HALF): {LARGE: Config((64, 128), 4, 2, 528, 64)},
     ("expanded_gradient", HALF): {LARGE: Config((128, 64), 8, 2, 528, 64)},

@@ -174,6 +174,16 @@ def test_many_expanded_channels_are_taken_in_blocks():
     check_mlp(mlp_problem(1, 8, 1100, 8, (3, 5), torch.bfloat16), residual=True)
 
 
+@pytest.mark.parametrize(("out", "with_grn"), [(40, True), (20, False)])
+def test_expanded_channels_may_be_padding_in_part(out, with_grn):
+    assert _triton_configs.UNTUNED["expansion", _triton_configs.HALF][64].whole
+    check_mlp(mlp_problem(2, 40, 80, out, (3, 7), torch.bfloat16, with_grn), residual=out == 40)
+
+
+def test_a_program_takes_fewer_rows_where_outputs_are_many():
+    check_mlp(mlp_problem(1, 8, 22, 530, (3, 5), torch.bfloat16))
+
+
 @pytest.mark.parametrize("denominator", ["mean", "sum"])
 def test_the_mlp_without_grn_at_its_start_and_far_from_it(denominator, width):
     check_mlp(mlp_problem(2, 4, 8, 5, (3, 3, 3), torch.float32, with_grn=False), residual=True)
