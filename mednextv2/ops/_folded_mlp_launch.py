@@ -14,10 +14,10 @@ from mednextv2.ops import _folded_mlp_wide_kernels as wide_kernels
 from mednextv2.ops import _triton_configs as configs
 from mednextv2.ops.parameters import Mlp, Settings
 
-# At most so many channels of input and output, and expanded channels; where a multiprocessor has at most 164 KiB of
-# shared memory, fewer.
+# At most so many channels of input and output, and so many expanded channels. GPUs of compute capability other than 9.0
+# take fewer: before it, shared memory is too small; after it, the compiler has no registers for the sums.
 THIN, THIN_EXPANDED = 64, 256
-THIN_ON_SMALL = 32
+THIN_ELSEWHERE = 32
 
 
 class Moments(NamedTuple):
@@ -221,5 +221,5 @@ class Launch:
 
 def is_thin(channels: int, expanded: int, out: int, capability: tuple[int, int]) -> bool:
     """Tell which kernels a block takes on a GPU of this compute capability."""
-    widest = THIN if capability[0] in (9, 10) else THIN_ON_SMALL
+    widest = THIN if capability[0] == 9 else THIN_ELSEWHERE
     return max(channels, out) <= widest and expanded <= THIN_EXPANDED

@@ -39,10 +39,10 @@ class Config:
 
 
 # (kernel, dtype) -> the largest size that it is for -> configuration. The size is the number of channels for the folded
-# MLP and the edge of the kernel for `depthwise_*`. Measured on an H100: `norms` and `expansion`. The others are chosen
-# by compiling: registers are hardly spilled, and shared memory is within what the GPUs of `thin_channels` have.
+# MLP and the edge of the kernel for `depthwise_*`. `expansion` was measured on an H100. The others are chosen by
+# compiling: registers are hardly spilled, and shared memory is within what each GPU has that `is_thin` lets take them.
 UNTUNED = {
-    ("norms", HALF): {32: Config((128, 32), 4, 2, 264), 64: Config((64, 64), 8, 2, 264)},
+    ("norms", HALF): {32: Config((128, 32), 8, 2, 264), 64: Config((64, 64), 8, 2, 264)},
     ("output", HALF): {32: Config((128, 32), 4, 2, 1056), 64: Config((64, 64), 4, 2, 1056)},
     ("compression", HALF): {32: Config((64, 32), 4, 2, 264), 64: Config((64, 64), 8, 2, 264)},
     ("expansion", HALF): {32: Config((64, 32), 4, 2, 264), 64: Config((64, 64), 8, 2, 264, whole=True)},

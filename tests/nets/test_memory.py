@@ -14,7 +14,7 @@ from mednextv2.nets.memory import kept_values, training_memory
 # 1 for bfloat16, classes, batch and the patch's three sides. A step of a much smaller network comes first, since what
 # the libraries load and set up for themselves is not what is estimated.
 _PEAK = """
-import gc, sys
+import ctypes, gc, sys
 from pathlib import Path
 import torch
 from mednextv2.data import LabelScheme
@@ -38,6 +38,9 @@ def train(steps, batch, *size, **changes):
         torch.nn.utils.clip_grad_norm_(network.parameters(), 12.0)
         optimizer.step()
 
+# MCL_CURRENT, MCL_FUTURE and MCL_ONFAULT: what was once in memory stays, which makes a peak what it should be where the
+# system takes pages back that were not used for a while. Without the right to do so, that is left to chance.
+ctypes.CDLL(None).mlockall(7)
 assert keep_freed_memory()
 variant, (half, classes, batch, *size) = sys.argv[1], map(int, sys.argv[2:])
 loss = SegmentationLoss(LabelScheme([str(i) for i in range(classes)]))
