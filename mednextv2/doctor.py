@@ -69,8 +69,10 @@ def examine(
 def _problems(network: str, kernel_size: int, dtype: str) -> list[Problem]:
     if network not in VARIANTS:
         raise InputError(f"--network {network}: there is no such size of MedNeXt; choose one of {', '.join(VARIANTS)}")
-    if not isinstance(kernel_size, int) or isinstance(kernel_size, bool) or not (
-        1 <= kernel_size <= LARGEST_KERNEL and kernel_size % 2 == 1
+    if (
+        not isinstance(kernel_size, int)
+        or isinstance(kernel_size, bool)
+        or not (1 <= kernel_size <= LARGEST_KERNEL and kernel_size % 2 == 1)
     ):
         raise InputError(f"--kernel_size {kernel_size}: should be odd and at most {LARGEST_KERNEL}, such as 3")
     if dtype not in DTYPES:

@@ -11,8 +11,8 @@ from mednextv2.nets.variants import VARIANTS, create_mednext
 # In units of the channels at full resolution, for each voxel of the patch:
 _KEPT_PER_BLOCK = 2.0  # for the backward pass: a block's input and its depthwise convolution's output
 _KEPT_ELSEWHERE = 5.5  # resampling blocks, stem and heads
-_AT_WORK = 8.3  # the largest sum of what lives for a moment, in the backward pass at full resolution; fitted
-_LOSS_BYTES = 23  # for each voxel and output: logits, and in float32 probabilities, targets and gradients; fitted
+_AT_WORK = 6.5  # the largest sum of what lives for a moment, in the backward pass at full resolution; fitted
+_LOSS_BYTES = 15  # for each voxel and output: logits, and in float32 probabilities, targets and gradients; fitted
 _PARAMETER_BYTES = 14.5  # float32 weights, two moments, and half-precision copies; gradients come when activations go
 _SETTLED_BYTES = 16  # when they have all gone: weights, gradients, two moments
 
