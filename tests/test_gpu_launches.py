@@ -419,9 +419,7 @@ def test_every_kernel_compiles_for_hopper_and_some_for_each_other_architecture()
 @pytest.mark.parametrize("variant", [*VARIANTS, *(f"v2_tiny/{n}" for n in gpu_compile.ODD_FILTERS)])
 @pytest.mark.parametrize("arch", gpu_compile.SHARED_LIMIT)
 def test_every_kernel_of_every_variant_compiles(arch, variant):
-    """All precisions and kernel sizes on sm_90; elsewhere all precisions with the smallest kernel, v2_tiny in all."""
-    sizes = gpu_compile.KERNEL_SIZES if arch == 90 or variant == "v2_tiny" else (3,)
-    check(gpu_compile.all_jobs([variant], [arch], gpu_launches.DTYPES, sizes))
+    check(gpu_compile.all_jobs([variant], [arch], gpu_launches.DTYPES, gpu_compile.KERNEL_SIZES))
 
 
 def test_the_command_compiles_in_processes_and_ends_with_the_faults(capsys, monkeypatch):
