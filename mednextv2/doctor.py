@@ -140,7 +140,7 @@ def _verdicts(problems, device, kept, words, repeat) -> Iterator[_Row]:
     passed = sum(verdict.passed for verdict in found.values())
     yield _Row("  driver", kept.card.driver)
     yield _Row("  kernels", f"of {words}: {passed} of {len(found)} kinds give PyTorch's numbers", passed == len(found))
-    yield _Row("  kept in", str(kept.path) if kept.path.exists() else "memory alone")
+    yield _Row("  kept in", str(kept.path) if os.path.exists(kept.path) else "memory alone")
     for problem, verdict in found.items():
         name = "right" if verdict.passed else "FAILED" if verdict.final else "not tried"
         text = trial.in_words(problem)

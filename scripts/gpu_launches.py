@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from mednextv2.data import LabelScheme
 from mednextv2.nets import VARIANTS, create_mednext
 from mednextv2.nets.blocks import MedNeXtBlock, MedNeXtDownBlock, MedNeXtUpBlock
-from mednextv2.ops import paths
+from mednextv2.ops import hold_weights, paths
 from mednextv2.training import SegmentationLoss
 from mednextv2.training.schedule import create_optimizer
 
@@ -128,8 +128,9 @@ def follow_step(
         if training:
             _train(network, x, dtype, capture, whole)
         else:
-            _infer(network, x, dtype, Capture())  # what is kept for later calls
-            _infer(network, x, dtype, capture)
+            with hold_weights():  # as a sliding window does
+                _infer(network, x, dtype, Capture())  # what is kept for later calls
+                _infer(network, x, dtype, capture)
     return capture
 
 

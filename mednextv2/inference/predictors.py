@@ -4,15 +4,18 @@ import copy
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
 from mednextv2.nets.cuda_graph import CudaGraphs
+from mednextv2.ops import hold_weights
 from mednextv2.weights.loading import load_weights
 
 logger = logging.getLogger(__name__)
@@ -36,11 +39,21 @@ class MirroringInferer(SlidingWindowInferer):
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Return logits of `inputs`, `(B, C, X, Y, Z)`."""
-        return super().__call__(inputs, self.predictor(network), *args, **kwargs)
+        with holding_weights_of(network):
+            return super().__call__(inputs, self.predictor(network), *args, **kwargs)
 
     def predictor(self, network: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """Return the network, or what averages its logits over all flips."""
         return partial(mirrored, network=network, axes=self.mirror_axes) if self.mirror_axes else network
+
+
+def holding_weights_of(network: Callable[..., Tensor]) -> AbstractContextManager[None]:
+    """Promise that the weights of a network do not change while windows are predicted, unless it may be compiled."""
+    own = isinstance(network, nn.Module) and not any(
+        isinstance(part, torch._dynamo.OptimizedModule) or part._compiled_call_impl is not None
+        for part in network.modules()
+    )
+    return hold_weights(own)
 
 
 def mirrored(x: Tensor, *args: Any, network: Callable[..., Tensor], axes: Sequence[int], **kwargs: Any) -> Tensor:

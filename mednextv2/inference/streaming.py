@@ -22,7 +22,7 @@ from mednextv2.errors import InputError
 from mednextv2.inference.air import air_windows
 from mednextv2.inference.cells import Axis, Cells, Index, most_waiting, window_order
 from mednextv2.inference.deciding import LabelWriter, Target
-from mednextv2.inference.predictors import MirroringInferer
+from mednextv2.inference.predictors import MirroringInferer, holding_weights_of
 from mednextv2.memory import return_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class StreamingInferer(MirroringInferer):
         predictor = self.predictor(network)
         if args or kwargs:
             predictor = partial(_call, predictor, args, kwargs)
-        with torch.no_grad():
+        with torch.no_grad(), holding_weights_of(network):
             if not isinstance(inputs, MetaTensor):
                 return torch.stack([_Stream(self, image, predictor).run() for image in inputs])
             labels = torch.stack([_Stream(self, image, predictor).run() for image in decollate_batch(inputs)])

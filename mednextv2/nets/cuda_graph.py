@@ -1,5 +1,6 @@
 """A network's passes recorded as CUDA graphs: one call starts all kernels, however slow the processor is."""
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -28,7 +29,8 @@ class CudaGraphs:
     What cannot be replayed runs as usual: inputs that are not on a CUDA device or need a gradient of their own, more
     shapes than four, parameters that have gradients already (accumulation, or `zero_grad(set_to_none=False)`), a pass
     while another one still waits for its backward pass, and a network that is being compiled or exported. When
-    recording fails, one warning says why, nothing more is recorded, and the network runs as usual.
+    recording fails, or a pass that runs as usual finds no memory beside the recordings, one warning says so, nothing
+    more is recorded, and the network runs as usual. A replay calls no forward hooks.
 
     Without gradients, results are the caller's own. With gradients, they and the parameters' gradients are valid until
     the next pass.
@@ -63,12 +65,36 @@ class CudaGraphs:
                 recording = self._recording(network, x, run)
                 if recording is not None:
                     return recording(x)
-        return network(x) if run is None else run(x)
+        usual = network if run is None else run
+        if not self._recordings:
+            return usual(x)
+        with contextlib.suppress(torch.OutOfMemoryError):
+            return usual(x)
+        self._give_up()  # only here is the memory free that the exception held
+        return usual(x)
 
     def clear(self) -> None:
         """Forget all recordings, because parameters were replaced by others."""
         self._met.clear()
         self._recordings.clear()
+        self._places.clear()
+
+    def _give_up(self) -> None:
+        """Record nothing more: a pass that runs as usual cannot have the memory that recordings hold."""
+        with _LOCK:
+            self._failed = True
+            self.clear()
+        torch.cuda.empty_cache()
+        logger.warning(
+            "The GPU's memory is too small for CUDA graphs beside passes of other shapes; the network runs without "
+            "graphs from now on"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"enabled": self.enabled}  # a copy makes its own recordings
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)
 
     def _fits(self, x: Tensor) -> bool:
         return (
@@ -123,7 +149,7 @@ class _Key(NamedTuple):
     dtype: torch.dtype
     device: torch.device
     training: bool
-    gradients: bool
+    gradients: tuple[bool, ...]  # which parameters want one; empty where none does
     inference: bool
     autocast: tuple[bool, torch.dtype]
     operators: str
@@ -139,11 +165,16 @@ class _Key(NamedTuple):
             x.dtype,
             x.device,
             network.training,
-            torch.is_grad_enabled() and any(p.requires_grad for p in network.parameters()),
+            _wanted_gradients(network),
             torch.is_inference_mode_enabled(),
             (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)),
             paths.wanted(),
         )
+
+
+def _wanted_gradients(network: nn.Module) -> tuple[bool, ...]:
+    wanted = tuple(p.requires_grad for p in network.parameters())
+    return wanted if torch.is_grad_enabled() and any(wanted) else ()
 
 
 def _on_gpu(x: Tensor) -> bool:

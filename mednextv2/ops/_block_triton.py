@@ -2,8 +2,9 @@
 
 Forward: the convolution, with moments of its tiles; one small kernel that joins these and folds the norm into the
 expansion; the norms; one small kernel for GRN's response; the output. What depends on weights alone is kept between
-calls in inference. Backward, see :func:`mednextv2.ops._folded_mlp_triton.backward_folded`, and then the gradients of
-the convolution, where that of the residual is added on the way.
+calls in inference where :func:`mednextv2.ops.hold_weights` says that it may be. Backward, see
+:func:`mednextv2.ops._folded_mlp_triton.backward_folded`, and then the gradients of the convolution, where that of the
+residual is added on the way.
 """
 
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from torch import Tensor
 from mednextv2.ops import _depthwise_triton as depthwise
 from mednextv2.ops import _folded_mlp_triton as folded_mlp
 from mednextv2.ops._folded_mlp_launch import Folded
-from mednextv2.ops._triton_kept import kept
+from mednextv2.ops.held_weights import holding, kept
 from mednextv2.ops.parameters import Convolution, Mlp, Settings
 
 
@@ -50,12 +51,12 @@ def forward(
         mlp: Of the block.
         residual: Added to the output, or None.
         settings: Of the block.
-        keep: Whether to keep what depends on weights alone for the next call.
+        keep: Whether what depends on weights alone may be kept for the next call.
     """
-    weight = convolution.weight
+    mlp, weight = mlp.contiguous(), convolution.weight
     taps = kept("taps", weight, (weight,), lambda: depthwise.taps(weight), keep)
     y, parts = depthwise.convolve(x, taps, convolution)
-    if keep:
+    if keep and holding():
         mean, variance = depthwise.moments(parts, y)
         sources = (mlp.w1, mlp.b1, mlp.norm_weight, mlp.norm_bias)
         own = kept(f"w1n {y.dtype}", mlp.norm_weight, sources, lambda: folded_mlp.fold_weights(y, mlp), True)
@@ -80,6 +81,7 @@ def backward(
 
     The bias is taken out again by the norm: its gradient is zero.
     """
+    mlp = mlp.contiguous()
     folded = Folded(saved.mean, saved.variance, saved.w1n, saved.b1n)
     dy, gradients, zeros = folded_mlp.backward_folded(grad, saved.y, folded, mlp, saved.g, settings)
     dx = x.new_empty(0)

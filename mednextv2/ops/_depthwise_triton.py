@@ -77,7 +77,7 @@ def _gather(x, weights, convolution, spatial, transposed, moments=False, onto=No
     programs = tiles[0] * tiles[1] * tiles[2] * (sz * step * step if transposed else 1)
     shapes = ((programs,), (samples, programs, channels), (samples, programs, channels))
     parts = Moments(*(x.new_empty(shape if moments else 0, dtype=torch.float32) for shape in shapes))
-    bias = convolution.bias
+    bias = None if convolution.bias is None else convolution.bias.contiguous()
     with torch.cuda.device_of(x):
         kernels.gather_kernel[programs, triton.cdiv(channels, block[2]), samples](
             rows, weights, weights if bias is None else bias, rows if onto is None else paths.rows(onto).contiguous(),

@@ -41,11 +41,13 @@ def fold_weights(y: Tensor, mlp: Mlp) -> tuple[Tensor, Tensor]:
 
 def forward(y, statistics, mlp: Mlp, residual, settings: Settings) -> tuple[Tensor, Tensor]:
     """Return the output, `(N, O, *spatial)`, and the norms `g`, `(N, E)`; arguments as in `folded_mlp_op`."""
+    mlp = mlp.contiguous()
     return forward_folded(y, fold(y, mlp, None, statistics), mlp, residual, settings)
 
 
 def backward(grad, y, statistics, mlp: Mlp, g, settings: Settings) -> tuple[Tensor, Mlp]:
     """Return the gradients of y and of the weights, given that of the output."""
+    mlp = mlp.contiguous()
     dy, gradients, _ = backward_folded(grad, y, fold(y, mlp, None, statistics), mlp, g, settings)
     return dy, gradients
 

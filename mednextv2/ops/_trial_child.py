@@ -16,19 +16,22 @@ import torch
 from mednextv2.ops import _trial_store as store
 from mednextv2.ops.problems import Problem
 
+# cuBLAS finds no memory for itself; the system ends Triton's assembler for want of memory
+_NO_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED", "error code -9")
 
-def main(device: str, runner: str) -> None:
+
+def main(device: str, runner: str, output: int) -> None:
     """Try what is asked for.
 
     Args:
         device: Such as `cuda:0`.
         runner: The module that has `prepare` and `compare`.
+        output: File descriptor for messages. What libraries print goes elsewhere.
     """
-    pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print is no message
+    pipe = os.fdopen(output, "w", encoding="utf-8")
 
     def tell(**message: object) -> None:
-        print(json.dumps(message), file=pipe, flush=True)
+        print("\n" + json.dumps(message), file=pipe, flush=True)  # what was printed before may not have ended its line
 
     cases: queue.SimpleQueue[Problem] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(cases,), daemon=True).start()
@@ -52,8 +55,10 @@ def _listen(cases: queue.SimpleQueue) -> None:
 def classify(error: Exception) -> store.Verdict:
     """Say what an exception means for the kernels."""
     own, names = _lines(error), {kind.__name__ for kind in type(error).__mro__}
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in own[0]:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in str(error) for sign in _NO_MEMORY):
         return store.Verdict(store.MEMORY, "could not be tried, since there was no memory left for that")
+    if isinstance(error, OSError):  # a full disk, say
+        return store.Verdict(store.UNABLE, f"could not be tried: {own[0]}")
     if "OutOfResources" in names:  # more shared memory than there is
         return store.Verdict(store.COMPILE, f"could not be compiled: {own[0].split('. ')[0]}")
     if names & {"TritonError", "CompilationError"} or "PassManager" in own[0]:

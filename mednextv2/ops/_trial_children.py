@@ -26,8 +26,9 @@ RUNNER = "mednextv2.ops._trial_compare"
 
 # This process's own search path, so that the child imports the very same packages
 _START = (
+    "import os; output = os.dup(1); os.dup2(2, 1); "  # before anything that is imported prints
     "import sys, json; device, runner, sys.path[:] = json.loads(sys.argv[1]); "
-    "from mednextv2.ops import _trial_child; _trial_child.main(device, runner)"
+    "from mednextv2.ops import _trial_child; _trial_child.main(device, runner, output)"
 )
 _HINTS = {
     "Failed to find C compiler": "there is no C compiler, which Triton needs (Debian: apt install gcc)",
@@ -65,7 +66,7 @@ def try_all(cases: Sequence[Problem], job: Job, number: int) -> Iterator[tuple[P
     number = min(number, len(cases))
     first, again = _Round(cases, job, number), []
     for case, verdict in first.run():
-        if number > 1 and verdict.kind in (store.ENDED, store.HUNG, store.MEMORY):
+        if number > 1 and verdict.kind in (store.ENDED, store.HUNG, store.MEMORY, store.UNABLE):
             again.append(case)
         else:
             yield case, verdict
@@ -140,7 +141,7 @@ class _Round:
             return
         if child.closed:
             child.end()
-            words, verdict = f"ended ({child.how()})", Verdict(store.ENDED, f"ended their process: {child.how()}")
+            words, verdict = f"ended ({child.how()})", child.verdict()
         else:
             words = f"was not ready within {START_S:.0f} s"
             verdict = Verdict(store.HUNG, f"did not end within {LIMIT_S:.0f} s")
@@ -176,7 +177,7 @@ class _Child:
         self._line = b""
         # CUBLAS: sums in a fixed order; the setting: no verdict is asked for where one is made
         environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", paths.SETTING: paths.TRITON}
-        arguments = json.dumps([job.device, RUNNER, sys.path])
+        arguments = json.dumps([job.device, RUNNER, [str(place) for place in sys.path]])
         with tempfile.TemporaryFile() as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _START, arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -202,7 +203,7 @@ class _Child:
         *lines, self._line = (self._line + piece).split(b"\n")
         if lines:
             self.deadline = time.monotonic() + LIMIT_S
-        return [json.loads(line) for line in lines]
+        return [message for message in map(_message, lines) if message is not None]
 
     def end(self) -> None:
         """End it with all that it has started."""
@@ -221,6 +222,14 @@ class _Child:
         os.close(self._errors)
         self._errors = None
 
+    def verdict(self) -> Verdict:
+        """Return what its end says of the kernels: nothing where it was ended from outside, as for want of memory."""
+        if -self.process.returncode in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+            return Verdict(
+                store.UNABLE, f"could not be tried: the process for that was ended from outside ({self.how()})"
+            )
+        return Verdict(store.ENDED, f"ended their process: {self.how()}")
+
     def how(self) -> str:
         """Tell how it ended: its signal or exit code, and its last words."""
         code = self.process.returncode
@@ -228,6 +237,15 @@ class _Child:
             return signal.Signals(-code).name
         name = "SIGABRT" if code < 0 else f"exit code {code}"
         return ": ".join([name, *self.errors.strip().splitlines()[-1:]])
+
+
+def _message(line: bytes) -> dict | None:
+    """Return what a line says, or None where it is not from the trial: Python's start may print, too."""
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return None
+    return message if isinstance(message, dict) else None
 
 
 def _ready(children: Sequence[_Child]) -> list[_Child]:

@@ -156,6 +156,7 @@ class Store:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 file = stack.enter_context(open(self.path.with_suffix(".lock"), "w", encoding="utf-8"))
                 _wait_for(file)
+                stack.callback(_release, file)
             except OSError as e:
                 self._complain(e)
             yield
@@ -174,6 +175,13 @@ def _verdict(row: dict[str, Any]) -> Verdict:
     if verdict.kind not in (PASSED, WRONG, COMPILE, ENDED, HUNG) or not isinstance(verdict.reason, str):
         raise ValueError(f"no verdict: {row}")
     return verdict
+
+
+def _release(file: Any) -> None:
+    """Let go although a process that was forked meanwhile has the file open, too."""
+    import fcntl
+
+    fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _wait_for(file: Any) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import sys
 
 import torch
 
@@ -11,6 +12,8 @@ OLDEST = (8, 0)  # compute capability: with bfloat16 in its tensor cores, and co
 @functools.cache
 def available() -> tuple[bool, str]:
     """Return whether Triton is installed, and what to say about it."""
+    if not sys.platform.startswith("linux"):
+        return False, "the Triton kernels are for Linux"
     if importlib.util.find_spec("triton") is None:
         return False, "Triton is not installed (it comes with PyTorch for CUDA on Linux)"
     return True, "Triton kernels"

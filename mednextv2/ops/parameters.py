@@ -44,6 +44,10 @@ class Mlp(NamedTuple):
     w2: Tensor
     b2: Tensor
 
+    def contiguous(self) -> "Mlp":
+        """Return the weights as the GPU kernels read them, row by row without gaps; mostly they are that already."""
+        return Mlp(*(None if weight is None else weight.contiguous() for weight in self))
+
     def with_dtypes(self, gradients: "Mlp") -> "Mlp":
         """Return gradients in the dtypes of these weights; empty tensors for those of GRN where there is none."""
         return Mlp(*(

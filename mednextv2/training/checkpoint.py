@@ -159,7 +159,10 @@ class TrainingCheckpoint:
         self.network.load_state_dict(content["model"])
         rates = [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
         try:
+            ways = [{k: group[k] for k in ("fused", "foreach") if k in group} for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(content["optimizer"])
+            for group, way in zip(self.optimizer.param_groups, ways, strict=True):
+                group.update(way)  # how this optimizer was made to compute, which a file of before need not know
             self.lr_scheduler.load_state_dict(content["lr_scheduler"])
         except (ValueError, KeyError) as e:
             raise InputError(f"{self.latest}: was trained with another optimizer or schedule ({e}). {_ADVICE}") from e
@@ -186,6 +189,11 @@ class TrainingCheckpoint:
         self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     def _save_latest(self, engine: Engine) -> None:
+        if not _finite(self.network):  # in every process, since all have these weights
+            raise InputError(
+                f"learning_rate {self.optimizer.param_groups[0]['lr']:g}: the last step of epoch {engine.state.epoch} "
+                f"made weights infinite; start again with a lower one. {self.latest.parent} holds the epochs before"
+            )
         if not is_main_process():
             return
         scaler = getattr(engine, "scaler", None)
@@ -211,6 +219,9 @@ class TrainingCheckpoint:
         # the evaluator's epoch was set to the trainer's by ValidationHandler, and best_metric was just updated
         if not is_main_process() or engine.state.best_metric_epoch != engine.state.epoch:
             return
-        state = self.network.state_dict()
-        if all(torch.isfinite(v).all() for v in state.values()):  # else TrainingLog is about to stop the training
-            save_file(state, self.best)
+        if _finite(self.network):  # else the training is about to be stopped
+            save_file(self.network.state_dict(), self.best)
+
+
+def _finite(network: torch.nn.Module) -> bool:
+    return all(bool(torch.isfinite(value).all()) for value in network.state_dict().values())

@@ -5,9 +5,12 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from torch import nn
 
+from mednextv2.data import LabelScheme
 from mednextv2.errors import InputError
 from mednextv2.inference.predictors import FoldEnsemble, MirroringInferer, find_weights, mirrored
+from mednextv2.inference.streaming import StreamingInferer
 from mednextv2.nets import MedNeXt
+from mednextv2.ops.held_weights import kept
 
 SUBSETS_3D = [(), (0,), (1,), (2,), (0, 2), (1, 2), (0, 1, 2)]
 SUBSETS_2D = [(), (0,), (1,), (0, 1)]
@@ -37,6 +40,36 @@ def mean_over_flips(network, x, axes):
 def _no_gradients():
     with torch.inference_mode():
         yield
+
+
+# ------------------------------------------------------------------------------------------- weights that are held
+
+
+class Folding(nn.Module):
+    """A network that makes something of its weights, as the GPU kernels do."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.made = nn.Parameter(torch.ones(1)), []
+
+    def forward(self, x):
+        return x * kept("double", self.weight, (self.weight,), lambda: self.made.append(1) or 2 * self.weight, True)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_what_is_made_of_weights_serves_all_windows_of_an_image_and_no_other(streaming):
+    network, x = Folding(), torch.randn(1, 1, 8, 8, 16)
+    infer = MirroringInferer((8, 8, 8), (0,))
+    if streaming:
+        infer = StreamingInferer((8, 8, 8), LabelScheme(["nothing", "something"]), (0,))
+        x = x.expand(-1, 2, -1, -1, -1)
+    for images in (1, 2):
+        infer(x, network)
+        assert len(network.made) == images
+        network.weight.data.mul_(2)
+    network.compile(backend="eager")
+    infer(x, network)
+    assert len(network.made) > 3
 
 
 # ---------------------------------------------------------------------------------------------- mirroring

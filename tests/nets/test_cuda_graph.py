@@ -3,6 +3,7 @@
 import copy
 import gc
 import logging
+import pickle
 
 import pytest
 import torch
@@ -84,6 +85,54 @@ def test_weights_that_change_in_place_are_seen_by_a_replay(cuda):
         network.load_state_dict(Net().state_dict())
         torch.testing.assert_close(graphs(network, x), network(x), rtol=0, atol=0)
     assert cuda.captured == 1
+
+
+def test_recordings_give_way_to_a_pass_that_finds_no_memory_beside_them(cuda, caplog):
+    network, graphs, (x,), (other,) = Net().eval(), CudaGraphs(), some(1), some(1, batch=3)
+
+    def run(x):
+        if len(x) == 3 and graphs._recordings:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return network(x)
+
+    with torch.no_grad():
+        for _ in range(3):
+            graphs(network, x, run)
+        assert cuda.captured == 1
+        for _ in range(3):
+            torch.testing.assert_close(graphs(network, other, run), network(other), rtol=0, atol=0)
+            torch.testing.assert_close(graphs(network, x, run), network(x), rtol=0, atol=0)
+    assert cuda.captured == 1
+    assert [r.getMessage() for r in caplog.records] == [
+        "The GPU's memory is too small for CUDA graphs beside passes of other shapes; the network runs without graphs "
+        "from now on"
+    ]
+
+
+def test_a_copy_makes_its_own_recordings(cuda):
+    network, graphs, (x,) = Net().eval(), CudaGraphs(), some(1)
+    with torch.no_grad():
+        for _ in range(3):
+            graphs(network, x)
+        for other in (copy.deepcopy(graphs), pickle.loads(pickle.dumps(graphs))):
+            assert other.enabled
+            assert not other._recordings
+            for _ in range(3):
+                other(network, x)
+    assert cuda.captured == 3
+    assert not copy.deepcopy(CudaGraphs(False)).enabled
+
+
+def test_parameters_that_are_trained_from_some_step_on_get_gradients(cuda):
+    network, graphs, (x,) = Net().train(), CudaGraphs(), some(1)
+    network.body.requires_grad_(False)
+    for trained in (False, True):
+        network.body.requires_grad_(trained)
+        for _ in range(3):
+            network.zero_grad()
+            loss_of(graphs(network, x)).backward()
+        assert (network.body.weight.grad is not None) == trained
+    assert cuda.replayed > 2
 
 
 def test_other_shapes_types_and_modes_are_recorded_for_themselves(cuda):

@@ -1,6 +1,7 @@
 """The trial of GPU kernels, with a stand-in for the GPU; processes, files and locks are real."""
 
 import ast
+import fcntl
 import logging
 import os
 import subprocess
@@ -10,7 +11,20 @@ from pathlib import Path
 import pytest
 import torch
 import trial_standin as standin
-from trial_standin import DEVICE, FULL, HANGING, ILLEGAL, KILLED, KILLED_ONCE, NAME, RIGHT, TOO_LARGE, WRONG, problem
+from trial_standin import (
+    DEVICE,
+    ENDED,
+    FULL,
+    HANGING,
+    ILLEGAL,
+    KILLED,
+    KILLED_ONCE,
+    NAME,
+    RIGHT,
+    TOO_LARGE,
+    WRONG,
+    problem,
+)  # fmt: skip
 from triton.compiler import CompilationError
 from triton.runtime.errors import PTXASError
 
@@ -53,7 +67,7 @@ def test_every_failure_ends_on_pytorchs_path_with_one_line(gpu, monkeypatch, cap
     assert found[RIGHT].name == "triton"
     reasons = {
         WRONG: "gave other numbers than PyTorch: gradient of w1 differs by 3e-01",
-        KILLED: "ended their process: SIGKILL",
+        KILLED: "ended their process: SIGSEGV",
         HANGING: "did not end within 3 s",
         FULL: "could not be tried, since there was no memory left for that",
         ILLEGAL: "ended their process: CUDA error: an illegal memory access was encountered",
@@ -78,6 +92,37 @@ def test_every_failure_ends_on_pytorchs_path_with_one_line(gpu, monkeypatch, cap
     assert standin.trials() == [*before, FULL]
     assert trial.path(problem(WRONG), DEVICE) == found[WRONG]
     assert len(lines(caplog)) == 1 + 5
+
+
+@pytest.mark.parametrize("others", [(), (RIGHT,)])
+def test_what_the_system_ended_is_no_verdict_on_the_kernels(gpu, caplog, monkeypatch, others):
+    found = trial.verdicts([problem(kind) for kind in (ENDED, *others)], DEVICE)
+    assert found[problem(ENDED)].kind == "unable"
+    assert "could not be tried: the process for that was ended from outside (SIGKILL)" in found[problem(ENDED)].reason
+    assert problem(ENDED) not in _trial_store.Store(_trial_store.card(DEVICE)).read()
+
+
+def test_a_search_path_may_have_paths_and_pythons_start_may_print(gpu, monkeypatch, tmp_path):
+    Path(tmp_path, "sitecustomize.py").write_text("print('a line'); print(7); print('half a line', end='')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [*sys.path, Path(tmp_path)])
+    assert trial.verdicts([problem(RIGHT)], DEVICE)[problem(RIGHT)].passed
+
+
+def test_the_lock_ends_although_a_process_that_was_forked_has_its_file(gpu):
+    kept, ready = _trial_store.Store(_trial_store.card(DEVICE)), os.pipe()
+    with kept.lock():
+        child = os.fork()
+        if child == 0:
+            os.read(ready[0], 1)
+            os._exit(0)
+    try:
+        file = os.open(kept.path.with_suffix(".lock"), os.O_RDWR)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where the lock is still held
+        os.close(file)
+    finally:
+        os.write(ready[1], b"x")
+        os.waitpid(child, 0)
 
 
 def test_what_died_beside_others_is_tried_again_alone(gpu):
@@ -115,6 +160,9 @@ def test_nothing_goes_on_after_an_interruption(gpu):
             "compile",
             "could not be compiled: not defined",
         ),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`"), "memory", "no memory left"),
+        (PTXASError("`ptxas` failed with error code -9"), "memory", "no memory left"),
+        (OSError(28, "No space left on device"), "unable", "could not be tried: [Errno 28] No space left on device"),
         (IndexError(), "ended", "ended their process: IndexError"),
     ],
 )

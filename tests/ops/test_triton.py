@@ -12,7 +12,7 @@ import sys
 import pytest
 import torch
 
-from mednextv2.ops import Convolution, Mlp, Settings, block, block_reference, depthwise, folded_mlp, paths
+from mednextv2.ops import Convolution, Mlp, Settings, block, block_reference, depthwise, folded_mlp, hold_weights, paths
 from mednextv2.ops.block import block_backward_op, block_op
 from mednextv2.ops.depthwise import depthwise_reference
 from mednextv2.ops.folded_mlp import folded_mlp_reference
@@ -363,27 +363,43 @@ def test_a_block_is_differentiated_through_both_operators(dtype, kernels_chosen)
     check(got, wanted, dtype, ["out", "x", "weight", *MLP_NAMES[2:]])
 
 
-def test_in_inference_weights_are_folded_once_and_anew_after_a_change(kernels_chosen, monkeypatch):
+def test_weights_are_folded_once_while_they_are_held_and_anew_afterwards(kernels_chosen, monkeypatch):
     x, convolution, mlp, _ = block_problem("standard", torch.bfloat16)
     folded, taps = [], []
     fold_weights, make_taps = _folded_mlp_triton.fold_weights, _depthwise_triton.taps
     monkeypatch.setattr(_folded_mlp_triton, "fold_weights", lambda *a: folded.append(1) or fold_weights(*a))
     monkeypatch.setattr(_depthwise_triton, "taps", lambda *a: taps.append(1) or make_taps(*a))
-    with torch.no_grad():
+    weights = [*convolution[:2], *mlp]
+    with torch.no_grad(), hold_weights():
         first = block(x, convolution, mlp, x)
         assert torch.equal(block(x, convolution, mlp, x), first)
         assert (len(folded), len(taps)) == (1, 1)
-        mlp.norm_weight.mul_(2)
-        convolution.weight.mul_(-1)
-        second = block(x, convolution, mlp, x)
-        assert (len(folded), len(taps)) == (2, 2)
+    for weight in weights:
+        weight.requires_grad_().grad = torch.ones_like(weight)
+    torch.optim.AdamW(weights, lr=0.1, fused=True).step()  # counts no changes in `Tensor._version`
+    for held in (False, True):
+        with torch.no_grad(), hold_weights(held):
+            second = block(x, convolution, mlp, x)
         wanted = block_reference(x.double(), Convolution(*(t.double() for t in convolution[:2])),
                                  Mlp(*(t.double() for t in mlp)), x.double())  # fmt: skip
-    check([second], [wanted], torch.bfloat16, ["out"])
-    with torch.inference_mode():  # its tensors count no changes
-        block(x, Convolution(convolution.weight.clone(), convolution.bias), mlp, x)
-        block(x, Convolution(convolution.weight.clone(), convolution.bias), mlp, x)
-    assert len(taps) == 4
+        check([second], [wanted.detach()], torch.bfloat16, ["out"])
+
+
+def test_weights_may_lie_in_memory_in_any_way(width, kernels_chosen):
+    x, convolution, mlp, _ = block_problem("standard", torch.bfloat16)
+
+    def strided(weight):
+        return torch.stack([weight, weight], 1)[:, 0] if weight.ndim == 1 else weight.t().contiguous().t()
+
+    other = Mlp(*map(strided, mlp))
+    assert not any(weight.is_contiguous() for weight in other)
+    grad, wanted, _ = differentiate(block, (x, convolution, mlp, "own"))
+
+    def on_strided(x, convolution, mlp, residual):
+        return block(x, convolution._replace(bias=strided(convolution.bias)), Mlp(*map(strided, mlp)), residual)
+
+    _, got, _ = differentiate(on_strided, (x, convolution, mlp, "own"), grad)
+    assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -362,6 +362,32 @@ def test_training_that_diverges_stops_with_the_epochs_before(tmp_path):
     assert all(torch.isfinite(v).all() for v in load(tmp_path / "model.pt").values())
 
 
+def test_weights_that_the_last_step_of_an_epoch_made_infinite_are_not_saved(tmp_path):
+    run = Run(tmp_path)
+
+    def spoil(engine):
+        if engine.state.iteration == 2 * STEPS:
+            with torch.no_grad():
+                run.network[0].weight.fill_(float("nan"))
+
+    run.trainer.add_event_handler(Events.ITERATION_COMPLETED, spoil)
+    with pytest.raises(InputError, match=r"learning_rate .* the last step of epoch 2 made weights infinite"):
+        run.run()
+    assert load(tmp_path / "checkpoint_latest.pt")["epoch"] == 1
+    assert all(torch.isfinite(v).all() for v in load(tmp_path / "model.pt").values())
+
+
+def test_an_optimizer_computes_after_a_resume_as_it_was_made_to(tmp_path):
+    Run(tmp_path, epochs=1).run()
+    content = load(tmp_path / "checkpoint_latest.pt")
+    assert content["optimizer"]["param_groups"][0]["fused"] is None
+    run = Run(tmp_path)
+    run.optimizer.param_groups[0]["fused"] = True  # as `create_optimizer` has it since checkpoints of before
+    run.run()
+    assert run.optimizer.param_groups[0]["fused"] is True
+    assert run.steps[0] == STEPS + 1
+
+
 def test_each_process_draws_other_random_numbers_after_a_resume(tmp_path, monkeypatch):
     Run(tmp_path, epochs=1).run()
     drawn = []

@@ -173,4 +173,7 @@ def _lock(path: Path) -> Iterator[None]:
 
     with open(path, "w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        finally:  # although a process that was forked meanwhile has the file open, too
+            fcntl.flock(file, fcntl.LOCK_UN)
