@@ -193,7 +193,7 @@ def follow_parts(
         for part in [network.stem, *(m for m in network.modules() if isinstance(m, MedNeXtBlock)), *network.heads]:
             part.forward = functools.partial(_alone, part, part.forward, training, capture, seen)
         x = torch.empty(batch, network.stem.in_channels, *patch, device="cuda")
-        with contextlib.nullcontext() if training else torch.inference_mode(), capture, half(dtype):
+        with contextlib.nullcontext() if training else torch.inference_mode(), hold_weights(), capture, half(dtype):
             network(x)
     return capture
 

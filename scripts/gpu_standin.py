@@ -49,6 +49,7 @@ def stand_in(capability: tuple[int, int] = (9, 0)) -> Iterator[None]:
         "get_device_name": lambda device=None: properties.name,
         "is_bf16_supported": lambda including_emulation=True: True,
         "is_current_stream_capturing": lambda: False,
+        "current_stream": lambda device=None: SimpleNamespace(cuda_stream=0),
         "current_device": lambda: 0,
     }
     if not built:

@@ -264,7 +264,9 @@ def test_a_stage_that_is_stopped_stops_the_commands_it_waits_for(sign, tmp_path,
 
 def start_check(folder, script, stages):
     """The command itself, whose stages are a script, with a pipe for what it prints."""
-    code = "import sys, gpu_check, gpu_options; from pathlib import Path; gpu_check.SCRIPT = Path(sys.argv.pop(1)); "
+    # a shell's background job, as these tests may be, ignores SIGINT, and so would what it starts
+    code = "import signal, sys, gpu_check, gpu_options; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from pathlib import Path; gpu_check.SCRIPT = Path(sys.argv.pop(1)); "
     command = [sys.executable, "-c", code + "gpu_options.end(gpu_check.main)", str(script), "--dry"]
     return subprocess.Popen(
         [*command, "--output", str(folder), "--stages", stages], stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -231,6 +231,11 @@ def test_commands_end_with_one_line(error, code, line, capsys):
         signal.signal(signal.SIGTERM, before)
 
 
+def heed_interruptions():
+    """A shell's background job, as these tests may be, ignores SIGINT, and so would what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("start", ["| kernel ", "| "])  # the processes that compile begin, or are at work
 def test_an_interruption_while_others_compile_is_one_line(start):
     script = str(Path(gpu_tune.__file__).with_name("gpu_compile.py"))
@@ -238,7 +243,7 @@ def test_an_interruption_while_others_compile_is_one_line(start):
     environment = {**os.environ, "TRITON_ALWAYS_COMPILE": "1"}
     process = subprocess.Popen(
         [sys.executable, script, *few], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        start_new_session=True,
+        start_new_session=True, preexec_fn=heed_interruptions,
     )  # fmt: skip
     for line in process.stdout:
         if line.startswith(start) and ("_kernel" in line) is (start == "| "):
