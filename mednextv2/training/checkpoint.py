@@ -162,7 +162,7 @@ class TrainingCheckpoint:
             ways = [{k: group[k] for k in ("fused", "foreach") if k in group} for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(content["optimizer"])
             for group, way in zip(self.optimizer.param_groups, ways, strict=True):
-                group.update(way)  # how this optimizer was made to compute, which a file of before need not know
+                group.update(way)  # an older file may say otherwise how to compute
             self.lr_scheduler.load_state_dict(content["lr_scheduler"])
         except (ValueError, KeyError) as e:
             raise InputError(f"{self.latest}: was trained with another optimizer or schedule ({e}). {_ADVICE}") from e
@@ -192,7 +192,7 @@ class TrainingCheckpoint:
         if not _finite(self.network):  # in every process, since all have these weights
             raise InputError(
                 f"learning_rate {self.optimizer.param_groups[0]['lr']:g}: the last step of epoch {engine.state.epoch} "
-                f"made weights infinite; start again with a lower one. {self.latest.parent} holds the epochs before"
+                f"made weights infinite or NaN; start again with a lower one. {self.latest.parent} holds the epochs before"
             )
         if not is_main_process():
             return
@@ -224,4 +224,5 @@ class TrainingCheckpoint:
 
 
 def _finite(network: torch.nn.Module) -> bool:
+    """Tell whether no weight is infinite or NaN."""
     return all(bool(torch.isfinite(value).all()) for value in network.state_dict().values())
