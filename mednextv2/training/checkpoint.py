@@ -192,7 +192,8 @@ class TrainingCheckpoint:
         if not _finite(self.network):  # in every process, since all have these weights
             raise InputError(
                 f"learning_rate {self.optimizer.param_groups[0]['lr']:g}: the last step of epoch {engine.state.epoch} "
-                f"made weights infinite or NaN; start again with a lower one. {self.latest.parent} holds the epochs before"
+                "made weights infinite or NaN; start again with a lower one. "
+                f"{self.latest.parent} holds the epochs before"
             )
         if not is_main_process():
             return
