@@ -4,9 +4,9 @@
 
 The stages are: environment (GPU, driver, clocks, versions; always), compile (all kernels side by side), trial (each
 kernel against the plain definitions), tests (those that need a GPU), sanitizer (wrong accesses to memory), launches
-(each one timed, with its prediction), steps (training and inference: eager, as CUDA graphs, compiled), peer (another
-network in turns with ours), training (the hippocampus bundle, with --data). Each has a process of its own and a time
-limit, and what it has found until then is kept. After each of them `gpu_check.md` and `gpu_check.json` are written;
+(each one timed, with its prediction), steps (training and inference: eager, as CUDA graphs, compiled), profile (the
+time of each kernel in a whole step), peer (another network in turns with ours), training (the hippocampus bundle, with
+--data). Each has a process of its own and a time limit, and what it has found until then is kept. After each of them `gpu_check.md` and `gpu_check.json` are written;
 stages of an earlier run in the same folder stay unless they are run again, and an earlier report of another machine or
 version is kept under another name. With --dry all of this goes through its code at tiny sizes on a CPU, which takes
 some minutes and says nothing about any GPU.
@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from benchmark_report import scrub
-from gpu_check_processes import stop
+from gpu_check_processes import PATIENCE, stop
 from gpu_check_report import Report
 from gpu_check_stages import STAGES, Settings
 from gpu_check_training import find_data
@@ -34,9 +34,12 @@ from mednextv2.errors import InputError
 from mednextv2.nets import VARIANTS
 
 # of five minutes; what a stage leaves goes to those after it
-SECONDS = {"environment": 10, "compile": 20, "trial": 45, "tests": 60, "sanitizer": 40, "launches": 25, "steps": 55,
-           "peer": 25, "training": 20}  # fmt: skip
+SECONDS = {"environment": 10, "compile": 20, "trial": 75, "tests": 60, "sanitizer": 40, "launches": 25, "steps": 55,
+           "profile": 15, "peer": 45, "training": 20}  # fmt: skip
 SCRIPT = Path(__file__).with_name("gpu_check_stages.py")
+START = 120.0  # seconds at most until a stage has imported everything, from a slow disk maybe
+GRACE = PATIENCE + 2.0  # seconds for a stage to end by itself: it stops what it started, and says what came out
+LOG_LINES = 12  # of what a stage printed before it failed
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -85,15 +88,23 @@ def choose_stages(options: argparse.Namespace) -> dict[str, str | None]:
 
 
 def run_stage(name: str, settings: Settings) -> dict[str, Any]:
-    """Run a stage within its time; returns what it found, and `status`: done, failed, stopped or interrupted."""
-    start, interrupted = time.monotonic(), False
+    """Run a stage within its time, which begins when it has imported everything.
+
+    Returns:
+        What it found; `status`: done, failed, stopped or interrupted; `start`: seconds that its imports took.
+    """
+    begin, started, ended, interrupted = time.monotonic(), 0.0, None, False
     with tempfile.TemporaryDirectory() as folder:
         result, log = Path(folder, "result.json"), Path(folder, "log")
         command = [sys.executable, str(SCRIPT), name, json.dumps(settings._asdict()), str(result)]
         with log.open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
             try:
-                process.wait(settings.seconds)
+                while not result.exists() and process.poll() is None and started < START:
+                    time.sleep(0.05)
+                    started = time.monotonic() - begin
+                if result.exists() or process.poll() is not None:
+                    process.wait(settings.seconds + GRACE)
             except subprocess.TimeoutExpired:
                 pass
             except KeyboardInterrupt:
@@ -106,14 +117,16 @@ def run_stage(name: str, settings: Settings) -> dict[str, Any]:
             found |= json.loads(result.read_text(encoding="utf-8"))
         lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
         lines = [line for line in lines if line]
+    seconds = time.monotonic() - begin
     if interrupted or ended is None:
         status = "interrupted" if interrupted else "stopped"
-        error = f"{status} after {time.monotonic() - start if interrupted else settings.seconds:.0f} s"
-        error += "; the table has what was found until then"
+        error = f"{status} after {seconds:.0f} s; the table has what was found until then"
     else:
         status = "done" if ended == 0 else "failed"
         error = None if ended == 0 else scrub(lines[-1] if lines else f"status {ended}")[:300]
-    return {**found, "stage": name, "status": status, "error": error, "seconds": time.monotonic() - start}
+    if status in ("failed", "stopped"):
+        found["notes"] = [*found["notes"], *(f"printed: {line[:300]}" for line in lines[-LOG_LINES:])]
+    return {**found, "stage": name, "status": status, "error": error, "seconds": seconds, "start": started}
 
 
 def nothing() -> dict[str, Any]:
@@ -133,15 +146,17 @@ def check(options: argparse.Namespace, report: Report) -> None:
     peer = None if options.peer == "none" else options.peer
     run = {"started": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()), "variant": variant, "patch": patch}
     limit = time.monotonic() + 60 * options.minutes
-    waiting = choose_stages(options)
+    waiting, start = choose_stages(options), 0.0
     for name in list(waiting):
         reason = waiting.pop(name)
         if reason:
             found = {**nothing(), "stage": name, "status": "left out", "error": reason, "seconds": 0.0}
         else:
-            later = sum(SECONDS[other] for other, why in waiting.items() if why is None)
-            seconds = max(5.0, (limit - time.monotonic()) * SECONDS[name] / (SECONDS[name] + later))
+            later = [SECONDS[other] for other, why in waiting.items() if why is None]
+            left = limit - time.monotonic() - start * (1 + len(later))
+            seconds = max(5.0, left * SECONDS[name] / (SECONDS[name] + sum(later)))
             found = run_stage(name, Settings(variant, patch, peer, options.data, options.dry, seconds))
+            start = found.pop("start")  # the next one imports about the same
         if name == "environment":  # the first
             if found["status"] == "interrupted":  # it is not known where we are: an earlier report stays as it is
                 raise KeyboardInterrupt

@@ -25,6 +25,7 @@ COLUMNS = (
     "measured/predicted",
 )
 
+SMALLEST = 32  # edge in voxels that every variant can take
 DRY = 4  # kernels that a dry run compiles
 
 
@@ -55,9 +56,11 @@ def follow(variant: str, patch: int, capability: tuple[int, int]) -> list[Found]
 
 def compile_step(variant: str, patch: int, arch: int, dry: bool, save: Callable[..., None]) -> None:
     """Compile all of them side by side, so that what follows finds them in Triton's cache; dry, a few."""
-    jobs = distinct(
-        prepare(launch, arch) for each in follow(variant, patch, divmod(arch, 10)) for launch in each.launches
-    )
+    own = divmod(arch, 10)
+    launches = [launch for each in follow(variant, patch, own) for launch in each.launches]
+    if not dry:  # and what the sanitizer's step launches
+        launches += follow_step(variant, (SMALLEST,) * 3, 1, True, torch.bfloat16, capability=own).launches
+    jobs = distinct(prepare(launch, arch) for launch in launches)
     jobs = list({job.kernel: job for job in jobs}.values())[:DRY] if dry else jobs
     rows = []
     for one in compile_all(jobs):

@@ -5,7 +5,9 @@
 SETTINGS is a JSON object with the fields of :class:`Settings`, RESULT the file to write.
 """
 
+import importlib.util
 import json
+import os
 import re
 import shutil
 import signal
@@ -24,6 +26,7 @@ from mednextv2.paths import writing
 
 DRY_ARCH = 90  # what a dry run compiles for
 NO_GPU = "no GPU: PyTorch sees no CUDA device here"
+TEST_PROCESSES = 12  # each takes half a GiB of the GPU's memory, and what its tests need
 OUTCOMES = ("passed", "failed|error", "skipped")  # of tests, as pytest's last line has them
 
 
@@ -149,12 +152,19 @@ def tests(settings: Settings, file: Path) -> None:
     end = time.monotonic() + settings.seconds
     files = [f for f in sorted(ROOT.glob("tests/**/test_*.py")) if "mark.gpu" in f.read_text(encoding="utf-8")]
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--maxfail=3", "-m", "gpu"]
+    if importlib.util.find_spec("xdist") and not settings.dry:  # most of their time goes into compiling
+        pytest += ["--numprocesses", str(min(TEST_PROCESSES, os.cpu_count() or 1))]
     for test in files[:1] if settings.dry else files:
-        ran = run([*pytest, str(test)], end - time.monotonic(), CUBLAS_WORKSPACE_CONFIG=":4096:8")
+        # the kernels themselves, whatever was found when they were tried
+        more = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "MEDNEXTV2_OPS": "triton"}
+        ran = run([*pytest, str(test)], end - time.monotonic(), **more)
         counts = [sum(map(int, re.findall(rf"(\d+) (?:{w})", ran.last_line))) for w in OUTCOMES]
         nothing = ran.status == 5  # no test was selected
         name = str(test.relative_to(ROOT))
         table.add(name, *counts, ran.seconds, ran.last_line, well=ran.status == 0 or nothing)
+        if ran.status and not nothing:
+            wrong = [line for line in ran.output.splitlines() if line.startswith(("FAILED", "ERROR", "E  "))]
+            table.save(notes=[*table.notes, *(f"{name}: {line[:300]}" for line in wrong[:12])])
     if not settings.dry and not any(row[1] or row[2] for row in table.rows):
         table.well = False
         table.save(notes=["No test that needs a GPU ran, so this stage shows nothing: see the last lines."])
@@ -185,12 +195,13 @@ def sanitizer(settings: Settings, file: Path) -> None:
 
 def smallest_step(variant: str) -> int:
     """Run one training step of a variant on 32³ voxels, and print its loss."""
+    from gpu_check_launches import SMALLEST
     from gpu_check_steps import Row, Subject
 
     if not torch.cuda.is_available():
         print(NO_GPU)
         return 1
-    subject = Subject(Row("ours", "train", "eager", variant, 32, 1, "cuda"))
+    subject = Subject(Row("ours", "train", "eager", variant, SMALLEST, 1, "cuda"))
     subject.step()
     torch.cuda.synchronize()
     norms = [p.grad.float().norm() for p in subject.net.parameters() if p.grad is not None]
@@ -214,15 +225,28 @@ def steps(settings: Settings, file: Path) -> None:
               for what, batch in (("train", 2), ("inference", 1)) for mode in MODES], settings, file)  # fmt: skip
 
 
+def profile(settings: Settings, file: Path) -> None:
+    """Sum up how long each kernel takes in a whole step, as our trainings and inferences run it."""
+    from gpu_check_profile import COLUMNS, profile_rows
+    from gpu_check_steps import Row
+
+    table = Table(file, COLUMNS)
+    rows = [Row("ours", what, "recorded", settings.variant, settings.patch, batch, settings.device)
+            for what, batch in (("train", 2), ("inference", 1))]  # fmt: skip
+    profile_rows(rows, table.save)
+
+
 def peer(settings: Settings, file: Path) -> None:
     """Measure ours and a peer in turns, as the anchor of this run."""
     from gpu_check_steps import Row
 
     if settings.peer is None:
         raise SystemExit("there is no peer: --peer none")
-    rows = [Row("ours", "inference", "recorded", settings.variant, settings.patch, 1, settings.device)]
-    rows += [rows[0]._replace(competitor=settings.peer, mode=mode) for mode in ("eager", "compiled")]
-    _measure(rows, settings, file)
+    whose = [("ours", "recorded"), (settings.peer, "eager"), (settings.peer, "compiled")]
+    # a training step of MONAI's network takes minutes to compile, and 37 GiB without
+    tasks = [("inference", 1)] if settings.peer == "monai" else [("inference", 1), ("train", 2)]
+    _measure([Row(name, what, mode, settings.variant, settings.patch, batch, settings.device)
+              for what, batch in tasks for name, mode in whose], settings, file)  # fmt: skip
 
 
 def _measure(rows: list[Any], settings: Settings, file: Path) -> None:
@@ -251,6 +275,7 @@ STAGES: dict[str, Callable[[Settings, Path], None]] = {
     "sanitizer": sanitizer,
     "launches": launches,
     "steps": steps,
+    "profile": profile,
     "peer": peer,
     "training": training,
 }

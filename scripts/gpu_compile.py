@@ -187,7 +187,9 @@ def compile_all(jobs: Iterable[Job], processes: int | None = None) -> Iterator[C
     if processes <= 1:
         yield from map(compile_job, jobs)
         return
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["__main__", Path(__file__).stem])  # imported once, and not by each
+    with ProcessPoolExecutor(processes, context) as pool:
         # what starts now will not see Ctrl-C, which a terminal sends to all; this process does, and ends the others
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:

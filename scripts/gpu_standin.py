@@ -36,8 +36,7 @@ def stand_in(capability: tuple[int, int] = (9, 0)) -> Iterator[None]:
     Raises:
         RuntimeError: Where PyTorch for CPUs finds no C++ compiler.
     """
-    built = torch.backends.cuda.is_built()
-    if not built:
+    if not torch.backends.cuda.is_built():
         _load_guard()
     properties = SimpleNamespace(
         name=f"stand-in of sm_{capability[0]}{capability[1]}", major=capability[0], minor=capability[1],
@@ -51,9 +50,9 @@ def stand_in(capability: tuple[int, int] = (9, 0)) -> Iterator[None]:
         "is_current_stream_capturing": lambda: False,
         "current_stream": lambda device=None: SimpleNamespace(cuda_stream=0),
         "current_device": lambda: 0,
+        "_exchange_device": lambda index: index,
+        "_maybe_exchange_device": lambda index: index,
     }
-    if not built:
-        answers |= {"_exchange_device": lambda index: index, "_maybe_exchange_device": lambda index: index}
     with contextlib.ExitStack() as stack:
         for name, answer in answers.items():
             stack.enter_context(patch.object(torch.cuda, name, answer))
