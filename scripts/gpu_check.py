@@ -6,10 +6,10 @@ The stages are: environment (GPU, driver, clocks, versions; always), compile (al
 kernel against the plain definitions), tests (those that need a GPU), sanitizer (wrong accesses to memory), launches
 (each one timed, with its prediction), steps (training and inference: eager, as CUDA graphs, compiled), profile (the
 time of each kernel in a whole step), peer (another network in turns with ours), training (the hippocampus bundle, with
---data). Each has a process of its own and a time limit, and what it has found until then is kept. After each of them `gpu_check.md` and `gpu_check.json` are written;
-stages of an earlier run in the same folder stay unless they are run again, and an earlier report of another machine or
-version is kept under another name. With --dry all of this goes through its code at tiny sizes on a CPU, which takes
-some minutes and says nothing about any GPU.
+--data). Each has a process of its own and a time limit, and what it has found until then is kept. After each of them
+`gpu_check.md` and `gpu_check.json` are written; stages of an earlier run in the same folder stay unless they are run
+again, and an earlier report of another machine or version is kept under another name. With --dry all of this goes
+through its code at tiny sizes on a CPU, which takes some minutes and says nothing about any GPU.
 """
 
 import argparse

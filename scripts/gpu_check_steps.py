@@ -26,6 +26,7 @@ from benchmark_models import CLASSES, Case, Stepper, synchronize
 from benchmark_report import one_line
 
 from mednextv2.data import LabelScheme
+from mednextv2.ops import hold_weights
 from mednextv2.training import SegmentationLoss
 
 # recorded: the network's passes are CUDA graphs, as in our trainings; graph: the whole step is one, the optimizer, too
@@ -73,6 +74,9 @@ class Subject(Stepper):
             self.net = functools.partial(CudaGraphs(), self.net)
         elif row.mode == "compiled":
             self.net = torch.compile(self.net, backend="inductor" if row.device == "cuda" else "eager")
+        if row.competitor == "ours" and row.what == "inference":  # as a sliding window does
+            self._held = contextlib.ExitStack()
+            self._held.enter_context(hold_weights())
         self.run: Callable[[], None] = self.step
 
     def record(self) -> None:

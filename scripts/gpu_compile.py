@@ -34,7 +34,7 @@ from mednextv2.nets import VARIANTS
 #: Bytes of shared memory that one block may have, by compute capability. Source: CUDA C++ Programming Guide,
 #: table "Technical Specifications per Compute Capability".
 SHARED_LIMIT = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
-STACK_LIMIT = 256  # bytes of local memory a thread: a few spilled registers cost little, arrays in memory a lot
+STACK_LIMIT = 512  # bytes of local memory a thread: a few spilled registers cost little, arrays in memory a lot
 KERNEL_SIZES = (3, 5, 7)
 ODD_FILTERS = (5, 12, 24)  # channels that are no powers of two, and such that no vector of 16 bytes fits
 
@@ -187,9 +187,7 @@ def compile_all(jobs: Iterable[Job], processes: int | None = None) -> Iterator[C
     if processes <= 1:
         yield from map(compile_job, jobs)
         return
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["__main__", Path(__file__).stem])  # imported once, and not by each
-    with ProcessPoolExecutor(processes, context) as pool:
+    with compiling_pool(processes) as pool:
         # what starts now will not see Ctrl-C, which a terminal sends to all; this process does, and ends the others
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -197,6 +195,13 @@ def compile_all(jobs: Iterable[Job], processes: int | None = None) -> Iterator[C
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         yield from found
+
+
+def compiling_pool(processes: int | None = None) -> ProcessPoolExecutor:
+    """Return processes that compile, by default as many as there are cores, and that import everything once."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["__main__", Path(__file__).stem])
+    return ProcessPoolExecutor(processes or len(os.sched_getaffinity(0)), context)
 
 
 # --- which ones ------------------------------------------------------------------------------------------------------

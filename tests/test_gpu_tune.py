@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import astuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ import gpu_launches
 import gpu_options
 import gpu_predict_step
 import gpu_tune
+from triton.runtime.errors import OutOfResources
 
 from mednextv2.errors import InputError
 from mednextv2.nets import create_mednext
@@ -36,30 +38,42 @@ def test_neighbours_differ_in_one_thing(kernel):
             assert sum(changed) == 1
 
 
-class Hill:
-    """A problem with one best configuration."""
+def search(kernel="expand", size=256, config=None):
+    config = config or configs.UNTUNED[kernel, HALF][size]
+    return gpu_tune.Search(gpu_tune.Task("v2_tiny", 32, "bfloat16", 3, 90, kernel, size, config))
 
-    kernel = "expand"
 
-    def seconds(self, config):
+def climb(wave):
+    """Time candidates on a hill with one best configuration."""
+    for own, config in wave:
         wanted = (128, 64, 8, 4, 1056, 32, False)
         (rows, columns), *others = astuple(config)
-        return 1 + sum(a != b for a, b in zip((rows, columns, *others), wanted, strict=True))
+        own.take(config, 1 + sum(a != b for a, b in zip((rows, columns, *others), wanted, strict=True)))
 
 
-def test_the_best_configuration_is_found_step_by_step():
-    first = Config((64, 128), 4, 2, 528, 64)
-    best, before, after, timed = gpu_tune.tune(Hill(), first, end=float("inf"))
-    assert (best, before, after) == (Config((128, 64), 8, 4, 1056, 32), 7, 1)
-    assert timed > 6  # it differs in six things
-    assert gpu_tune.tune(Hill(), first, end=0.0) == (first, 7, 7, 1)
+def test_the_best_configuration_is_found_wave_by_wave():
+    own = search(config=Config((64, 128), 4, 2, 528, 64))
+    waves = []
+    gpu_tune.tune([own], lambda wave: (waves.append([config for _, config in wave]), climb(wave)))
+    assert (own.best, own.before, own.after) == (Config((128, 64), 8, 4, 1056, 32), 7, 1)
+    # what helped in the first wave, the table's own being wave 0, is tried together in the next: all but the blocks,
+    # which changed for the better in two ways at once
+    assert [(c.warps, c.stages, c.programs, c.depth) for c in waves[2][:1]] == [(8, 4, 1056, 32)]
+
+
+def test_where_the_time_is_over_what_was_timed_counts():
+    own = search(config=Config((64, 128), 4, 2, 528, 64))
+    gpu_tune.tune([own], lambda wave: climb(wave[:3]))
+    assert (own.before, own.after, own.tried) == (7, 6, 4)  # the table's own, and three others
+    gpu_tune.tune([idle := search()], lambda wave: None)
+    assert (idle.tried, idle.after) == (0, float("inf"))
 
 
 ENTRY = '    ((9, 0), "norms", HALF, 32): Config((64, 32), 4, 2, 264, 64),  # '
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "timed", "expected"),
+    ("before", "after", "tried", "expected"),
     [
         (3e-3, 2e-3, 5, ENTRY + "3.000 -> 2.000 ms; configurations tried: 5"),
         (3e-3, 3e-3, 5, ENTRY + "3.000 -> 3.000 ms; configurations tried: 5"),
@@ -69,21 +83,82 @@ ENTRY = '    ((9, 0), "norms", HALF, 32): Config((64, 32), 4, 2, 264, 64),  # '
         (float("inf"), float("inf"), 4, "    # norms, 32: configurations tried: 4; none of them can be launched"),
     ],
 )
-def test_only_what_was_tuned_is_an_entry_for_the_table(before, after, timed, expected):
-    tuned = gpu_tune.Tuned(Config((64, 32), 4, 2, 264, 64), before, after, timed)
-    assert gpu_tune.format_entry((9, 0), "norms", 32, tuned) == expected
+def test_only_what_was_tuned_is_an_entry_for_the_table(before, after, tried, expected):
+    own = search("norms", 32, Config((64, 32), 4, 2, 264, 64))
+    own.before, own.after, own.tried = before, after, tried
+    assert gpu_tune.format_entry((9, 0), own) == expected
 
 
 def test_an_entry_says_that_padding_is_kept():
-    tuned = gpu_tune.Tuned(Config((64, 64), 8, whole=True), 3e-3, 2e-3, 5)
-    assert ": Config((64, 64), 8, 2, 264, 64, whole=True),  # " in gpu_tune.format_entry((9, 0), "expansion", 64, tuned)
+    own = search("expansion", 64, Config((64, 64), 8, whole=True))
+    own.before, own.after, own.tried = 3e-3, 2e-3, 5
+    assert ": Config((64, 64), 8, 2, 264, 64, whole=True),  # " in gpu_tune.format_entry((9, 0), own)
+
+
+class Pool:
+    """Prepares in this process, and remembers what."""
+
+    def __init__(self):
+        self.tasks = []
+
+    def map(self, function, tasks):
+        for task in tasks:
+            self.tasks.append(task)
+            yield function(task)
+
+
+def timed_by(monkeypatch, times, predicted, dry=False):
+    """Let launches be two of each task, of two kinds of blocks; returns a timer and its pool."""
+    monkeypatch.setattr(gpu_tune, "count_blocks", lambda options: {"many": 8, "one": 1})
+    monkeypatch.setattr(gpu_tune, "measure", lambda launch: times(*launch))
+
+    def prepare(task):
+        keys = [("many", 0), ("one", 0)]
+        kept = [key for key in keys if task.wanted is None or key in task.wanted]
+        return gpu_tune.Prepared(
+            {k: (k[0], task.config) for k in kept}, {k: predicted(k[0], task.config) for k in kept}
+        )  # fmt: skip
+
+    monkeypatch.setattr(gpu_tune, "prepare_task", prepare)
+    pool = Pool()
+    return gpu_tune.Timer(SimpleNamespace(dry=dry), float("inf"), pool), pool
+
+
+def test_launches_count_as_often_as_their_blocks_and_small_ones_are_left_out(monkeypatch):
+    timer, pool = timed_by(monkeypatch, lambda kind, config: 1.0 if config.warps == 4 else 0.5, lambda *given: 1.0)
+    own = search("norms", 32, Config((64, 32), 4))
+    timer([(own, own.task.config)])
+    assert own.before == 8  # 8 of 9 are more than 85 %
+    own.waiting = [Config((64, 32), 8)]
+    timer([(own, own.waiting[0])])
+    assert (own.best.warps, own.after) == (8, 4)
+    assert [task.wanted for task in pool.tasks] == [None, frozenset({("many", 0)})]
+
+
+def test_what_is_predicted_to_be_far_slower_is_not_timed(monkeypatch):
+    timed = []
+
+    def times(kind, config):
+        timed.append(config.warps)
+        if config.warps == 8:
+            raise OutOfResources(300_000, 232_448, "shared memory")
+        return 1.0
+
+    guess = {4: 1.0, 2: gpu_tune.HOPELESS + 0.01, 8: 0.9, 16: 1.1}
+    timer, _ = timed_by(monkeypatch, times, lambda kind, config: guess[config.warps])
+    own = search("norms", 32, Config((64, 32), 4))
+    timer([(own, own.task.config)])
+    own.waiting += [Config((64, 32), warps) for warps in (2, 8, 16)]
+    timer([(own, config) for config in list(own.waiting)])
+    assert timed == [4, 4, 8, 16]  # both launches of the first; of the others the one that counts
+    assert (own.tried, own.after) == (4, 8)
 
 
 COMMAND = ["--dry", "--kernels", "norms", "--variant", "v2_tiny", "--patch", "32"]
 
 
 def test_a_dry_run_prints_lines_for_the_table(capsys):
-    assert gpu_tune.main([*COMMAND, "--minutes", "0.2"]) == 0
+    assert gpu_tune.main([*COMMAND, "--minutes", "2"]) == 0
     first, *lines = capsys.readouterr().out.splitlines()
     assert first == "# predicted, for an H100, v2_tiny, bfloat16"
     assert len(lines) == 2

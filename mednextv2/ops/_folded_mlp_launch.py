@@ -73,12 +73,13 @@ class Launch:
         """Return the compression's weight of every sample, its bias, and the norms."""
         w2n, b2n = self.y.new_empty(self.samples, self.out, self.expanded), mlp.b2.new_empty(self.out)
         g = squares.new_empty(self.samples, self.expanded)
-        block_e = min(configs.power_of_two(self.expanded), 256)
+        block_e = min(configs.power_of_two(self.expanded), 4096)  # as a rule all, and their parts in one go
+        block_o = max(1, min(16, 16384 // block_e))
         with torch.cuda.device_of(self.y):
-            small_kernels.response_kernel[triton.cdiv(self.out, 16), self.samples](
+            small_kernels.response_kernel[triton.cdiv(self.out, block_o), self.samples](
                 squares, mlp.gamma, mlp.beta, mlp.w2, mlp.b2, g, w2n, b2n, squares.shape[1], self.settings.grn_eps,
-                GRN_SUM=self.settings.grn_sum, E=self.expanded, OUT=self.out, BLOCK_S=32, BLOCK_E=block_e, BLOCK_O=16,
-                num_warps=8,
+                GRN_SUM=self.settings.grn_sum, E=self.expanded, OUT=self.out, BLOCK_S=32768 // block_e,
+                BLOCK_E=block_e, BLOCK_O=block_o, num_warps=16,
             )  # fmt: skip
         return w2n, b2n, g
 
@@ -150,11 +151,13 @@ class Launch:
         """Return mean and slope of `dz`; the gradients of w1, b1, norm_weight and norm_bias; and zeros, `(C,)`."""
         n, e, c = self.samples, self.expanded, self.channels
         offset, slope, dw1, db1, dnw, dnb, zeros = empty(g1, (n, c), (n, c), (e, c), (e,), (c,), (c,), (c,))
+        block_c, block_k = 8, configs.power_of_two(c)
+        block_e, block_r = min(configs.power_of_two(e), 1024), max(1, 4096 // block_k)
         with torch.cuda.device_of(self.y):
-            small_kernels.expand_gradient_kernel[triton.cdiv(c, 16),](
+            small_kernels.expand_gradient_kernel[triton.cdiv(c, block_c) + triton.cdiv(e, block_r),](
                 g1, sums, mlp.w1, folded.w1n, mlp.norm_weight, mlp.norm_bias, offset, slope, dw1, db1, dnw, dnb, zeros,
-                self.voxels, n, sums.shape[1], g1.stride(0), sums.stride(0), C=c, E=e, BLOCK_C=16, BLOCK_E=128,
-                BLOCK_S=16,
+                self.voxels, n, sums.shape[1], g1.stride(0), sums.stride(0), C=c, E=e, BLOCK_C=block_c,
+                BLOCK_E=block_e, BLOCK_S=16, BLOCK_R=block_r, BLOCK_K=block_k, num_warps=8,
             )  # fmt: skip
         return (offset, slope), (dw1, db1, dnw, dnb), zeros
 

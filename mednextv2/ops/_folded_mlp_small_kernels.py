@@ -19,22 +19,25 @@ from mednextv2.ops._triton_parts import load_tile, load_vector, store_tile
 
 @triton.jit
 def _moments(counts, means, squares, mean, variance, tiles, n, c, C: tl.constexpr, BLOCK_T: tl.constexpr):
-    """Join the moments of tiles (Chan's rule), around a first estimate of the mean, so that float32 is enough."""
+    """Join the moments of tiles (Chan's rule), around the mean of the first `BLOCK_T`, so that float32 is enough.
+
+    However far that is from the mean of all, what is lost by cancellation is at most the share of the other tiles to
+    that of the first ones times a rounding, since these then make for a large variance.
+    """
     means, squares = means + n * tiles * C, squares + n * tiles * C
-    total, voxels = tl.zeros_like(c).to(tl.float32), 0.0
+    t = tl.arange(0, BLOCK_T)
+    count = load_vector(counts, t, tiles)
+    first = tl.sum(count[:, None] * load_tile(means, t, c, C, 1, tiles, C), 0) / tl.sum(count, 0)
+    shift, spread, voxels = tl.zeros_like(first), tl.zeros_like(first), 0.0
     for start in range(0, tiles, BLOCK_T):
         t = start + tl.arange(0, BLOCK_T)
         count = load_vector(counts, t, tiles)
-        total += tl.sum(count[:, None] * load_tile(means, t, c, C, 1, tiles, C), 0)
-        voxels += tl.sum(count, 0)
-    first = total / voxels
-    shift, spread = tl.zeros_like(first), tl.zeros_like(first)
-    for start in range(0, tiles, BLOCK_T):
-        t = start + tl.arange(0, BLOCK_T)
-        count = load_vector(counts, t, tiles)[:, None]
         difference = load_tile(means, t, c, C, 1, tiles, C) - first[None, :]
-        shift += tl.sum(count * difference, 0)
-        spread += tl.sum(count * difference * difference + load_tile(squares, t, c, C, 1, tiles, C), 0)
+        shift += tl.sum(count[:, None] * difference, 0)
+        spread += tl.sum(
+            count[:, None] * difference * difference + load_tile(squares, t, c, C, 1, tiles, C), 0
+        )  # fmt: skip
+        voxels += tl.sum(count, 0)
     shift = shift / voxels
     tl.store(mean + n * C + c, first + shift, mask=c < C)
     tl.store(variance + n * C + c, tl.maximum(spread / voxels - shift * shift, 0.0), mask=c < C)
@@ -164,41 +167,46 @@ def scale_gradient_kernel(g2, d_sum, w2, gamma, beta, g, w2n, change, inverse, s
 @triton.jit(do_not_specialize=["voxels", "samples", "splits", "g1_stride", "sum_stride"])
 def expand_gradient_kernel(g1, b_sum, w1, w1n, norm_weight, norm_bias, offset, slope, dw1, db1, dnw, dnb, zeros,
                            voxels, samples, splits, g1_stride, sum_stride, C: tl.constexpr, E: tl.constexpr,
-                           BLOCK_C: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_S: tl.constexpr):  # fmt: skip
-    """Compute the gradients of a block of columns of `W1`, and of the norm, from `G1` and the sums of `du`.
+                           BLOCK_C: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_R: tl.constexpr,
+                           BLOCK_K: tl.constexpr):  # fmt: skip
+    """Compute the gradients of `W1` and of the norm from `G1` and the sums of `du`.
 
-    `offset` and `slope` of a sample are the mean of `dz` over its voxels and that of `dz z`. `zeros` is the gradient of
-    the bias of the convolution before the norm, which takes it out again. The strides are those from sample to sample.
+    The first programs sum over the expanded channels, for `BLOCK_C` channels each: the gradients of the norm, and
+    `offset` and `slope` of a sample, which are the mean of `dz` over its voxels and that of `dz z`. `zeros` is the
+    gradient of the bias of the convolution before the norm, which takes it out again. The other programs make
+    `BLOCK_R` rows of the gradient of `W1` each. The strides are those from sample to sample.
     """
-    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    d_weight, d_bias = tl.zeros([BLOCK_C], tl.float32), tl.zeros([BLOCK_C], tl.float32)
-    for n in range(0, samples):
-        mean, product = tl.zeros([BLOCK_C], tl.float32), tl.zeros([BLOCK_C], tl.float32)
-        for start in range(0, E, BLOCK_E):
-            e = start + tl.arange(0, BLOCK_E)
-            total = _sum(b_sum + n * sum_stride, e, splits, E, BLOCK_S)
-            part = load_tile(g1 + tl.cast(n, tl.int64) * g1_stride, e, c, C, 1, E, C)
-            exact = load_tile(w1, e, c, C, 1, E, C).to(tl.float32)
-            rounded = load_tile(w1n, e, c, C, 1, E, C).to(tl.float32)
-            mean += tl.sum(rounded * total[:, None], 0)
-            product += tl.sum(rounded * part, 0)
-            d_bias += tl.sum(exact * total[:, None], 0)
-            d_weight += tl.sum(exact * part, 0)
-        tl.store(offset + n * C + c, mean / voxels, mask=c < C)
-        tl.store(slope + n * C + c, product / voxels, mask=c < C)
-    tl.store(dnw + c, d_weight, mask=c < C)
-    tl.store(dnb + c, d_bias, mask=c < C)
-    tl.store(zeros + c, tl.zeros([BLOCK_C], tl.float32), mask=c < C)
-    weight, bias = load_vector(norm_weight, c, C), load_vector(norm_bias, c, C)
-    for start in range(0, E, BLOCK_E):
-        e = start + tl.arange(0, BLOCK_E)
-        dw, db = tl.zeros([BLOCK_E, BLOCK_C], tl.float32), tl.zeros([BLOCK_E], tl.float32)
+    blocks: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
+    program = tl.program_id(0)
+    if program < blocks:
+        c = program * BLOCK_C + tl.arange(0, BLOCK_C)
+        d_weight, d_bias = tl.zeros([BLOCK_C], tl.float32), tl.zeros([BLOCK_C], tl.float32)
         for n in range(0, samples):
-            dw += load_tile(g1 + tl.cast(n, tl.int64) * g1_stride, e, c, C, 1, E, C)
+            mean, product = tl.zeros([BLOCK_C], tl.float32), tl.zeros([BLOCK_C], tl.float32)
+            for start in range(0, E, BLOCK_E):
+                e = start + tl.arange(0, BLOCK_E)
+                total = _sum(b_sum + n * sum_stride, e, splits, E, BLOCK_S)
+                part = load_tile(g1 + tl.cast(n, tl.int64) * g1_stride, e, c, C, 1, E, C)
+                exact = load_tile(w1, e, c, C, 1, E, C).to(tl.float32)
+                rounded = load_tile(w1n, e, c, C, 1, E, C).to(tl.float32)
+                mean += tl.sum(rounded * total[:, None], 0)
+                product += tl.sum(rounded * part, 0)
+                d_bias += tl.sum(exact * total[:, None], 0)
+                d_weight += tl.sum(exact * part, 0)
+            tl.store(offset + n * C + c, mean / voxels, mask=c < C)
+            tl.store(slope + n * C + c, product / voxels, mask=c < C)
+        tl.store(dnw + c, d_weight, mask=c < C)
+        tl.store(dnb + c, d_bias, mask=c < C)
+        tl.store(zeros + c, tl.zeros([BLOCK_C], tl.float32), mask=c < C)
+    else:
+        e, k = (program - blocks) * BLOCK_R + tl.arange(0, BLOCK_R), tl.arange(0, BLOCK_K)
+        dw, db = tl.zeros([BLOCK_R, BLOCK_K], tl.float32), tl.zeros([BLOCK_R], tl.float32)
+        for n in range(0, samples):
+            dw += load_tile(g1 + tl.cast(n, tl.int64) * g1_stride, e, k, C, 1, E, C)
             db += _sum(b_sum + n * sum_stride, e, splits, E, BLOCK_S)
-        store_tile(dw1, dw * weight[None, :] + db[:, None] * bias[None, :], e, c, C, 1, E, C)
-        if tl.program_id(0) == 0:
-            tl.store(db1 + e, db, mask=e < E)
+        weight, bias = load_vector(norm_weight, k, C), load_vector(norm_bias, k, C)
+        store_tile(dw1, dw * weight[None, :] + db[:, None] * bias[None, :], e, k, C, 1, E, C)
+        tl.store(db1 + e, db, mask=e < E)
 
 
 @triton.jit

@@ -11,7 +11,7 @@ import torch
 
 HALF, SINGLE = "half", "single"
 SMALL, LARGE = 64, 256  # sizes of the configurations of products: for few tiles, and for many
-MOMENTS = (8, 512)  # channels of a program, and tiles at a time, that join moments
+MOMENTS = (8, 1024)  # channels of a program, and tiles at a time, that join moments
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Config:
 UNTUNED = {
     ("norms", HALF): {32: Config((128, 32), 8, 2, 264), 64: Config((64, 64), 8, 2, 264)},
     ("output", HALF): {32: Config((128, 32), 4, 2, 1056), 64: Config((64, 64), 4, 2, 1056)},
-    ("compression", HALF): {32: Config((64, 32), 4, 2, 264), 64: Config((64, 64), 8, 2, 264)},
-    ("expansion", HALF): {32: Config((64, 32), 4, 2, 264), 64: Config((64, 64), 8, 2, 264, whole=True)},
+    ("compression", HALF): {32: Config((64, 32), 4, 2, 264), 64: Config((128, 64), 8, 2, 264)},
+    ("expansion", HALF): {32: Config((64, 32), 4, 2, 264), 64: Config((128, 64), 8, 2, 264, whole=True)},
     ("expand", HALF): {LARGE: Config((64, 128), 4, 2, 528, 64)},
     ("expand_again", HALF): {LARGE: Config((64, 128), 4, 2, 528, 64)},
     ("expanded_gradient", HALF): {LARGE: Config((128, 64), 8, 2, 528, 64)},
