@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 import triton
 from gpu_capture import Launch, TensorSpec, find_kernel
-from gpu_compile import compile_all, distinct, prepare
+from gpu_compile import compile_all, distinct, prepare, side_by_side
 from gpu_launches import follow_step
-from gpu_predict import H100, MACHINES, predict
+from gpu_predict_launches import as_work, compile_and_predict
 
 COMPILE_COLUMNS = ("kernel", "registers", "stack (B)", "shared (KiB)", "fault")
 COLUMNS = (
@@ -76,29 +76,38 @@ def time_step(variant: str, patch: int, arch: int, dry: bool, save: Callable[...
         variant: A key of `mednextv2.nets.VARIANTS`.
         patch: Edge in voxels.
         arch: Of the GPU, such as 90.
-        dry: Time nothing, and predict a few launches.
+        dry: Time nothing, and predict a few launches for an H100.
         save: Called with the table's rows and notes after every launch.
     """
     rows: list[list[Any]] = []
     sums: dict[str, list[float]] = {}
-    machine = H100 if dry else MACHINES.get(arch)
-    for what, launches, times in follow(variant, patch, divmod(arch, 10)):
-        chosen = [(launch, prepare(launch, arch), n) for launch, n in zip(launches, times, strict=True)]
-        if dry:
-            chosen = list({launch.name: (launch, job, n) for launch, job, n in chosen}.values())[:DRY]
-        compiled = {repr(one.job): one for one in compile_all(distinct(job for _, job, _ in chosen))}
-        for launch, job, number in chosen:
-            own = compiled[repr(job)]
-            guess = predict(launch, own, machine) if machine and not own.error else None
-            took = measure(launch) if not dry and not own.error else None
+    found = follow(variant, patch, divmod(arch, 10))
+    if dry:
+        found = [_first_of_each_kernel(each)[:DRY] for each in found]
+    else:
+        found = [list(zip(each.launches, each.times, strict=True)) for each in found]
+    works = as_work((launch for each in found for launch, _ in each), arch)
+    done = {}
+    for work, one in zip(works, side_by_side(compile_and_predict, works), strict=True):
+        pairs = zip(work.launches, one.predictions, strict=True)
+        done |= {launch.key(): (one.compiled.error, guess) for launch, guess in pairs}
+    for what, launches in zip(("train", "inference"), found, strict=True):
+        for launch, number in launches:
+            error, guess = done[launch.key()]
+            took = measure(launch) if not dry and not error else None
             ratio = took / guess.seconds if took and guess else None
             cells = [f"{what}: {launch.region}", launch.name, number, math.prod(launch.grid)]
-            cells += [guess and guess.seconds * 1e3, own.error or (guess.limit if guess else "unknown")]
+            cells += [guess and guess.seconds * 1e3, error or (guess.limit if guess else "unknown")]
             rows.append([*cells, took and took * 1e3, ratio])
             total = sums.setdefault(what, [0.0, 0.0])
             total[0] += number * guess.seconds if guess else 0.0
             total[1] += number * took if took else 0.0
             save(rows, [_sum(name, *both) for name, both in sums.items()])
+
+
+def _first_of_each_kernel(found: Found) -> list[tuple[Launch, int]]:
+    pairs = zip(found.launches, found.times, strict=True)
+    return list({launch.name: (launch, number) for launch, number in pairs}.values())
 
 
 def _sum(what: str, predicted: float, measured: float) -> str:

@@ -13,11 +13,11 @@ import re
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import triton
@@ -37,6 +37,9 @@ SHARED_LIMIT = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 STACK_LIMIT = 512  # bytes of local memory a thread: a few spilled registers cost little, arrays in memory a lot
 KERNEL_SIZES = (3, 5, 7)
 ODD_FILTERS = (5, 12, 24)  # channels that are no powers of two, and such that no vector of 16 bytes fits
+
+
+T, R = TypeVar("T"), TypeVar("R")
 
 
 class Job(NamedTuple):
@@ -176,22 +179,28 @@ def disassemble(cubin: bytes, what: str) -> str:
 
 
 def compile_all(jobs: Iterable[Job], processes: int | None = None) -> Iterator[Compiled]:
-    """Compile side by side; yields in the order of the jobs.
+    """Compile side by side; yields in the order of the jobs. Arguments as of :func:`side_by_side`."""
+    yield from side_by_side(compile_job, jobs, processes)
+
+
+def side_by_side(work: Callable[[T], R], items: Iterable[T], processes: int | None = None) -> Iterator[R]:
+    """Do work in processes that are made for compiling; yields in the order of the items.
 
     Args:
-        jobs: What to compile.
-        processes: By default as many as there are cores, but none for fewer than eight jobs, which it takes to start.
+        work: A function of a module.
+        items: What it is done on.
+        processes: By default as many as there are cores, but none for fewer than eight items, which it takes to start.
     """
-    jobs = list(jobs)
-    processes = processes or min(len(os.sched_getaffinity(0)), len(jobs) // 8)
+    items = list(items)
+    processes = processes or min(len(os.sched_getaffinity(0)), len(items) // 8)
     if processes <= 1:
-        yield from map(compile_job, jobs)
+        yield from map(work, items)
         return
     with compiling_pool(processes) as pool:
         # what starts now will not see Ctrl-C, which a terminal sends to all; this process does, and ends the others
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            found = pool.map(compile_job, jobs)
+            found = pool.map(work, items)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         yield from found

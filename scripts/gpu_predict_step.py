@@ -13,9 +13,9 @@ from typing import Any
 
 import triton
 from gpu_check_launches import follow
-from gpu_compile import compile_all, distinct, prepare
+from gpu_compile import side_by_side
 from gpu_options import add_patch, end, output_folder
-from gpu_predict import H100, predict
+from gpu_predict_launches import as_work, compile_and_predict
 
 from mednextv2.nets import VARIANTS
 from mednextv2.paths import writing
@@ -28,12 +28,14 @@ def predict_step(variant: str, patch: int) -> dict[str, dict[str, Any]]:
     """Return by step (`train`, batch 2; `inference`, batch 1) and kernel: launches, milliseconds, what limits them."""
     found: dict[str, dict[str, Any]] = {}
     for what, launches, times in follow(variant, patch, divmod(ARCH, 10)):
-        jobs = [prepare(launch, ARCH) for launch in launches]
-        compiled = {repr(one.job): one for one in compile_all(distinct(jobs))}
+        works = as_work(launches, ARCH)
+        guesses = {}
+        for work, done in zip(works, side_by_side(compile_and_predict, works), strict=True):
+            guesses |= {key.key(): guess for key, guess in zip(work.launches, done.predictions, strict=True)}
         rows: dict[str, dict[str, Any]] = {}
-        for launch, job, number in zip(launches, jobs, times, strict=True):
+        for launch, number in zip(launches, times, strict=True):
             row = rows.setdefault(launch.name, {"launches": 0, "ms": 0.0, "limits": Counter(), "unknown": 0})
-            guess = predict(launch, compiled[repr(job)], H100)
+            guess = guesses[launch.key()]
             row["launches"] += number
             row["unknown"] += 0 if guess else number
             if guess:

@@ -13,109 +13,38 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
-from contextlib import closing
-from dataclasses import asdict, replace
+from collections.abc import Iterable
+from concurrent.futures import Executor, Future
+from dataclasses import replace
 from typing import NamedTuple
 
 import gpu_options
 import torch
 from gpu_capture import Launch
 from gpu_check_launches import measure
-from gpu_compile import SHARED_LIMIT, compile_job, compiling_pool, prepare
+from gpu_compile import SHARED_LIMIT, compiling_pool
 from gpu_launches import DTYPES, follow_parts, follow_step
 from gpu_options import add_minutes, add_patch
-from gpu_predict import H100, MACHINES, predict
+from gpu_predict_launches import as_work, compile_and_predict
+from gpu_tune_search import Key, Search, Task, tune
 from triton.runtime.errors import OutOfResources
 
 from mednextv2.nets import VARIANTS
 from mednextv2.ops import _triton_configs as configs
 from mednextv2.ops._triton_configs import Config
 
-TILES = (16, 32, 64, 128)
-#: Of every kernel in the table: the choices for its two blocks. A product's inner dimension is varied where it has one.
-BLOCKS = {
-    "depthwise_gather": ((2, 4, 8, 16), (512, 1024, 2048)),
-    "depthwise_weight": ((32, 64, 128), (512, 1024, 2048)),
-}
-WARPS, STAGES, PROGRAMS, DEPTHS = (2, 4, 8), (1, 2, 3, 4), (132, 264, 528, 1056, 2112), (32, 64, 128)
 HOPELESS = 1.35  # times the best prediction: not timed, since predictions are not as far off from one another
 LARGEST = 0.85  # share of a kernel's time in a step, the launches of which are timed
-Key = tuple[str, int]  # of a launch: the kind of block, and which of the kernel's launches in it
-PRODUCTS = ("expand", "expand_again", "expanded_gradient", "compress", "input")
 
 
-def neighbours(kernel: str, config: Config) -> Iterator[Config]:
-    """Yield the configurations that differ from `config` in one thing."""
-    for i, values in enumerate(BLOCKS.get(kernel, (TILES, TILES))):
-        yield from (replace(config, blocks=(v, config.blocks[1]) if i == 0 else (config.blocks[0], v)) for v in values)
-    yield from (replace(config, warps=v) for v in WARPS)
-    if not kernel.startswith("depthwise"):
-        yield from (replace(config, stages=v) for v in STAGES)
-    if kernel in PRODUCTS:
-        yield from (replace(config, depth=v) for v in DEPTHS)
-    if config.programs:
-        yield from (replace(config, programs=v) for v in PROGRAMS)
-
-
-class Task(NamedTuple):
-    """The launches of one kernel in a training step, with one configuration.
-
-    Attributes:
-        variant: A key of `mednextv2.nets.VARIANTS`.
-        patch: Edge in voxels.
-        dtype: A key of `gpu_launches.DTYPES`.
-        kernel_size: Edge of the depthwise kernels.
-        arch: Compute capability as a number.
-        kernel: Its name in the table.
-        size: The table's size that the configuration is for.
-        config: That one.
-        wanted: Keys of launches, or None for all.
-    """
-
-    variant: str
-    patch: int
-    dtype: str
-    kernel_size: int
-    arch: int
-    kernel: str
-    size: int
-    config: Config
-    wanted: frozenset[Key] | None = None
-
-
-class Prepared(NamedTuple):
-    """A task whose launches are compiled.
-
-    Attributes:
-        launches: By key.
-        predicted: Seconds of each, for an H100 where the GPU's own machine is not known; 0 where it is not predicted.
-    """
-
-    launches: dict[Key, Launch]
-    predicted: dict[Key, float]
-
-
-def prepare_task(task: Task) -> Prepared | None:
-    """Compile the launches of a task, so that Triton's cache has them; None where one of them cannot be launched.
-
-    What a launch spills is not asked for: the clock tells what that costs.
-    """
+def follow_task(task: Task) -> dict[Key, Launch]:
+    """Return the launches of a task."""
     found = _launches(task)
-    if task.wanted is None:  # those that depend on this configuration: they are others where it is another
-        probe = _launches(task._replace(config=replace(task.config, warps=4 if task.config.warps == 8 else 8)))
-        found = {key: launch for key, launch in found.items() if key not in probe or probe[key].key() != launch.key()}
-    else:
-        found = {key: launch for key, launch in found.items() if key in task.wanted}
-    predicted = {}
-    for key, launch in found.items():
-        compiled = compile_job(prepare(launch, task.arch))
-        if compiled.error or compiled.shared > SHARED_LIMIT[task.arch]:
-            return None
-        guess = predict(launch, compiled, MACHINES.get(task.arch, H100))
-        predicted[key] = guess.seconds if guess else 0.0
-    return Prepared(found, predicted)
+    if task.wanted is not None:
+        return {key: launch for key, launch in found.items() if key in task.wanted}
+    # those that depend on this configuration: they are others where it is another
+    probe = _launches(task._replace(config=replace(task.config, warps=4 if task.config.warps == 8 else 8)))
+    return {key: launch for key, launch in found.items() if key not in probe or probe[key].key() != launch.key()}
 
 
 def _launches(task: Task) -> dict[Key, Launch]:
@@ -141,69 +70,20 @@ def _launches(task: Task) -> dict[Key, Launch]:
     return found
 
 
-class Search:
-    """The search for the best configuration of one entry of the table, one wave of candidates after the other.
-
-    Args:
-        task: With the table's configuration, from which it starts.
+class Candidate(NamedTuple):
+    """A configuration whose kernels are being compiled.
 
     Attributes:
-        best: The configuration that is best so far.
-        before: Seconds with the table's configuration: 0 where the network has no such launch, infinite where one of
-            its launches cannot be, or none was timed.
-        after: Seconds with the best one.
-        tried: Configurations that were timed or cannot be launched, the table's among them.
-        waiting: Candidates of the next wave.
+        search: Which wants its time.
+        config: That one.
+        launches: By key.
+        done: What comes out of the compilation of each launch, and its place in there.
     """
 
-    def __init__(self, task: Task) -> None:
-        self.task, self.best = task, task.config
-        self.before = self.after = float("inf")
-        self.tried, self.waiting, self._seen = 0, [task.config], {task.config}
-        self._better: list[tuple[float, Config]] = []
-        self._begin = task.config  # of the wave
-
-    def take(self, config: Config, seconds: float) -> None:
-        """Note the time of a configuration; infinite where it cannot be launched."""
-        self.tried += 1
-        self.waiting.remove(config)
-        if self.tried == 1:
-            self.before = self.after = seconds
-            self._better.append((seconds, config))
-        elif seconds < 0.99 * self.after or (seconds < float("inf") and self.after == float("inf")):
-            self.best, self.after = config, seconds
-        if self.tried > 1 and seconds < 0.99 * self.before:
-            self._better.append((seconds, config))
-
-    def advance(self) -> None:
-        """Choose the next wave, where the last one made anything better."""
-        self.waiting = []
-        if self.before == 0 or not self._better:
-            return
-        together = self._join()
-        for config in [together, *neighbours(self.task.kernel, self.best)]:
-            if config not in self._seen:
-                self._seen.add(config)
-                self.waiting.append(config)
-        self._better, self._begin = [], self.best
-
-    def _join(self) -> Config:
-        """Return the start of the last wave with all its changes for the better, of two for one thing the better."""
-        config, start = {}, asdict(self._begin)
-        for _, better in sorted(self._better, key=lambda found: -found[0]):
-            config |= {name: value for name, value in asdict(better).items() if value != start[name]}
-        return replace(self._begin, **config)
-
-
-def tune(searches: list[Search], time_all: Callable[[list[tuple[Search, Config]]], None]) -> None:
-    """Search until nothing helps any more, or `time_all`, which hands times to searches, leaves some out."""
-    while wave := [(search, config) for search in searches for config in search.waiting]:
-        time_all(wave)
-        if any(search.waiting for search in searches):
-            return
-        for search in searches:
-            search.advance()
-        searches.sort(key=lambda search: -search.after)  # what takes longest first
+    search: Search
+    config: Config
+    launches: dict[Key, Launch]
+    done: dict[Key, tuple[Future, int]]
 
 
 class Timer:
@@ -223,28 +103,53 @@ class Timer:
 
     def __call__(self, wave: list[tuple[Search, Config]]) -> None:
         """Hand a time to the search of each candidate."""
-        tasks = [s.task._replace(config=c, wanted=self._wanted.get((s.task.kernel, s.task.size))) for s, c in wave]
-        with closing(self.pool.map(prepare_task, tasks)) as all_prepared:  # which ends those that nobody waits for
-            for (search, config), prepared in zip(wave, all_prepared, strict=True):
-                if search.tried and time.monotonic() > self.end:
+        candidates = self._compile(wave)
+        try:
+            for one in candidates:
+                if one.search.tried and time.monotonic() > self.end:
                     return  # the table's own configurations, which are the first wave, are timed in any case
-                search.take(config, self._seconds(search, prepared))
+                one.search.take(one.config, self._seconds(one))
+        finally:  # those that nobody waits for
+            for future in [future for one in candidates for future, _ in one.done.values()]:
+                future.cancel()
 
-    def _seconds(self, search: Search, prepared: Prepared | None) -> float:
-        own = (search.task.kernel, search.task.size)
-        if prepared is None or (own in self._wanted and self._hopeless(own, prepared)):
+    def _compile(self, wave: list[tuple[Search, Config]]) -> list[Candidate]:
+        tasks = [s.task._replace(config=c, wanted=self._wanted.get((s.task.kernel, s.task.size))) for s, c in wave]
+        followed = list(self.pool.map(follow_task, tasks))
+        works = as_work([launch for launches in followed for launch in launches.values()], self.options.arch)
+        places: dict[tuple, tuple[Future, int]] = {}
+        for work in works:  # in the order in which they are waited for
+            future = self.pool.submit(compile_and_predict, work)
+            places |= {launch.key(): (future, i) for i, launch in enumerate(work.launches)}
+        return [
+            Candidate(*own, launches, {key: places[launch.key()] for key, launch in launches.items()})
+            for own, launches in zip(wave, followed, strict=True)
+        ]
+
+    def _seconds(self, one: Candidate) -> float:
+        """Return the time; infinite where it cannot be launched, or is predicted to be far too slow.
+
+        What a launch spills is not asked for: the clock tells what that costs.
+        """
+        own, predicted = (one.search.task.kernel, one.search.task.size), {}
+        for key, (future, place) in one.done.items():
+            compiled, guesses = future.result()
+            if compiled.error or compiled.shared > SHARED_LIMIT[self.options.arch]:
+                return float("inf")
+            predicted[key] = guesses[place].seconds if guesses[place] else 0.0
+        if own in self._wanted and self._hopeless(own, predicted):
             return float("inf")
         try:
-            times = prepared.predicted if self.options.dry else {k: measure(v) for k, v in prepared.launches.items()}
+            times = predicted if self.options.dry else {k: measure(v) for k, v in one.launches.items()}
         except OutOfResources:
             return float("inf")
         if own not in self._wanted:
             self._wanted[own] = largest({key: took * self._blocks[key[0]] for key, took in times.items()})
-            self._hopeless(own, prepared)
+            self._hopeless(own, predicted)
         return self._sum(times, self._wanted[own])
 
-    def _hopeless(self, own: tuple[str, int], prepared: Prepared) -> bool:
-        guess = self._sum(prepared.predicted, self._wanted[own])
+    def _hopeless(self, own: tuple[str, int], predicted: dict[Key, float]) -> bool:
+        guess = self._sum(predicted, self._wanted[own])
         self._predicted[own] = min(guess, self._predicted.get(own, guess))
         return guess > HOPELESS * self._predicted[own]
 

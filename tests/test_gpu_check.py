@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 import torch
 
 from mednextv2.errors import InputError
+from mednextv2.nets import create_mednext
+from mednextv2.nets.blocks import MedNeXtBlock
 
 if not sys.platform.startswith("linux"):
     pytest.skip("Triton is for Linux", allow_module_level=True)
@@ -30,6 +33,8 @@ from gpu_capture import Launch, TensorSpec
 from gpu_check_processes import Ran, run
 from gpu_check_stages import NO_GPU, STAGES, Settings, Table
 from gpu_check_steps import MODES, Row, Subject
+from gpu_compile import Compiled
+from gpu_predict_launches import Done
 
 SCRIPTS = Path(gpu_check.__file__).parent
 
@@ -44,7 +49,7 @@ def dry_run(folder, stages, *more):
 @pytest.fixture(scope="module")
 def dry(tmp_path_factory):
     """The quick stages of a dry run; the others have tests of their own, and a slow one."""
-    return dry_run(tmp_path_factory.mktemp("check"), "environment,tests,sanitizer,launches,steps")
+    return dry_run(tmp_path_factory.mktemp("check"), "environment,tests,sanitizer,launches,steps,profile")
 
 
 def as_dicts(found):
@@ -54,7 +59,7 @@ def as_dicts(found):
 def test_a_dry_run_goes_through_its_stages_and_says_that_it_is_one(dry):
     done, stages, page = dry
     assert done.returncode == 0, done.stdout + done.stderr
-    assert list(stages) == ["environment", "tests", "sanitizer", "launches", "steps"]
+    assert list(stages) == ["environment", "tests", "sanitizer", "launches", "steps", "profile"]
     for name, found in stages.items():
         assert (found["status"], found["error"], found["well"]) == ("done", None, True)
         assert found["rows"]
@@ -105,6 +110,20 @@ def test_steps_have_times_and_memory_in_every_mode(dry):
         assert 0 < row["ms until submitted"] <= row["ms"] * 1.01
         assert row["peak (GiB)"] > 0
     assert [row["relative"] for row in rows if row["how"] == "eager"] == [1, 1]
+
+
+def test_a_profile_sums_up_what_a_step_does(dry):
+    found = dry[1]["profile"]
+    rows = as_dicts(found)
+    for part in ("train, batch 2, recorded", "inference, batch 1, recorded"):
+        own = [row for row in rows if row["part"] == part]
+        assert sum(row["share"] for row in own) == pytest.approx(1)
+        assert [row["ms a step"] for row in own[:-1]] == sorted((row["ms a step"] for row in own[:-1]), reverse=True)
+        blocks = sum(isinstance(m, MedNeXtBlock) for m in create_mednext("v2_tiny").modules())
+        assert {row["kernel"]: row["times a step"] for row in own}["mednextv2::block"] == blocks
+        (note,) = [note for note in found["notes"] if note.startswith(part)]
+        told = float(re.search(r"take ([\d.]+) ms", note)[1])
+        assert told == pytest.approx(sum(row["ms a step"] for row in own), abs=0.01)
 
 
 @pytest.mark.slow
@@ -168,6 +187,7 @@ def stage(tmp_path, monkeypatch):
         )
         script.write_text(start + textwrap.dedent("\n".join(lines)), encoding="utf-8")
         monkeypatch.setattr(gpu_check, "SCRIPT", script)
+        monkeypatch.setattr(gpu_check, "GRACE", 0.5)
 
     return use
 
@@ -177,13 +197,24 @@ def settings(seconds):
 
 
 def test_a_stage_that_takes_too_long_is_stopped_and_its_table_kept(stage):
-    stage("write(rows=[[1.0]])", "time.sleep(60)")
+    stage("write(rows=[[1.0]])", "print('half of it', flush=True)", "time.sleep(60)")
     start = time.monotonic()
     found = gpu_check.run_stage("steps", settings(1.5))
     assert time.monotonic() - start < 10
     assert found["status"] == "stopped"
     assert found["rows"] == [[1.0]]
-    assert "stopped after 2 s" in found["error"]
+    assert re.match(r"stopped after \d s; the table has what was found until then", found["error"])
+    assert found["notes"] == ["printed: half of it"]
+
+
+def test_the_time_of_a_stage_begins_when_it_has_imported_everything(stage, monkeypatch):
+    stage("time.sleep(2)", "write(rows=[[1.0]])", "time.sleep(0.5)")
+    found = gpu_check.run_stage("steps", settings(1))
+    assert (found["status"], found["rows"]) == ("done", [[1.0]])
+    assert 2 < found["start"] < found["seconds"]
+    monkeypatch.setattr(gpu_check, "START", 1.0)
+    found = gpu_check.run_stage("steps", settings(1))
+    assert (found["status"], found["rows"]) == ("stopped", [])
 
 
 def test_a_stage_that_fails_does_not_stop_the_others(stage, tmp_path, capsys):
@@ -257,7 +288,8 @@ def test_a_stage_that_is_stopped_stops_the_commands_it_waits_for(sign, tmp_path,
         "gpu_check_stages.STAGES['steps'] = lambda settings, file: run([sys.executable, '-c', code], 70)",
         "sys.exit(gpu_check_stages.main(sys.argv[1:]))",
     )
-    found = gpu_check.run_stage("steps", settings(12))
+    monkeypatch.setattr(gpu_check, "START", 12.0)  # this stage has no table
+    found = gpu_check.run_stage("steps", settings(1))
     assert found["status"] == "stopped"
     assert ends(int((tmp_path / "pid").read_text()))
 
@@ -552,8 +584,10 @@ def test_a_launch_is_timed_with_its_arguments_grid_and_options(monkeypatch):
 
 def test_on_a_gpu_every_launch_is_timed_and_summed(monkeypatch):
     monkeypatch.setattr(gpu_check_launches, "measure", lambda launch: 1e-3)
-    monkeypatch.setattr(gpu_check_launches, "compile_all", lambda jobs: [FakeCompiled(job) for job in jobs])
-    monkeypatch.setattr(gpu_check_launches, "predict", lambda *given: FakeGuess())
+    guess = FakeGuess()
+    monkeypatch.setattr(gpu_check_launches, "side_by_side", lambda work, items: [
+        Done(Compiled(item.job, None), (guess,) * len(item.launches)) for item in items
+    ])  # fmt: skip
     saved = []
     gpu_check_launches.time_step("v2_tiny", 32, 90, False, lambda *found: saved.append(found))
     rows, notes = saved[-1]
@@ -564,16 +598,9 @@ def test_on_a_gpu_every_launch_is_timed_and_summed(monkeypatch):
     assert list(counts.values()) == expected
     assert all(f"measured {n:.2f} ms" in note for n, note in zip(expected, notes, strict=True))
     # on a GPU whose numbers nobody compared with predictions there are none
-    monkeypatch.setattr(gpu_check_launches, "MACHINES", {})
+    guess = None
     gpu_check_launches.time_step("v2_tiny", 32, 90, False, lambda *found: saved.append(found))
     assert {tuple(row[4:6]) for row in saved[-1][0]} == {(None, "unknown")}
-
-
-class FakeCompiled:
-    error = None
-
-    def __init__(self, job):
-        self.job = job
 
 
 class FakeGuess:

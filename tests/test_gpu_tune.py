@@ -5,9 +5,11 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from dataclasses import astuple
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -19,6 +21,9 @@ import gpu_launches
 import gpu_options
 import gpu_predict_step
 import gpu_tune
+import gpu_tune_search
+from gpu_compile import Compiled
+from gpu_predict_launches import Done, Work
 from triton.runtime.errors import OutOfResources
 
 from mednextv2.errors import InputError
@@ -31,7 +36,7 @@ from mednextv2.ops._triton_configs import HALF, Config
 @pytest.mark.parametrize("kernel", sorted({kernel for kernel, dtype in configs.UNTUNED if dtype == HALF}))
 def test_neighbours_differ_in_one_thing(kernel):
     for config in configs.UNTUNED[kernel, HALF].values():
-        found = set(gpu_tune.neighbours(kernel, config)) - {config}
+        found = set(gpu_tune_search.neighbours(kernel, config)) - {config}
         assert len(found) > 4
         for other in found:
             changed = [a != b for a, b in zip(astuple(config), astuple(other), strict=True)]
@@ -40,7 +45,7 @@ def test_neighbours_differ_in_one_thing(kernel):
 
 def search(kernel="expand", size=256, config=None):
     config = config or configs.UNTUNED[kernel, HALF][size]
-    return gpu_tune.Search(gpu_tune.Task("v2_tiny", 32, "bfloat16", 3, 90, kernel, size, config))
+    return gpu_tune_search.Search(gpu_tune_search.Task("v2_tiny", 32, "bfloat16", 3, 90, kernel, size, config))
 
 
 def climb(wave):
@@ -54,7 +59,7 @@ def climb(wave):
 def test_the_best_configuration_is_found_wave_by_wave():
     own = search(config=Config((64, 128), 4, 2, 528, 64))
     waves = []
-    gpu_tune.tune([own], lambda wave: (waves.append([config for _, config in wave]), climb(wave)))
+    gpu_tune_search.tune([own], lambda wave: (waves.append([config for _, config in wave]), climb(wave)))
     assert (own.best, own.before, own.after) == (Config((128, 64), 8, 4, 1056, 32), 7, 1)
     # what helped in the first wave, the table's own being wave 0, is tried together in the next: all but the blocks,
     # which changed for the better in two ways at once
@@ -63,9 +68,9 @@ def test_the_best_configuration_is_found_wave_by_wave():
 
 def test_where_the_time_is_over_what_was_timed_counts():
     own = search(config=Config((64, 128), 4, 2, 528, 64))
-    gpu_tune.tune([own], lambda wave: climb(wave[:3]))
+    gpu_tune_search.tune([own], lambda wave: climb(wave[:3]))
     assert (own.before, own.after, own.tried) == (7, 6, 4)  # the table's own, and three others
-    gpu_tune.tune([idle := search()], lambda wave: None)
+    gpu_tune_search.tune([idle := search()], lambda wave: None)
     assert (idle.tried, idle.after) == (0, float("inf"))
 
 
@@ -96,32 +101,45 @@ def test_an_entry_says_that_padding_is_kept():
 
 
 class Pool:
-    """Prepares in this process, and remembers what."""
+    """Works in this process, at once, and remembers what is followed."""
 
     def __init__(self):
         self.tasks = []
 
     def map(self, function, tasks):
-        for task in tasks:
-            self.tasks.append(task)
-            yield function(task)
+        self.tasks += tasks
+        return map(function, tasks)
+
+    def submit(self, function, work):
+        future = Future()
+        future.set_result(function(work))
+        return future
 
 
-def timed_by(monkeypatch, times, predicted, dry=False):
-    """Let launches be two of each task, of two kinds of blocks; returns a timer and its pool."""
+class FakeLaunch(NamedTuple):
+    kind: str
+    config: Config
+
+    def key(self):
+        return self
+
+
+def timed_by(monkeypatch, times, predicted):
+    """Let a task have launches in two kinds of blocks; returns a timer and its pool."""
     monkeypatch.setattr(gpu_tune, "count_blocks", lambda options: {"many": 8, "one": 1})
     monkeypatch.setattr(gpu_tune, "measure", lambda launch: times(*launch))
 
-    def prepare(task):
+    def follow(task):
         keys = [("many", 0), ("one", 0)]
-        kept = [key for key in keys if task.wanted is None or key in task.wanted]
-        return gpu_tune.Prepared(
-            {k: (k[0], task.config) for k in kept}, {k: predicted(k[0], task.config) for k in kept}
-        )  # fmt: skip
+        return {key: FakeLaunch(key[0], task.config) for key in keys if task.wanted is None or key in task.wanted}
 
-    monkeypatch.setattr(gpu_tune, "prepare_task", prepare)
+    monkeypatch.setattr(gpu_tune, "follow_task", follow)
+    monkeypatch.setattr(gpu_tune, "as_work", lambda launches, arch: [Work(None, (launch,)) for launch in launches])
+    monkeypatch.setattr(gpu_tune, "compile_and_predict", lambda work: Done(
+        Compiled(None, None), (SimpleNamespace(seconds=predicted(*work.launches[0])),)
+    ))  # fmt: skip
     pool = Pool()
-    return gpu_tune.Timer(SimpleNamespace(dry=dry), float("inf"), pool), pool
+    return gpu_tune.Timer(SimpleNamespace(dry=False, arch=90), float("inf"), pool), pool
 
 
 def test_launches_count_as_often_as_their_blocks_and_small_ones_are_left_out(monkeypatch):
