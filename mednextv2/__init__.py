@@ -2,14 +2,16 @@
 
 from typing import Any
 
-__version__ = "0.1.0"
-__all__ = ["Predictor", "Segmentation", "predict"]
+from mednextv2.version import __version__
+
+_LATER = ("Predictor", "Segmentation", "predict")
+__all__ = ["Predictor", "Segmentation", "__version__", "predict"]
 
 
 def __getattr__(name: str) -> Any:
     """Import what segments images when it is asked for: it needs PyTorch and MONAI, which take seconds."""
-    if name not in __all__:
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from mednextv2.inference import predict
+    from mednextv2.prediction import predict
 
     return getattr(predict, name)

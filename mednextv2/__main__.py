@@ -52,7 +52,7 @@ def predict(
         probabilities: Also write case_seg_probabilities.npy, (classes, X, Y, Z) as float16.
         settings: Of the bundle's inference, such as --device cpu, --weights FILE, --overlap 0.25.
     """
-    from mednextv2.inference.command import predict_files
+    from mednextv2.prediction.command import predict_files
 
     if extra:
         raise InputError(f"{' '.join(map(str, extra))}: predict takes BUNDLE INPUT OUTPUT; give settings by name")

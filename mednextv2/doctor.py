@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import torch
 
-import mednextv2
 from mednextv2.errors import InputError
 from mednextv2.nets.variants import VARIANTS, create_mednext
 from mednextv2.ops import kernels, native, paths
 from mednextv2.ops.problems import Problem
+from mednextv2.version import __version__
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -82,7 +82,7 @@ def _problems(network: str, kernel_size: int, dtype: str) -> list[Problem]:
 
 
 def _versions() -> Iterator[_Row]:
-    yield _Row("mednextv2", mednextv2.__version__)
+    yield _Row("mednextv2", __version__)
     yield _Row("Python", f"{platform.python_version()}, {platform.system()} {platform.release()}")
     yield _Row("PyTorch", f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}")
     for name, package in (("Triton", "triton"), ("MONAI", "monai")):

@@ -7,8 +7,8 @@ import nibabel as nib
 import numpy as np
 
 from mednextv2.data.check import compare_grids
-from mednextv2.data.volume import read_volume
 from mednextv2.errors import InputError
+from mednextv2.images.volume import read_volume
 from mednextv2.paths import prepare_folder, writing
 
 _COLORS = ("#ff5050", "#40c4ff", "#ffd740", "#69f0ae", "#e040fb", "#ffab40", "#b2ff59", "#8c9eff")

@@ -31,7 +31,7 @@ from monai.transforms import Compose, Invertd, SpatialResample
 from torch import Tensor
 
 from mednextv2.data import LabelScheme
-from mednextv2.data.volume import read_volume
+from mednextv2.images.volume import read_volume
 from mednextv2.inference import StreamingInferer
 from mednextv2.inference.air import air_windows
 from mednextv2.inference.cells import most_waiting

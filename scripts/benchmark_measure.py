@@ -33,6 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mednextv2 import ops
 from mednextv2.memory import keep_freed_memory
 from mednextv2.nets import create_mednext
+from mednextv2.nets import explain as explain_network
 from mednextv2.nets.blocks import MedNeXtBlock
 
 # --- memory ----------------------------------------------------------------------------------------------------------
@@ -212,13 +213,10 @@ def _best(device: torch.device, call: Callable[[], Any]) -> float:
 
 def explain(case: Case) -> str | None:
     """Return what the operators say about the implementations they choose, or None where they cannot tell."""
-    function = getattr(ops, "explain", None)
-    if function is None:
-        return None
     try:
         stepper_net = build(case).to(case.device).train(case.what == "train")
         shape = (case.batch, IN_CHANNELS, *case.patch)
-        return scrub(str(function(stepper_net, shape, torch.device(case.device), getattr(torch, case.dtype))))
+        return scrub(str(explain_network(stepper_net, shape, torch.device(case.device), getattr(torch, case.dtype))))
     except Exception as error:
         return one_line(error)
 

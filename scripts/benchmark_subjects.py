@@ -7,7 +7,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor, nn
 
-from mednextv2.data.volume import read_volume
+from mednextv2.images.volume import read_volume
 from mednextv2.nets import create_mednext
 from mednextv2.ops import half_is_fast
 

@@ -101,7 +101,7 @@ MASK="$OUTPUT/masks/${NAME}_seg.nii.gz"
 say "Scores on unseen cases$([ -z "$PHANTOM" ] || echo " of the PHANTOM (computer-made, not anatomy)")"
 "$PYTHON" - "$OUTPUT/evaluation/summary.csv" <<'PYTHON'
 import csv, sys
-from mednextv2.inference.evaluation import format_table
+from mednextv2.scores.evaluation import format_table
 rows = list(csv.DictReader(open(sys.argv[1], encoding="utf-8")))
 print(format_table([{k: v if k == "label" else float(v or "nan") for k, v in row.items()} for row in rows]))
 print(f"\ncases: {rows[0]['dice_cases']}")

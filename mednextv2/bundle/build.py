@@ -13,9 +13,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-import mednextv2
 from mednextv2.bundle.task import Task, read_task
 from mednextv2.paths import prepare_folder
+from mednextv2.version import __version__
 
 WORKFLOWS = ("train", "evaluate", "inference")
 OVERLAYS = ("multi_gpu_train",)
@@ -99,7 +99,7 @@ def _metadata(task: Task) -> dict[str, Any]:
         "version": str(public["version"]),
         "changelog": {str(k): v for k, v in public["changelog"].items()},
         **_TESTED,
-        "required_packages_version": {**_PACKAGES, "mednextv2": mednextv2.__version__},
+        "required_packages_version": {**_PACKAGES, "mednextv2": __version__},
         "supported_apps": {},
         "name": public["title"],
         "task": public["task"],

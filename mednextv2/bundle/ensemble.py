@@ -9,14 +9,14 @@ from monai.bundle import ConfigParser
 
 from mednextv2.bundle.run import find_bundle, workflow_files
 from mednextv2.data.dataset import read_dataset
-from mednextv2.data.labels import LabelScheme
 from mednextv2.data.splits import FOLDS, split_cases
 from mednextv2.errors import InputError
-from mednextv2.inference.evaluation import case_files, format_table, summarise, write_csv
 from mednextv2.inference.postprocessing import Decision, decide
 from mednextv2.inference.predictors import find_weights
+from mednextv2.labels import LabelScheme
 from mednextv2.paths import prepare_folder
-from mednextv2.report.results import Results, write_results
+from mednextv2.scores.evaluation import case_files, format_table, summarise, write_csv
+from mednextv2.scores.results import Results, write_results
 
 
 def finish_cross_validation(

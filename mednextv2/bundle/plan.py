@@ -12,7 +12,6 @@ from mednextv2.data.check import check_dataset
 from mednextv2.data.dataset import DatasetFolder, read_dataset
 from mednextv2.data.findings import dataset_warnings, found_labels
 from mednextv2.data.fingerprint import Fingerprint, case_facts, combine
-from mednextv2.data.labels import LabelScheme, left_right_pairs
 from mednextv2.data.planning import (
     LARGEST_PATCH,
     Decision,
@@ -24,6 +23,7 @@ from mednextv2.data.planning import (
     target_spacing,
 )
 from mednextv2.errors import InputError
+from mednextv2.labels import LabelScheme, left_right_pairs
 from mednextv2.nets.mednext import DIVISOR
 from mednextv2.nets.memory import training_memory
 from mednextv2.nets.variants import VARIANTS

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from mednextv2.data.labels import LabelScheme, mirroring_warning
 from mednextv2.errors import InputError
+from mednextv2.labels import LabelScheme, mirroring_warning
 from mednextv2.nets.mednext import DIVISOR
 from mednextv2.nets.variants import VARIANTS
 from mednextv2.settings import RULES

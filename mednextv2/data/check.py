@@ -12,9 +12,9 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from mednextv2.data.dataset import Case
-from mednextv2.data.itk_loading import load_itk_for
-from mednextv2.data.volume import read_volume
 from mednextv2.errors import InputError
+from mednextv2.images.itk_loading import load_itk_for
+from mednextv2.images.volume import read_volume
 
 _SHIFT = 0.1  # image and label may disagree by this part of a voxel before it counts as a defect
 _PLAUSIBLE_MM = (0.01, 100.0)  # a voxel's side; metres or micrometres in a header give others

@@ -6,14 +6,15 @@ Two folders of equal names need no `dataset.json`: `scan7.nii.gz` in the one is 
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from mednextv2.data.labels import LabelScheme, declared_scheme
-from mednextv2.data.volume import SUFFIXES, stem
 from mednextv2.errors import InputError
+from mednextv2.images.volume import SUFFIXES, stem
+from mednextv2.labels import LabelScheme, declared_scheme
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,21 @@ def read_dataset(dataset_dir: str | os.PathLike, labels_dir: str | os.PathLike |
     }
     texts.setdefault("licence", str(description.get("license", "")))
     return DatasetFolder(folder, tuple(_by_number(channels, folder)), _labels(description), cases, tuple(order), texts)
+
+
+def check_description(dataset: DatasetFolder, scheme: LabelScheme, channels: Sequence[str]) -> None:
+    """Raise an InputError when `dataset.json` names other channels than the bundle has, or other labels."""
+    file = dataset.path / "dataset.json"
+    if dataset.channels and len(dataset.channels) != len(channels):
+        raise InputError(
+            f"{file}: names {len(dataset.channels)} image channels ({', '.join(dataset.channels)}), "
+            f"the bundle {len(channels)} ({', '.join(channels)})"
+        )
+    if dataset.highest_label >= len(scheme.declared):
+        raise InputError(
+            f"{file}: declares labels up to {dataset.highest_label} ({', '.join(map(str, dataset.labels))}), "
+            f"the bundle 0 to {len(scheme.declared) - 1} ({', '.join(scheme.declared)})"
+        )
 
 
 def _sorted_cases(cases: list[Case], source: Path) -> tuple[Case, ...]:

@@ -7,8 +7,8 @@ from typing import Any
 from mednextv2.data.check import CaseReport
 from mednextv2.data.dataset import DatasetFolder
 from mednextv2.data.splits import FOLDS
-from mednextv2.data.volume import SUFFIXES
 from mednextv2.errors import InputError
+from mednextv2.images.volume import SUFFIXES
 
 
 def found_labels(dataset: DatasetFolder, reports: Sequence[CaseReport]) -> list[str]:

@@ -21,9 +21,9 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from mednextv2.data.labels import LabelScheme
-from mednextv2.data.volume import stem
 from mednextv2.errors import InputError
+from mednextv2.images.volume import stem
+from mednextv2.labels import LabelScheme
 from mednextv2.paths import prepare_folder, writing
 
 logger = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mednextv2.data.labels import LabelScheme
 from mednextv2.inference.cells import Axis, Index, zeros
 from mednextv2.inference.interpolation import labels_between, logits_between
+from mednextv2.labels import LabelScheme
 from mednextv2.transforms.resize import linear_taps, nearest_taps
 
 _AIR = -30.0  # logit of what is not background where nothing was predicted; of the background 0

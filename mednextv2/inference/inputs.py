@@ -13,10 +13,10 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from mednextv2.data.check import check_image, compare_grids
-from mednextv2.data.dicom import choose_series, has_dicom
-from mednextv2.data.dicom_file import is_dicom
-from mednextv2.data.volume import SUFFIXES, read_volume, stem
 from mednextv2.errors import InputError
+from mednextv2.images.dicom import choose_series, has_dicom
+from mednextv2.images.dicom_file import is_dicom
+from mednextv2.images.volume import SUFFIXES, read_volume, stem
 
 logger = logging.getLogger(__name__)
 

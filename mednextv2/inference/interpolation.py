@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mednextv2.data.labels import LabelScheme
 from mednextv2.inference.cells import is_channels_last
+from mednextv2.labels import LabelScheme
 from mednextv2.ops import paths
 from mednextv2.transforms.resize import corners_of, following
 

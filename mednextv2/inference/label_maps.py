@@ -7,7 +7,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from mednextv2.data.labels import LabelScheme
+from mednextv2.labels import LabelScheme
 
 
 class DecideLabelsd(MapTransform):

@@ -17,9 +17,9 @@ from scipy import ndimage
 from torch import Tensor
 from tqdm import tqdm
 
-from mednextv2.data.labels import LabelScheme
-from mednextv2.data.volume import read_volume
 from mednextv2.errors import InputError
+from mednextv2.images.volume import read_volume
+from mednextv2.labels import LabelScheme
 from mednextv2.paths import writing
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,8 @@
 """The MedNeXt network in its v1 and v2 forms."""
 
 from mednextv2.nets.cuda_graph import CudaGraphs
+from mednextv2.nets.explain import explain
 from mednextv2.nets.mednext import MedNeXt
 from mednextv2.nets.variants import VARIANTS, Variant, create_mednext
 
-__all__ = ["VARIANTS", "CudaGraphs", "MedNeXt", "Variant", "create_mednext"]
+__all__ = ["VARIANTS", "CudaGraphs", "MedNeXt", "Variant", "create_mednext", "explain"]

@@ -3,7 +3,6 @@
 from mednextv2.ops.block import block, block_reference
 from mednextv2.ops.channel_norm import channel_norm
 from mednextv2.ops.depthwise import depthwise, depthwise_reference
-from mednextv2.ops.explain import explain
 from mednextv2.ops.folded_mlp import folded_mlp, folded_mlp_reference
 from mednextv2.ops.grn import grn
 from mednextv2.ops.held_weights import hold_weights
@@ -21,7 +20,6 @@ __all__ = [
     "channel_norm",
     "depthwise",
     "depthwise_reference",
-    "explain",
     "folded_mlp",
     "folded_mlp_reference",
     "grn",

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-import mednextv2
 from mednextv2.ops import native
 from mednextv2.ops.problems import Problem
+from mednextv2.version import __version__
 
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
@@ -83,7 +83,7 @@ def _driver() -> str:
 @functools.cache
 def _kernels() -> str:
     """Hash the sources that kernels and their trial are made of."""
-    digest = hashlib.sha256(mednextv2.__version__.encode())
+    digest = hashlib.sha256(__version__.encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]

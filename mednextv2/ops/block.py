@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mednextv2.ops import paths
+from mednextv2.ops import choosing, paths
 from mednextv2.ops._depthwise_torch import convolve
 from mednextv2.ops.depthwise import choose as choose_depthwise
 from mednextv2.ops.derivatives import first_only
@@ -178,7 +178,7 @@ def choose(x: Tensor, convolution: Convolution, mlp: Mlp, residual: bool) -> Mod
         residual=residual,
         dtype=x.dtype,
     )
-    if paths.choose_for(problem, x.device).name != paths.TRITON:
+    if choosing.choose_for(problem, x.device).name != paths.TRITON:
         return None
     from mednextv2.ops import _block_triton as kernels
 

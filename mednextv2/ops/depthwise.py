@@ -5,7 +5,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from mednextv2.ops import _depthwise_torch, paths
+from mednextv2.ops import _depthwise_torch, choosing, paths
 from mednextv2.ops._depthwise_torch import convolve
 from mednextv2.ops.derivatives import first_only
 from mednextv2.ops.parameters import Convolution
@@ -77,7 +77,7 @@ def choose(x: Tensor, weight: Tensor, stride: int = 1, transposed: bool = False)
     problem = Problem(
         x.dim() - 2, channels, 0, channels, weight.shape[-1], stride, transposed, False, False, x.dtype
     )  # fmt: skip
-    path = paths.choose_for(problem, x.device).name
+    path = choosing.choose_for(problem, x.device).name
     if path == paths.NATIVE:
         from mednextv2.ops import _depthwise_native as native
 

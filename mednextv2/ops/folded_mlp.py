@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mednextv2.ops import _folded_mlp_torch as folded
-from mednextv2.ops import paths
+from mednextv2.ops import choosing, paths
 from mednextv2.ops.channel_norm import channel_norm
 from mednextv2.ops.derivatives import first_only
 from mednextv2.ops.grn import grn
@@ -181,7 +181,7 @@ def choose(y: Tensor, mlp: Mlp, residual: bool = False) -> ModuleType:
     problem = Problem(
         y.dim() - 2, y.shape[1], expanded, out, 0, 1, False, mlp.gamma is not None, residual, y.dtype
     )  # fmt: skip
-    path = paths.choose_for(problem, y.device).name
+    path = choosing.choose_for(problem, y.device).name
     if path == paths.NATIVE:
         from mednextv2.ops import _folded_mlp_native as native
 

@@ -1,4 +1,4 @@
-"""Which implementation an operator takes: the one place that decides, and that can tell why."""
+"""Which implementations there are, and which of them a kind of device takes; why, too."""
 
 import contextlib
 import os
@@ -69,19 +69,6 @@ def choose(device: str, dtype: torch.dtype, kernel_size: int | None = None) -> P
     if device == "cuda":
         return _choose_cuda(dtype, kernel_size)
     return Path(TORCH, f"there are no kernels for {device} devices")
-
-
-def choose_for(problem: Problem, device: torch.device) -> Path:
-    """Decide for one class of blocks on a device: on CUDA by the verdict on its kernels, see :mod:`.trial`.
-
-    A problem without a verdict is tried, which takes seconds; where there is one, it is looked up, and nothing waits
-    for the GPU.
-    """
-    if by_verdict(device):
-        from mednextv2.ops import trial  # here, since it imports the operators' tables, and these this file
-
-        return trial.path(problem, device)
-    return of_kind(problem, device.type)
 
 
 def of_kind(problem: Problem, device: str) -> Path:

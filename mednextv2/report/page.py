@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-import mednextv2
-from mednextv2.inference.evaluation import METRICS
 from mednextv2.report.charts import box_plots, curves
 from mednextv2.report.markup import NONE, color, ml, number, swatch, text
 from mednextv2.report.png import png_data_uri
-from mednextv2.report.results import Results
 from mednextv2.report.scores import Scores
 from mednextv2.report.style import CSS, SCRIPT
 from mednextv2.report.tables import TITLES, case_table, class_table, volume_table
 from mednextv2.report.views import CaseViews, View
+from mednextv2.scores.evaluation import METRICS
+from mednextv2.scores.results import Results
+from mednextv2.version import __version__
 
 _MANY = 24  # structures from which charts scroll by themselves
 
@@ -86,8 +86,8 @@ def _header(results: Results, scores: Scores) -> str:
     parts = [_count(len(scores.cases), "case"), _count(len(scores.labels), "class", "classes")]
     parts += [f"made {date.replace('T', ' ')}"] if date else []
     parts += [f"{name} {version}" for name, version in made.items()]
-    if mednextv2.__version__ != made.get("mednextv2"):
-        parts.append(f"report by mednextv2 {mednextv2.__version__}")
+    if __version__ != made.get("mednextv2"):
+        parts.append(f"report by mednextv2 {__version__}")
     kind = "Evaluation" if results.kind == "evaluation" else "Prediction"
     head = f'<h1>{text(results.title)}</h1>\n<p class="note">{kind}: {text(" · ".join(parts))}</p>'
     if results.kind != "evaluation":

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from mednextv2.errors import InputError
-from mednextv2.inference.evaluation import METRICS, VOLUMES
-from mednextv2.report.results import Results
 from mednextv2.report.volumes import measure_volumes
+from mednextv2.scores.evaluation import METRICS, VOLUMES
+from mednextv2.scores.results import Results
 
 _LISTED = 10  # rows named that do not fit
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mednextv2.inference.evaluation import METRICS, VOLUMES, summarise
 from mednextv2.report.markup import NONE, mean_sd, ml, number, swatch, table, text
 from mednextv2.report.scores import Scores
+from mednextv2.scores.evaluation import METRICS, VOLUMES, summarise
 
 #: Title, digits and unit of each metric.
 TITLES = {

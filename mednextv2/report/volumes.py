@@ -11,9 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from mednextv2.data.check import compare_grids, oriented_spacing
-from mednextv2.data.volume import read_volume
 from mednextv2.errors import InputError
-from mednextv2.report.results import CaseFiles, Results
+from mednextv2.images.volume import read_volume
+from mednextv2.scores.results import CaseFiles, Results
 
 _LISTED = 50  # missing files named; the rest are counted
 _HIGHEST = 2**16

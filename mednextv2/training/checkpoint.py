@@ -13,8 +13,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from mednextv2.distributed import is_main_process, process_rank
 from mednextv2.errors import InputError
-from mednextv2.training.handlers import LOG_NAME, is_main_process, process_rank
+from mednextv2.scores.results import LOG_NAME
 from mednextv2.training.preparation import keep_previous
 from mednextv2.weights.files import load_file, save_file
 from mednextv2.weights.loading import describe_mismatch, load_weights

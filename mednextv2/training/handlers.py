@@ -10,29 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from ignite.engine import Engine, Events, State
 from monai.engines.utils import IterationEvents
 from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from mednextv2.distributed import is_main_process
 from mednextv2.errors import InputError
 from mednextv2.paths import writing
+from mednextv2.scores.results import LOG_NAME
 
 logger = logging.getLogger(__name__)
-
-LOG_NAME = "training_log.csv"
-
-
-def process_rank() -> int:
-    """Return the rank of this process under `torch.distributed`, or 0."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-
-
-def is_main_process() -> bool:
-    """Say whether this process writes files and progress: rank 0, or the only one."""
-    return process_rank() == 0
 
 
 def step_loss(output: Any) -> torch.Tensor | float | None:

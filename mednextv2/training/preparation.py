@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mednextv2.data.check import check_dataset
-from mednextv2.data.dataset import DatasetFolder
+from mednextv2.data.dataset import DatasetFolder, check_description
 from mednextv2.data.findings import missing_classes
-from mednextv2.data.labels import LabelScheme, mirroring_warning
-from mednextv2.errors import InputError
+from mednextv2.labels import LabelScheme, mirroring_warning
 from mednextv2.memory import keep_freed_memory
 from mednextv2.paths import prepare_folder
 
@@ -51,21 +50,6 @@ def prepare_training(
         missing = missing_classes(reports, scheme.labels) if reports else []
         if missing:
             logger.warning("%s: no label map has a voxel of %s", dataset.path, ", ".join(missing))
-
-
-def check_description(dataset: DatasetFolder, scheme: LabelScheme, channels: Sequence[str]) -> None:
-    """Raise an InputError when `dataset.json` names other channels than the bundle has, or other labels."""
-    file = dataset.path / "dataset.json"
-    if dataset.channels and len(dataset.channels) != len(channels):
-        raise InputError(
-            f"{file}: names {len(dataset.channels)} image channels ({', '.join(dataset.channels)}), "
-            f"the bundle {len(channels)} ({', '.join(channels)})"
-        )
-    if dataset.highest_label >= len(scheme.declared):
-        raise InputError(
-            f"{file}: declares labels up to {dataset.highest_label} ({', '.join(map(str, dataset.labels))}), "
-            f"the bundle 0 to {len(scheme.declared) - 1} ({', '.join(scheme.declared)})"
-        )
 
 
 def tensorboard_available() -> bool:

@@ -12,7 +12,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.handlers import from_engine
 from torch import Tensor
 
-from mednextv2.data.labels import LabelScheme
+from mednextv2.labels import LabelScheme
 
 
 class PseudoDice(Metric):

@@ -12,8 +12,8 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import LoadImaged
 
-from mednextv2.data.dicom import DicomSeries
-from mednextv2.data.volume import read_volume
+from mednextv2.images.dicom import DicomSeries
+from mednextv2.images.volume import read_volume
 
 # MONAI makes all its readers each time, and warns twice that NVIDIA's decoders for pydicom are not installed
 _NOT_INSTALLED = "NvImgCodec"

@@ -3,8 +3,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from mednextv2.data.labels import LabelScheme
 from mednextv2.inference.label_maps import DecideLabelsd, StructureMasksd
+from mednextv2.labels import LabelScheme
 
 CLASSES = LabelScheme(["background", "a", "b"])
 REGIONS = LabelScheme(

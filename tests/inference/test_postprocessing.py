@@ -10,10 +10,10 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureTyped, Flipd, KeepLargestConnectedComponent
 from skimage import measure
 
-from mednextv2.data.labels import LabelScheme
 from mednextv2.errors import InputError
 from mednextv2.inference import postprocessing
 from mednextv2.inference.postprocessing import ApplyPostprocessingd, Decision, apply_steps, decide, keep_largest
+from mednextv2.labels import LabelScheme
 
 AB = LabelScheme(["background", "a", "b"])
 NESTED = LabelScheme(

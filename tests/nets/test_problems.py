@@ -6,7 +6,7 @@ from trial_standin import problem
 
 from mednextv2 import ops
 from mednextv2.nets import MedNeXt
-from mednextv2.ops import paths, trial
+from mednextv2.ops import choosing, paths, trial
 from mednextv2.ops.problems import Problem
 
 
@@ -15,7 +15,7 @@ def test_a_network_tries_all_its_kernels_before_the_first_of_them(monkeypatch):
     monkeypatch.setattr(paths, "_wanted", "auto")
     # the CPU in the GPU's place
     monkeypatch.setattr(paths, "by_verdict", lambda device: device.type == "cpu" and paths._wanted == "auto")
-    monkeypatch.setattr(paths, "choose_for", lambda problem, device: paths.choose("cpu", problem.dtype))
+    monkeypatch.setattr(choosing, "choose_for", lambda problem, device: paths.choose("cpu", problem.dtype))
     monkeypatch.setattr(trial, "ensure", lambda problems, device: asked.append((list(problems), device)) or True)
     network = MedNeXt(init_filters=4).eval()
     x = torch.randn(1, 1, 16, 16, 16)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mednextv2 import ops
-from mednextv2.nets import create_mednext
+from mednextv2.nets import create_mednext, explain
 from mednextv2.ops import native
 
 HERE = Path(__file__).parent
@@ -60,7 +60,7 @@ def test_the_library_is_there_where_it_can_be():
     if loaded:
         assert reason in NAMES.values()
         assert native.built().exists()
-    path = ops.explain(create_mednext("v2_tiny"), (1, 1, 16, 16, 16))[0].path
+    path = explain(create_mednext("v2_tiny"), (1, 1, 16, 16, 16))[0].path
     assert path == ("native" if loaded else "torch")
 
 

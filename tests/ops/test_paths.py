@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from mednextv2 import ops
-from mednextv2.nets import create_mednext
-from mednextv2.ops import kernels, native, paths, trial
+from mednextv2.nets import create_mednext, explain
+from mednextv2.ops import choosing, kernels, native, paths, trial
 
 
 def test_explain_tells_every_block_in_the_order_of_work():
-    explanation = ops.explain(create_mednext("v2_tiny"), (1, 1, 64, 32, 48))
+    explanation = explain(create_mednext("v2_tiny"), (1, 1, 64, 32, 48))
     assert len(explanation) == 2 * (18 + 8)
     assert [layer.block for layer in explanation[:6:2]] == ["encoder.0.0", "encoder.0.1", "down.0"]
     assert explanation[0].size == "16 × 64×32×48"
@@ -36,7 +36,7 @@ def test_a_fallback_has_a_reason(device, dtype, kernel, path, reason, monkeypatc
     monkeypatch.setattr(trial, "_known", {})
     monkeypatch.setattr(kernels, "unfit", lambda _: "the verdict of a test")
     network = create_mednext("v2_tiny", kernel_size=kernel)
-    layer = ops.explain(network, (1, 1, 16, 16, 16), device, dtype)[0]
+    layer = explain(network, (1, 1, 16, 16, 16), device, dtype)[0]
     assert layer.path == path
     assert reason in layer.reason
 
@@ -47,7 +47,7 @@ def test_explain_agrees_with_what_runs(monkeypatch):
     choose = paths.choose
     monkeypatch.setattr(paths, "choose", lambda *a: ran.append(choose(*a).name) or choose(*a))
     network = create_mednext("v2_tiny")
-    told = {layer.path for layer in ops.explain(network, (1, 1, 16, 16, 16))}
+    told = {layer.path for layer in explain(network, (1, 1, 16, 16, 16))}
     ran.clear()
     with torch.no_grad():
         network(torch.randn(1, 1, 16, 16, 16))
@@ -57,16 +57,18 @@ def test_explain_agrees_with_what_runs(monkeypatch):
 
 def test_explain_tells_the_inside_of_a_block_whose_convolution_has_no_kernels(monkeypatch):
     asked = []
-    monkeypatch.setattr(paths, "choose_for", lambda problem, _: asked.append(problem) or paths.Path("torch", "a test"))
-    ops.explain(create_mednext("v2_tiny", kernel_size=9), (1, 1, 16, 16, 16))
+    monkeypatch.setattr(
+        choosing, "choose_for", lambda problem, _: asked.append(problem) or paths.Path("torch", "a test")
+    )
+    explain(create_mednext("v2_tiny", kernel_size=9), (1, 1, 16, 16, 16))
     assert [(p.kernel_size, p.expanded > 0) for p in asked[:3]] == [(9, True), (9, False), (0, True)]
 
 
 def test_explain_refuses_what_it_does_not_know():
     with pytest.raises(ValueError, match="not a Conv3d"):
-        ops.explain(torch.nn.Conv3d(1, 1, 1), (1, 1, 16, 16, 16))
+        explain(torch.nn.Conv3d(1, 1, 1), (1, 1, 16, 16, 16))
     with pytest.raises(ValueError, match="multiple of 16"):
-        ops.explain(create_mednext("v2_tiny"), (1, 1, 16, 16, 20))
+        explain(create_mednext("v2_tiny"), (1, 1, 16, 16, 20))
 
 
 def test_use_asks_for_a_path_and_gives_it_back():
@@ -120,7 +122,7 @@ def test_a_network_that_computes_in_bfloat16_returns_float32_near_the_exact_resu
 )
 def test_explain_refuses_what_the_network_could_not_compute(shape, dtype, message):
     with pytest.raises(ValueError, match=message):
-        ops.explain(create_mednext("v2_tiny"), shape, dtype=dtype)
+        explain(create_mednext("v2_tiny"), shape, dtype=dtype)
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -133,4 +135,4 @@ def test_no_samples_give_no_samples(train):
 
 def test_explain_refuses_a_device_that_does_not_exist():
     with pytest.raises(ValueError, match="device is cpu, cuda or another device of PyTorch: got 'gpu'"):
-        ops.explain(create_mednext("v2_tiny"), (1, 1, 16, 16, 16), "gpu")
+        explain(create_mednext("v2_tiny"), (1, 1, 16, 16, 16), "gpu")

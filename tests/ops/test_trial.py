@@ -30,7 +30,7 @@ from triton.runtime.errors import PTXASError
 
 from mednextv2 import ops
 from mednextv2.nets import MedNeXt
-from mednextv2.ops import _trial_child, _trial_store, native, paths, trial
+from mednextv2.ops import _trial_child, _trial_store, choosing, native, paths, trial
 from mednextv2.ops import _trial_children as children
 from mednextv2.ops._trial_store import Verdict
 
@@ -316,13 +316,13 @@ def test_a_recorded_graph_takes_pytorchs_operators_and_nothing_is_tried(gpu, cap
 def test_a_path_that_is_asked_for_needs_no_verdict(gpu):
     for name in ("triton", "torch", "reference"):
         with ops.use(name):
-            assert paths.choose_for(problem(RIGHT), DEVICE).name == name
+            assert choosing.choose_for(problem(RIGHT), DEVICE).name == name
     assert standin.trials() == []
-    assert paths.choose_for(problem(RIGHT, torch.float64), DEVICE).name == "torch"
-    assert paths.choose_for(problem(RIGHT)._replace(kernel_size=9), DEVICE).name == "torch"
+    assert choosing.choose_for(problem(RIGHT, torch.float64), DEVICE).name == "torch"
+    assert choosing.choose_for(problem(RIGHT)._replace(kernel_size=9), DEVICE).name == "torch"
     assert standin.trials() == []
-    assert paths.choose_for(problem(RIGHT), torch.device("cuda")).name == "triton"  # the current one
-    assert paths.choose_for(problem(RIGHT), DEVICE).name == "triton"
+    assert choosing.choose_for(problem(RIGHT), torch.device("cuda")).name == "triton"  # the current one
+    assert choosing.choose_for(problem(RIGHT), DEVICE).name == "triton"
     assert standin.trials() == [RIGHT]
 
 

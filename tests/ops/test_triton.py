@@ -12,7 +12,18 @@ import sys
 import pytest
 import torch
 
-from mednextv2.ops import Convolution, Mlp, Settings, block, block_reference, depthwise, folded_mlp, hold_weights, paths
+from mednextv2.ops import (
+    Convolution,
+    Mlp,
+    Settings,
+    block,
+    block_reference,
+    choosing,
+    depthwise,
+    folded_mlp,
+    hold_weights,
+    paths,
+)
 from mednextv2.ops.block import block_backward_op, block_op
 from mednextv2.ops.depthwise import depthwise_reference
 from mednextv2.ops.folded_mlp import folded_mlp_reference
@@ -324,7 +335,7 @@ def differentiate(function, problem, grad=None):
 
 @pytest.fixture
 def kernels_chosen(monkeypatch):
-    monkeypatch.setattr(paths, "choose_for", lambda *_: paths.Path(paths.TRITON, "the test"))
+    monkeypatch.setattr(choosing, "choose_for", lambda *_: paths.Path(paths.TRITON, "the test"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -5,11 +5,12 @@ import shutil
 import pytest
 
 from mednextv2.data import DatasetFolder, LabelScheme, read_dataset
+from mednextv2.data.dataset import check_description
 from mednextv2.data.splits import split_cases
 from mednextv2.errors import InputError
 from mednextv2.inference import find_images, prepare_evaluation, prepare_inference
 from mednextv2.training import prepare_training
-from mednextv2.training.preparation import check_description, keep_previous
+from mednextv2.training.preparation import keep_previous
 
 SCHEME = LabelScheme(["background", "anterior", "posterior"])
 

@@ -9,12 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import mednextv2
 from mednextv2.errors import InputError
 from mednextv2.paths import prepare_folder, writing
+from mednextv2.version import __version__
 
 #: Name of the manifest in the folder of an evaluation or a prediction.
 RESULTS_NAME = "results.json"
+#: Name of the curves of a training in its folder.
+LOG_NAME = "training_log.csv"
 KINDS = ("evaluation", "prediction")
 _REQUIRED = ("kind", "title", "labels", "values", "cases")
 _OPTIONAL = ("training_log", "made_by", "ignore_label")
@@ -40,7 +42,7 @@ class CaseFiles:
 
 def made_by() -> dict[str, str]:
     """Return the versions of what makes a result, and the time of day."""
-    versions = {"mednextv2": mednextv2.__version__}
+    versions = {"mednextv2": __version__}
     for package in ("torch", "monai"):
         try:
             versions[package] = version(package)

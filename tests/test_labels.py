@@ -4,8 +4,8 @@ import torch
 from monai.data import MetaTensor
 
 from mednextv2.data import LabelScheme, Region
-from mednextv2.data.labels import declared_scheme, left_right_pairs
 from mednextv2.errors import InputError
+from mednextv2.labels import declared_scheme, left_right_pairs
 
 LABELS = ["background", "edema", "core", "enhancing"]
 REGIONS = [

@@ -8,9 +8,9 @@ import nibabel as nib
 import numpy as np
 from monai.data import ITKReader
 
-from mednextv2.data.dicom import DicomSeries, choose_series, read_series
-from mednextv2.data.itk_loading import ITK_TURN, load_itk
 from mednextv2.errors import InputError
+from mednextv2.images.dicom import DicomSeries, choose_series, read_series
+from mednextv2.images.itk_loading import ITK_TURN, load_itk
 
 #: File endings of images, the ones that MONAI reads with nibabel first.
 NIFTI = (".nii.gz", ".nii")

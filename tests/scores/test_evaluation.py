@@ -11,7 +11,7 @@ from monai.transforms import AsDiscreted
 
 from mednextv2.errors import InputError
 from mednextv2.inference import EvaluationTable
-from mednextv2.inference.evaluation import METRICS, VOLUMES, format_table, score_case, summarise
+from mednextv2.scores.evaluation import METRICS, VOLUMES, format_table, score_case, summarise
 
 SIZE = 24
 

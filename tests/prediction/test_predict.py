@@ -19,7 +19,7 @@ from monai.transforms import LoadImage
 
 import mednextv2
 from mednextv2.errors import InputError
-from mednextv2.inference.command import predict_files
+from mednextv2.prediction.command import predict_files
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "bundles" / "mednextv2_hippocampus"

@@ -152,7 +152,7 @@ def test_itk_does_not_move_the_working_directory_under_other_threads(tmp_path):
         itk.imwrite(itk.image_from_array(array), tmp_path / name)
     code = (
         "from concurrent.futures import ThreadPoolExecutor; from mednextv2.data import read_volume\n"
-        "from mednextv2.data.itk_loading import load_itk_for\n"
+        "from mednextv2.images.itk_loading import load_itk_for\n"
         "files = ['dicom', 'a.nrrd', 'b.mha', 'c.mha', 'd.nrrd'] * 3\n"
         "load_itk_for(files)\n"
         "with ThreadPoolExecutor(4) as pool: print(len(list(pool.map(read_volume, files))))"

@@ -15,9 +15,9 @@ from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import orientation_ras_lps
 from monai.transforms import SaveImaged
 
-from mednextv2.data.itk_loading import load_itk
-from mednextv2.data.volume import NIFTI, SUFFIXES, stem
 from mednextv2.errors import InputError
+from mednextv2.images.itk_loading import load_itk
+from mednextv2.images.volume import NIFTI, SUFFIXES, stem
 from mednextv2.paths import prepare_folder, writing
 
 #: Formats of masks: those of images, except .mhd, whose voxels are in a second file.

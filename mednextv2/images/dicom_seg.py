@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import mednextv2
-from mednextv2.data.dicom import DicomSeries, series_affine
-from mednextv2.data.labels import LabelScheme
 from mednextv2.errors import InputError
+from mednextv2.images.dicom import DicomSeries, series_affine
+from mednextv2.labels import LabelScheme
 from mednextv2.paths import prepare_folder, writing
+from mednextv2.version import __version__
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -83,7 +83,7 @@ def write_dicom_seg(
         instance_number=1,
         manufacturer=_OUR_NAME,
         manufacturer_model_name=_OUR_NAME,
-        software_versions=mednextv2.__version__,
+        software_versions=__version__,
         device_serial_number="none",
         content_label="SEGMENTATION",
         content_description=f"made by {_OUR_NAME}, not a medical device",
@@ -152,7 +152,7 @@ def _segment(hd: Any, number: int, name: str, given: Sequence[str] | None) -> An
         "91723000", "SCT", "Anatomical Structure")  # fmt: skip
     algorithm = hd.AlgorithmIdentificationSequence(
         name=_OUR_NAME,
-        version=mednextv2.__version__,
+        version=__version__,
         family=hd.sr.CodedConcept("123109", "DCM", "Artificial Intelligence"),
     )
     segment = hd.seg.SegmentDescription(

@@ -12,14 +12,14 @@ from monai.utils import ensure_tuple
 from tqdm import tqdm
 
 from mednextv2.bundle.run import check_overrides, find_bundle, workflow_files
-from mednextv2.data.dicom import DicomSeries
 from mednextv2.errors import InputError
-from mednextv2.inference.dicom_seg import check_dicom_seg
+from mednextv2.images.dicom import DicomSeries
+from mednextv2.images.dicom_seg import check_dicom_seg
+from mednextv2.images.writer import MASK_SUFFIXES, mask_path
 from mednextv2.inference.inputs import CheckImaged, find_images
-from mednextv2.inference.predict import Predictor, Segmentation
 from mednextv2.inference.preparation import check_images
-from mednextv2.inference.writer import MASK_SUFFIXES, mask_path
 from mednextv2.paths import new_folder
+from mednextv2.prediction.predict import Predictor, Segmentation
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ def _facts(files: Sequence[str]) -> tuple[list[str], int]:
 
 
 def _check_report(folder: Path) -> None:
-    from mednextv2.report.results import RESULTS_NAME, read_results
+    from mednextv2.scores.results import RESULTS_NAME, read_results
 
     if (folder / RESULTS_NAME).is_file() and read_results(folder).kind != "prediction":
         raise InputError(

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mednextv2.data.itk_loading import ITK_TURN, load_itk
 from mednextv2.errors import InputError
+from mednextv2.images.itk_loading import ITK_TURN, load_itk
 
 _FILE_META = b"\x02\x00\x02\x00UI"  # Media Storage SOP Class UID, always in explicit little endian
 _STORAGE = "1.2.840.10008.5.1.4.1.1."

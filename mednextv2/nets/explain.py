@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mednextv2.ops import paths
+from mednextv2.ops import choosing, paths
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,10 @@ def explain(
         size = [n // 2**level for n in input_shape[2:]]
         channels = block.depthwise.in_channels
         whole = block_problem(block, dtype)
-        depthwise = mlp = paths.choose_for(whole, device)
+        depthwise = mlp = choosing.choose_for(whole, device)
         if depthwise.name == paths.TORCH:  # then its halves are asked for themselves
-            depthwise = paths.choose_for(convolution_alone(whole), device)
-            mlp = paths.choose_for(inside(whole), device)
+            depthwise = choosing.choose_for(convolution_alone(whole), device)
+            mlp = choosing.choose_for(inside(whole), device)
         for operator, path in (("depthwise", depthwise), ("folded_mlp", mlp)):
             layers.append(Layer(name, operator, f"{channels} × {'×'.join(map(str, size))}", path.name, path.reason))
     return layers

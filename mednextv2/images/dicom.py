@@ -11,8 +11,8 @@ import numpy as np
 from monai.data.utils import orientation_ras_lps
 from tqdm import tqdm
 
-from mednextv2.data.dicom_file import Slice, holds_slices, is_dicom, read_header, read_pixels
 from mednextv2.errors import InputError
+from mednextv2.images.dicom_file import Slice, holds_slices, is_dicom, read_header, read_pixels
 
 _COLOURS = ("PALETTE COLOR", "RGB")  # of one sample; those of several are known by their number
 _FEW = 5  # names of files in a message

@@ -17,10 +17,11 @@ from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surf
 from monai.utils import ensure_tuple
 from torch import Tensor
 
-from mednextv2.data.labels import LabelScheme
-from mednextv2.inference.writer import mask_path
+from mednextv2.distributed import is_main_process
+from mednextv2.images.writer import mask_path
+from mednextv2.labels import LabelScheme
 from mednextv2.paths import prepare_folder, writing
-from mednextv2.training.handlers import LOG_NAME, is_main_process
+from mednextv2.scores.results import LOG_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ class EvaluationTable:
         logger.info("Scores of %d cases, in %s\n%s", len({r["case"] for r in self.rows}), folder, format_table(summary))
 
     def _write_results(self, folder: Path) -> None:
-        from mednextv2.report.results import Results, write_results  # the report's modules use this one
+        from mednextv2.scores.results import Results, write_results  # the report's modules use this one
 
         scored = {row["case"] for row in self.rows}
         logs = {Path(file).expanduser().parent / LOG_NAME for file in self.weights}

@@ -15,12 +15,12 @@ from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.transforms import Compose, Invertd, SaveImage, SaveImaged
 
 from mednextv2.bundle.run import as_setting, check_overrides, find_bundle, workflow_files
-from mednextv2.data.dicom import DicomSeries
-from mednextv2.data.labels import LabelScheme
 from mednextv2.errors import InputError, find_input_error
+from mednextv2.images.dicom import DicomSeries
+from mednextv2.images.writer import MaskWriter
 from mednextv2.inference.inputs import find_images
 from mednextv2.inference.probabilities import probabilities_into
-from mednextv2.inference.writer import MaskWriter
+from mednextv2.labels import LabelScheme
 from mednextv2.memory import keep_freed_memory
 
 #: What can be segmented: a file, one file a channel, the folder of a DICOM series, or an image in memory.
@@ -78,7 +78,7 @@ class Segmentation:
             InputError: When the source is no DICOM series, highdicom is not installed, nothing was segmented, or it
                 cannot be written.
         """
-        from mednextv2.inference.dicom_seg import write_dicom_seg
+        from mednextv2.images.dicom_seg import write_dicom_seg
 
         if not isinstance(self.source, DicomSeries):
             raise InputError(f"{path}: a DICOM SEG refers to a DICOM series; the image is {self.source or 'in memory'}")
