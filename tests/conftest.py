@@ -5,6 +5,8 @@ import torch
 
 from mednextv2.data import make_phantom_dataset
 
+collect_ignore = ["conftest.py"]  # has no examples: --doctest-modules would import it a second time
+
 
 @pytest.fixture(autouse=True)
 def _same_random_numbers_in_every_run():
