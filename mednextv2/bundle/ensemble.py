@@ -11,7 +11,8 @@ from mednextv2.bundle.run import find_bundle, workflow_files
 from mednextv2.data.dataset import read_dataset
 from mednextv2.data.splits import FOLDS, split_cases
 from mednextv2.errors import InputError
-from mednextv2.inference.postprocessing import Decision, decide
+from mednextv2.inference.postprocessing import Postprocessing
+from mednextv2.inference.postprocessing_choice import choose_postprocessing
 from mednextv2.inference.predictors import find_weights
 from mednextv2.labels import LabelScheme
 from mednextv2.paths import prepare_folder
@@ -24,7 +25,7 @@ def finish_cross_validation(
     dataset_dir: str | os.PathLike,
     labels_dir: str | os.PathLike | None = None,
     workers: int = 4,
-) -> tuple[str, Decision]:
+) -> tuple[str, Postprocessing]:
     """Pool the evaluations of all folds and decide the post-processing.
 
     Needs `output/evaluation/fold_<k>` of every fold in the bundle, from its workflow evaluate. Writes
@@ -74,7 +75,7 @@ def finish_cross_validation(
         "evaluation", title, scheme.foreground, scheme.members, files, ignore_label=scheme.ignore_label
     )  # fmt: skip
     write_results(folder, results)
-    decision = decide([(entry["prediction"], entry["label"]) for entry in files], scheme, workers)
+    decision = choose_postprocessing([(entry["prediction"], entry["label"]) for entry in files], scheme, workers)
     decision.save(root / "models" / "postprocessing.json")
     return format_table(summary), decision
 

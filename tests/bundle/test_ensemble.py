@@ -23,7 +23,7 @@ from mednextv2.bundle.ensemble import bundle_scheme, finish_cross_validation
 from mednextv2.bundle.plan import plan_dataset
 from mednextv2.bundle.plan_files import write_task
 from mednextv2.errors import InputError
-from mednextv2.inference.postprocessing import Decision
+from mednextv2.inference.postprocessing import Postprocessing
 from mednextv2.nets import create_mednext
 from mednextv2.report import read_results, write_report
 
@@ -133,7 +133,7 @@ def test_post_processing_that_helps_is_accepted_and_left_for_inference(bundle):
     assert union["dice_before"] == pytest.approx(np.mean([dice_of(pairs, value) for value in (1, 2)]))
     assert union["dice_after"] == 1
     assert [row["accepted"] for row in decision.table] == [True, False, False]
-    assert Decision.load(bundle[0] / "models" / "postprocessing.json") == [[1, 2]]
+    assert Postprocessing.load(bundle[0] / "models" / "postprocessing.json") == [[1, 2]]
 
 
 def test_the_verb_prints_scores_and_verdicts(bundle):

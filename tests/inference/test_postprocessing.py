@@ -11,8 +11,10 @@ from monai.transforms import Compose, EnsureTyped, Flipd, KeepLargestConnectedCo
 from skimage import measure
 
 from mednextv2.errors import InputError
-from mednextv2.inference import postprocessing
-from mednextv2.inference.postprocessing import ApplyPostprocessingd, Decision, apply_steps, decide, keep_largest
+from mednextv2.inference import postprocessing_choice
+from mednextv2.inference.components import apply_steps, keep_largest
+from mednextv2.inference.postprocessing import ApplyPostprocessingd, Postprocessing
+from mednextv2.inference.postprocessing_choice import choose_postprocessing
 from mednextv2.labels import LabelScheme
 
 AB = LabelScheme(["background", "a", "b"])
@@ -60,7 +62,7 @@ def files(tmp_path):
 def reads(monkeypatch):
     """The files that were read, in order, and the largest number of their arrays in memory at once."""
     log = {"files": [], "alive": 0, "most": 0}
-    read = postprocessing.read_volume
+    read = postprocessing_choice.read_volume
 
     def dropped():
         log["alive"] -= 1
@@ -74,7 +76,7 @@ def reads(monkeypatch):
         weakref.finalize(array, dropped)
         return array, affine
 
-    monkeypatch.setattr(postprocessing, "read_volume", counted)
+    monkeypatch.setattr(postprocessing_choice, "read_volume", counted)
     return log
 
 
@@ -237,7 +239,7 @@ def row(decision, name):
 
 
 def test_union_is_accepted_where_the_mean_rises_and_nothing_falls(files):
-    decision = decide(files(("1122..1", "1122..."), ("1122...", "1122...")), AB)
+    decision = choose_postprocessing(files(("1122..1", "1122..."), ("1122...", "1122...")), AB)
     assert decision.steps == [[1, 2]]
     assert decision.cases == 2
     a = (2 * 2 / (3 + 2) + 1) / 2  # of the two cases; that of b is 1
@@ -259,7 +261,7 @@ def test_union_is_accepted_where_the_mean_rises_and_nothing_falls(files):
 def test_union_is_rejected_where_one_class_falls_although_the_mean_rises_and_only_the_class_that_gains_is_accepted(
     files,
 ):
-    decision = decide(files(("111222.2.1.1.1", "111222.2......")), AB)
+    decision = choose_postprocessing(files(("111222.2.1.1.1", "111222.2......")), AB)
     union = row(decision, "foreground")
     assert union["dice_before"] == pytest.approx((2 / 3 + 1) / 2)
     assert union["dice_after"] == pytest.approx((1 + 6 / 7) / 2)
@@ -272,17 +274,17 @@ def test_union_is_rejected_where_one_class_falls_although_the_mean_rises_and_onl
 
 
 def test_union_is_rejected_where_the_mean_falls(files):
-    decision = decide(files(("111.22", "111.22")), AB)
+    decision = choose_postprocessing(files(("111.22", "111.22")), AB)
     assert row(decision, "foreground")["worse"] == ["b"]
     assert decision.steps == []
 
 
 def test_nothing_is_accepted_where_nothing_changes(files):
-    assert decide(files(("112", "112"), ("...", "..."), ("1..", "11.")), AB).steps == []
+    assert choose_postprocessing(files(("112", "112"), ("...", "..."), ("1..", "11.")), AB).steps == []
 
 
 def test_nothing_is_accepted_where_gains_and_losses_are_equal(files):
-    decision = decide(files(("11.1", "11.."), ("11.1", "11.1")), LabelScheme(["background", "a"]))
+    decision = choose_postprocessing(files(("11.1", "11.."), ("11.1", "11.1")), LabelScheme(["background", "a"]))
     assert row(decision, "foreground")["dice_before"] == pytest.approx(0.9)
     assert row(decision, "foreground")["dice_after"] == pytest.approx(0.9)
     assert decision.steps == []
@@ -290,25 +292,25 @@ def test_nothing_is_accepted_where_gains_and_losses_are_equal(files):
 
 def test_decision_rests_on_the_mean_over_cases_and_not_on_pooled_voxels(files):
     gain, loss = ("11.1", "11.."), ("1" * 16 + ".11", "1" * 16 + ".11")  # one voxel against two
-    decision = decide(files(gain, loss), LabelScheme(["background", "a"]))
+    decision = choose_postprocessing(files(gain, loss), LabelScheme(["background", "a"]))
     assert row(decision, "foreground")["dice_before"] == pytest.approx((2 * 2 / 5 + 1) / 2)
     assert row(decision, "foreground")["dice_after"] == pytest.approx((1 + 2 * 16 / 34) / 2)
     assert decision.steps == [[1]]
 
 
 def test_single_class_is_decided_by_the_union_alone(files):
-    decision = decide(files(("11.1", "11..")), LabelScheme(["background", "a"]))
+    decision = choose_postprocessing(files(("11.1", "11..")), LabelScheme(["background", "a"]))
     assert [r["name"] for r in decision.table] == ["foreground"]
     assert decision.steps == [[1]]
 
 
 def test_equally_large_components_are_all_kept_in_the_decision(files):
-    assert decide(files(("11.11", "11...")), AB).steps == []
+    assert choose_postprocessing(files(("11.11", "11...")), AB).steps == []
 
 
 def test_class_step_is_judged_by_its_own_dice_on_top_of_the_union(files):
     # the union takes the last 1 away; inside its largest component a has a false piece of its own
-    decision = decide(files(("11122122..1", "11122.22...")), AB)
+    decision = choose_postprocessing(files(("11122122..1", "11122.22...")), AB)
     assert decision.steps == [[1, 2], [1]]
     assert row(decision, "a")["dice_before"] == pytest.approx(2 * 3 / 7)
     assert row(decision, "a")["dice_after"] == 1.0
@@ -317,7 +319,7 @@ def test_class_step_is_judged_by_its_own_dice_on_top_of_the_union(files):
 @pytest.mark.parametrize(("scheme", "second"), [(NESTED, [2, 3]), (INSIDE_FIRST, [3])])
 def test_regions_are_unions_of_values_and_an_accepted_one_leaves_no_gain_to_those_after_it(files, scheme, second):
     # the last 2 goes with the union; then either tumour or enhancing, whichever is first, removes the single 3
-    decision = decide(files(("112331131.2", "112331111..")), scheme)
+    decision = choose_postprocessing(files(("112331131.2", "112331111..")), scheme)
     assert decision.steps == [[1, 2, 3], second]
     assert row(decision, "foreground")["dice_before"] == pytest.approx((2 * 9 / 19 + 2 * 3 / 8 + 2 * 2 / 5) / 3)
     assert row(decision, "foreground")["dice_after"] == pytest.approx((1 + 2 * 3 / 7 + 2 * 2 / 5) / 3)
@@ -339,7 +341,7 @@ def test_rejected_union_leaves_an_overlapping_region_to_be_judged_on_top_of_the_
             {"name": "other", "values": [3], "paint": 3},
         ],
     )
-    decision = decide(files(("1122211.22.33", "1122211....33")), scheme)
+    decision = choose_postprocessing(files(("1122211.22.33", "1122211....33")), scheme)
     assert row(decision, "foreground")["worse"] == ["other"]
     assert decision.steps == [[1, 2]]
     assert row(decision, "tumour")["dice_before"] == row(decision, "tumour")["dice_after"] == 1.0
@@ -357,7 +359,7 @@ def test_candidate_waits_for_one_before_it_that_waits_itself(files):
             {"name": "d", "values": [4], "paint": 4},
         ],
     )
-    decision = decide(files(("1122233.3.1.44.4", "1122233.....44..")), scheme)
+    decision = choose_postprocessing(files(("1122233.3.1.44.4", "1122233.....44..")), scheme)
     assert row(decision, "foreground")["worse"] == ["d"]
     assert decision.steps == [[1, 2], [2, 3], [4]]  # in their order, although d did not have to wait
     assert row(decision, "bc")["dice_before"] == pytest.approx(2 * 5 / 11)
@@ -366,19 +368,19 @@ def test_candidate_waits_for_one_before_it_that_waits_itself(files):
 
 def test_ignored_voxels_count_neither_for_nor_against_a_step(files):
     scheme = LabelScheme(["background", "a", "b"], ignore_label=3)
-    assert decide(files(("112..1", "112...")), scheme).steps == [[1, 2]]
-    decision = decide(files(("112..1", "112..3")), scheme)
+    assert choose_postprocessing(files(("112..1", "112...")), scheme).steps == [[1, 2]]
+    decision = choose_postprocessing(files(("112..1", "112..3")), scheme)
     assert decision.steps == []
     assert row(decision, "foreground")["dice_before"] == row(decision, "foreground")["dice_after"] == 1.0
     # of three true voxels of a, two are not annotated
-    decision = decide(files(("1.1112", "1.1332")), scheme)
+    decision = choose_postprocessing(files(("1.1112", "1.1332")), scheme)
     assert row(decision, "a")["dice_before"] == 1.0
     assert row(decision, "a")["dice_after"] == pytest.approx(2 * 1 / 3)
 
 
 def test_case_without_a_class_is_left_out_of_its_mean_and_a_predicted_absent_class_scores_zero(files):
     neither, false_alarm, right = ("11.", "11."), ("11.2", "11.."), ("1122", "1122")
-    decision = decide(files(neither, false_alarm, right), AB)
+    decision = choose_postprocessing(files(neither, false_alarm, right), AB)
     union = row(decision, "foreground")
     assert union["dice_before"] == pytest.approx((1 + (0 + 1) / 2) / 2)
     assert union["dice_after"] == 1.0
@@ -387,12 +389,12 @@ def test_case_without_a_class_is_left_out_of_its_mean_and_a_predicted_absent_cla
 
 
 def test_class_that_is_missed_scores_zero(files):
-    decision = decide(files(("11..", "1122"), ("1122", "1122")), AB)
+    decision = choose_postprocessing(files(("11..", "1122"), ("1122", "1122")), AB)
     assert row(decision, "b")["dice_before"] == pytest.approx(0.5)
 
 
 def test_class_that_no_case_has_is_no_score_and_hinders_nothing(files):
-    decision = decide(files(("11.1", "11..")), AB)
+    decision = choose_postprocessing(files(("11.1", "11..")), AB)
     assert decision.steps == [[1, 2]]
     assert row(decision, "foreground")["dice_before"] == pytest.approx(0.8)
     assert row(decision, "b") == {
@@ -401,7 +403,7 @@ def test_class_that_no_case_has_is_no_score_and_hinders_nothing(files):
 
 
 def test_empty_label_maps_give_no_steps(files):
-    decision = decide(files(("....", "....")), AB)
+    decision = choose_postprocessing(files(("....", "....")), AB)
     assert decision.steps == []
     assert row(decision, "foreground")["dice_before"] is None
 
@@ -445,7 +447,7 @@ def test_decisions_are_those_of_the_definition_on_random_predictions(name, files
                 ref[rng.random(ref.shape) < 0.15] = scheme.ignore_label
             preds.append(pred)
             refs.append(ref)
-        decision = decide(files(*zip(preds, refs, strict=True)), scheme, workers=1 + seed % 3)
+        decision = choose_postprocessing(files(*zip(preds, refs, strict=True)), scheme, workers=1 + seed % 3)
         assert decision.steps == decide_by_definition(preds, refs, scheme)
         _, mean = mean_dice_by_definition(preds, refs, scheme)
         assert decision.table[0]["dice_before"] == pytest.approx(mean)
@@ -456,7 +458,7 @@ def test_decisions_are_those_of_the_definition_on_random_predictions(name, files
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
 def test_label_maps_may_be_compressed_or_floating_or_have_an_axis_of_one_channel(files, ending):
     pairs = files((strip("1122..1"), strip("1122...").astype(np.float64)[..., None]), ending=ending)
-    assert decide(pairs, AB).steps == [[1, 2]]
+    assert choose_postprocessing(pairs, AB).steps == [[1, 2]]
 
 
 @pytest.mark.parametrize(("pred_order", "ref_order"), list(itertools.product("CF", "CF")))
@@ -466,9 +468,9 @@ def test_arrays_may_be_in_any_order_in_memory(monkeypatch, pred_order, ref_order
     ref[1:4, 2:8, 3:6], ref[4:6, 3:7, 1:7] = 1, 2
     pred = np.where(rng.random(ref.shape) < 0.1, 1, ref).astype(np.uint8)
     arrays = {"pred": pred.copy(order=pred_order), "ref": ref.copy(order=ref_order)}
-    monkeypatch.setattr(postprocessing, "read_volume", lambda name: (arrays[name], np.eye(4)))
-    monkeypatch.setattr(postprocessing, "_CHUNK", 50)  # voxels are counted in several parts
-    decision = decide([("pred", "ref")], AB)
+    monkeypatch.setattr(postprocessing_choice, "read_volume", lambda name: (arrays[name], np.eye(4)))
+    monkeypatch.setattr(postprocessing_choice, "_CHUNK", 50)  # voxels are counted in several parts
+    decision = choose_postprocessing([("pred", "ref")], AB)
     assert decision.table[0]["dice_before"] == pytest.approx(mean_dice_by_definition([pred], [ref], AB)[1])
     assert decision.steps == decide_by_definition([pred], [ref], AB) != []
 
@@ -476,7 +478,7 @@ def test_arrays_may_be_in_any_order_in_memory(monkeypatch, pred_order, ref_order
 def test_more_labels_than_a_byte_holds_are_told_apart(files):
     scheme = LabelScheme(["background", *(f"class_{i}" for i in range(1, 300))])
     high = strip("11.1").astype(np.int16) * 257
-    decision = decide(files((high, high)), scheme)
+    decision = choose_postprocessing(files((high, high)), scheme)
     assert row(decision, "class_257")["dice_before"] == 1.0
     assert row(decision, "class_1")["dice_before"] is None
 
@@ -484,25 +486,25 @@ def test_more_labels_than_a_byte_holds_are_told_apart(files):
 def test_classes_take_one_pass_over_the_files_and_a_second_one_after_an_accepted_union(files, reads):
     many = LabelScheme(["background", *"abcdefgh"])
     pairs = files(("12345678", "12345678"), ("112.1.2.3", "112...2.3"))
-    decision = decide(pairs, many, workers=1)
+    decision = choose_postprocessing(pairs, many, workers=1)
     assert decision.steps == [[1]]
     assert reads["files"] == [name for pair in pairs for name in pair]
     reads["files"].clear()
     pairs = files(("12345678.1", "12345678.."), ("11.1", "11.."))
-    assert decide(pairs, many, workers=1).steps == [list(range(1, 9))]
+    assert choose_postprocessing(pairs, many, workers=1).steps == [list(range(1, 9))]
     assert len(reads["files"]) == 2 * 4
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_no_more_cases_than_workers_are_in_memory(files, reads, workers):
-    decide(files(*[("1122..1", "1122...")] * 12), AB, workers)
+    choose_postprocessing(files(*[("1122..1", "1122...")] * 12), AB, workers)
     assert len(reads["files"]) == 2 * 24
     assert reads["most"] <= 2 * workers
 
 
 def test_decision_needs_cases():
     with pytest.raises(InputError, match="no predictions"):
-        decide([], AB)
+        choose_postprocessing([], AB)
 
 
 @pytest.mark.parametrize(
@@ -518,17 +520,17 @@ def test_decision_needs_cases():
 )
 def test_files_that_do_not_fit_are_named(files, pred, ref, wrong, message):
     with pytest.raises(InputError, match=f"{wrong}.*{message}"):
-        decide(files(("112", "112"), (pred, ref)), AB)
+        choose_postprocessing(files(("112", "112"), (pred, ref)), AB)
 
 
 def test_ignore_label_is_no_prediction(files):
     with pytest.raises(InputError, match=r"pred_0.*from 0 to 2"):
-        decide(files(("113", "113")), LabelScheme(AB.labels, ignore_label=3))
+        choose_postprocessing(files(("113", "113")), LabelScheme(AB.labels, ignore_label=3))
 
 
 def test_missing_file_is_named(files, tmp_path):
     with pytest.raises(InputError, match="nowhere"):
-        decide([*files(("1", "1")), (tmp_path / "nowhere.nii", tmp_path / "label_0.nii")], AB)
+        choose_postprocessing([*files(("1", "1")), (tmp_path / "nowhere.nii", tmp_path / "label_0.nii")], AB)
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
@@ -540,10 +542,10 @@ def strictly(content):
 
 
 def test_saved_decision_is_json_for_people_and_gives_its_steps_back(files, tmp_path):
-    decision = decide(files(("11.1", "11..")), AB)
+    decision = choose_postprocessing(files(("11.1", "11..")), AB)
     path = tmp_path / "postprocessing.json"
     decision.save(path)
-    assert Decision.load(path) == decision.steps == [[1, 2]]
+    assert Postprocessing.load(path) == decision.steps == [[1, 2]]
     content = strictly(path.read_text(encoding="utf-8"))
     assert content == {"steps": decision.steps, "decided_on": {"cases": 1}, "candidates": decision.table}
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -553,7 +555,7 @@ def test_saved_decision_is_json_for_people_and_gives_its_steps_back(files, tmp_p
 
 def test_names_in_any_script_survive(files, tmp_path):
     scheme = LabelScheme(["background", 'Leber "links"', "肝"])
-    decide(files(("12", "12")), scheme).save(tmp_path / "d.json")
+    choose_postprocessing(files(("12", "12")), scheme).save(tmp_path / "d.json")
     content = (tmp_path / "d.json").read_text(encoding="utf-8")
     assert "肝" in content
     content = strictly(content)
@@ -561,19 +563,19 @@ def test_names_in_any_script_survive(files, tmp_path):
 
 
 def test_decision_without_steps_can_be_saved_and_loaded(tmp_path):
-    Decision([], [], 0).save(tmp_path / "d.json")
-    assert Decision.load(tmp_path / "d.json") == []
+    Postprocessing([], [], 0).save(tmp_path / "d.json")
+    assert Postprocessing.load(tmp_path / "d.json") == []
     assert strictly((tmp_path / "d.json").read_text())["candidates"] == []
 
 
 def test_decision_that_cannot_be_written_says_so(tmp_path):
     with pytest.raises(InputError, match=r"missing.d\.json: cannot be written"):
-        Decision([], [], 0).save(tmp_path / "missing" / "d.json")
+        Postprocessing([], [], 0).save(tmp_path / "missing" / "d.json")
 
 
 def test_steps_written_by_hand_are_enough(tmp_path):
     (tmp_path / "d.json").write_text('{"steps": [[2], [1, 3]]}')
-    assert Decision.load(tmp_path / "d.json") == [[2], [1, 3]]
+    assert Postprocessing.load(tmp_path / "d.json") == [[2], [1, 3]]
 
 
 DAMAGED = [
@@ -598,7 +600,7 @@ def test_damaged_file_is_named_with_advice(tmp_path, content):
     path = tmp_path / "d.json"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"d\.json.*decide the post-processing again"):
-        Decision.load(path)
+        Postprocessing.load(path)
     with pytest.raises(InputError, match=r"d\.json"):
         ApplyPostprocessingd("pred", path)
 
@@ -606,7 +608,7 @@ def test_damaged_file_is_named_with_advice(tmp_path, content):
 def test_missing_file_and_folder_are_no_decision(tmp_path):
     for path in (tmp_path / "none.json", tmp_path):
         with pytest.raises(InputError, match=path.name):
-            Decision.load(path)
+            Postprocessing.load(path)
 
 
 # --- the transform ----------------------------------------------------------------------------------------------------
@@ -615,7 +617,7 @@ def test_missing_file_and_folder_are_no_decision(tmp_path):
 @pytest.fixture
 def decided(tmp_path):
     path = tmp_path / "postprocessing.json"
-    Decision([[1, 2], [1]], [], 1).save(path)
+    Postprocessing([[1, 2], [1]], [], 1).save(path)
     return str(path)
 
 
@@ -687,6 +689,6 @@ def test_transform_keeps_the_device(decided):
 
 def test_decision_made_on_files_improves_what_the_transform_sees(files, tmp_path):
     pairs = files(*itertools.repeat(("1122..1", "1122..."), 2))
-    decide(pairs, AB).save(tmp_path / "d.json")
+    choose_postprocessing(pairs, AB).save(tmp_path / "d.json")
     found = ApplyPostprocessingd("pred", tmp_path / "d.json")({"pred": label_tensor("1122..1")})
     assert text(found["pred"].numpy()) == "1122..."
