@@ -75,8 +75,8 @@ class Search:
         self.task, self.best = task, task.config
         self.before = self.after = float("inf")
         self.tried, self.waiting, self._seen = 0, [task.config], {task.config}
-        self._better: list[tuple[float, Config]] = []
-        self._begin = task.config  # of the wave
+        self._begin, self._begin_seconds = task.config, float("inf")  # where the present wave starts
+        self._better: list[tuple[float, Config]] = []  # than that
 
     def take(self, config: Config, seconds: float) -> None:
         """Note the time of a configuration; infinite where it cannot be launched."""
@@ -85,10 +85,11 @@ class Search:
         if self.tried == 1:
             self.before = self.after = seconds
             self._better.append((seconds, config))
-        elif seconds < 0.99 * self.after or (seconds < float("inf") and self.after == float("inf")):
-            self.best, self.after = config, seconds
-        if self.tried > 1 and seconds < 0.99 * self.before:
+            return
+        if seconds < 0.99 * self._begin_seconds:  # infinite, where the table's own cannot be launched
             self._better.append((seconds, config))
+        if seconds < 0.99 * self.after:
+            self.best, self.after = config, seconds
 
     def advance(self) -> None:
         """Choose the next wave, where the last one made anything better."""
@@ -100,7 +101,7 @@ class Search:
             if config not in self._seen:
                 self._seen.add(config)
                 self.waiting.append(config)
-        self._better, self._begin = [], self.best
+        self._better, self._begin, self._begin_seconds = [], self.best, self.after
 
     def _join(self) -> Config:
         """Return the start of the last wave with all its changes for the better, of two for one thing the better."""
