@@ -264,7 +264,8 @@ def training(settings: Settings, file: Path) -> None:
 
     table = Table(file, COLUMNS)
     with tempfile.TemporaryDirectory() as folder:
-        train(settings.data, Path(folder), settings.device, settings.dry, settings.seconds, table.add)
+        ending = train(settings.data, Path(folder), settings.device, settings.dry, settings.seconds, table.add)
+    table.save(notes=[f"After it the loaders' worker processes took {ending:.1f} s to end."])
 
 
 STAGES: dict[str, Callable[[Settings, Path], None]] = {

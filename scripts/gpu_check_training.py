@@ -1,5 +1,9 @@
 """A short training of the hippocampus bundle, for `gpu_check.py`: how long epochs take and how long the GPU waits."""
 
+import contextlib
+import faulthandler
+import gc
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +19,7 @@ from mednextv2.errors import InputError
 TASK = "Task04_Hippocampus"
 COLUMNS = ("epoch", "steps", "seconds", "share of waiting for the loader", "loss", "Dice of random patches")
 STEPS = 100  # of an epoch
+PATIENCE = 3.0  # seconds until what is still there after a training is asked what it does
 # small enough for seconds on a CPU
 DRY = {"patch_size": [16, 32, 16], "batch_size": 1, "iterations_per_epoch": 2, "val_iterations": 1, "num_workers": 0}
 
@@ -31,7 +36,7 @@ def find_data(folder: str) -> Path:
     raise InputError(f"--data {folder}: neither it nor {TASK} inside has a dataset.json; give the data set's folder")
 
 
-def train(data: str | None, folder: Path, device: str, dry: bool, seconds: float, add: Callable[..., None]) -> None:
+def train(data: str | None, folder: Path, device: str, dry: bool, seconds: float, add: Callable[..., None]) -> float:
     """Train, and add a row an epoch.
 
     Args:
@@ -41,6 +46,9 @@ def train(data: str | None, folder: Path, device: str, dry: bool, seconds: float
         dry: Two steps instead of epochs.
         seconds: After which no further epoch begins.
         add: Takes the cells of a row.
+
+    Returns:
+        The seconds that the loaders' worker processes took to end.
     """
     begin = time.monotonic()
     dataset = make_phantom_dataset(folder / "phantom", cases=6) if data is None else find_data(data)
@@ -60,6 +68,26 @@ def train(data: str | None, folder: Path, device: str, dry: bool, seconds: float
     trainer = parser.get_parsed_content("train::trainer")
     _Watch(parser.get_parsed_content("validate::evaluator"), begin + 0.8 * seconds, add).attach(trainer)
     trainer.run()
+    watch = threading.Timer(PATIENCE, _tell_children)
+    watch.daemon = True
+    watch.start()
+    ended = time.monotonic()
+    del trainer, parser
+    gc.collect()  # the loaders, whose worker processes end now
+    watch.cancel()
+    return time.monotonic() - ended
+
+
+def _tell_children() -> None:
+    """Print what the processes that this one has started are doing, and what it does itself, to explain a delay."""
+    children = Path("/proc/self/task").glob("*/children")  # none elsewhere than on Linux
+    for child in sorted({number for file in children for number in file.read_text().split()}):
+        with contextlib.suppress(OSError):  # it has ended
+            waits = Path("/proc", child, "wchan").read_text()
+            status = Path("/proc", child, "status").read_text().splitlines()
+            state = next(line for line in status if line.startswith("State"))
+            print("process", child, state, "in", waits, flush=True)
+    faulthandler.dump_traceback()
 
 
 class _Watch:

@@ -690,13 +690,26 @@ def test_the_trial_is_the_doctors_and_its_status_counts(tmp_path, monkeypatch):
 
 def test_a_short_training_tells_seconds_waiting_and_scores(tmp_path):
     table = Table(tmp_path / "result.json", gpu_check_training.COLUMNS)
-    gpu_check_training.train(None, tmp_path, "cpu", True, 600, table.add)
+    assert 0 <= gpu_check_training.train(None, tmp_path, "cpu", True, 600, table.add) < 60
     first, second = as_dicts(json.loads((tmp_path / "result.json").read_text("utf-8")))
     for row in (first, second):
         assert row["steps"] == 2
         assert 0 < row["share of waiting for the loader"] < 1
         assert row["seconds"] > 0
         assert 0 <= row["Dice of random patches"] <= 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what processes wait for")
+def test_what_is_slow_to_end_is_told(capfd):
+    process = subprocess.Popen(["sleep", "60"])
+    try:
+        gpu_check_training._tell_children()
+    finally:
+        process.kill()
+        process.wait()
+    told = capfd.readouterr()
+    assert re.search(rf"^process {process.pid} State:\s+[SR] .* in \w+", told.out, re.MULTILINE)
+    assert "test_what_is_slow_to_end_is_told" in told.err
 
 
 def test_a_training_without_time_ends_after_an_epoch(tmp_path):

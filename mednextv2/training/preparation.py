@@ -1,5 +1,6 @@
 """What must be true before the first step, so that a mistake does not cost an hour of training."""
 
+import importlib
 import importlib.util
 import logging
 import os
@@ -53,11 +54,22 @@ def prepare_training(
 
 
 def tensorboard_available() -> bool:
-    """Say whether TensorBoard is installed; if not, log how to get its curves."""
-    if importlib.util.find_spec("tensorboard") or importlib.util.find_spec("tensorboardX"):
-        return True
-    logger.warning("No TensorBoard curves, since it is not installed: pip install tensorboard. Scores are in the CSV.")
-    return False
+    """Say whether TensorBoard's curves can be written; if not, log why and what to do.
+
+    It is imported to find out, since a package that is there but broken would end the training. MONAI writes with
+    PyTorch's writer, for which tensorboardX is not enough.
+    """
+    try:
+        importlib.import_module("torch.utils.tensorboard")
+    except Exception as error:  # a broken package may raise anything
+        if importlib.util.find_spec("tensorboard") is None:
+            why, remedy = "it is not installed", "pip install tensorboard"
+        else:
+            why = f"it cannot be imported ({type(error).__name__}: {error})"
+            remedy = "pip install --force-reinstall tensorboard"
+        logger.warning("No TensorBoard curves, since %s: %s. Scores are in the CSV.", why, remedy)
+        return False
+    return True
 
 
 def keep_previous(path: str | os.PathLike) -> Path | None:

@@ -408,9 +408,11 @@ def test_a_gpu_gives_the_same(memory):
     batch, _ = batch_of(*CASES["mixed"][:3])
     infer = StreamingInferer((16, 16, 16), scheme_of(4, False), memory=memory, **WINDOW)
     expected = infer(batch["image"], Blobs(4))
-    found = infer(batch["image"].cuda(), Blobs(4).cuda())
+    with torch.backends.cudnn.flags(allow_tf32=False):  # a convolution of 10 bits would change labels by itself
+        found = infer(batch["image"].cuda(), Blobs(4).cuda())
     assert found.device.type == "cuda"
-    assert (found.cpu() == expected).double().mean() >= 0.9999
+    # logits in float16 may change one voxel in 10,000 (test_half_precision_keeps_the_labels), here on both sides
+    assert (found.cpu() == expected).double().mean() >= (0.9999 if memory else 0.9998)
 
 
 _GROWTH = """

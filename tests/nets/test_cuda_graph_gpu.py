@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from ignite.engine import Events
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -38,7 +39,7 @@ def train(network, graphs, amp, steps=8):
         non_blocking=True, decollate=False, amp=amp, amp_kwargs={"dtype": torch.bfloat16},
         train_handlers=[GradientClipping(network, optimizer)],
     )  # fmt: skip
-    trainer.add_event_handler("iteration_completed", lambda e: losses.append(e.state.output["loss"].detach()))
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: losses.append(e.state.output["loss"].detach()))
     trainer.run()
     return torch.stack(losses).cpu()
 

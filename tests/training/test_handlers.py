@@ -316,27 +316,43 @@ def test_log_counts_no_steps_of_an_earlier_epoch():
 # --- TensorBoard -----------------------------------------------------------------------------------------------------
 
 
-def pretend_installed(monkeypatch, *names):
-    real = importlib.util.find_spec
-
-    def find_spec(name, package=None):
-        if name.startswith("tensorboard"):
-            return object() if name in names else None
-        return real(name, package)
-
-    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+def pretend(monkeypatch, tmp_path, *modules):
+    """Make Python find these modules, `name=its code`, before those that are installed, and none that was imported."""
+    for module in modules:
+        name, code = module.split("=", 1)
+        (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [n for n in sys.modules if n.startswith(("tensorboard", "torch.utils.tensorboard"))]:
+        monkeypatch.delitem(sys.modules, name)
 
 
 def test_missing_tensorboard_is_said_with_the_remedy(monkeypatch, caplog):
-    pretend_installed(monkeypatch)
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else real(name))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # its import fails, as without the package
     with caplog.at_level(logging.WARNING, "mednextv2"):
         assert tensorboard_available() is False
-    assert "pip install tensorboard" in caplog.text
+    assert "it is not installed: pip install tensorboard." in caplog.text
 
 
-@pytest.mark.parametrize("name", ["tensorboard", "tensorboardX"])
-def test_tensorboard_is_found_under_both_names(monkeypatch, caplog, name):
-    pretend_installed(monkeypatch, name)
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("raise ModuleNotFoundError('No module named google')", "ModuleNotFoundError: No module named google"),
+        ("raise TypeError('old')", "TypeError: old"),
+        ("__version__ = '1.0'", "requires TensorBoard version 1.15 or above"),
+    ],
+)
+def test_broken_tensorboard_is_said_with_the_reason(monkeypatch, caplog, tmp_path, code, reason):
+    pretend(monkeypatch, tmp_path, f"tensorboard={code}")
+    with caplog.at_level(logging.WARNING, "mednextv2"):
+        assert tensorboard_available() is False
+    assert "it cannot be imported" in caplog.text
+    assert reason in caplog.text
+    assert "pip install --force-reinstall tensorboard" in caplog.text
+
+
+def test_tensorboard_is_found(caplog):
     assert tensorboard_available() is True
     assert caplog.text == ""
 
