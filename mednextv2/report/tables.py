@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from mednextv2.report.markup import NONE, mean_sd, ml, number, swatch, table, text
+from mednextv2.report.numbers import NONE, mean_sd, ml, number
 from mednextv2.report.scores import Scores
 from mednextv2.scores.evaluation import METRICS, VOLUMES, summarise
 
@@ -18,7 +19,65 @@ TITLES = {
 _FEW = 6  # structures of which a case's every score has a column
 
 
-def class_table(scores: Scores) -> str:
+@dataclass(frozen=True)
+class Row:
+    """A row: its head, the other cells, and the structure whose colour it has, if any."""
+
+    head: str
+    cells: list[str]
+    structure: int | None = None
+
+
+@dataclass(frozen=True)
+class HeadCell:
+    """A cell of a table's head: over one column, or over a group of columns, which has no number.
+
+    Attributes:
+        text: What it says.
+        column: Number of its column, or None for a group.
+        columns: How many it spans.
+        rows: Likewise.
+    """
+
+    text: str
+    column: int | None
+    columns: int = 1
+    rows: int = 1
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        caption: What is in it.
+        groups: The columns: the name of a group and the names in it. A group of one column with an empty name has just
+            that name. The first column is the head of the rows.
+        rows: Its body.
+        foot: A row that stays at the end, or None.
+    """
+
+    caption: str
+    groups: Sequence[tuple[str, Sequence[str]]]
+    rows: Sequence[Row]
+    foot: Row | None = None
+
+    @property
+    def head(self) -> list[list[HeadCell]]:
+        """The rows of the table's head: groups and columns, or columns alone where no group has a name."""
+        grouped = any(name for name, _ in self.groups)
+        upper, lower, column = [], [], 0
+        for name, columns in self.groups:
+            if name:
+                upper.append(HeadCell(name, None, columns=len(columns)))
+            for title in columns:
+                alone = grouped and not name
+                (upper if alone else lower).append(HeadCell(title, column, rows=2 if alone else 1))
+                column += 1
+        return [upper, lower] if grouped else [lower]
+
+
+def class_table(scores: Scores) -> Table:
     """Return the table of an evaluation with one row a structure."""
     *rows, mean = summarise(scores.rows(), scores.labels)
     groups = [("", ["Class"])]
@@ -35,13 +94,13 @@ def class_table(scores: Scores) -> str:
             cells += [mean_sd(*values[:2]), values[2]]
             cells += [str(row[f"{metric}_infinite"])] if metric == "hd95_mm" else []
         cells += [str(row["dice_cases"]), *(volume_mean(scores.values[name][:, n]) for name in VOLUMES)]
-        body.append((swatch(n) + text(row["label"]), cells))
+        body.append(Row(row["label"], cells, n))
     last = [number(mean[f"{metric}_mean"], digits) for metric, (_, digits, _) in TITLES.items()]
-    foot = ("Mean of the classes", [last[0], "", last[1], "", last[2], "", "", "", "", ""])
-    return table("Scores and volumes of each class", groups, body, [foot] if len(rows) > 1 else [])
+    foot = Row("Mean of the classes", [last[0], "", last[1], "", last[2], "", "", "", "", ""])
+    return Table("Scores and volumes of each class", groups, body, foot if len(rows) > 1 else None)
 
 
-def volume_table(scores: Scores) -> str:
+def volume_table(scores: Scores) -> Table:
     """Return the table of a prediction with one row a structure: its volumes over the cases."""
     columns = ["Class", "Cases with it", "mean ± sd", "median", "smallest", "largest"]
     body = []
@@ -49,18 +108,18 @@ def volume_table(scores: Scores) -> str:
         values = scores.values["volume_ml"][:, n]
         cells = [str(int((values > 0).sum())), volume_mean(values)]
         cells += [ml(float(function(values))) for function in (np.median, np.min, np.max)]
-        body.append((swatch(n) + text(label), cells))
-    return table("Volume of each class in ml, over all cases", [("", columns[:2]), ("Volume (ml)", columns[2:])], body)
+        body.append(Row(label, cells, n))
+    return Table("Volume of each class in ml, over all cases", [("", columns[:2]), ("Volume (ml)", columns[2:])], body)
 
 
-def case_table(scores: Scores) -> str:
+def case_table(scores: Scores) -> Table:
     """Return the table with one row a case: scores of an evaluation, or volumes of a prediction."""
     if "dice" not in scores.values:
         groups = [("", ["Case"]), ("Volume (ml)", scores.labels)]
         rows = [
-            (text(case), [ml(v) for v in scores.values["volume_ml"][i].tolist()]) for i, case in enumerate(scores.cases)
+            Row(case, [ml(v) for v in scores.values["volume_ml"][i].tolist()]) for i, case in enumerate(scores.cases)
         ]
-        return table("All cases; click a column to sort", groups, rows)
+        return Table("All cases; click a column to sort", groups, rows)
     means = {metric: scores.mean(metric) for metric in METRICS}
     few = len(scores.labels) <= _FEW
     groups = [("", ["Case"]), ("Mean of the classes", [title for title, _, _ in TITLES.values()])]
@@ -73,8 +132,8 @@ def case_table(scores: Scores) -> str:
     for i, case in enumerate(scores.cases):
         cells = [number(means[metric][i], digits) for metric, (_, digits, _) in TITLES.items()]
         cells += _every_score(scores, i) if few else _dice_only(scores, i)
-        rows.append((text(case), cells))
-    return table("All cases; click a column to sort", groups, rows)
+        rows.append(Row(case, cells))
+    return Table("All cases; click a column to sort", groups, rows)
 
 
 def volume_mean(values: np.ndarray) -> str:

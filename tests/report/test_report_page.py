@@ -13,8 +13,10 @@ from report_helpers import LOG, SPACING, label_map, make_evaluation, predicted, 
 from mednextv2.__main__ import main
 from mednextv2.data import LabelScheme
 from mednextv2.report import Results, read_results, write_report, write_results
-from mednextv2.report.charts import Axis, box_plots
-from mednextv2.report.markup import ml, number
+from mednextv2.report.axis import Axis
+from mednextv2.report.box_plots import box_plots
+from mednextv2.report.numbers import ml, number
+from mednextv2.report.rendering import environment
 from mednextv2.report.scores import Scores, choose_cases
 
 ML = math.prod(SPACING) / 1000
@@ -118,7 +120,8 @@ def test_box_plots_name_every_case(page):
 
 def test_box_has_the_quartiles():
     values = np.array([[0.5], [0.6], [0.7], [0.8], [0.9], [0.0]])
-    svg = box_plots("Dice", ["x"], list("abcdef"), values, score=True)
+    charts = environment().get_template("charts.svg.j2").module
+    svg = charts.box_plots(box_plots("Dice", ["x"], list("abcdef"), values, score=True))
     a, b = (float(v) for v in re.search(r'class="box" x="([\d.]+)".*? width="([\d.]+)"', svg).groups())
     axis = [float(v) for v in re.findall(r'class="grid" d="M([\d.]+) ', svg)]
     first, third = np.percentile(values, (25, 75))

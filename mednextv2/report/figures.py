@@ -1,0 +1,127 @@
+"""Cases as a report shows them: slices with outlines, and what is said about them."""
+
+from dataclasses import dataclass
+
+from mednextv2.report.numbers import ml, number
+from mednextv2.report.png import png_data_uri
+from mednextv2.report.scores import Scores
+from mednextv2.report.views import CaseViews, View
+from mednextv2.scores.results import Results
+
+
+@dataclass(frozen=True)
+class Outline:
+    """An outline of a structure.
+
+    Attributes:
+        kind: `prediction` or `reference`.
+        structure: The structure's index.
+        label: Its name.
+        path: An SVG path in pixels.
+    """
+
+    kind: str
+    structure: int
+    label: str
+    path: str
+
+
+@dataclass(frozen=True)
+class SliceFigure:
+    """A slice.
+
+    Attributes:
+        plane: Its name.
+        position: Voxel index of the slice along its axis.
+        sides: The patient's sides at left, right, top and bottom.
+        width: In mm.
+        height: In mm.
+        pixel: Width and height of a pixel in mm.
+        image: The grey values as a `data:` address.
+        outlines: Those of the reference lie below the others.
+    """
+
+    plane: str
+    position: int
+    sides: str
+    width: float
+    height: float
+    pixel: tuple[float, float]
+    image: str
+    outlines: list[Outline]
+
+
+@dataclass(frozen=True)
+class LegendEntry:
+    """A structure that is seen: its index, its name, and how well it was found or how large it is."""
+
+    structure: int
+    label: str
+    score: str
+
+
+@dataclass(frozen=True)
+class CaseFigure:
+    """A case.
+
+    Attributes:
+        heading: Which of the cases it is, or nothing.
+        name: Its name.
+        facts: What is known about all of it.
+        slices: The planes.
+        legend: The structures in them.
+        compared: Whether there are outlines of a reference.
+    """
+
+    heading: str
+    name: str
+    facts: list[str]
+    slices: list[SliceFigure]
+    legend: list[LegendEntry]
+    compared: bool
+
+
+def case_figure(heading: str, views: CaseViews, results: Results, scores: Scores) -> CaseFigure:
+    """Gather what is shown of a case.
+
+    Args:
+        heading: Which of the cases it is, or nothing.
+        views: Its slices.
+        results: The manifest.
+        scores: The numbers, of this case among others.
+    """
+    i = scores.cases.index(views.case)
+    facts = []
+    if "dice" in scores.values:
+        facts.append(f"mean Dice {number(scores.mean('dice')[i])}")
+    if views.error_ml is not None:
+        facts.append(f"largest connected error {ml(views.error_ml)} ml")
+    seen = sorted({s for view in views.views for s in (*view.prediction, *view.reference)})
+    legend = [LegendEntry(s, results.labels[s], _score(scores, i, s)) for s in seen]
+    slices = [_slice(view, results) for view in views.views]
+    return CaseFigure(heading, views.case, facts, slices, legend, any(view.reference for view in views.views))
+
+
+def _score(scores: Scores, i: int, structure: int) -> str:
+    if "dice" in scores.values:
+        return f"Dice {number(scores.values['dice'][i, structure])}"
+    return f"{ml(scores.values['volume_ml'][i, structure])} ml"
+
+
+def _slice(view: View, results: Results) -> SliceFigure:
+    rows, columns = view.grey.shape
+    outlines = [
+        Outline(kind, structure, results.labels[structure], path)
+        for kind, found in (("reference", view.reference), ("prediction", view.prediction))
+        for structure, path in found.items()
+    ]
+    return SliceFigure(
+        plane=view.plane,
+        position=view.position,
+        sides=view.sides,
+        width=columns * view.pixel[0],
+        height=rows * view.pixel[1],
+        pixel=view.pixel,
+        image=png_data_uri(view.grey),
+        outlines=outlines,
+    )
