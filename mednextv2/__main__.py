@@ -9,6 +9,7 @@ from typing import Any
 import fire
 
 from mednextv2.errors import InputError, find_input_error
+from mednextv2.wording import count
 
 
 def run(bundle: str, workflow: str, *extra: Any, **settings: Any) -> None:
@@ -79,7 +80,7 @@ def check(dataset_dir: str, labels_dir: str | None = None) -> None:
     scheme = dataset.scheme()
     reports = check_dataset(dataset.cases, scheme and scheme.declared, dataset.channels or ("image",))
     labels = scheme.declared if scheme else found_labels(dataset, reports)
-    print(f"{len(dataset.cases)} cases, no defects")
+    print(f"{count(len(dataset.cases), 'case')}, no defects")
     print(f"channels: {', '.join(dataset.channels) or 1}; labels: {', '.join(labels)}")
     for region in scheme.regions if scheme else ():
         print(f"region {region.name}: {', '.join(scheme.labels[v] for v in region.values)}")

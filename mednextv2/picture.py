@@ -10,6 +10,7 @@ from mednextv2.data.check import compare_grids
 from mednextv2.errors import InputError
 from mednextv2.images.volume import read_volume
 from mednextv2.paths import prepare_folder, writing
+from mednextv2.wording import count
 
 _COLORS = ("#ff5050", "#40c4ff", "#ffd740", "#69f0ae", "#e040fb", "#ffab40", "#b2ff59", "#8c9eff")
 _PLANES = (("sagittal", 0), ("coronal", 1), ("axial", 2))
@@ -75,7 +76,7 @@ def _load(file: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     if array.ndim == 4 and array.shape[-1] >= 1:
         array = array[..., 0]
     if array.ndim != 3:
-        raise InputError(f"{file}: a picture needs a 3D image; this one has {array.ndim} axes")
+        raise InputError(f"{file}: a picture needs a 3D image; this one has {count(array.ndim, 'axis', 'axes')}")
     turned = nib.as_closest_canonical(nib.Nifti1Image(np.asarray(array, dtype=np.float32), affine))
     return np.asarray(turned.dataobj), np.asarray(turned.header.get_zooms()[:3])
 

@@ -27,6 +27,7 @@ from mednextv2.labels import LabelScheme, left_right_pairs
 from mednextv2.nets.mednext import DIVISOR
 from mednextv2.nets.memory import training_memory
 from mednextv2.nets.variants import VARIANTS
+from mednextv2.wording import count
 
 _GIB = 2**30
 _MOST_VOXELS = 1e9  # of an image; more than a scanner makes
@@ -237,7 +238,9 @@ def _warnings(decisions: dict[str, Decision], memory: float) -> list[str]:
             f"the patch has more than {LARGEST_PATCH:,} voxels, the largest that MedNeXt-v2 was trained with"
         )
     if large := [n for n, size in zip(patch, median, strict=True) if n >= size + 2 * DIVISOR]:
-        warnings.append(f"the patch is larger than the median image, {_show(median)}, along {len(large)} axes")
+        warnings.append(
+            f"the patch is larger than the median image, {_show(median)}, along {count(len(large), 'axis', 'axes')}"
+        )
     if math.prod(median) > _MOST_VOXELS:
         warnings.append(
             f"the median image becomes {_show(median)} voxels at that spacing, {math.prod(median):.2g} in all"

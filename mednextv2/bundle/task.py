@@ -14,6 +14,7 @@ from mednextv2.nets.mednext import DIVISOR
 from mednextv2.nets.variants import VARIANTS
 from mednextv2.settings import RULES
 from mednextv2.transforms.normalize import NormalizeChannelsd
+from mednextv2.wording import count
 
 #: Facts of the first document, which every workflow configuration starts with.
 WORKFLOW_FACTS = (
@@ -134,7 +135,8 @@ def _check(path: Path, workflow: dict[str, Any], public: dict[str, Any]) -> None
         problems.append(str(e))
     if len(workflow["normalization"]) != len(workflow["channels"]):
         problems.append(
-            f"{len(workflow['channels'])} channels, but normalization has {len(workflow['normalization'])} entries"
+            f"{count(len(workflow['channels']), 'channel')}, but normalization has "
+            f"{count(len(workflow['normalization']), 'entry', 'entries')}"
         )
     if "_v" in path.resolve().parent.name:
         problems.append('the folder\'s name holds "_v", where MONAI cuts names: call it mednextv2_<organ>')

@@ -15,6 +15,7 @@ from mednextv2.data.dataset import Case
 from mednextv2.errors import InputError
 from mednextv2.images.itk_loading import load_itk_for
 from mednextv2.images.volume import read_volume
+from mednextv2.wording import count, times
 
 _SHIFT = 0.1  # image and label may disagree by this part of a voxel before it counts as a defect
 _PLAUSIBLE_MM = (0.01, 100.0)  # a voxel's side; metres or micrometres in a header give others
@@ -90,7 +91,7 @@ def check_dataset(
         more = [f"- … and {len(defects) - _LISTED} more"] if len(defects) > _LISTED else []
         raise InputError(
             "\n".join(
-                [f"The data set has {_count(len(defects), 'defect')}: mend or remove these cases"]
+                [f"The data set has {count(len(defects), 'defect')}: mend or remove these cases"]
                 + [f"- {defect}" for defect in defects[:_LISTED]]
                 + more
             )
@@ -198,14 +199,14 @@ def check_image(array: np.ndarray, affine: np.ndarray, channels: int = 1, spatia
     fits = (len(shape) == spatial_dims and channels == 1) or (len(shape) == spatial_dims + 1 and shape[-1] == channels)
     if not fits:
         advice = "; give a file for each channel: NAME_0000, NAME_0001, …" if channels > 1 else ""
-        return [f"is {_dimensions(shape)}; expected {spatial_dims}D with {_count(channels, 'channel')}{advice}"]
+        return [f"is {_dimensions(shape)}; expected {spatial_dims}D with {count(channels, 'channel')}{advice}"]
     if 0 in shape:
-        return [f"has no voxels (shape {_times(shape)})"]
+        return [f"has no voxels (shape {times(shape)})"]
     if not _is_numeric(array):
         return [f"has voxels of type {array.dtype}, not one number each (RGB images must be converted)"]
     if not np.isfinite(array).all():
-        count = int(array.size - np.isfinite(array).sum())
-        problems.append(f"has {_count(count, 'NaN or infinite voxel')}; replace or recompute them")
+        broken = int(array.size - np.isfinite(array).sum())
+        problems.append(f"has {count(broken, 'NaN or infinite voxel')}; replace or recompute them")
     else:
         parts = [array] if array.ndim == spatial_dims else np.moveaxis(array, -1, 0)
         problems += [
@@ -275,7 +276,7 @@ def compare_grids(first: tuple, second: tuple) -> str:
     """
     (file_a, shape_a, affine_a), (file_b, shape_b, affine_b) = first, second
     if shape_a != shape_b:
-        return f"{file_b}: has shape {_times(shape_b)}, but {file_a} has {_times(shape_a)}; resample it to the image"
+        return f"{file_b}: has shape {times(shape_b)}, but {file_a} has {times(shape_a)}; resample it to the image"
     corners = np.array([[*corner, *[0] * (3 - len(shape_a)), 1] for corner in product(*[(0, n - 1) for n in shape_a])])
     distance = np.linalg.norm((corners @ (affine_a - affine_b).T)[:, :3], axis=1).max()
     voxel = np.linalg.norm(affine_a[:3, :3], axis=0).min()
@@ -292,12 +293,4 @@ def _is_numeric(array: np.ndarray) -> bool:
 
 
 def _dimensions(shape: tuple[int, ...]) -> str:
-    return f"{len(shape)}D ({_times(shape)})"
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape))
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
+    return f"{len(shape)}D ({times(shape)})"

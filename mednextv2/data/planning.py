@@ -11,6 +11,7 @@ import numpy as np
 from mednextv2.data.fingerprint import ChannelFacts, Fingerprint
 from mednextv2.errors import InputError
 from mednextv2.nets.mednext import DIVISOR
+from mednextv2.wording import count
 
 _ANISOTROPIC = 3  # from this ratio of the axes on, spacing and size both, one axis is planned for itself
 _COARSE_PERCENTILE = 10  # of the spacings along the coarse axis of anisotropic images
@@ -116,8 +117,8 @@ def normalization(channel_names: Sequence[str], fingerprint: Fingerprint) -> lis
     """
     if len(channel_names) != len(fingerprint.channels):
         raise InputError(
-            f"dataset.json: names {len(channel_names)} image channels ({', '.join(channel_names)}), but the images "
-            f"have {len(fingerprint.channels)}; name each"
+            f"dataset.json: names {count(len(channel_names), 'image channel')} ({', '.join(channel_names)}), but the "
+            f"images have {len(fingerprint.channels)}; name each"
         )
     return [
         _scheme(name, channel, fingerprint.kept)

@@ -10,6 +10,7 @@ from mednextv2 import ops
 from mednextv2.nets.blocks import POINTWISE, GlobalResponseNorm, MedNeXtBlock, MedNeXtDownBlock, MedNeXtUpBlock
 from mednextv2.ops import paths
 from mednextv2.ops.problems import Problem
+from mednextv2.wording import count
 
 LEVELS = 5  # resolutions: full, 1/2, 1/4, 1/8 and the bottleneck's 1/16
 DIVISOR = 2 ** (LEVELS - 1)  # every axis of the input must be a multiple of this
@@ -161,7 +162,9 @@ class MedNeXt(nn.Module):
                 check_spatial_shape(x, self.spatial_dims)
                 channels = self.stem.in_channels
                 if x.shape[1] != channels:
-                    raise ValueError(f"the network takes {channels} channels, not {x.shape[1]}: got {tuple(x.shape)}")
+                    raise ValueError(
+                        f"the network takes {count(channels, 'channel')}, not {x.shape[1]}: got {tuple(x.shape)}"
+                    )
                 if not ops.plain():
                     self._try_kernels(x.device, paths.autocast_dtype(x))
             if self.cpu_bfloat16 and x.device.type == "cpu" and not ops.plain():

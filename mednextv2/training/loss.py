@@ -12,6 +12,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mednextv2.labels import LabelScheme
+from mednextv2.wording import count
 
 MEDNEXT_WEIGHTS = (16 / 31, 8 / 31, 4 / 31, 2 / 31, 1 / 31)
 _SMOOTH = 1e-5
@@ -66,10 +67,12 @@ class SegmentationLoss(nn.Module):
         heads = [_plain(head) for head in ([outputs] if isinstance(outputs, Tensor) else outputs)]
         weights = self.weights if len(heads) > 1 else (1.0,)
         if not 1 <= len(heads) <= len(weights):
-            raise ValueError(f"{len(heads)} outputs, but {len(weights)} weights of deep supervision")
+            raise ValueError(f"{count(len(heads), 'output')}, but {count(len(weights), 'weight')} of deep supervision")
         for head in heads:
             if head.shape[1] != self.scheme.outputs:
-                raise ValueError(f"outputs have {head.shape[1]} channels, but the labels need {self.scheme.outputs}")
+                raise ValueError(
+                    f"outputs have {count(head.shape[1], 'channel')}, but the labels need {self.scheme.outputs}"
+                )
         dtype = torch.float64 if heads[0].dtype == torch.float64 else torch.float32
         label = _label_of_heads(_plain(label).float(), heads).to(dtype)  # autocast lowers nothing from here on
         sizes = [head.shape[2:].numel() for head in heads]

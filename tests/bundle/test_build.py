@@ -98,9 +98,9 @@ def test_build_writes_only_what_changed(tmp_path):
         (
             "- {scheme: zscore, inside_mask: false}",
             "- {scheme: none}\n- {scheme: none}",
-            "1 channels, but .* 2 entries",
+            "1 channel, but .* 2 entries",
         ),
-        ("channels: [T1w]", "channels: [T1w, T2w]", "2 channels, but normalization has 1 entries"),
+        ("channels: [T1w]", "channels: [T1w, T2w]", "2 channels, but normalization has 1 entry"),
         ("regions: []", "regions: [{name: a, values: [1, 3], paint: 1}]", "values should be from 1 to 2"),
         ("regions: []", "regions: [{name: a, values: [1], paint: 0}]", "painted as 0"),
         ("regions: []", "regions: [{name: a, values: []  , paint: 1}]", "values should be from 1 to 2"),
