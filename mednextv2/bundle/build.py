@@ -14,6 +14,7 @@ from string import Template
 from typing import Any
 
 from mednextv2.bundle.task import Task, read_task
+from mednextv2.nets.legal_sizes import DIVISOR
 from mednextv2.paths import prepare_folder
 from mednextv2.version import __version__
 
@@ -90,7 +91,7 @@ def _configuration(task: Task, workflow: str) -> str:
 def _metadata(task: Task) -> dict[str, Any]:
     facts, public = task.workflow, task.public
     axes = len(facts["patch_size"])
-    shape = ["16*n"] * axes  # every axis a multiple of 16
+    shape = [f"{DIVISOR}*n"] * axes
     scheme = task.scheme()
     labels = {str(i): name for i, name in enumerate(facts["labels"])}
     outputs = {str(i): name for i, name in enumerate(scheme.foreground)} if scheme.regions else labels

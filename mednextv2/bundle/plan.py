@@ -24,7 +24,7 @@ from mednextv2.data.planning import (
 )
 from mednextv2.errors import InputError
 from mednextv2.labels import LabelScheme, left_right_pairs
-from mednextv2.nets.mednext import DIVISOR
+from mednextv2.nets.legal_sizes import DIVISOR, is_legal
 from mednextv2.nets.memory import training_memory
 from mednextv2.nets.variants import VARIANTS
 from mednextv2.wording import count
@@ -121,7 +121,7 @@ def _check_overrides(spacing: Any, patch_size: Any, batch_size: Any, variant: st
     problems = []
     if spacing is not None and not _is_triple(spacing, lambda s: _is_number(s) and s > 0):
         problems.append(f'--spacing {spacing}: should be millimetres along three axes, such as "[1.0,1.0,1.0]"')
-    if patch_size is not None and not _is_triple(patch_size, lambda n: _is_count(n) and n % DIVISOR == 0):
+    if patch_size is not None and not _is_triple(patch_size, lambda n: _is_count(n) and is_legal(n)):
         problems.append(f'--patch_size {patch_size}: should be three multiples of {DIVISOR}, such as "[96,96,96]"')
     if batch_size is not None and not _is_count(batch_size):
         problems.append(f"--batch_size {batch_size}: should be a whole number from 1")

@@ -14,7 +14,7 @@ from mednextv2.bundle.plan import Plan
 from mednextv2.bundle.task import read_task
 from mednextv2.data.dataset import DatasetFolder
 from mednextv2.errors import InputError
-from mednextv2.nets.mednext import DIVISOR
+from mednextv2.nets.legal_sizes import DIVISOR
 from mednextv2.paths import prepare_folder, writing
 from mednextv2.wording import count
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from mednextv2.data.fingerprint import ChannelFacts, Fingerprint
 from mednextv2.errors import InputError
-from mednextv2.nets.mednext import DIVISOR
+from mednextv2.nets.legal_sizes import DIVISOR, round_up
 from mednextv2.wording import count
 
 _ANISOTROPIC = 3  # from this ratio of the axes on, spacing and size both, one axis is planned for itself
@@ -162,7 +162,7 @@ def patch_and_batch(
     """
     extent = (_START * math.prod(spacing)) ** (1 / 3)  # millimetres
     clipped = [min(round(extent / mm), size) for mm, size in zip(spacing, median_shape, strict=True)]
-    patch = tuple(DIVISOR * max(1, math.ceil(size / DIVISOR)) for size in clipped)
+    patch = tuple(map(round_up, clipped))
     if clipped == list(median_shape):
         reason = f"the whole median image, rounded up to multiples of {DIVISOR}"
     else:

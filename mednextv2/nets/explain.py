@@ -70,10 +70,10 @@ def explain(
         >>> len(explain(create_mednext("v2_tiny"), (1, 1, 64, 64, 64)))
         52
     """
+    from mednextv2.nets.legal_sizes import check_spatial_shape
     from mednextv2.nets.mednext import (  # nets import ops
         MedNeXt,
         block_problem,
-        check_spatial_shape,
         convolution_alone,
         inside,
     )
