@@ -45,6 +45,7 @@ PRELOAD = [
     "monai.losses",
     "monai.networks.nets",
     "mednextv2.nets",
+    "mednextv2.training.loss",
 ]
 
 

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from mednextv2.labels import LabelScheme
 from mednextv2.wording import count
 
-MEDNEXT_WEIGHTS = (16 / 31, 8 / 31, 4 / 31, 2 / 31, 1 / 31)
+MEDNEXT_WEIGHTS = (16 / 31, 8 / 31, 4 / 31, 2 / 31, 1 / 31)  # of the heads, full resolution first
 _SMOOTH = 1e-5
 
 
@@ -36,19 +36,18 @@ class SegmentationLoss(nn.Module):
         scheme: What the label's values mean.
         batch_dice: Whether `I`, `P` and `G` are sums over the batch, and over the processes of `torch.distributed`, all
             of which must then compute the loss equally often; else every sample has a Dice of its own.
-        weights: Of the heads, full resolution first. Fewer heads take the first of them as they are; a single head
-            counts with weight 1.
+        weights: Of the heads, full resolution first; None for MedNeXt's. Fewer heads take the first of them as they
+            are; a single head counts with weight 1.
 
     Source:
         Isensee et al. 2021, nnU-Net, Nature Methods, online methods; regions and ignore label: documentation of
         nnU-Net v2. The weights of five heads are those of the MedNeXt authors' v1 code.
     """
 
-    def __init__(
-        self, scheme: LabelScheme, batch_dice: bool = False, weights: Sequence[float] = MEDNEXT_WEIGHTS
-    ) -> None:
+    def __init__(self, scheme: LabelScheme, batch_dice: bool = False, weights: Sequence[float] | None = None) -> None:
         super().__init__()
-        self.scheme, self.batch_dice, self.weights = scheme, batch_dice, tuple(weights)
+        self.scheme, self.batch_dice = scheme, batch_dice
+        self.weights = tuple(MEDNEXT_WEIGHTS if weights is None else weights)
         self._constants: dict[tuple, Tensor] = {}
 
     def forward(self, outputs: Tensor | Sequence[Tensor], label: Tensor) -> Tensor:
