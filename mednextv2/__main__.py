@@ -140,7 +140,7 @@ def ensemble(bundle: str, dataset_dir: str, labels_dir: str | None = None) -> No
         labels_dir: As for check.
     """
     from mednextv2.bundle import find_bundle
-    from mednextv2.bundle.ensemble import finish_cross_validation
+    from mednextv2.bundle.cross_validation import finish_cross_validation
 
     table, decision = finish_cross_validation(str(bundle), str(dataset_dir), labels_dir and str(labels_dir))
     print(table)
@@ -184,13 +184,13 @@ def phantom(folder: str, cases: int = 60, seed: int = 0) -> None:
 
 
 def picture(image: str, output: str, truth: str | None = None, prediction: str | None = None) -> None:
-    """Draw an image with the outlines of truth and prediction, on three planes.
+    """Draw an image with the outlines of reference and prediction, on three planes.
 
     Args:
         image: The image file.
         output: The .png to write.
-        truth: A label map in the same grid.
-        prediction: Another one.
+        truth: The reference, a label map in the same grid.
+        prediction: Likewise.
     """
     from mednextv2.picture import save_picture
 

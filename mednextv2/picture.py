@@ -22,7 +22,7 @@ def save_picture(
     truth: str | os.PathLike | None = None,
     prediction: str | os.PathLike | None = None,
 ) -> Path:
-    """Draw one row each for the image, the truth and the prediction; the columns are three planes.
+    """Draw one row each for the image, the reference and the prediction; the columns are three planes.
 
     The planes go through the middle of the labelled voxels, or of the image. Everything is turned to right, anterior,
     superior, and shown in millimetres, the patient's left on the right-hand side, as radiologists look at it.
@@ -30,8 +30,8 @@ def save_picture(
     Args:
         image: The image file.
         output: The `.png` to write.
-        truth: A label map in the same grid.
-        prediction: Another one.
+        truth: The reference, a label map in the same grid.
+        prediction: Likewise.
 
     Returns:
         The file.
@@ -49,7 +49,7 @@ def save_picture(
         raise InputError(f"{output}: the picture's file name should end in .png")
     prepare_folder(output.parent, "output")
     volume, spacing = _load(image)
-    given = {name: file for name, file in (("truth", truth), ("prediction", prediction)) if file}
+    given = {name: file for name, file in (("reference", truth), ("prediction", prediction)) if file}
     for file in given.values():
         (a, affine_a), (b, affine_b) = read_volume(image), read_volume(file)
         if difference := compare_grids((str(image), a.shape[:3], affine_a), (str(file), b.shape[:3], affine_b)):
