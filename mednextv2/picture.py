@@ -6,7 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from mednextv2.data.check import compare_grids
+from mednextv2.data.grids import compare_grids
 from mednextv2.errors import InputError
 from mednextv2.images.volume import read_volume
 from mednextv2.paths import prepare_folder, writing
