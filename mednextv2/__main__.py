@@ -9,6 +9,7 @@ from typing import Any
 import fire
 
 from mednextv2.errors import InputError, find_input_error
+from mednextv2.wording import count
 
 
 def run(bundle: str, workflow: str, *extra: Any, **settings: Any) -> None:
@@ -79,7 +80,7 @@ def check(dataset_dir: str, labels_dir: str | None = None) -> None:
     scheme = dataset.scheme()
     reports = check_dataset(dataset.cases, scheme and scheme.declared, dataset.channels or ("image",))
     labels = scheme.declared if scheme else found_labels(dataset, reports)
-    print(f"{len(dataset.cases)} cases, no defects")
+    print(f"{count(len(dataset.cases), 'case')}, no defects")
     print(f"channels: {', '.join(dataset.channels) or 1}; labels: {', '.join(labels)}")
     for region in scheme.regions if scheme else ():
         print(f"region {region.name}: {', '.join(scheme.labels[v] for v in region.values)}")
@@ -139,7 +140,7 @@ def ensemble(bundle: str, dataset_dir: str, labels_dir: str | None = None) -> No
         labels_dir: As for check.
     """
     from mednextv2.bundle import find_bundle
-    from mednextv2.bundle.ensemble import finish_cross_validation
+    from mednextv2.bundle.cross_validation import finish_cross_validation
 
     table, decision = finish_cross_validation(str(bundle), str(dataset_dir), labels_dir and str(labels_dir))
     print(table)
@@ -183,13 +184,13 @@ def phantom(folder: str, cases: int = 60, seed: int = 0) -> None:
 
 
 def picture(image: str, output: str, truth: str | None = None, prediction: str | None = None) -> None:
-    """Draw an image with the outlines of truth and prediction, on three planes.
+    """Draw an image with the outlines of reference and prediction, on three planes.
 
     Args:
         image: The image file.
         output: The .png to write.
-        truth: A label map in the same grid.
-        prediction: Another one.
+        truth: The reference, a label map in the same grid.
+        prediction: Likewise.
     """
     from mednextv2.picture import save_picture
 

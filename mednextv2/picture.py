@@ -6,10 +6,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from mednextv2.data.check import compare_grids
+from mednextv2.data.grids import compare_grids
 from mednextv2.errors import InputError
 from mednextv2.images.volume import read_volume
 from mednextv2.paths import prepare_folder, writing
+from mednextv2.wording import count
 
 _COLORS = ("#ff5050", "#40c4ff", "#ffd740", "#69f0ae", "#e040fb", "#ffab40", "#b2ff59", "#8c9eff")
 _PLANES = (("sagittal", 0), ("coronal", 1), ("axial", 2))
@@ -21,7 +22,7 @@ def save_picture(
     truth: str | os.PathLike | None = None,
     prediction: str | os.PathLike | None = None,
 ) -> Path:
-    """Draw one row each for the image, the truth and the prediction; the columns are three planes.
+    """Draw one row each for the image, the reference and the prediction; the columns are three planes.
 
     The planes go through the middle of the labelled voxels, or of the image. Everything is turned to right, anterior,
     superior, and shown in millimetres, the patient's left on the right-hand side, as radiologists look at it.
@@ -29,8 +30,8 @@ def save_picture(
     Args:
         image: The image file.
         output: The `.png` to write.
-        truth: A label map in the same grid.
-        prediction: Another one.
+        truth: The reference, a label map in the same grid.
+        prediction: Likewise.
 
     Returns:
         The file.
@@ -48,7 +49,7 @@ def save_picture(
         raise InputError(f"{output}: the picture's file name should end in .png")
     prepare_folder(output.parent, "output")
     volume, spacing = _load(image)
-    given = {name: file for name, file in (("truth", truth), ("prediction", prediction)) if file}
+    given = {name: file for name, file in (("reference", truth), ("prediction", prediction)) if file}
     for file in given.values():
         (a, affine_a), (b, affine_b) = read_volume(image), read_volume(file)
         if difference := compare_grids((str(image), a.shape[:3], affine_a), (str(file), b.shape[:3], affine_b)):
@@ -75,7 +76,7 @@ def _load(file: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     if array.ndim == 4 and array.shape[-1] >= 1:
         array = array[..., 0]
     if array.ndim != 3:
-        raise InputError(f"{file}: a picture needs a 3D image; this one has {array.ndim} axes")
+        raise InputError(f"{file}: a picture needs a 3D image; this one has {count(array.ndim, 'axis', 'axes')}")
     turned = nib.as_closest_canonical(nib.Nifti1Image(np.asarray(array, dtype=np.float32), affine))
     return np.asarray(turned.dataobj), np.asarray(turned.header.get_zooms()[:3])
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mednextv2.errors import InputError
-from mednextv2.nets.mednext import DIVISOR
+from mednextv2.nets.legal_sizes import DIVISOR, is_legal, nearest
 from mednextv2.training.schedule import OPTIMIZERS
 
 
@@ -97,8 +97,8 @@ def _patch_problem(patch_size: Any) -> str:
     whole = isinstance(patch_size, (list, tuple)) and all(_whole(1)(n) for n in patch_size)
     if not whole or len(patch_size) not in (2, 3):
         return f'patch_size {patch_size!r}: should be whole numbers, one an axis, such as "[48,64,48]"'
-    if any(n % DIVISOR for n in patch_size):
-        legal = [max(DIVISOR, round(n / DIVISOR) * DIVISOR) for n in patch_size]
+    if not all(map(is_legal, patch_size)):
+        legal = [nearest(n) for n in patch_size]
         return f"patch_size {list(patch_size)}: every axis should be a multiple of {DIVISOR}; the nearest is {legal}"
     return ""
 

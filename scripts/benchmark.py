@@ -25,6 +25,7 @@ from benchmark_models import Case
 from benchmark_report import describe_machine, describe_versions, finish_section, format_report, say, write_report
 
 from mednextv2.nets import VARIANTS
+from mednextv2.nets.legal_sizes import DIVISOR, is_legal
 
 WHAT = ("inference", "train")
 PEERS = ("monai", "resenc_l")
@@ -44,6 +45,7 @@ PRELOAD = [
     "monai.losses",
     "monai.networks.nets",
     "mednextv2.nets",
+    "mednextv2.training.loss",
 ]
 
 
@@ -57,8 +59,8 @@ def parse_patch(text: str) -> tuple[int, int, int]:
     except ValueError:
         sizes = []
     sizes = sizes * 3 if len(sizes) == 1 else sizes
-    if len(sizes) != 3 or any(size < 16 or size % 16 for size in sizes):
-        raise argparse.ArgumentTypeError(f"{text!r}: give three positive multiples of 16, such as 64,64,64")
+    if len(sizes) != 3 or not all(map(is_legal, sizes)):
+        raise argparse.ArgumentTypeError(f"{text!r}: give three positive multiples of {DIVISOR}, such as 64,64,64")
     return (sizes[0], sizes[1], sizes[2])
 
 

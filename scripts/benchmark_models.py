@@ -13,9 +13,9 @@ from monai.networks.nets import MedNeXt as MonaiMedNeXt
 from torch import Tensor, nn
 
 from mednextv2.nets import VARIANTS, create_mednext
+from mednextv2.training.loss import MEDNEXT_WEIGHTS
 
 IN_CHANNELS, CLASSES = 1, 3
-HEAD_WEIGHTS = [w / 31 for w in (16, 8, 4, 2, 1)]
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class Stepper:
 def recipe_loss() -> nn.Module:
     """Return the loss of our training recipe; a network with fewer heads uses the first weights."""
     loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, smooth_nr=1e-5, smooth_dr=1e-5)
-    return DeepSupervisionLoss(loss, weights=HEAD_WEIGHTS)
+    return DeepSupervisionLoss(loss, weights=MEDNEXT_WEIGHTS)
 
 
 def recipe_optimizer(net: nn.Module) -> torch.optim.Optimizer:

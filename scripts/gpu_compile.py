@@ -30,6 +30,7 @@ from triton.compiler.compiler import make_backend
 from triton.runtime.jit import create_function_from_signature
 
 from mednextv2.nets import VARIANTS
+from mednextv2.wording import count
 
 #: Bytes of shared memory that one block may have, by compute capability. Source: CUDA C++ Programming Guide,
 #: table "Technical Specifications per Compute Capability".
@@ -268,13 +269,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     wrong = []
     jobs = all_jobs(options.variants, options.arch, options.dtypes, options.kernel_sizes)
-    print(f"{len(jobs)} kernels\n", flush=True)
+    print(f"{count(len(jobs), 'kernel')}\n", flush=True)
     print("| kernel | sm | registers | stack (B) | shared (KiB) |\n|---|---:|---:|---:|---:|")
     for one in compile_all(jobs):
         cells = [one.job.describe(), one.job.arch, one.registers, one.stack, f"{one.shared / 1024:.1f}"]
         print("| " + " | ".join(map(str, cells)) + " |", flush=True)
         wrong += [f"sm_{one.job.arch}: {one.job.describe()}: {fault}" for fault in one.faults()]
-    print("\n".join(["", *wrong, f"{len(wrong)} faults in {len(jobs)} kernels"]))
+    print("\n".join(["", *wrong, f"{count(len(wrong), 'fault')} in {count(len(jobs), 'kernel')}"]))
     return 1 if wrong else 0
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mednextv2.errors import InputError
+from mednextv2.nets.legal_sizes import DIVISOR, is_legal
 from mednextv2.paths import prepare_folder
 
-FACTOR = 16  # of the edge of a patch, since a network halves it four times
 LARGEST_EDGE = 1024  # voxels: more than any scanner's volume has, and no size of a tensor overflows
 LARGEST_BATCH = 1024
 SHORTEST, LONGEST = 0.1, 24 * 60  # minutes
@@ -19,9 +19,9 @@ INTERRUPTED = 130  # exit code of a program that Ctrl-C ended: 128 and the numbe
 def edge(text: str) -> int:
     """Return the edge of a patch in voxels; the type of an option for `argparse`, which names the option."""
     value = _number(text, int)
-    if value is None or not FACTOR <= value <= LARGEST_EDGE or value % FACTOR:
+    if value is None or value > LARGEST_EDGE or not is_legal(value):
         raise argparse.ArgumentTypeError(
-            f"{text}: give a positive multiple of {FACTOR} up to {LARGEST_EDGE}, such as 128"
+            f"{text}: give a positive multiple of {DIVISOR} up to {LARGEST_EDGE}, such as 128"
         )
     return value
 
@@ -51,7 +51,7 @@ def _number(text: str, kind: type) -> int | float | None:
 
 def add_patch(parser: argparse.ArgumentParser, default: int | None = 128, note: str = "") -> None:
     """Add `--patch`."""
-    text = f"edge in voxels, a multiple of {FACTOR} up to {LARGEST_EDGE} (default: {default or note})"
+    text = f"edge in voxels, a multiple of {DIVISOR} up to {LARGEST_EDGE} (default: {default or note})"
     parser.add_argument("--patch", type=edge, default=default, metavar="VOXELS", help=text)
 
 

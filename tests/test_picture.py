@@ -27,7 +27,7 @@ def count(path, color):
     return int((np.abs(pixels - color).sum(-1) < 40).sum())
 
 
-def test_outlines_of_truth_and_prediction_are_drawn_in_their_rows(files, tmp_path):
+def test_outlines_of_reference_and_prediction_are_drawn_in_their_rows(files, tmp_path):
     image, labels = files
     plain = save_picture(image, tmp_path / "plain.png")
     one = save_picture(image, tmp_path / "one.png", prediction=labels)
@@ -39,6 +39,15 @@ def test_outlines_of_truth_and_prediction_are_drawn_in_their_rows(files, tmp_pat
     assert count(one, BLUE) > 50
     assert count(two, RED) == pytest.approx(2 * count(one, RED), rel=0.3)
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
+
+
+def test_rows_are_named_after_what_they_show(files, tmp_path, monkeypatch):
+    image, labels = files
+    titles = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda axes, text, **more: titles.append(text))
+    save_picture(image, tmp_path / "p.png", truth=labels, prediction=labels)
+    assert titles[::3] == ["image, sagittal", "reference, sagittal", "prediction, sagittal"]
+    assert titles[1:3] == ["coronal", "axial"]
 
 
 def test_without_any_label_the_middle_of_the_image_is_shown(files, tmp_path):

@@ -5,6 +5,7 @@ import torch
 import yaml
 
 from mednextv2 import recipes
+from mednextv2.bundle.build import RECIPES
 from mednextv2.errors import InputError
 from mednextv2.settings import RULES, check_settings
 
@@ -117,10 +118,10 @@ def test_devices_may_be_names_or_objects():
     check_settings([16, 16, 16], torch.device("cpu"))
 
 
-@pytest.mark.parametrize("workflow", ["train", "evaluate", "inference"])
+@pytest.mark.parametrize("workflow", RECIPES)
 def test_every_scalar_of_a_workflow_that_has_a_rule_is_checked(workflow):
     folder = Path(recipes.__path__[0])
-    texts = [(folder / f"{name}.yaml").read_text(encoding="utf-8") for name in ("common", workflow)]
+    texts = [(folder / f"{name}.yaml").read_text(encoding="utf-8") for name in RECIPES[workflow]]
     config = {k: v for text in texts for k, v in yaml.safe_load(text).items()}
     checked = set(config["settings"]) - {"_target_"}
     assert checked == {name for name in config if name in RULES} | (

@@ -1,7 +1,7 @@
 """Building of a bundle: `task.yaml` (facts) and recipes (workflow) joined as text.
 
-Every configuration is the task's facts, then `common.yaml`, then the workflow's own recipe, so that a reader finds
-everything in one file and in reading order, and comments survive. There is no template language: what differs between
+Every configuration is the task's facts, then the recipes of :data:`RECIPES`, so that a reader finds everything in one
+file and in reading order, and comments survive. There is no template language: what differs between
 tasks is a fact, and the configurations refer to facts by name. Overlays (`multi_gpu_train.yaml`) and `logging.conf` are
 copied as they are.
 """
@@ -14,10 +14,16 @@ from string import Template
 from typing import Any
 
 from mednextv2.bundle.task import Task, read_task
+from mednextv2.nets.legal_sizes import DIVISOR
 from mednextv2.paths import prepare_folder
 from mednextv2.version import __version__
 
-WORKFLOWS = ("train", "evaluate", "inference")
+#: What each workflow is joined of: what all share, its own recipe, what evaluation and inference share.
+RECIPES = {
+    "train": ("common", "train"),
+    "evaluate": ("common", "evaluate", "prediction"),
+    "inference": ("common", "inference", "prediction"),
+}
 OVERLAYS = ("multi_gpu_train",)
 _SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 #: Packages of the metadata, with the versions that the bundles were tested with: see constraints.txt.
@@ -42,7 +48,7 @@ def build_bundle(task_file: str | os.PathLike) -> dict[str, str]:
         InputError: When the facts are incomplete or impossible.
     """
     task = read_task(task_file)
-    files = {f"configs/{name}.yaml": _configuration(task, name) for name in WORKFLOWS}
+    files = {f"configs/{name}.yaml": _configuration(task, name) for name in RECIPES}
     files |= {f"configs/{name}.yaml": _recipe(f"{name}.yaml") for name in OVERLAYS}
     files["configs/metadata.json"] = json.dumps(_metadata(task), indent=4, ensure_ascii=False) + "\n"
     files["configs/logging.conf"] = _recipe("logging.conf")
@@ -84,13 +90,13 @@ def _recipe(name: str) -> str:
 def _configuration(task: Task, workflow: str) -> str:
     header = f"# {workflow} of the bundle {task.name}. Built from task.yaml and the recipes of mednextv2: edit those,\n"
     header += "# then run: python -m mednextv2 bundle task.yaml\n"
-    return header + task.text + _recipe("common.yaml") + _recipe(f"{workflow}.yaml")
+    return header + task.text + "".join(_recipe(f"{name}.yaml") for name in RECIPES[workflow])
 
 
 def _metadata(task: Task) -> dict[str, Any]:
     facts, public = task.workflow, task.public
     axes = len(facts["patch_size"])
-    shape = ["16*n"] * axes  # every axis a multiple of 16
+    shape = [f"{DIVISOR}*n"] * axes
     scheme = task.scheme()
     labels = {str(i): name for i, name in enumerate(facts["labels"])}
     outputs = {str(i): name for i, name in enumerate(scheme.foreground)} if scheme.regions else labels

@@ -24,9 +24,10 @@ from mednextv2.data.planning import (
 )
 from mednextv2.errors import InputError
 from mednextv2.labels import LabelScheme, left_right_pairs
-from mednextv2.nets.mednext import DIVISOR
+from mednextv2.nets.legal_sizes import DIVISOR, is_legal
 from mednextv2.nets.memory import training_memory
 from mednextv2.nets.variants import VARIANTS
+from mednextv2.wording import count
 
 _GIB = 2**30
 _MOST_VOXELS = 1e9  # of an image; more than a scanner makes
@@ -120,7 +121,7 @@ def _check_overrides(spacing: Any, patch_size: Any, batch_size: Any, variant: st
     problems = []
     if spacing is not None and not _is_triple(spacing, lambda s: _is_number(s) and s > 0):
         problems.append(f'--spacing {spacing}: should be millimetres along three axes, such as "[1.0,1.0,1.0]"')
-    if patch_size is not None and not _is_triple(patch_size, lambda n: _is_count(n) and n % DIVISOR == 0):
+    if patch_size is not None and not _is_triple(patch_size, lambda n: _is_count(n) and is_legal(n)):
         problems.append(f'--patch_size {patch_size}: should be three multiples of {DIVISOR}, such as "[96,96,96]"')
     if batch_size is not None and not _is_count(batch_size):
         problems.append(f"--batch_size {batch_size}: should be a whole number from 1")
@@ -237,7 +238,9 @@ def _warnings(decisions: dict[str, Decision], memory: float) -> list[str]:
             f"the patch has more than {LARGEST_PATCH:,} voxels, the largest that MedNeXt-v2 was trained with"
         )
     if large := [n for n, size in zip(patch, median, strict=True) if n >= size + 2 * DIVISOR]:
-        warnings.append(f"the patch is larger than the median image, {_show(median)}, along {len(large)} axes")
+        warnings.append(
+            f"the patch is larger than the median image, {_show(median)}, along {count(len(large), 'axis', 'axes')}"
+        )
     if math.prod(median) > _MOST_VOXELS:
         warnings.append(
             f"the median image becomes {_show(median)} voxels at that spacing, {math.prod(median):.2g} in all"

@@ -14,8 +14,9 @@ from mednextv2.bundle.plan import Plan
 from mednextv2.bundle.task import read_task
 from mednextv2.data.dataset import DatasetFolder
 from mednextv2.errors import InputError
-from mednextv2.nets.mednext import DIVISOR
+from mednextv2.nets.legal_sizes import DIVISOR
 from mednextv2.paths import prepare_folder, writing
+from mednextv2.wording import count
 
 _REFERENCE = (
     "Roy S. et al. MedNeXt-v2, scaling 3D ConvNeXts for large-scale supervised representation learning for medical "
@@ -80,7 +81,7 @@ def _task_text(plan: Plan, name: str) -> str:
     facts, scheme = plan.decisions, plan.scheme
     regions = [{"name": r.name, "values": list(r.values), "paint": r.paint} for r in scheme.regions]
     lines = [
-        (f"# Planned for {plan.dataset.path.resolve().name}, {plan.fingerprint.cases} cases.", None, ""),
+        (f"# Planned for {plan.dataset.path.resolve().name}, {count(plan.fingerprint.cases, 'case')}.", None, ""),
         ("dataset_name", plan.dataset.path.resolve().name, "folder name inside MEDNEXTV2_DATA; or give --dataset_dir"),
         ("channels", list(plan.dataset.channels) or ["image"], ""),
         ("labels", scheme.labels, "list index = voxel value"),

@@ -10,10 +10,11 @@ import yaml
 
 from mednextv2.errors import InputError
 from mednextv2.labels import LabelScheme, mirroring_warning
-from mednextv2.nets.mednext import DIVISOR
+from mednextv2.nets.legal_sizes import DIVISOR, is_legal
 from mednextv2.nets.variants import VARIANTS
 from mednextv2.settings import RULES
 from mednextv2.transforms.normalize import NormalizeChannelsd
+from mednextv2.wording import count
 
 #: Facts of the first document, which every workflow configuration starts with.
 WORKFLOW_FACTS = (
@@ -134,11 +135,12 @@ def _check(path: Path, workflow: dict[str, Any], public: dict[str, Any]) -> None
         problems.append(str(e))
     if len(workflow["normalization"]) != len(workflow["channels"]):
         problems.append(
-            f"{len(workflow['channels'])} channels, but normalization has {len(workflow['normalization'])} entries"
+            f"{count(len(workflow['channels']), 'channel')}, but normalization has "
+            f"{count(len(workflow['normalization']), 'entry', 'entries')}"
         )
     if "_v" in path.resolve().parent.name:
         problems.append('the folder\'s name holds "_v", where MONAI cuts names: call it mednextv2_<organ>')
-    if len(patch) not in (2, 3) or not all(type(n) is int and n > 0 and n % DIVISOR == 0 for n in patch):
+    if len(patch) not in (2, 3) or not all(type(n) is int and is_legal(n) for n in patch):
         problems.append(f"patch_size {patch} should be two or three whole numbers, each a multiple of {DIVISOR}")
     if len(workflow["spacing"]) != len(patch):
         problems.append(f"spacing {workflow['spacing']} and patch_size {patch} have different numbers of axes")

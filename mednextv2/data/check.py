@@ -3,22 +3,19 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch.distributed as dist
 from tqdm import tqdm
 
 from mednextv2.data.dataset import Case
+from mednextv2.data.grids import check_affine, compare_grids, oriented_spacing
 from mednextv2.errors import InputError
 from mednextv2.images.itk_loading import load_itk_for
 from mednextv2.images.volume import read_volume
+from mednextv2.wording import count, times
 
-_SHIFT = 0.1  # image and label may disagree by this part of a voxel before it counts as a defect
-_PLAUSIBLE_MM = (0.01, 100.0)  # a voxel's side; metres or micrometres in a header give others
-_SHEAR = np.sin(np.radians(1.0))  # of the angle between two axes; less is rounding
 _LISTED = 50  # defects shown; the rest are counted
 _ODD_SPACING = 9.9  # times the median spacing, or that part of it
 _MAX_LABELS = 2**15  # label maps are stored as int16
@@ -90,7 +87,7 @@ def check_dataset(
         more = [f"- … and {len(defects) - _LISTED} more"] if len(defects) > _LISTED else []
         raise InputError(
             "\n".join(
-                [f"The data set has {_count(len(defects), 'defect')}: mend or remove these cases"]
+                [f"The data set has {count(len(defects), 'defect')}: mend or remove these cases"]
                 + [f"- {defect}" for defect in defects[:_LISTED]]
                 + more
             )
@@ -169,18 +166,6 @@ def inspect_case(
     return CaseReport(case.name, (), oriented_spacing(affine, spatial_dims), values, extra)
 
 
-def oriented_spacing(affine: np.ndarray, spatial_dims: int = 3) -> tuple[float, ...]:
-    """Return the size of a voxel in mm along right, anterior, superior.
-
-    Args:
-        affine: From voxel indices to millimetres, `(4, 4)`.
-        spatial_dims: 2 or 3.
-    """
-    axes = nib.orientations.io_orientation(affine)[:spatial_dims, 0]
-    spacing = np.linalg.norm(affine[:3, :spatial_dims], axis=0)
-    return tuple(float(spacing[i]) for i in np.argsort(axes))
-
-
 def check_image(array: np.ndarray, affine: np.ndarray, channels: int = 1, spatial_dims: int = 3) -> list[str]:
     """List what makes an image unusable.
 
@@ -198,14 +183,14 @@ def check_image(array: np.ndarray, affine: np.ndarray, channels: int = 1, spatia
     fits = (len(shape) == spatial_dims and channels == 1) or (len(shape) == spatial_dims + 1 and shape[-1] == channels)
     if not fits:
         advice = "; give a file for each channel: NAME_0000, NAME_0001, …" if channels > 1 else ""
-        return [f"is {_dimensions(shape)}; expected {spatial_dims}D with {_count(channels, 'channel')}{advice}"]
+        return [f"is {_dimensions(shape)}; expected {spatial_dims}D with {count(channels, 'channel')}{advice}"]
     if 0 in shape:
-        return [f"has no voxels (shape {_times(shape)})"]
+        return [f"has no voxels (shape {times(shape)})"]
     if not _is_numeric(array):
         return [f"has voxels of type {array.dtype}, not one number each (RGB images must be converted)"]
     if not np.isfinite(array).all():
-        count = int(array.size - np.isfinite(array).sum())
-        problems.append(f"has {_count(count, 'NaN or infinite voxel')}; replace or recompute them")
+        broken = int(array.size - np.isfinite(array).sum())
+        problems.append(f"has {count(broken, 'NaN or infinite voxel')}; replace or recompute them")
     else:
         parts = [array] if array.ndim == spatial_dims else np.moveaxis(array, -1, 0)
         problems += [
@@ -214,24 +199,7 @@ def check_image(array: np.ndarray, affine: np.ndarray, channels: int = 1, spatia
             for i, part in enumerate(parts)
             if part.min() == part.max()
         ]
-    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:spatial_dims, :spatial_dims]) < spatial_dims:
-        problems.append(
-            "has an affine that is no position in space (two axes in one plane, one of length 0, or NaN); correct the "
-            "orientation and the voxel spacing in its header"
-        )
-    else:
-        spacing = np.linalg.norm(affine[:spatial_dims, :spatial_dims], axis=0)
-        directions = affine[:spatial_dims, :spatial_dims] / spacing
-        sine = np.abs(directions.T @ directions - np.eye(spatial_dims)).max()
-        if sine > _SHEAR:
-            problems.append(
-                f"has axes that are {np.degrees(np.arcsin(min(1, sine))):.1f}° off right angles (a sheared affine); "
-                "resample it to a grid with right angles"
-            )
-        if spacing.min() < _PLAUSIBLE_MM[0] or spacing.max() > _PLAUSIBLE_MM[1]:
-            sizes = " × ".join(f"{s:.3g}" for s in spacing)
-            problems.append(f"has voxels of {sizes} mm, which cannot be; correct the spacing in the header")
-    return problems
+    return problems + check_affine(affine, spatial_dims)
 
 
 def _check_label(
@@ -263,41 +231,9 @@ def _distinct(array: np.ndarray) -> list:
     return np.unique(array).tolist()
 
 
-def compare_grids(first: tuple, second: tuple) -> str:
-    """Say where two files of a case differ in shape or position.
-
-    Args:
-        first: File name, spatial shape, affine `(4, 4)`.
-        second: Likewise.
-
-    Returns:
-        One sentence; empty when they agree to a tenth of a voxel.
-    """
-    (file_a, shape_a, affine_a), (file_b, shape_b, affine_b) = first, second
-    if shape_a != shape_b:
-        return f"{file_b}: has shape {_times(shape_b)}, but {file_a} has {_times(shape_a)}; resample it to the image"
-    corners = np.array([[*corner, *[0] * (3 - len(shape_a)), 1] for corner in product(*[(0, n - 1) for n in shape_a])])
-    distance = np.linalg.norm((corners @ (affine_a - affine_b).T)[:, :3], axis=1).max()
-    voxel = np.linalg.norm(affine_a[:3, :3], axis=0).min()
-    if not distance <= _SHIFT * voxel:  # also where one of them is NaN
-        return (
-            f"{file_b}: lies up to {distance:.3g} mm away from {file_a} (their affines differ); "
-            "resample it to the image, or copy the image's affine if only the header is wrong"
-        )
-    return ""
-
-
 def _is_numeric(array: np.ndarray) -> bool:
     return (np.issubdtype(array.dtype, np.number) or array.dtype == bool) and not np.iscomplexobj(array)
 
 
 def _dimensions(shape: tuple[int, ...]) -> str:
-    return f"{len(shape)}D ({_times(shape)})"
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape))
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
+    return f"{len(shape)}D ({times(shape)})"

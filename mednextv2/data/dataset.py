@@ -15,6 +15,7 @@ from typing import Any
 from mednextv2.errors import InputError
 from mednextv2.images.volume import SUFFIXES, stem
 from mednextv2.labels import LabelScheme, declared_scheme
+from mednextv2.wording import count
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def check_description(dataset: DatasetFolder, scheme: LabelScheme, channels: Seq
     file = dataset.path / "dataset.json"
     if dataset.channels and len(dataset.channels) != len(channels):
         raise InputError(
-            f"{file}: names {len(dataset.channels)} image channels ({', '.join(dataset.channels)}), "
+            f"{file}: names {count(len(dataset.channels), 'image channel')} ({', '.join(dataset.channels)}), "
             f"the bundle {len(channels)} ({', '.join(channels)})"
         )
     if dataset.highest_label >= len(scheme.declared):

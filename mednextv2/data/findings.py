@@ -9,6 +9,7 @@ from mednextv2.data.dataset import DatasetFolder
 from mednextv2.data.splits import FOLDS
 from mednextv2.errors import InputError
 from mednextv2.images.volume import SUFFIXES
+from mednextv2.wording import count
 
 
 def found_labels(dataset: DatasetFolder, reports: Sequence[CaseReport]) -> list[str]:
@@ -26,7 +27,9 @@ def found_labels(dataset: DatasetFolder, reports: Sequence[CaseReport]) -> list[
     """
     values = sorted({value for report in reports for value in report.values})
     if values == [0]:
-        raise InputError(f"{dataset.path}: none of the {len(reports)} cases has a voxel above 0 in its label map")
+        raise InputError(
+            f"{dataset.path}: none of the {count(len(reports), 'case')} has a voxel above 0 in its label map"
+        )
     if values[-1] != len(values) - 1 and values != list(range(1, len(values) + 1)):
         missing = sorted(set(range(1, values[-1])) - set(values))
         raise InputError(
@@ -48,17 +51,17 @@ def dataset_warnings(dataset: DatasetFolder, reports: Sequence[CaseReport], labe
     if missing := missing_classes(reports, labels):
         warnings.append(f"no label map has a voxel of {', '.join(missing)}")
     if len(reports) < FOLDS:
-        warnings.append(f"{len(reports)} case(s) cannot be split into five folds; train with --fold all")
+        warnings.append(f"{count(len(reports), 'case')} cannot be split into five folds; train with --fold all")
     used = {Path(file).resolve() for case in dataset.cases for file in case.images}
     folders = sorted({file.parent for file in used})
     left = [f for folder in folders for f in sorted(folder.glob("[!.]*")) if f.name.lower().endswith(SUFFIXES)]
     if left := [f.name for f in left if f.resolve() not in used]:
-        warnings.append(f"{len(left)} image file(s) belong to no case and are not used: {_first(left, 5)}")
+        warnings.append(f"no case uses {count(len(left), 'image file')}: {_first(left, 5)}")
     return warnings
 
 
-def _first(values: Sequence[Any], count: int) -> str:
-    return ", ".join([*map(str, values[:count]), *["…"] * (len(values) > count)])
+def _first(values: Sequence[Any], number: int) -> str:
+    return ", ".join([*map(str, values[:number]), *["…"] * (len(values) > number)])
 
 
 def missing_classes(reports: Sequence[CaseReport], labels: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 from monai.transforms.utils import generate_spatial_bounding_box
 
+from mednextv2 import wording
 from mednextv2.errors import InputError
 
 _SAMPLE = 20_000  # foreground values of a case that are kept for the percentiles
@@ -226,13 +227,14 @@ def combine(cases: Sequence[CaseFacts]) -> Fingerprint:
     for other in others:
         if len(other.channels) != len(first.channels):
             raise InputError(
-                f"case {other.name}: has {len(other.channels)} image channels, but case {first.name} has "
-                f"{len(first.channels)}; every case needs the same"
+                f"case {other.name}: has {wording.count(len(other.channels), 'image channel')}, but case {first.name} "
+                f"has {len(first.channels)}; every case needs the same"
             )
     labelled = [case for case in cases if case.channels[0].count]
     if not labelled:
         raise InputError(
-            f"none of the {len(cases)} cases has a voxel above 0 in its label map; check the folder of label maps"
+            f"none of the {wording.count(len(cases), 'case')} has a voxel above 0 in its label map; "
+            "check the folder of label maps"
         )
     voxels: Counter[int] = Counter()
     cases_with: Counter[int] = Counter()

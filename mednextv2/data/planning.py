@@ -10,7 +10,8 @@ import numpy as np
 
 from mednextv2.data.fingerprint import ChannelFacts, Fingerprint
 from mednextv2.errors import InputError
-from mednextv2.nets.mednext import DIVISOR
+from mednextv2.nets.legal_sizes import DIVISOR, round_up
+from mednextv2.wording import count
 
 _ANISOTROPIC = 3  # from this ratio of the axes on, spacing and size both, one axis is planned for itself
 _COARSE_PERCENTILE = 10  # of the spacings along the coarse axis of anisotropic images
@@ -116,8 +117,8 @@ def normalization(channel_names: Sequence[str], fingerprint: Fingerprint) -> lis
     """
     if len(channel_names) != len(fingerprint.channels):
         raise InputError(
-            f"dataset.json: names {len(channel_names)} image channels ({', '.join(channel_names)}), but the images "
-            f"have {len(fingerprint.channels)}; name each"
+            f"dataset.json: names {count(len(channel_names), 'image channel')} ({', '.join(channel_names)}), but the "
+            f"images have {len(fingerprint.channels)}; name each"
         )
     return [
         _scheme(name, channel, fingerprint.kept)
@@ -161,7 +162,7 @@ def patch_and_batch(
     """
     extent = (_START * math.prod(spacing)) ** (1 / 3)  # millimetres
     clipped = [min(round(extent / mm), size) for mm, size in zip(spacing, median_shape, strict=True)]
-    patch = tuple(DIVISOR * max(1, math.ceil(size / DIVISOR)) for size in clipped)
+    patch = tuple(map(round_up, clipped))
     if clipped == list(median_shape):
         reason = f"the whole median image, rounded up to multiples of {DIVISOR}"
     else:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mednextv2 import wording
 from mednextv2.data.dataset import Case
 from mednextv2.errors import InputError
 
@@ -31,7 +32,7 @@ def kfold_indices(count: int, fold: int, folds: int = FOLDS, seed: int = 12345) 
     if not isinstance(fold, int) or not 0 <= fold < folds:
         raise InputError(f"fold {fold!r}: there are the folds 0 to {folds - 1}, or 'all' to train on every case")
     if count < folds:
-        raise InputError(f"{count} cases cannot be split into {folds} folds; use --fold all")
+        raise InputError(f"{wording.count(count, 'case')} cannot be split into {folds} folds; use --fold all")
     order = np.random.RandomState(seed).permutation(count)  # the legacy generator defines the split
     sizes = [count // folds + (i < count % folds) for i in range(folds)]
     start = sum(sizes[:fold])

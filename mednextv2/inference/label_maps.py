@@ -36,7 +36,7 @@ class StructureMasksd(MapTransform):
     Args:
         keys: Of the label maps, `(1, X, Y, Z)`; masks `(1 + structures, X, Y, Z)`, uint8, take their place.
         scheme: What the values mean.
-        truth: The key whose ignore label says which voxels were annotated.
+        truth: The key of the reference, whose ignore label says which voxels were annotated.
     """
 
     def __init__(self, keys: KeysCollection, scheme: LabelScheme, truth: str = "label") -> None:

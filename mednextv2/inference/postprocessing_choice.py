@@ -33,8 +33,9 @@ def choose_postprocessing(
 
     First for the union of all foreground values: accepted if the mean foreground Dice rises and no structure's Dice
     falls. Then, if there are several, for each structure in its order, on top of what was accepted: accepted if its own
-    Dice rises. A structure's Dice is the mean over the cases where the prediction or the label has it. The foreground's
-    is the mean over structures, without those that no case has (nnU-Net rejects the union if there is such a one).
+    Dice rises. A structure's Dice is the mean over the cases where the prediction or the reference has it. The
+    foreground's is the mean over structures, without those that no case has (nnU-Net rejects the union if there is such
+    a one).
 
     A pass over the cases tries all open candidates at once. Another one follows only for candidates that share values
     with an accepted one before them: one or two passes in all for classes, at most one more than regions for regions.
@@ -42,7 +43,7 @@ def choose_postprocessing(
     suffice, since decompression and the search for components run without Python's lock.
 
     Args:
-        pairs: For each case the files of the predicted and of the true label map, on the same grid.
+        pairs: For each case the files of the prediction and of the reference, label maps on the same grid.
         scheme: What the label values mean.
         workers: Cases worked on at the same time; each needs about 12 bytes a voxel.
 
@@ -154,7 +155,7 @@ def _case_scores(
 def _read_pair(
     prediction: str | os.PathLike, label: str | os.PathLike, scheme: LabelScheme
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read a predicted and a true label map, both cut to the box that holds the foreground of both."""
+    """Read a prediction and its reference, both cut to the box that holds the foreground of both."""
     highest = len(scheme.labels) - 1
     pred = _read_label_map(prediction, highest)
     ref = _read_label_map(label, highest if scheme.ignore_label is None else scheme.ignore_label)
@@ -181,7 +182,7 @@ def _read_label_map(path: str | os.PathLike, highest: int) -> np.ndarray:
 
 
 def _confusion(pred: np.ndarray, ref: np.ndarray, labels: int) -> np.ndarray:
-    """Count voxels by predicted value (rows) and true value (columns), without the ignore label."""
+    """Count voxels by predicted value (rows) and by the reference's (columns), without the ignore label."""
     pred, ref = pred.ravel(), ref.ravel()
     columns = labels + 1  # the last one is the ignore label
     counts = np.zeros(labels * columns, dtype=np.int64)

@@ -18,6 +18,7 @@ from mednextv2.inference.inputs import CheckImaged
 from mednextv2.labels import LabelScheme
 from mednextv2.memory import keep_freed_memory
 from mednextv2.paths import try_folder
+from mednextv2.wording import count
 
 
 def prepare_evaluation(
@@ -111,5 +112,5 @@ def check_images(images: Sequence[dict[str, Any]], check: CheckImaged) -> None:
     if len(images) == 1 and defects:
         raise InputError(defects[0])
     if defects:
-        lines = [f"{len(defects)} of {len(images)} images cannot be segmented: mend or remove them"]
+        lines = [f"{len(defects)} of {count(len(images), 'image')} cannot be segmented: mend or remove them"]
         raise InputError("\n".join(lines + [f"- {text}" for text in defects]))

@@ -21,9 +21,10 @@ from mednextv2.errors import InputError
 from mednextv2.inference.air import air_windows
 from mednextv2.inference.cells import Axis, Cells, Index, most_waiting, window_order
 from mednextv2.inference.deciding import LabelWriter, Target
-from mednextv2.inference.predictors import MirroringInferer, holding_weights_of
+from mednextv2.inference.mirroring import MirroringInferer, holding_weights_of
 from mednextv2.labels import LabelScheme
 from mednextv2.memory import return_freed_memory
+from mednextv2.wording import times
 
 logger = logging.getLogger(__name__)
 
@@ -246,7 +247,7 @@ class _Stream:
             logger.warning("The GPU's memory is too small for %d windows at a time; going on with one", len(windows))
         elif not self._leave_the_gpu():
             raise InputError(
-                f"the GPU's memory is too small for one window of {_times(self.weights.shape)} voxels; "
+                f"the GPU's memory is too small for one window of {times(self.weights.shape)} voxels; "
                 "use --device cpu, or a network trained with a smaller patch_size"
             ) from error
         return None
@@ -271,7 +272,3 @@ class _Stream:
 
 def _call(predictor: Callable[..., Tensor], args: tuple, kwargs: dict[str, Any], x: Tensor) -> Tensor:
     return predictor(x, *args, **kwargs)
-
-
-def _times(sizes: Sequence[int]) -> str:
-    return "×".join(map(str, sizes))

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mednextv2.ops import choosing, paths
+from mednextv2.wording import count
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,10 @@ def explain(
         >>> len(explain(create_mednext("v2_tiny"), (1, 1, 64, 64, 64)))
         52
     """
+    from mednextv2.nets.legal_sizes import check_spatial_shape
     from mednextv2.nets.mednext import (  # nets import ops
         MedNeXt,
         block_problem,
-        check_spatial_shape,
         convolution_alone,
         inside,
     )
@@ -88,7 +89,7 @@ def explain(
     check_spatial_shape(torch.empty(shape, device="meta"), network.spatial_dims)
     channels = network.stem.in_channels
     if shape[1] != channels:
-        raise ValueError(f"the network takes {channels} channels, axis 1 of input_shape says {shape[1]}")
+        raise ValueError(f"the network takes {count(channels, 'channel')}, axis 1 of input_shape says {shape[1]}")
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f"dtype is a floating-point torch.dtype, such as torch.bfloat16: got {dtype!r}")
     parameter = next(network.parameters())

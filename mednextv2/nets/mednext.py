@@ -8,11 +8,10 @@ from torch import Tensor, nn
 
 from mednextv2 import ops
 from mednextv2.nets.blocks import POINTWISE, GlobalResponseNorm, MedNeXtBlock, MedNeXtDownBlock, MedNeXtUpBlock
+from mednextv2.nets.legal_sizes import LEVELS, check_spatial_shape
 from mednextv2.ops import paths
 from mednextv2.ops.problems import Problem
-
-LEVELS = 5  # resolutions: full, 1/2, 1/4, 1/8 and the bottleneck's 1/16
-DIVISOR = 2 ** (LEVELS - 1)  # every axis of the input must be a multiple of this
+from mednextv2.wording import count
 
 
 class MedNeXt(nn.Module):
@@ -161,7 +160,9 @@ class MedNeXt(nn.Module):
                 check_spatial_shape(x, self.spatial_dims)
                 channels = self.stem.in_channels
                 if x.shape[1] != channels:
-                    raise ValueError(f"the network takes {channels} channels, not {x.shape[1]}: got {tuple(x.shape)}")
+                    raise ValueError(
+                        f"the network takes {count(channels, 'channel')}, not {x.shape[1]}: got {tuple(x.shape)}"
+                    )
                 if not ops.plain():
                     self._try_kernels(x.device, paths.autocast_dtype(x))
             if self.cpu_bfloat16 and x.device.type == "cpu" and not ops.plain():
@@ -260,21 +261,6 @@ def _problems(block: MedNeXtBlock, dtype: torch.dtype) -> list[Problem]:
     if block.drop_path_rate > 0.0 and block.residual:  # in training the residual is added after the drop
         return [whole, whole._replace(residual=False)]
     return [whole]
-
-
-def check_spatial_shape(x: Tensor, spatial_dims: int) -> None:
-    """Raise a ValueError that names the axis, its size and the nearest legal sizes, or return."""
-    if x.dim() != spatial_dims + 2:
-        axes = "X, Y, Z" if spatial_dims == 3 else "X, Y"
-        raise ValueError(f"MedNeXt expects an input of shape (N, C, {axes}), got {tuple(x.shape)}")
-    for axis, size in enumerate(x.shape[2:]):
-        if size % DIVISOR != 0 or size == 0:
-            legal = [s for s in (size // DIVISOR * DIVISOR, (size // DIVISOR + 1) * DIVISOR) if s > 0]
-            raise ValueError(
-                f"MedNeXt halves every axis four times, so each must be a multiple of {DIVISOR}: "
-                f"spatial axis {axis} has {size} voxels; the nearest legal "
-                f"{'size is' if len(legal) == 1 else 'sizes are'} {' and '.join(map(str, legal))}"
-            )
 
 
 def _four(value: Sequence[int] | int, name: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""Scores of predictions against label maps: Dice, surface Dice and Hausdorff distance, per case and class."""
+"""Scores of predictions against references: Dice, surface Dice and Hausdorff distance, per case and class."""
 
 import csv
 import logging
@@ -26,7 +26,7 @@ from mednextv2.scores.results import LOG_NAME
 logger = logging.getLogger(__name__)
 
 METRICS = ("dice", "surface_dice_1mm", "hd95_mm")
-#: Further columns of `cases.csv`: volume of the prediction and of the label map.
+#: Further columns of `cases.csv`: volume of the prediction and of the reference.
 VOLUMES = ("volume_ml", "reference_ml")
 _TOLERANCE_MM = 1.0 * (1 + 1e-4)  # a spacing of 1 mm that was stored in float32 may be a little more
 
@@ -36,7 +36,7 @@ def score_case(pred: Tensor, label: Tensor, spacing: Sequence[float]) -> dict[st
 
     Args:
         pred: One-hot prediction, `(C, X, Y, Z)`, background first.
-        label: One-hot label map, likewise.
+        label: One-hot reference, likewise.
         spacing: Voxel size in mm, one number an axis.
 
     Returns:
@@ -104,7 +104,7 @@ class EvaluationTable:
         self.rows: list[dict] = []
 
     def attach(self, engine: Engine) -> None:
-        """Attach to an evaluator whose output is decollated, one-hot, and in the label map's grid."""
+        """Attach to an evaluator whose output is decollated, one-hot, and in the reference's grid."""
         engine.add_event_handler(Events.STARTED, lambda _: self.rows.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
         engine.add_event_handler(Events.COMPLETED, self._write)

@@ -12,6 +12,7 @@ from typing import Any
 from mednextv2.errors import InputError
 from mednextv2.paths import prepare_folder, writing
 from mednextv2.version import __version__
+from mednextv2.wording import count
 
 #: Name of the manifest in the folder of an evaluation or a prediction.
 RESULTS_NAME = "results.json"
@@ -204,7 +205,10 @@ def _facts(results: Results) -> list[str]:
     if not (_is_list(values) and all(_is_list(group) and group and all(map(_is_value, group)) for group in values)):
         defects.append("values: should be a list of label values, whole numbers from 1, for each structure")
     elif _is_list(labels) and len(labels) != len(values):
-        defects.append(f"values: has {len(values)} entries for {len(labels)} labels; give one list a structure")
+        defects.append(
+            f"values: has {count(len(values), 'entry', 'entries')} for {count(len(labels), 'label')}; "
+            "give one list a structure"
+        )
     if results.training_log is not None and not isinstance(results.training_log, (str, os.PathLike)):
         defects.append(f"training_log: should be a path or null, not {results.training_log!r}")
     if not isinstance(results.made_by, Mapping):

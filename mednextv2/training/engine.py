@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mednextv2.errors import InputError
 from mednextv2.nets.cuda_graph import CudaGraphs
+from mednextv2.wording import count, times
 
 _OUT_OF_MEMORY = (
     "out of memory",
@@ -52,7 +53,7 @@ class Trainer(SupervisedTrainer):
         batch = self.state.batch["image"] if isinstance(self.state.batch, dict) else None
         step = "a training step"
         if isinstance(batch, Tensor):
-            step += f" with {len(batch)} patches of {'×'.join(map(str, batch.shape[2:]))} voxels"
+            step += f" with {count(len(batch), 'patch', 'patches')} of {times(batch.shape[2:])} voxels"
         return (
             f"device {self.state.device}: its memory is too small for {step}; lower --batch_size or --patch_size, or "
             "choose a smaller --variant"

@@ -12,8 +12,9 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mednextv2.labels import LabelScheme
+from mednextv2.wording import count
 
-MEDNEXT_WEIGHTS = (16 / 31, 8 / 31, 4 / 31, 2 / 31, 1 / 31)
+MEDNEXT_WEIGHTS = (16 / 31, 8 / 31, 4 / 31, 2 / 31, 1 / 31)  # of the heads, full resolution first
 _SMOOTH = 1e-5
 
 
@@ -35,19 +36,18 @@ class SegmentationLoss(nn.Module):
         scheme: What the label's values mean.
         batch_dice: Whether `I`, `P` and `G` are sums over the batch, and over the processes of `torch.distributed`, all
             of which must then compute the loss equally often; else every sample has a Dice of its own.
-        weights: Of the heads, full resolution first. Fewer heads take the first of them as they are; a single head
-            counts with weight 1.
+        weights: Of the heads, full resolution first; None for MedNeXt's. Fewer heads take the first of them as they
+            are; a single head counts with weight 1.
 
     Source:
         Isensee et al. 2021, nnU-Net, Nature Methods, online methods; regions and ignore label: documentation of
         nnU-Net v2. The weights of five heads are those of the MedNeXt authors' v1 code.
     """
 
-    def __init__(
-        self, scheme: LabelScheme, batch_dice: bool = False, weights: Sequence[float] = MEDNEXT_WEIGHTS
-    ) -> None:
+    def __init__(self, scheme: LabelScheme, batch_dice: bool = False, weights: Sequence[float] | None = None) -> None:
         super().__init__()
-        self.scheme, self.batch_dice, self.weights = scheme, batch_dice, tuple(weights)
+        self.scheme, self.batch_dice = scheme, batch_dice
+        self.weights = tuple(MEDNEXT_WEIGHTS if weights is None else weights)
         self._constants: dict[tuple, Tensor] = {}
 
     def forward(self, outputs: Tensor | Sequence[Tensor], label: Tensor) -> Tensor:
@@ -66,10 +66,12 @@ class SegmentationLoss(nn.Module):
         heads = [_plain(head) for head in ([outputs] if isinstance(outputs, Tensor) else outputs)]
         weights = self.weights if len(heads) > 1 else (1.0,)
         if not 1 <= len(heads) <= len(weights):
-            raise ValueError(f"{len(heads)} outputs, but {len(weights)} weights of deep supervision")
+            raise ValueError(f"{count(len(heads), 'output')}, but {count(len(weights), 'weight')} of deep supervision")
         for head in heads:
             if head.shape[1] != self.scheme.outputs:
-                raise ValueError(f"outputs have {head.shape[1]} channels, but the labels need {self.scheme.outputs}")
+                raise ValueError(
+                    f"outputs have {count(head.shape[1], 'channel')}, but the labels need {self.scheme.outputs}"
+                )
         dtype = torch.float64 if heads[0].dtype == torch.float64 else torch.float32
         label = _label_of_heads(_plain(label).float(), heads).to(dtype)  # autocast lowers nothing from here on
         sizes = [head.shape[2:].numel() for head in heads]
@@ -82,13 +84,13 @@ class SegmentationLoss(nn.Module):
         if annotated is not None:
             annotated = _as_numbers(annotated, label.dtype)
         if self.scheme.regions:
-            truth = _as_numbers(self.scheme.masks(label, channel_axis=1), label.dtype)
-            terms = _RegionTerms.apply(sizes, truth, annotated, *heads)
+            target = _as_numbers(self.scheme.masks(label, channel_axis=1), label.dtype)
+            terms = _RegionTerms.apply(sizes, target, annotated, *heads)
         else:
             values = torch.arange(self.scheme.outputs, dtype=label.dtype, device=label.device)[:, None]
-            truth = label.new_empty(len(label), self.scheme.outputs, label.shape[2])
-            terms = _ClassTerms.apply(sizes, torch.eq(label, values, out=truth), annotated, *heads)
-        return _Sums(*terms, _sums_of_heads(truth, sizes))
+            target = label.new_empty(len(label), self.scheme.outputs, label.shape[2])
+            terms = _ClassTerms.apply(sizes, torch.eq(label, values, out=target), annotated, *heads)
+        return _Sums(*terms, _sums_of_heads(target, sizes))
 
     def _counts(self, sizes: list[int], label: Tensor, annotated: Tensor | None) -> Tensor:
         """Return how many numbers the cross-entropy of every head is the mean of, `(heads,)`."""
@@ -170,23 +172,23 @@ class _ClassTerms(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, sizes: list[int], truth: Tensor, annotated: Tensor | None, *heads: Tensor
+        ctx: Any, sizes: list[int], target: Tensor, annotated: Tensor | None, *heads: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Take one-hot labels, `(B, C, N)`, 1 where voxels are annotated, `(B, 1, N)`, and the heads' logits.
 
         N are the voxels of all heads, `sizes` those of each.
         """
-        x = _logits_of_heads(heads, sizes, truth.dtype)
+        x = _logits_of_heads(heads, sizes, target.dtype)
         p = x.softmax(1)
-        product = x * truth
+        product = x * target
         # The largest logit is the log-sum-exp plus the logarithm of the largest probability, which is never 0.
         entropy = x.amax(1, keepdim=True) - product.sum(1, keepdim=True)
         entropy -= p.amax(1, keepdim=True).log_()
         if annotated is not None:
             entropy *= annotated
-            p *= annotated  # and truth is 0 there, so that other voxels are in no sum and have no gradient
-        _remember(ctx, sizes, p, truth, heads)
-        overlap = torch.mul(p, truth, out=product)
+            p *= annotated  # and target is 0 there, so that other voxels are in no sum and have no gradient
+        _remember(ctx, sizes, p, target, heads)
+        overlap = torch.mul(p, target, out=product)
         return _entropy_of_heads(entropy, sizes), _sums_of_heads(overlap, sizes), _sums_of_heads(p, sizes)
 
     @staticmethod
@@ -194,13 +196,13 @@ class _ClassTerms(Function):
     def backward(ctx: Any, d_entropy: Tensor, d_overlap: Tensor, d_predicted: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient of the logits.
 
-        If `g` is that of the probabilities `p`, it is `p (g - sum(p g))`; cross-entropy's is `p - truth`.
+        If `g` is that of the probabilities `p`, it is `p (g - sum(p g))`; cross-entropy's is `p - target`.
         """
         grads = []
-        for p, truth, de, do, dp in _parts(ctx, d_entropy, d_overlap, d_predicted):
-            grad = (truth * do).add_(dp).mul_(p)
+        for p, target, de, do, dp in _parts(ctx, d_entropy, d_overlap, d_predicted):
+            grad = (target * do).add_(dp).mul_(p)
             grad.addcmul_(p, de - grad.sum(1, keepdim=True))
-            grads.append(grad.addcmul_(truth, de, value=-1))
+            grads.append(grad.addcmul_(target, de, value=-1))
         return None, None, None, *_as_heads(ctx, grads)
 
 
@@ -209,28 +211,28 @@ class _RegionTerms(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, sizes: list[int], truth: Tensor, annotated: Tensor | None, *heads: Tensor
+        ctx: Any, sizes: list[int], target: Tensor, annotated: Tensor | None, *heads: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Take regions (1 inside), `(B, R, N)`, and the rest as for classes."""
-        x = _logits_of_heads(heads, sizes, truth.dtype)
+        x = _logits_of_heads(heads, sizes, target.dtype)
         p = x.sigmoid()
-        entropy = F.softplus(torch.addcmul(x, x, truth, value=-2))  # softplus(-x) inside, softplus(x) outside
+        entropy = F.softplus(torch.addcmul(x, x, target, value=-2))  # softplus(-x) inside, softplus(x) outside
         if annotated is not None:
             entropy *= annotated
             p *= annotated
-        _remember(ctx, sizes, p, truth, heads)
-        overlap = p * truth
+        _remember(ctx, sizes, p, target, heads)
+        overlap = p * target
         return _entropy_of_heads(entropy, sizes), _sums_of_heads(overlap, sizes), _sums_of_heads(p, sizes)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_entropy: Tensor, d_overlap: Tensor, d_predicted: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradient of the logits: the probability's times `p (1 - p)`, plus cross-entropy's `p - truth`."""
+        """Return the gradient of the logits: the probability's times `p (1 - p)`, plus cross-entropy's `p - target`."""
         grads = []
-        for p, truth, de, do, dp in _parts(ctx, d_entropy, d_overlap, d_predicted):
-            grad = (truth * do).add_(dp)
+        for p, target, de, do, dp in _parts(ctx, d_entropy, d_overlap, d_predicted):
+            grad = (target * do).add_(dp)
             grad.mul_(torch.addcmul(p, p, p, value=-1))
-            grads.append(grad.add_((p - truth).mul_(de)))
+            grads.append(grad.add_((p - target).mul_(de)))
         return None, None, None, *_as_heads(ctx, grads)
 
 
@@ -238,15 +240,15 @@ def _entropy_of_heads(entropy: Tensor, sizes: Sequence[int]) -> Tensor:
     return torch.stack([part.sum() for part in entropy.split(sizes, 2)])
 
 
-def _remember(ctx: Any, sizes: list[int], p: Tensor, truth: Tensor, heads: Sequence[Tensor]) -> None:
-    ctx.save_for_backward(p, truth)
+def _remember(ctx: Any, sizes: list[int], p: Tensor, target: Tensor, heads: Sequence[Tensor]) -> None:
+    ctx.save_for_backward(p, target)
     ctx.sizes, ctx.shapes, ctx.dtypes = sizes, [head.shape for head in heads], [head.dtype for head in heads]
 
 
 def _parts(ctx: Any, d_entropy: Tensor, d_overlap: Tensor, d_predicted: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield probabilities, labels and the sums' gradients, head by head."""
-    p, truth = ctx.saved_tensors
-    voxels = p.split(ctx.sizes, 2), truth.split(ctx.sizes, 2)
+    p, target = ctx.saved_tensors
+    voxels = p.split(ctx.sizes, 2), target.split(ctx.sizes, 2)
     return zip(*voxels, d_entropy, d_overlap[..., None], d_predicted[..., None], strict=True)
 
 

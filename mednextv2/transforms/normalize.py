@@ -14,6 +14,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from mednextv2.errors import InputError
+from mednextv2.wording import count
 
 _SETTINGS = {
     "zscore": ("inside_mask",),
@@ -104,8 +105,8 @@ class NormalizeChannelsd(MapTransform):
             image = d[key]
             if len(image) != len(self.schemes):
                 raise InputError(
-                    f"{_name(image, key)}: has {_count(len(image), 'channel')}, but there are "
-                    f"{_count(len(self.schemes), 'normalization scheme')}; give one a channel"
+                    f"{_name(image, key)}: has {count(len(image), 'channel')}, but there are "
+                    f"{count(len(self.schemes), 'normalization scheme')}; give one a channel"
                 )
             d[key] = _like(image, self._normalize(_plain(image), _name(image, key)))
         return d
@@ -288,7 +289,3 @@ def _like(source: Tensor, result: Tensor) -> Tensor:
 
 def _name(image: Tensor, key: Hashable) -> str:
     return str(image.meta.get("filename_or_obj", key)) if isinstance(image, MetaTensor) else str(key)
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"

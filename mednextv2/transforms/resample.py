@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mednextv2.errors import InputError
 from mednextv2.transforms.resize import new_shape, resize, resize_label, separate_axis
+from mednextv2.wording import times
 
 _MOST_VOXELS = 2**31
 
@@ -96,9 +97,9 @@ class Resampled(MapTransform, InvertibleTransform):
         lost = any(n > 1 and side * n / goal < 0.5 for n, side, goal in zip(old, spacing, self.pixdim, strict=True))
         if lost or math.prod(new) > _MOST_VOXELS:
             raise InputError(
-                f"{_name(image, key)}: {_times(old)} voxels of {_times(spacing)} mm cannot be resampled to "
-                f"{_times(self.pixdim)} mm ("
-                + ("an axis would vanish" if lost else f"that is {_times(new)} voxels")
+                f"{_name(image, key)}: {times(old)} voxels of {times(spacing)} mm cannot be resampled to "
+                f"{times(self.pixdim)} mm ("
+                + ("an axis would vanish" if lost else f"that is {times(new)} voxels")
                 + "); correct the spacing in its header, or pixdim"
             )
         separate = separate_axis(spacing, self.pixdim)
@@ -148,7 +149,3 @@ def _with_meta(array: Tensor, meta: MetaObj) -> Tensor:
 
 def _name(image: MetaTensor, key: Hashable) -> str:
     return str(image.meta.get("filename_or_obj", key))
-
-
-def _times(values: Sequence[float]) -> str:
-    return "×".join(f"{value:g}" for value in values)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mednextv2.errors import InputError
 from mednextv2.weights.files import load_file
+from mednextv2.wording import count
 
 _SHOWN = 3  # tensors named in an error; the rest are counted
 
@@ -38,7 +39,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike) -> nn.Module:
     broken = [k for k, v in state.items() if not torch.isfinite(v).all()]
     if broken:
         raise InputError(
-            f"{path}: {len(broken)} tensors hold NaN or infinite numbers ({broken[0]}, …): a training failed"
+            f"{path}: NaN or infinite numbers in {count(len(broken), 'tensor')} ({broken[0]}, …): a training failed"
         )
     network.load_state_dict(state)
     return network
@@ -72,7 +73,9 @@ def describe_mismatch(own: dict[str, Tensor], other: dict[str, Tensor]) -> str:
         ("not in this network", unknown),
     ):
         if names:
-            lines.append(f"{len(names)} tensors {what}: {', '.join(names[:_SHOWN])}{', …' * (len(names) > _SHOWN)}.")
+            lines.append(
+                f"{count(len(names), 'tensor')} {what}: {', '.join(names[:_SHOWN])}{', …' * (len(names) > _SHOWN)}."
+            )
     return " ".join(lines)
 
 

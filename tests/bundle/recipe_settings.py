@@ -126,6 +126,7 @@ TRAIN = {
     "deep_supervision_weights": [
         row([1.0, 0.5, 0.25, 0.125, 0.0625], lambda d, v: list(d["loss"].weights) == v),
         row("$[16 / 31, 8 / 31, 4 / 31, 2 / 31, 1 / 31]", lambda d, v: sum(d["loss"].weights) == 1),
+        row(None, lambda d, v: [31 * w for w in d["loss"].weights] == [16, 8, 4, 2, 1]),
     ],
     "foreground_patches": each([0, 0.33, 1], lambda d, v: sum(d["train::sampler"].centred) == {0: 0, 0.33: 1, 1: 2}[v]),
     "augment_on": each(["workers", "device"], _augmented_on),

@@ -6,6 +6,7 @@ import yaml
 from bundle_helpers import BUNDLES, ROOT
 
 from mednextv2.bundle import build_bundle, write_bundle
+from mednextv2.bundle.build import _recipe
 from mednextv2.errors import InputError
 
 TASKS = sorted(BUNDLES.glob("*/task.yaml"))
@@ -32,6 +33,11 @@ def test_nothing_but_built_files_and_the_task_is_in_a_bundle(task):
         if f.is_file() and f.relative_to(task.parent).parts[0] not in made_by_users
     }
     assert files == {*build_bundle(task), "task.yaml"}
+
+
+def test_evaluation_and_inference_have_nothing_of_their_own_that_is_the_same():
+    ours, theirs = (yaml.safe_load(_recipe(f"{name}.yaml")) for name in ("evaluate", "inference"))
+    assert {name for name in ours if name in theirs and ours[name] == theirs[name]} == set()
 
 
 def test_licence_of_a_bundle_is_that_of_the_project():
@@ -98,9 +104,9 @@ def test_build_writes_only_what_changed(tmp_path):
         (
             "- {scheme: zscore, inside_mask: false}",
             "- {scheme: none}\n- {scheme: none}",
-            "1 channels, but .* 2 entries",
+            "1 channel, but .* 2 entries",
         ),
-        ("channels: [T1w]", "channels: [T1w, T2w]", "2 channels, but normalization has 1 entries"),
+        ("channels: [T1w]", "channels: [T1w, T2w]", "2 channels, but normalization has 1 entry"),
         ("regions: []", "regions: [{name: a, values: [1, 3], paint: 1}]", "values should be from 1 to 2"),
         ("regions: []", "regions: [{name: a, values: [1], paint: 0}]", "painted as 0"),
         ("regions: []", "regions: [{name: a, values: []  , paint: 1}]", "values should be from 1 to 2"),

@@ -17,6 +17,7 @@ from recipe_settings import EVALUATE, FACTS, INFERENCE, TRAIN
 from torch import nn
 
 from mednextv2 import recipes
+from mednextv2.bundle.build import RECIPES
 from mednextv2.bundle.run import as_setting, check_overrides, workflow_files
 from mednextv2.inference import preparation
 from mednextv2.nets import create_mednext
@@ -154,9 +155,16 @@ def recipe(name):
     return yaml.safe_load(text)
 
 
+def joined(workflow):
+    config = {}
+    for name in RECIPES[workflow]:
+        config |= recipe(name)
+    return config
+
+
 @pytest.mark.parametrize("workflow", TABLES)
 def test_no_setting_of_a_recipe_is_untested(workflow):
-    config = recipe("common") | recipe(workflow)
+    config = joined(workflow)
     scalars = {name for name, value in config.items() if not isinstance(value, (dict, list))}
     assert scalars - DERIVED == set(TABLES[workflow])
 

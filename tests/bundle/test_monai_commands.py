@@ -42,7 +42,7 @@ def test_every_property_resolves(name, workflow, kind, properties, small_phantom
     assert run.check_properties() == []
     for prop in {**properties, **MetaProperties}:
         value = getattr(run, prop)
-        # inference has no truth to score against; training scores its validation alone, which needs no postprocessing
+        # inference has no reference to score against; training scores its validation alone, without postprocessing
         if (workflow, prop) not in {
             ("inference", "key_metric"), ("train", "train_key_metric"), ("train", "train_postprocessing"),
             ("train", "val_postprocessing"),

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from mednextv2.data import Case, check_case, check_dataset, read_dataset, read_volume
-from mednextv2.data.check import CaseReport, _distinct, check_image, inspect_case, oriented_spacing
+from mednextv2.data.check import CaseReport, _distinct, check_image, inspect_case
 from mednextv2.data.findings import missing_classes
+from mednextv2.data.grids import oriented_spacing
 from mednextv2.errors import InputError
 
 LABELS = ["background", "anterior", "posterior"]

@@ -69,7 +69,8 @@ def test_fold_that_does_not_exist_is_refused(fold):
 
 @pytest.mark.parametrize("count", [0, 1, 4])
 def test_fewer_cases_than_folds_are_refused(count):
-    with pytest.raises(InputError, match=f"{count} cases cannot be split into 5 folds; use --fold all"):
+    words = "1 case" if count == 1 else f"{count} cases"
+    with pytest.raises(InputError, match=f"^{words} cannot be split into 5 folds; use --fold all"):
         kfold_indices(count, 0)
 
 

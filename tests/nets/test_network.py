@@ -82,7 +82,7 @@ def test_a_size_that_is_no_multiple_of_16_is_refused_with_axis_size_and_legal_si
 
 
 def test_an_input_with_another_number_of_channels_is_refused():
-    with pytest.raises(ValueError, match=r"takes 1 channels, not 2: got \(1, 2, 16, 16, 16\)"):
+    with pytest.raises(ValueError, match=r"takes 1 channel, not 2: got \(1, 2, 16, 16, 16\)"):
         tiny()(torch.zeros(1, 2, 16, 16, 16))
 
 

@@ -111,7 +111,7 @@ def test_a_network_that_computes_in_bfloat16_returns_float32_near_the_exact_resu
 @pytest.mark.parametrize(
     ("shape", "dtype", "message"),
     [
-        ((1, 2, 16, 16, 16), None, "takes 1 channels, axis 1 of input_shape says 2"),
+        ((1, 2, 16, 16, 16), None, "takes 1 channel, axis 1 of input_shape says 2"),
         ((0, 1, 16, 16, 16), None, "sequence of positive ints"),
         (16, None, "sequence of positive ints"),
         ("abc", None, "sequence of positive ints"),

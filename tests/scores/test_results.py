@@ -61,7 +61,7 @@ CASE = {"case": "a", "image": "i.nii", "prediction": "p.nii", "label": "l.nii"}
         ({"labels": []}, "labels: should be a list"),
         ({"labels": "xy"}, "labels: should be a list"),
         ({"labels": ["x", "x"]}, "same name"),
-        ({"values": [[1]]}, "1 entries for 2 labels"),
+        ({"values": [[1]]}, "1 entry for 2 labels"),
         ({"values": [[1], [0]]}, "values"),
         ({"values": [[1], []]}, "values"),
         ({"values": [1, 2]}, "values"),

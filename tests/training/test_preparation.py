@@ -103,7 +103,9 @@ def test_regions_with_values_beyond_the_labels_are_refused(tmp_path):
 
 
 def test_training_checks_channels_and_labels(phantom, tmp_path):
-    assert "image channels" in refused(prepare_training, **settings(phantom, tmp_path, channels=["T1w", "T2w"]))
+    assert "names 1 image channel (" in refused(
+        prepare_training, **settings(phantom, tmp_path, channels=["T1w", "T2w"])
+    )
     assert "declares labels up to 2" in refused(
         prepare_training, **settings(phantom, tmp_path, scheme=LabelScheme(SCHEME.labels[:2]))
     )

@@ -129,11 +129,11 @@ def test_any_single_missing_or_extra_or_misshapen_tensor_is_refused_by_name(tmp_
     network = tiny(global_resp_norm=False)
     for key in list(state)[::5]:
         save_file({k: v for k, v in state.items() if k != key}, tmp_path / "other.pt")
-        assert f"1 tensors not in the file: {key}." in refuse(network, tmp_path / "other.pt")
+        assert f"1 tensor not in the file: {key}." in refuse(network, tmp_path / "other.pt")
         save_file({**state, key: state[key][None]}, tmp_path / "other.pt")
-        assert f"1 tensors of another shape: {key} (1, " in refuse(network, tmp_path / "other.pt")
+        assert f"1 tensor of another shape: {key} (1, " in refuse(network, tmp_path / "other.pt")
     save_file({**state, "more.weight": torch.ones(1)}, tmp_path / "other.pt")
-    assert "1 tensors not in this network: more.weight." in refuse(network, tmp_path / "other.pt")
+    assert "1 tensor not in this network: more.weight." in refuse(network, tmp_path / "other.pt")
 
 
 def test_a_long_list_of_tensors_is_counted_and_cut(tmp_path):
@@ -275,4 +275,4 @@ def test_weights_of_a_training_that_failed_are_refused(value, tmp_path):
     state = tiny().state_dict()
     state["stem.bias"][0] = value
     save_file(state, tmp_path / "model.pt")
-    assert "1 tensors hold NaN or infinite numbers (stem.bias" in refuse(tiny(), tmp_path / "model.pt")
+    assert "NaN or infinite numbers in 1 tensor (stem.bias" in refuse(tiny(), tmp_path / "model.pt")

@@ -401,8 +401,8 @@ def test_a_checkpoint_that_lacks_any_one_tensor_is_refused(settings):
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        ("up_2.conv2.bias", r"1 tensors not in the file: up\.1\.expand\.bias"),
-        ("out_3.conv_out.weight", r"1 tensors not in the file: heads\.3\.weight"),
+        ("up_2.conv2.bias", r"1 tensor not in the file: up\.1\.expand\.bias"),
+        ("out_3.conv_out.weight", r"1 tensor not in the file: heads\.3\.weight"),
         ("out_0.conv_out.weight", r"it has no tensor 'out_0\.conv_out\.weight'"),
         ("bottleneck.0.conv2.weight", r"it has no tensor 'bottleneck\.0\.conv2\.weight'"),
     ],
@@ -422,7 +422,7 @@ def test_a_missing_stage_is_named():
 
 def test_an_extra_tensor_is_refused_by_name():
     state = as_the_authors_save_it(tiny(spatial_dims=2))
-    with pytest.raises(InputError, match=r"1 tensors not in this network: attention\.weight"):
+    with pytest.raises(InputError, match=r"1 tensor not in this network: attention\.weight"):
         import_official({**state, "attention.weight": torch.ones(3)})
 
 

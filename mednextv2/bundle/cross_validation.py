@@ -11,9 +11,9 @@ from mednextv2.bundle.run import find_bundle, workflow_files
 from mednextv2.data.dataset import read_dataset
 from mednextv2.data.splits import FOLDS, split_cases
 from mednextv2.errors import InputError
+from mednextv2.inference.fold_ensemble import find_weights
 from mednextv2.inference.postprocessing import Postprocessing
 from mednextv2.inference.postprocessing_choice import choose_postprocessing
-from mednextv2.inference.predictors import find_weights
 from mednextv2.labels import LabelScheme
 from mednextv2.paths import prepare_folder
 from mednextv2.scores.evaluation import case_files, format_table, summarise, write_csv

@@ -1,0 +1,65 @@
+"""Test-time mirroring: each window is also predicted flipped, and the logits averaged."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from itertools import combinations
+from typing import Any
+
+import torch
+from monai.inferers import SlidingWindowInferer
+from torch import Tensor, nn
+
+from mednextv2.ops import hold_weights
+
+
+class MirroringInferer(SlidingWindowInferer):
+    """MONAI's sliding window with test-time mirroring: each window is also predicted flipped, and logits averaged.
+
+    Args:
+        roi_size: Voxels of a window.
+        mirror_axes: Spatial axes to flip, with all their combinations: 2^n predictions; empty for none.
+        **kwargs: As `monai.inferers.SlidingWindowInferer`.
+
+    Source:
+        nnU-Net's prediction: the mean of the logits over all combinations of the axes mirrored in training.
+    """
+
+    def __init__(self, roi_size: Sequence[int] | int, mirror_axes: Sequence[int] = (), **kwargs: Any) -> None:
+        super().__init__(roi_size, **kwargs)
+        self.mirror_axes = tuple(mirror_axes)
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Return logits of `inputs`, `(B, C, X, Y, Z)`."""
+        with holding_weights_of(network):
+            return super().__call__(inputs, self.predictor(network), *args, **kwargs)
+
+    def predictor(self, network: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Return the network, or what averages its logits over all flips."""
+        return partial(mirrored, network=network, axes=self.mirror_axes) if self.mirror_axes else network
+
+
+def holding_weights_of(network: Callable[..., Tensor]) -> AbstractContextManager[None]:
+    """Promise that the weights of a network do not change while windows are predicted, unless it may be compiled."""
+    own = isinstance(network, nn.Module) and not any(
+        isinstance(part, torch._dynamo.OptimizedModule) or part._compiled_call_impl is not None
+        for part in network.modules()
+    )
+    return hold_weights(own)
+
+
+def mirrored(x: Tensor, *args: Any, network: Callable[..., Tensor], axes: Sequence[int], **kwargs: Any) -> Tensor:
+    """Average a network's logits over all flips of some axes.
+
+    Args:
+        x: `(B, C, X, Y, Z)`.
+        *args: Passed on to the network.
+        network: The predictor.
+        axes: Spatial axes, from 0.
+        **kwargs: Passed on to the network.
+    """
+    total = network(x, *args, **kwargs).float()
+    flips = [[axis + 2 for axis in some] for n in range(1, len(axes) + 1) for some in combinations(axes, n)]
+    for dims in flips:
+        total += network(x.flip(dims), *args, **kwargs).flip(dims)
+    return total / (len(flips) + 1)

@@ -1,0 +1,56 @@
+"""Which sizes the network takes along an axis, and how others are rounded to them."""
+
+import math
+
+from torch import Tensor
+
+LEVELS = 5  # resolutions: full, 1/2, 1/4, 1/8 and the bottleneck's 1/16
+DIVISOR = 2 ** (LEVELS - 1)  # an axis is halved once fewer than there are resolutions; also the smallest legal size
+
+
+def is_legal(size: int) -> bool:
+    """Return whether the network takes an axis of so many voxels.
+
+    Args:
+        size: Voxels, a whole number.
+    """
+    return size > 0 and size % DIVISOR == 0
+
+
+def round_up(size: float) -> int:
+    """Return the smallest legal size that is not below a size.
+
+    Args:
+        size: Voxels; a median of sizes may have a half.
+    """
+    return DIVISOR * max(1, math.ceil(size / DIVISOR))
+
+
+def nearest(size: int) -> int:
+    """Return the legal size that is nearest; in the middle between two, that which is an even multiple.
+
+    Args:
+        size: Voxels.
+    """
+    return DIVISOR * max(1, round(size / DIVISOR))
+
+
+def check_spatial_shape(x: Tensor, spatial_dims: int) -> None:
+    """Raise a ValueError that names the axis, its size and the nearest legal sizes, or return.
+
+    Args:
+        x: An input of the network.
+        spatial_dims: That the network has.
+    """
+    if x.dim() != spatial_dims + 2:
+        axes = "X, Y, Z" if spatial_dims == 3 else "X, Y"
+        raise ValueError(f"MedNeXt expects an input of shape (N, C, {axes}), got {tuple(x.shape)}")
+    for axis, size in enumerate(x.shape[2:]):
+        if not is_legal(size):
+            above = round_up(size)
+            legal = [str(s) for s in (above - DIVISOR, above) if s > 0]
+            raise ValueError(
+                f"MedNeXt halves every axis four times, so each must be a multiple of {DIVISOR}: "
+                f"spatial axis {axis} has {size} voxels; the nearest legal "
+                f"{'size is' if len(legal) == 1 else 'sizes are'} {' and '.join(legal)}"
+            )
