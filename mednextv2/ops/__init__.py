@@ -6,8 +6,8 @@ from mednextv2.ops.depthwise import depthwise, depthwise_reference
 from mednextv2.ops.folded_mlp import folded_mlp, folded_mlp_reference
 from mednextv2.ops.grn import grn
 from mednextv2.ops.held_weights import hold_weights
+from mednextv2.ops.implementations import half_is_fast, plain, use
 from mednextv2.ops.parameters import Convolution, Mlp, Settings
-from mednextv2.ops.paths import half_is_fast, plain, use
 from mednextv2.ops.pointwise import pointwise, pointwise_reference
 from mednextv2.ops.upsample_merge import upsample_merge, upsample_merge_reference
 

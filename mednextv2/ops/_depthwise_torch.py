@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mednextv2.ops import paths
+from mednextv2.ops import features
 from mednextv2.ops.parameters import Convolution
 from mednextv2.ops.statistics import moments
 
@@ -13,7 +13,7 @@ def forward(x: Tensor, convolution: Convolution) -> tuple[Tensor, Tensor, Tensor
     """Return the result, its mean and its biased variance; arguments as in `depthwise_op`."""
     weight, bias, stride, transposed = convolution
     y = convolve(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), stride, transposed)
-    y = paths.channels_last(y)
+    y = features.channels_last(y)
     return y, *moments(y)
 
 
@@ -22,9 +22,9 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x (empty unless `need_x`; with `onto` added), weight and bias."""
     weight, _, stride, transposed = convolution
-    if x.device.type == "cpu" and x.dtype != paths.statistics_dtype(x):
+    if x.device.type == "cpu" and x.dtype != features.statistics_dtype(x):
         # oneDNN's weight gradient in bfloat16 is wrong for some channels-last shapes: (2, 24, 2, 2, 2) in PyTorch 2.13
-        plain = paths.statistics_dtype(x)
+        plain = features.statistics_dtype(x)
         onto = None if onto is None else onto.to(plain)
         dx, dw, db = backward(grad.to(plain), x.to(plain), convolution, need_x, onto)
         return dx.to(x.dtype), dw, db
@@ -40,9 +40,9 @@ def backward(
     )
     if turned:
         dx = convolve(grad, w if transposed else w.flip(*range(2, w.dim())), None)
-    dx = paths.channels_last(dx) if need_x else x.new_empty(0)
+    dx = features.channels_last(dx) if need_x else x.new_empty(0)
     dx = dx if onto is None else dx.add_(onto)
-    db = paths.rows(grad).sum((0, 1), dtype=paths.statistics_dtype(x))
+    db = features.rows(grad).sum((0, 1), dtype=features.statistics_dtype(x))
     return dx, dw.to(weight.dtype), db.to(weight.dtype)
 
 

@@ -2,13 +2,13 @@
 
 import torch
 
-from mednextv2.ops import paths
+from mednextv2.ops import features
 from mednextv2.ops.parameters import Mlp, Settings
 
 
 def forward(y, statistics, mlp: Mlp, residual, settings: Settings):
     """Return the output and the norms `g`; arguments as in `folded_mlp_op`."""
-    residual = None if residual is None else paths.channels_last(residual)
+    residual = None if residual is None else features.channels_last(residual)
     return torch.ops.mednextv2_native.mlp(y, *statistics, *mlp, residual, *settings)
 
 

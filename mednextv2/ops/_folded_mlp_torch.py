@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mednextv2.ops import paths
+from mednextv2.ops import features
 from mednextv2.ops.parameters import Mlp, Settings
 
 CPU_CHUNK = 2**21  # elements of one chunk of expanded rows; larger ones leave the cache
@@ -20,8 +20,8 @@ def forward(y, statistics, mlp: Mlp, residual, settings: Settings) -> tuple[Tens
     """Return the output, `(N, O, *spatial)`, and the norms `g`, `(N, E)`; arguments as in `folded_mlp_op`."""
     (mean, variance), (norm_eps, grn_eps, grn_sum) = statistics, settings
     norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2 = mlp
-    y_rows = paths.rows(y)
-    residual_rows = None if residual is None else paths.rows(residual)
+    y_rows = features.rows(y)
+    residual_rows = None if residual is None else features.rows(residual)
     out = y.new_empty(y.shape[0], y_rows.shape[1], w2.shape[0])
     w1t, b1n = w1.to(y.dtype).t(), b1.to(y.dtype)
     norms = []
@@ -49,7 +49,7 @@ def forward(y, statistics, mlp: Mlp, residual, settings: Settings) -> tuple[Tens
             if residual_rows is not None:
                 out[n, start:stop] += residual_rows[n, start:stop]
             start = stop
-    return paths.from_rows(out, y), torch.stack(norms) if norms else mean.new_empty(y.shape[0], 0)
+    return features.from_rows(out, y), torch.stack(norms) if norms else mean.new_empty(y.shape[0], 0)
 
 
 def backward(grad, y, statistics, mlp: Mlp, g, settings: Settings) -> tuple[Tensor, Mlp]:
@@ -57,7 +57,7 @@ def backward(grad, y, statistics, mlp: Mlp, g, settings: Settings) -> tuple[Tens
     (mean, variance), (norm_eps, grn_eps, grn_sum) = statistics, settings
     norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2 = mlp
     stat = mean.dtype
-    y_rows, d_rows = paths.rows(y), paths.rows(grad)
+    y_rows, d_rows = features.rows(y), features.rows(grad)
     voxels = y_rows.shape[1]
     dy = torch.empty_like(y_rows, memory_format=torch.contiguous_format)
     dw1, db1, dw2, db2, dnw, dnb = (torch.zeros_like(p, dtype=stat) for p in (w1, b1, w2, b2, norm_weight, norm_bias))
@@ -103,7 +103,7 @@ def backward(grad, y, statistics, mlp: Mlp, g, settings: Settings) -> tuple[Tens
         dy[n] = (dy[n].to(stat) * a + torch.addcmul(offset, centred, slope)).to(dy.dtype)
     if voxels == 1:  # the norm of one voxel is constant; a difference of rounded numbers is not quite
         dy.zero_()
-    return paths.from_rows(dy, y), mlp.with_dtypes(Mlp(dnw, dnb, dw1, db1, dgamma, dbeta, dw2, db2))
+    return features.from_rows(dy, y), mlp.with_dtypes(Mlp(dnw, dnb, dw1, db1, dgamma, dbeta, dw2, db2))
 
 
 def normalise(chunk, mean, scale, shift):

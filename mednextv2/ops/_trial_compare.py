@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mednextv2.ops import paths
+from mednextv2.ops import features, implementations
 from mednextv2.ops.block import block
 from mednextv2.ops.depthwise import depthwise
 from mednextv2.ops.folded_mlp import folded_mlp
@@ -101,7 +101,7 @@ def inputs(problem: Problem, size: Size, device: str) -> dict[str, Tensor]:
     def draw(*shape: int, scale: float = 1.0, shift: float = 0.0, dtype: torch.dtype = torch.float32) -> Tensor:
         value = torch.randn(shape, device=device) * scale + shift
         value = value.to(dtype)
-        return (paths.channels_last(value) if len(shape) == problem.spatial_dims + 2 else value).requires_grad_()
+        return (features.channels_last(value) if len(shape) == problem.spatial_dims + 2 else value).requires_grad_()
 
     space = size.space
     if problem.stride == 2:
@@ -127,7 +127,7 @@ def inputs(problem: Problem, size: Size, device: str) -> dict[str, Tensor]:
 def _compare(problem: Problem, size: Size, device: str, alive: Callable[[], None]) -> str | None:
     given = inputs(problem, size, device)
     before = {name: value.detach().double().requires_grad_() for name, value in given.items()}
-    with paths.use(paths.TRITON), _dirty_memory(device):
+    with implementations.use(implementations.TRITON), _dirty_memory(device):
         with torch.inference_mode():
             alone = run(problem, given)
         alive()
@@ -136,7 +136,7 @@ def _compare(problem: Problem, size: Size, device: str, alive: Callable[[], None
         alive()
         second = _with_gradients(problem, given, grad)
     alive()
-    with paths.use(paths.TORCH):
+    with implementations.use(implementations.TORCH):
         exact = _with_gradients(problem, before, grad.double())
     for name, value in given.items():
         if not torch.equal(value.detach().double(), before[name].detach()):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mednextv2.ops import choosing, paths
+from mednextv2.ops import choosing, features, implementations
 from mednextv2.ops._depthwise_torch import convolve
 from mednextv2.ops.depthwise import choose as choose_depthwise
 from mednextv2.ops.derivatives import first_only
@@ -58,15 +58,15 @@ def block(
     """
     check_tensor("x", x)
     settings, own = settings or Settings(), residual is x
-    x = paths.autocast(x)
+    x = features.autocast(x)
     residual = None if residual is None or own else residual.to(x.dtype)
-    if paths.plain(x):
+    if implementations.plain(x):
         return block_reference(x, convolution, mlp, x if own else residual, settings)
     mlp = mlp._replace(w1=mlp.w1.flatten(1), w2=mlp.w2.flatten(1))
     check_block(x, convolution, mlp, x if own else residual)
-    residual = None if residual is None else paths.channels_last(residual)
+    residual = None if residual is None else features.channels_last(residual)
     keep = not torch.is_grad_enabled()
-    return block_op(paths.channels_last(x), *convolution, *mlp, residual, own, keep, *settings)[0]
+    return block_op(features.channels_last(x), *convolution, *mlp, residual, own, keep, *settings)[0]
 
 
 @torch.library.custom_op("mednextv2::block", mutates_args=())
@@ -99,7 +99,7 @@ def block_op(
     convolution, settings = Convolution(weight, bias, stride, transposed), Settings(norm_eps, grn_eps, grn_sum)
     mlp = Mlp(norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2)
     residual = x if own_residual else residual
-    with paths.no_autocast(x):
+    with features.no_autocast(x):
         kernels = choose(x, convolution, mlp, residual is not None)
         if kernels is not None:
             out, saved = kernels.forward(x, convolution, mlp, residual, settings, keep)
@@ -146,8 +146,8 @@ def block_backward_op(
     """Return the gradients of x (empty unless `need_x`), weight, bias and the MLP (those of GRN empty without)."""
     convolution, settings = Convolution(weight, None, stride, transposed), Settings(norm_eps, grn_eps, grn_sum)
     mlp = Mlp(norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2)
-    with paths.no_autocast(x):
-        grad = paths.channels_last(grad)
+    with features.no_autocast(x):
+        grad = features.channels_last(grad)
         if w1n.numel():
             from mednextv2.ops import _block_triton as kernels
 
@@ -159,7 +159,7 @@ def block_backward_op(
         dy, d_mlp = choose_mlp(y, mlp, own_residual).backward(grad, y, (mean, variance), mlp, g, settings)
         onto = grad.to(x.dtype) if own_residual and need_x else None
         module = choose_depthwise(x, weight, stride, transposed)
-        dx, dw, db = module.backward(paths.channels_last(dy), x, convolution, need_x, onto=onto)
+        dx, dw, db = module.backward(features.channels_last(dy), x, convolution, need_x, onto=onto)
         return dx, dw, db, *d_mlp
 
 
@@ -178,7 +178,7 @@ def choose(x: Tensor, convolution: Convolution, mlp: Mlp, residual: bool) -> Mod
         residual=residual,
         dtype=x.dtype,
     )
-    if choosing.choose_for(problem, x.device).name != paths.TRITON:
+    if choosing.choose_for(problem, x.device).name != implementations.TRITON:
         return None
     from mednextv2.ops import _block_triton as kernels
 
@@ -189,11 +189,11 @@ def choose(x: Tensor, convolution: Convolution, mlp: Mlp, residual: bool) -> Mod
 def _(x, weight, bias, stride, transposed, norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2, residual, own_residual,
       keep, norm_eps, grn_eps, grn_sum):  # fmt: skip
     space = result_shape(x, weight, stride, transposed)
-    out = paths.channels_last(x.new_empty(x.shape[0], w2.shape[0], *space))
+    out = features.channels_last(x.new_empty(x.shape[0], w2.shape[0], *space))
     if keep:
         return out, *_nothing(x, 7)
-    y = paths.channels_last(x.new_empty(*x.shape[:2], *space))
-    mean, variance = (x.new_empty(x.shape[:2], dtype=paths.statistics_dtype(x)) for _ in range(2))
+    y = features.channels_last(x.new_empty(*x.shape[:2], *space))
+    mean, variance = (x.new_empty(x.shape[:2], dtype=features.statistics_dtype(x)) for _ in range(2))
     g = mean.new_empty((x.shape[0], 0 if gamma is None else w1.shape[0]))
     mlp = Mlp(norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2)
     has_residual = own_residual or residual is not None

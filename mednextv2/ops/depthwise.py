@@ -5,7 +5,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from mednextv2.ops import _depthwise_torch, choosing, paths
+from mednextv2.ops import _depthwise_torch, choosing, features, implementations
 from mednextv2.ops._depthwise_torch import convolve
 from mednextv2.ops.derivatives import first_only
 from mednextv2.ops.parameters import Convolution
@@ -43,12 +43,12 @@ def depthwise(
         Roy et al. 2023, MedNeXt, sections 2.1 and 2.2 (arXiv:2303.09975).
     """
     check_tensor("x", x)
-    x = paths.autocast(x)
-    if paths.plain(x):
+    x = features.autocast(x)
+    if implementations.plain(x):
         return depthwise_reference(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), stride,
                                    transposed), None  # fmt: skip
     check_depthwise(x, weight, bias, stride)
-    y, mean, variance = depthwise_op(paths.channels_last(x), weight, bias, stride, transposed)
+    y, mean, variance = depthwise_op(features.channels_last(x), weight, bias, stride, transposed)
     return y, (mean, variance)
 
 
@@ -57,7 +57,7 @@ def depthwise_op(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, transposed: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the chosen path; returns the result, its mean and its biased variance."""
-    with paths.no_autocast(x):
+    with features.no_autocast(x):
         return choose(x, weight, stride, transposed).forward(x, Convolution(weight, bias, stride, transposed))
 
 
@@ -67,8 +67,8 @@ def depthwise_backward_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x (empty unless `need_x`), weight and bias."""
     convolution = Convolution(weight, None, stride, transposed)
-    with paths.no_autocast(x):
-        return choose(x, weight, stride, transposed).backward(paths.channels_last(grad), x, convolution, need_x)
+    with features.no_autocast(x):
+        return choose(x, weight, stride, transposed).backward(features.channels_last(grad), x, convolution, need_x)
 
 
 def choose(x: Tensor, weight: Tensor, stride: int = 1, transposed: bool = False) -> ModuleType:
@@ -78,11 +78,11 @@ def choose(x: Tensor, weight: Tensor, stride: int = 1, transposed: bool = False)
         x.dim() - 2, channels, 0, channels, weight.shape[-1], stride, transposed, False, False, x.dtype
     )  # fmt: skip
     path = choosing.choose_for(problem, x.device).name
-    if path == paths.NATIVE:
+    if path == implementations.NATIVE:
         from mednextv2.ops import _depthwise_native as native
 
         return native
-    if path == paths.TRITON:
+    if path == implementations.TRITON:
         from mednextv2.ops import _depthwise_triton as triton
 
         return triton
@@ -92,8 +92,8 @@ def choose(x: Tensor, weight: Tensor, stride: int = 1, transposed: bool = False)
 @depthwise_op.register_fake
 def _(x, weight, bias, stride, transposed):
     spatial = result_shape(x, weight, stride, transposed)
-    y = paths.channels_last(x.new_empty(*x.shape[:2], *spatial))
-    mean = x.new_empty(x.shape[:2], dtype=paths.statistics_dtype(x))
+    y = features.channels_last(x.new_empty(*x.shape[:2], *spatial))
+    mean = x.new_empty(x.shape[:2], dtype=features.statistics_dtype(x))
     return y, mean, torch.empty_like(mean)
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mednextv2.ops import _folded_mlp_torch as folded
-from mednextv2.ops import choosing, paths
+from mednextv2.ops import choosing, features, implementations
 from mednextv2.ops.channel_norm import channel_norm
 from mednextv2.ops.derivatives import first_only
 from mednextv2.ops.grn import grn
@@ -105,20 +105,20 @@ def folded_mlp(
     """
     check_tensor("y", y)
     check_grn(gamma, beta, grn_denominator)
-    y = paths.autocast(y)
+    y = features.autocast(y)
     residual = None if residual is None else residual.to(y.dtype)
-    if paths.plain(y):
+    if implementations.plain(y):
         return folded_mlp_reference(
             y, norm_weight, norm_bias, expand_weight, expand_bias, gamma, beta, compress_weight, compress_bias,
             residual, norm_eps, grn_eps, grn_denominator,
         )  # fmt: skip
     parameters = (norm_weight, norm_bias, expand_weight, expand_bias, gamma, beta, compress_weight, compress_bias)
     check_mlp(y, parameters, residual, statistics)
-    y = paths.channels_last(y)
+    y = features.channels_last(y)
     mean, variance = moments(y) if statistics is None else statistics
     out, _ = folded_mlp_op(
         y, mean, variance, norm_weight, norm_bias, expand_weight.flatten(1), expand_bias, gamma, beta,
-        compress_weight.flatten(1), compress_bias, None if residual is None else paths.channels_last(residual),
+        compress_weight.flatten(1), compress_bias, None if residual is None else features.channels_last(residual),
         norm_eps, grn_eps, grn_denominator == "sum",
     )  # fmt: skip
     return out
@@ -144,7 +144,7 @@ def folded_mlp_op(
 ) -> tuple[Tensor, Tensor]:
     """Run the chosen path; returns the output and the norm of each expanded channel, `(N, E)` (empty without GRN)."""
     mlp, settings = Mlp(norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2), Settings(norm_eps, grn_eps, grn_sum)
-    with paths.no_autocast(y):
+    with features.no_autocast(y):
         return choose(y, mlp, residual is not None).forward(y, (mean, variance), mlp, residual, settings)
 
 
@@ -169,8 +169,8 @@ def folded_mlp_backward_op(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of y, norm_weight, norm_bias, w1, b1, gamma, beta (empty without GRN), w2 and b2."""
     mlp, settings = Mlp(norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2), Settings(norm_eps, grn_eps, grn_sum)
-    with paths.no_autocast(y):
-        grad = paths.channels_last(grad)
+    with features.no_autocast(y):
+        grad = features.channels_last(grad)
         dy, gradients = choose(y, mlp).backward(grad, y, (mean, variance), mlp, g, settings)
     return dy, *gradients
 
@@ -182,11 +182,11 @@ def choose(y: Tensor, mlp: Mlp, residual: bool = False) -> ModuleType:
         y.dim() - 2, y.shape[1], expanded, out, 0, 1, False, mlp.gamma is not None, residual, y.dtype
     )  # fmt: skip
     path = choosing.choose_for(problem, y.device).name
-    if path == paths.NATIVE:
+    if path == implementations.NATIVE:
         from mednextv2.ops import _folded_mlp_native as native
 
         return native
-    if path == paths.TRITON:
+    if path == implementations.TRITON:
         from mednextv2.ops import _folded_mlp_triton as triton
 
         return triton
@@ -195,7 +195,7 @@ def choose(y: Tensor, mlp: Mlp, residual: bool = False) -> ModuleType:
 
 @folded_mlp_op.register_fake
 def _(y, mean, variance, norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2, residual, norm_eps, grn_eps, grn_sum):
-    out = paths.channels_last(y.new_empty(y.shape[0], w2.shape[0], *y.shape[2:]))
+    out = features.channels_last(y.new_empty(y.shape[0], w2.shape[0], *y.shape[2:]))
     return out, mean.new_empty((y.shape[0], 0 if gamma is None else w1.shape[0]))
 
 

@@ -17,7 +17,7 @@ from op_helpers import (
 )
 
 from mednextv2 import ops
-from mednextv2.ops import _folded_mlp_torch, paths
+from mednextv2.ops import _folded_mlp_torch, features
 from mednextv2.ops.folded_mlp import folded_mlp_backward_op, folded_mlp_op, moments
 from mednextv2.ops.parameters import Mlp
 
@@ -115,7 +115,7 @@ def test_channels_that_are_zero_give_numbers(path):
 def test_given_statistics_are_used_and_equal_to_its_own():
     values, settings = mlp_case(6, torch.float32, channels=16, space=(5, 6, 7))
     y = values["y"]
-    statistics = moments(paths.channels_last(y.detach()))
+    statistics = moments(features.channels_last(y.detach()))
     with torch.no_grad():
         torch.testing.assert_close(ops.folded_mlp(*values.values(), **settings, statistics=statistics),
                                    ops.folded_mlp(*values.values(), **settings))  # fmt: skip
@@ -127,7 +127,7 @@ def test_given_statistics_are_used_and_equal_to_its_own():
 def test_both_layouts_of_the_input_give_the_same():
     values, settings = mlp_case(7, torch.float32, channels=16, space=(5, 6, 7), residual=True)
     contiguous = run_mlp(values, settings)
-    values["y"] = paths.channels_last(values["y"].detach())
+    values["y"] = features.channels_last(values["y"].detach())
     last = run_mlp(values, settings)
     assert torch.equal(contiguous, last)
     assert last.is_contiguous(memory_format=torch.channels_last_3d)
@@ -169,8 +169,8 @@ def test_a_wrong_denominator_is_refused():
 def test_opcheck(dtype, grn):
     values, _ = mlp_case(11, dtype, batch=2, channels=8, space=(4, 3, 5), grn=grn, residual=grn, mean=0)
     y, *parameters, residual = values.values()
-    y = paths.channels_last(y.detach()).requires_grad_()
-    residual = None if residual is None else paths.channels_last(residual.detach()).requires_grad_()
+    y = features.channels_last(y.detach()).requires_grad_()
+    residual = None if residual is None else features.channels_last(residual.detach()).requires_grad_()
     mean, variance = moments(y)
     inputs = (y, mean, variance, *parameters, residual, 1e-5, 1e-6, False)
     tolerance = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float64: 1e-9}[dtype]
