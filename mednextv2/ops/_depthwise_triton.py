@@ -9,14 +9,14 @@ from mednextv2.ops import _triton_configs as configs
 from mednextv2.ops import features
 from mednextv2.ops._folded_mlp_launch import Moments
 from mednextv2.ops._folded_mlp_small_kernels import moments_kernel
-from mednextv2.ops.parameters import Convolution
+from mednextv2.ops.parameters import Convolution, Statistics
 from mednextv2.ops.shapes import result_shape
 
 
-def forward(x: Tensor, convolution: Convolution) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the result and its mean and biased variance over space; arguments as in `depthwise_op`."""
+def forward(x: Tensor, convolution: Convolution) -> tuple[Tensor, Statistics]:
+    """Return the result and its moments; arguments as in `depthwise_op`."""
     y, parts = convolve(x, taps(convolution.weight), convolution)
-    return y, *moments(parts, x)
+    return y, moments(parts, x)
 
 
 def backward(
@@ -34,8 +34,8 @@ def taps(weight: Tensor) -> Tensor:
     return weight.flatten(1).t().to(torch.float32, memory_format=torch.contiguous_format, copy=True)
 
 
-def moments(parts: Moments, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Join the moments of tiles: mean and biased variance, `(N, C)` each."""
+def moments(parts: Moments, x: Tensor) -> Statistics:
+    """Join the moments of tiles."""
     samples, channels = x.shape[:2]
     mean, variance = (x.new_empty(samples, channels, dtype=torch.float32) for _ in range(2))
     block, tiles = configs.MOMENTS
@@ -43,7 +43,7 @@ def moments(parts: Moments, x: Tensor) -> tuple[Tensor, Tensor]:
         moments_kernel[triton.cdiv(channels, block), samples](
             *parts, mean, variance, parts.counts.shape[0], C=channels, BLOCK_M=block, BLOCK_T=tiles, num_warps=8
         )  # fmt: skip
-    return mean, variance
+    return Statistics(mean, variance)
 
 
 def convolve(x: Tensor, weights: Tensor, convolution: Convolution) -> tuple[Tensor, Moments]:
@@ -58,7 +58,8 @@ def input_gradient(
 ) -> Tensor:
     """Return the gradient of x, with `onto` added: a gathering of the other kind with the same weights."""
     convolution = convolution._replace(bias=None)
-    return _gather(grad, weights, convolution, tuple(x.shape[2:]), not convolution.transposed, onto=onto)[0]
+    dx, _ = _gather(grad, weights, convolution, tuple(x.shape[2:]), not convolution.transposed, onto=onto)
+    return dx
 
 
 def _gather(x, weights, convolution, spatial, transposed, moments=False, onto=None):

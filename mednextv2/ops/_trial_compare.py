@@ -25,7 +25,6 @@ TOLERANCE = {torch.float32: 3e-5, torch.float16: 2e-2, torch.bfloat16: 2e-2}
 # `_folded_mlp_triton`; at the tiny size they take the small ones), and all takes milliseconds.
 WORK = 2e7
 _TINY = {2: (7, 5), 3: (3, 5, 7)}  # voxels inside the block
-_MLP = ("norm_weight", "norm_bias", "w1", "b1", "gamma", "beta", "w2", "b2")
 
 
 class Size(NamedTuple):
@@ -81,16 +80,14 @@ def run(problem: Problem, x: dict[str, Tensor | None]) -> dict[str, Tensor]:
 
     One sample, as the smallest size has it, takes GRN's other denominator, so that both are tried.
     """
-    mlp, grn_sum = Mlp(*(x.get(name) for name in _MLP)), x["x"].shape[0] == 1
+    mlp, settings = Mlp(*map(x.get, Mlp._fields)), Settings(grn_sum=x["x"].shape[0] == 1)
     if not problem.kernel_size:
-        denominator = "sum" if grn_sum else "mean"
-        return {"output": folded_mlp(x["x"], *mlp, x.get("residual"), grn_denominator=denominator)}
+        return {"output": folded_mlp(x["x"], mlp, x.get("residual"), settings)}
     convolution = Convolution(x["weight"], x["bias"], problem.stride, problem.transposed)
     if not problem.expanded:
-        y, statistics = depthwise(x["x"], *convolution)
-        return {"output": y, "mean": statistics[0], "variance": statistics[1]}
+        y, statistics = depthwise(x["x"], convolution)
+        return {"output": y, **statistics._asdict()}
     own = problem.residual and (problem.stride, problem.transposed) == (1, False)
-    settings = Settings(grn_sum=grn_sum)
     return {"output": block(x["x"], convolution, mlp, x["x"] if own else x.get("residual"), settings)}
 
 

@@ -87,17 +87,15 @@ def _format(x: Tensor) -> torch.memory_format:
 
 def _setup_context(ctx, inputs, output) -> None:
     _, shortcut, skip = inputs
-    ctx.has_shortcut, ctx.has_skip = shortcut is not None, skip is not None
-    ctx.dtypes = [None if t is None else t.dtype for t in (shortcut, skip)]
+    ctx.shortcut_dtype = None if shortcut is None else shortcut.dtype
+    ctx.skip_dtype = None if skip is None else skip.dtype
 
 
 def _backward(ctx, grad):
-    dy, shortcut = upsample_merge_backward_op(grad, ctx.has_shortcut)
-    return (
-        dy,
-        shortcut.to(ctx.dtypes[0]) if ctx.has_shortcut else None,
-        grad.to(ctx.dtypes[1]) if ctx.has_skip else None,
-    )
+    has_shortcut = ctx.shortcut_dtype is not None
+    dy, shortcut = upsample_merge_backward_op(grad, has_shortcut)
+    shortcut = shortcut.to(ctx.shortcut_dtype) if has_shortcut else None
+    return dy, shortcut, None if ctx.skip_dtype is None else grad.to(ctx.skip_dtype)
 
 
 upsample_merge_op.register_autograd(_backward, setup_context=_setup_context)
