@@ -10,7 +10,8 @@ import torch
 
 from mednextv2.errors import InputError
 from mednextv2.nets.variants import VARIANTS, create_mednext
-from mednextv2.ops import kernels, native, paths
+from mednextv2.ops import kernels, native
+from mednextv2.ops.implementations import AUTO, REFERENCE, SETTING, TORCH, TRITON, wanted
 from mednextv2.ops.problems import Problem
 from mednextv2.version import __version__
 
@@ -19,9 +20,9 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 
 LARGEST_KERNEL = 31
 _ASKED = {
-    paths.TORCH: "torch: PyTorch's operators are used, and none of the kernels below",
-    paths.REFERENCE: "reference: the plain definitions are used, and none of the kernels below",
-    paths.TRITON: "triton: GPU kernels are used without regard to their verdicts; on a CPU this changes nothing",
+    TORCH: "torch: PyTorch's operators are used, and none of the kernels below",
+    REFERENCE: "reference: the plain definitions are used, and none of the kernels below",
+    TRITON: "triton: GPU kernels are used without regard to their verdicts; on a CPU this changes nothing",
 }
 
 
@@ -90,8 +91,8 @@ def _versions() -> Iterator[_Row]:
             yield _Row(name, metadata.version(package))
         except metadata.PackageNotFoundError:
             yield _Row(name, "not installed")
-    if paths.wanted() != paths.AUTO:
-        yield _Row(paths.SETTING, _ASKED[paths.wanted()])
+    if wanted() != AUTO:
+        yield _Row(SETTING, _ASKED[wanted()])
 
 
 def _cpu() -> _Row:

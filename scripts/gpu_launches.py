@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from mednextv2.data import LabelScheme
 from mednextv2.nets import VARIANTS, create_mednext
 from mednextv2.nets.blocks import MedNeXtBlock, MedNeXtDownBlock, MedNeXtUpBlock
-from mednextv2.ops import hold_weights, paths
+from mednextv2.ops import hold_weights, implementations
 from mednextv2.training import SegmentationLoss
 from mednextv2.training.schedule import create_optimizer
 
@@ -121,7 +121,7 @@ def follow_step(
     Returns:
         All launches and calls, by kind of block. `other` is what is not in blocks: stem, heads, sums of gradients.
     """
-    with stand_in(capability), paths.use("triton"):
+    with stand_in(capability), implementations.use("triton"):
         network = build(variant, kernel_size, training, spatial_dims=len(patch), **changes)
         x = torch.empty(batch, network.stem.in_channels, *patch, device="cuda")
         capture = Capture()
@@ -187,7 +187,7 @@ def follow_parts(
 
     Arguments are those of :func:`follow_step`, which repeats equal blocks.
     """
-    with stand_in(capability), paths.use("triton"):
+    with stand_in(capability), implementations.use("triton"):
         network = build(variant, kernel_size, training, spatial_dims=len(patch), **changes)
         capture, seen = Capture(), {}
         for part in [network.stem, *(m for m in network.modules() if isinstance(m, MedNeXtBlock)), *network.heads]:

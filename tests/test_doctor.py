@@ -14,7 +14,7 @@ from mednextv2.doctor import examine
 from mednextv2.errors import InputError
 from mednextv2.nets import create_mednext
 from mednextv2.ops import _trial_children as children
-from mednextv2.ops import native, paths
+from mednextv2.ops import implementations, native
 from mednextv2.ops._trial_store import Verdict
 
 
@@ -135,7 +135,7 @@ def test_a_cpu_library_that_could_not_be_built_is_the_exit_code(monkeypatch):
 
 def test_a_path_chosen_by_hand_is_shown(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(paths, "_wanted", "torch")
+    monkeypatch.setattr(implementations, "_wanted", "torch")
     assert "MEDNEXTV2_OPS torch: PyTorch's operators are used, and none of the kernels below" in rows(examine().text)
 
 

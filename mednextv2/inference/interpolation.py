@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mednextv2.inference.cells import is_channels_last
 from mednextv2.labels import LabelScheme
-from mednextv2.ops import paths
+from mednextv2.ops import implementations
 from mednextv2.transforms.resize import corners_of, following
 
 Taps = Mapping[int, tuple[Tensor, Tensor, Tensor]]  # of interpolated axes: two voxels, and the weight of the second
@@ -45,7 +45,7 @@ def _fit_for_native(sums: Tensor, scheme: LabelScheme) -> bool:
         sums.device.type == "cpu"
         and sums.dtype in (torch.float32, torch.float16)
         and len(scheme.regions) <= _MOST_REGIONS
-        and paths.choose("cpu", torch.float32).name == paths.NATIVE
+        and implementations.choose("cpu", torch.float32).name == implementations.NATIVE
     )
 
 

@@ -118,8 +118,11 @@ class MedNeXtBlock(nn.Module):
     def _transform_fast(self, x: Tensor, residual: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         grn = self.grn if isinstance(self.grn, GlobalResponseNorm) else None
         convolution = ops.Convolution(
-            self.depthwise.weight, self.depthwise.bias, self.depthwise.stride[0], self.depthwise.transposed
-        )  # fmt: skip
+            weight=self.depthwise.weight,
+            bias=self.depthwise.bias,
+            stride=self.depthwise.stride[0],
+            transposed=self.depthwise.transposed,
+        )
         mlp = ops.Mlp(
             norm_weight=self.norm.weight,
             norm_bias=self.norm.bias,
@@ -130,9 +133,9 @@ class MedNeXtBlock(nn.Module):
             w2=self.compress.weight,
             b2=self.compress.bias if bias is None else self.compress.bias + bias,
         )
-        settings = ops.Settings(self.norm.eps)
+        settings = ops.Settings(norm_eps=self.norm.eps)
         if grn is not None:
-            settings = ops.Settings(self.norm.eps, grn.eps, grn.denominator == "sum")
+            settings = settings._replace(grn_eps=grn.eps, grn_sum=grn.denominator == "sum")
         return ops.block(x, convolution, mlp, residual, settings)
 
     def drop_path(self, y: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from monai.data.meta_tensor import MetaTensor
 from torch import Tensor, nn
 
 from mednextv2.nets.cuda_recording import Place, RecordedPass, RecordedStep
-from mednextv2.ops import paths
+from mednextv2.ops import implementations
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ class _Key(NamedTuple):
             _wanted_gradients(network),
             torch.is_inference_mode_enabled(),
             (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)),
-            paths.wanted(),
+            implementations.wanted(),
         )
 
 

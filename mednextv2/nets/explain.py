@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mednextv2.ops import choosing, paths
+from mednextv2.ops import choosing, implementations
 from mednextv2.wording import count
 
 
@@ -19,7 +19,7 @@ class Layer:
         block: The block's name in the network.
         operator: `depthwise` or `folded_mlp`.
         size: Channels and voxels of its input, such as `32 × 64×64×64`.
-        path: The implementation, see :class:`mednextv2.ops.paths.Path`.
+        path: The implementation, see :class:`mednextv2.ops.implementations.Choice`.
         reason: Why this one.
     """
 
@@ -99,7 +99,7 @@ def explain(
         raise ValueError(f"device is cpu, cuda or another device of PyTorch: got {device!r}") from e
     if dtype is None:
         dtype = torch.bfloat16 if device.type == "cpu" and network.cpu_bfloat16 else parameter.dtype
-    if paths.by_verdict(device):
+    if implementations.by_verdict(device):
         from mednextv2.ops import trial  # on GPUs only
 
         trial.ensure(network.problems(dtype), device)  # in one go
@@ -109,7 +109,7 @@ def explain(
         channels = block.depthwise.in_channels
         whole = block_problem(block, dtype)
         depthwise = mlp = choosing.choose_for(whole, device)
-        if depthwise.name == paths.TORCH:  # then its halves are asked for themselves
+        if depthwise.name == implementations.TORCH:  # then its halves are asked for themselves
             depthwise = choosing.choose_for(convolution_alone(whole), device)
             mlp = choosing.choose_for(inside(whole), device)
         for operator, path in (("depthwise", depthwise), ("folded_mlp", mlp)):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mednextv2 import ops
 from mednextv2.nets.blocks import POINTWISE, GlobalResponseNorm, MedNeXtBlock, MedNeXtDownBlock, MedNeXtUpBlock
 from mednextv2.nets.legal_sizes import LEVELS, check_spatial_shape
-from mednextv2.ops import paths
+from mednextv2.ops import features, implementations
 from mednextv2.ops.problems import Problem
 from mednextv2.wording import count
 
@@ -164,7 +164,7 @@ class MedNeXt(nn.Module):
                         f"the network takes {count(channels, 'channel')}, not {x.shape[1]}: got {tuple(x.shape)}"
                     )
                 if not ops.plain():
-                    self._try_kernels(x.device, paths.autocast_dtype(x))
+                    self._try_kernels(x.device, features.autocast_dtype(x))
             if self.cpu_bfloat16 and x.device.type == "cpu" and not ops.plain():
                 return self._forward_bfloat16(x)
         return self.compute(x)
@@ -178,7 +178,7 @@ class MedNeXt(nn.Module):
     @torch.compiler.assume_constant_result  # runs while a graph is traced, and is no part of it
     def _try_kernels(self, device: torch.device, dtype: torch.dtype) -> bool:
         """Let all kernels be tried in one go before the first of them is needed, see :mod:`mednextv2.ops.trial`."""
-        if paths.by_verdict(device) and (device, dtype) not in self._tried:
+        if implementations.by_verdict(device) and (device, dtype) not in self._tried:
             from mednextv2.ops import trial  # on GPUs only
 
             if trial.ensure(self.problems(dtype), device):
@@ -255,7 +255,7 @@ def _problems(block: MedNeXtBlock, dtype: torch.dtype) -> list[Problem]:
     whole = block_problem(block, dtype)
     if dtype == torch.float32:
         return [convolution_alone(whole)]
-    if whole.kernel_size not in paths.KERNEL_SIZES:
+    if whole.kernel_size not in implementations.KERNEL_SIZES:
         alone = inside(whole)
         return list(dict.fromkeys([alone, alone._replace(residual=False)]))  # a backward pass asks for the second
     if block.drop_path_rate > 0.0 and block.residual:  # in training the residual is added after the drop

@@ -7,37 +7,13 @@ calls in inference where :func:`mednextv2.ops.hold_weights` says that it may be.
 residual is added on the way.
 """
 
-from typing import NamedTuple
-
 from torch import Tensor
 
 from mednextv2.ops import _depthwise_triton as depthwise
 from mednextv2.ops import _folded_mlp_triton as folded_mlp
 from mednextv2.ops._folded_mlp_launch import Folded
 from mednextv2.ops.held_weights import holding, kept
-from mednextv2.ops.parameters import Convolution, Mlp, Settings
-
-
-class Saved(NamedTuple):
-    """What a block keeps for its backward pass beside its input and its weights.
-
-    Attributes:
-        y: Result of the convolution, `(N, C, *spatial)`.
-        mean: Of `y` over space, `(N, C)`.
-        variance: Biased, `(N, C)`.
-        g: Norms of the expanded channels, `(N, E)`; empty without GRN.
-        w1n: Expansion with the norm folded in, `(E, C)`; empty on other paths, as are the next two.
-        b1n: `(E,)`.
-        taps: Weights of the convolution as the kernels read them, `(taps, C)`.
-    """
-
-    y: Tensor
-    mean: Tensor
-    variance: Tensor
-    g: Tensor
-    w1n: Tensor
-    b1n: Tensor
-    taps: Tensor
+from mednextv2.ops.parameters import Convolution, Mlp, Saved, Settings
 
 
 def forward(

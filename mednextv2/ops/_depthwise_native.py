@@ -1,17 +1,21 @@
 """The depthwise convolution by the C++ library: see `native/depthwise.h`."""
 
 import torch
+from torch import Tensor
 
-from mednextv2.ops.parameters import Convolution
-
-
-def forward(x, convolution: Convolution):
-    """Return the result, its mean and its biased variance; arguments as in `depthwise_op`."""
-    return torch.ops.mednextv2_native.depthwise(x, *convolution)
+from mednextv2.ops.parameters import Convolution, Statistics
 
 
-def backward(grad, x, convolution: Convolution, need_x: bool, onto=None):
-    """Return the gradients of x (empty unless wanted; with `onto` added), weight and bias."""
+def forward(x: Tensor, convolution: Convolution) -> tuple[Tensor, Statistics]:
+    """Return the result and its moments; arguments as in `depthwise_op`."""
+    y, mean, variance = torch.ops.mednextv2_native.depthwise(x, *convolution)
+    return y, Statistics(mean, variance)
+
+
+def backward(
+    grad: Tensor, x: Tensor, convolution: Convolution, need_x: bool, onto: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of x (empty unless `need_x`; with `onto` added), weight and bias."""
     weight, _, stride, transposed = convolution
     grad = grad.to(x.dtype)
     dx, dw, db = torch.ops.mednextv2_native.depthwise_backward(grad, x, weight, stride, transposed, need_x, onto)

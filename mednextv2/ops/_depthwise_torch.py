@@ -4,17 +4,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mednextv2.ops import paths
-from mednextv2.ops.parameters import Convolution
+from mednextv2.ops import features
+from mednextv2.ops.parameters import Convolution, Statistics
 from mednextv2.ops.statistics import moments
 
 
-def forward(x: Tensor, convolution: Convolution) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the result, its mean and its biased variance; arguments as in `depthwise_op`."""
-    weight, bias, stride, transposed = convolution
-    y = convolve(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), stride, transposed)
-    y = paths.channels_last(y)
-    return y, *moments(y)
+def forward(x: Tensor, convolution: Convolution) -> tuple[Tensor, Statistics]:
+    """Return the result and its moments; arguments as in `depthwise_op`."""
+    y = features.channels_last(convolve(x, convolution))
+    return y, moments(y)
 
 
 def backward(
@@ -22,9 +20,9 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x (empty unless `need_x`; with `onto` added), weight and bias."""
     weight, _, stride, transposed = convolution
-    if x.device.type == "cpu" and x.dtype != paths.statistics_dtype(x):
+    if x.device.type == "cpu" and x.dtype != features.statistics_dtype(x):
         # oneDNN's weight gradient in bfloat16 is wrong for some channels-last shapes: (2, 24, 2, 2, 2) in PyTorch 2.13
-        plain = paths.statistics_dtype(x)
+        plain = features.statistics_dtype(x)
         onto = None if onto is None else onto.to(plain)
         dx, dw, db = backward(grad.to(plain), x.to(plain), convolution, need_x, onto)
         return dx.to(x.dtype), dw, db
@@ -39,18 +37,20 @@ def backward(
         grad, x, w, None, [stride] * len(padding), padding, ones, transposed, zeros, x.shape[1], mask
     )
     if turned:
-        dx = convolve(grad, w if transposed else w.flip(*range(2, w.dim())), None)
-    dx = paths.channels_last(dx) if need_x else x.new_empty(0)
+        dx = convolve(grad, Convolution(w if transposed else w.flip(*range(2, w.dim())), None))
+    dx = features.channels_last(dx) if need_x else x.new_empty(0)
     dx = dx if onto is None else dx.add_(onto)
-    db = paths.rows(grad).sum((0, 1), dtype=paths.statistics_dtype(x))
+    db = features.rows(grad).sum((0, 1), dtype=features.statistics_dtype(x))
     return dx, dw.to(weight.dtype), db.to(weight.dtype)
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, transposed: bool = False) -> Tensor:
-    """Call PyTorch's convolution; arguments as in :func:`mednextv2.ops.depthwise`, returns the output alone."""
+def convolve(x: Tensor, convolution: Convolution) -> Tensor:
+    """Call PyTorch's convolution in the dtype of `x`; arguments as in :func:`mednextv2.ops.depthwise`."""
+    weight, bias, stride, transposed = convolution
+    weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
     padding = [size // 2 for size in weight.shape[2:]]
     if transposed:
-        convolution = F.conv_transpose3d if x.dim() == 5 else F.conv_transpose2d
-        return convolution(x, weight, bias, stride, padding, groups=x.shape[1])
-    convolution = F.conv3d if x.dim() == 5 else F.conv2d
-    return convolution(x, weight, bias, stride, padding, groups=x.shape[1])
+        function = F.conv_transpose3d if x.dim() == 5 else F.conv_transpose2d
+        return function(x, weight, bias, stride, padding, groups=x.shape[1])
+    function = F.conv3d if x.dim() == 5 else F.conv2d
+    return function(x, weight, bias, stride, padding, groups=x.shape[1])

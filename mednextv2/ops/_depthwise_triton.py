@@ -6,17 +6,17 @@ from torch import Tensor
 
 from mednextv2.ops import _depthwise_kernels as kernels
 from mednextv2.ops import _triton_configs as configs
-from mednextv2.ops import paths
+from mednextv2.ops import features
 from mednextv2.ops._folded_mlp_launch import Moments
 from mednextv2.ops._folded_mlp_small_kernels import moments_kernel
-from mednextv2.ops.parameters import Convolution
+from mednextv2.ops.parameters import Convolution, Statistics
 from mednextv2.ops.shapes import result_shape
 
 
-def forward(x: Tensor, convolution: Convolution) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the result and its mean and biased variance over space; arguments as in `depthwise_op`."""
+def forward(x: Tensor, convolution: Convolution) -> tuple[Tensor, Statistics]:
+    """Return the result and its moments; arguments as in `depthwise_op`."""
     y, parts = convolve(x, taps(convolution.weight), convolution)
-    return y, *moments(parts, x)
+    return y, moments(parts, x)
 
 
 def backward(
@@ -25,7 +25,7 @@ def backward(
     """Return the gradients of x (empty unless `need_x`; with `onto` added), weight and bias."""
     grad = grad.to(x.dtype)
     dx = input_gradient(grad, x, taps(convolution.weight), convolution, onto) if need_x else x.new_empty(0)
-    db = paths.rows(grad).sum((0, 1), dtype=torch.float32)
+    db = features.rows(grad).sum((0, 1), dtype=torch.float32)
     return dx, weight_gradient(grad, x, convolution), db.to(convolution.weight.dtype)
 
 
@@ -34,8 +34,8 @@ def taps(weight: Tensor) -> Tensor:
     return weight.flatten(1).t().to(torch.float32, memory_format=torch.contiguous_format, copy=True)
 
 
-def moments(parts: Moments, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Join the moments of tiles: mean and biased variance, `(N, C)` each."""
+def moments(parts: Moments, x: Tensor) -> Statistics:
+    """Join the moments of tiles."""
     samples, channels = x.shape[:2]
     mean, variance = (x.new_empty(samples, channels, dtype=torch.float32) for _ in range(2))
     block, tiles = configs.MOMENTS
@@ -43,7 +43,7 @@ def moments(parts: Moments, x: Tensor) -> tuple[Tensor, Tensor]:
         moments_kernel[triton.cdiv(channels, block), samples](
             *parts, mean, variance, parts.counts.shape[0], C=channels, BLOCK_M=block, BLOCK_T=tiles, num_warps=8
         )  # fmt: skip
-    return mean, variance
+    return Statistics(mean, variance)
 
 
 def convolve(x: Tensor, weights: Tensor, convolution: Convolution) -> tuple[Tensor, Moments]:
@@ -58,13 +58,14 @@ def input_gradient(
 ) -> Tensor:
     """Return the gradient of x, with `onto` added: a gathering of the other kind with the same weights."""
     convolution = convolution._replace(bias=None)
-    return _gather(grad, weights, convolution, tuple(x.shape[2:]), not convolution.transposed, onto=onto)[0]
+    dx, _ = _gather(grad, weights, convolution, tuple(x.shape[2:]), not convolution.transposed, onto=onto)
+    return dx
 
 
 def _gather(x, weights, convolution, spatial, transposed, moments=False, onto=None):
     """Return the result and the moments of every tile (of no tile where they are not wanted)."""
     samples, channels = x.shape[:2]
-    rows = paths.rows(x).contiguous()
+    rows = features.rows(x).contiguous()
     y = rows.new_empty(samples, *spatial, channels)
     kz, k, sz, step = _kernel(convolution)
     per_class = _space(spatial)
@@ -78,11 +79,12 @@ def _gather(x, weights, convolution, spatial, transposed, moments=False, onto=No
     shapes = ((programs,), (samples, programs, channels), (samples, programs, channels))
     parts = Moments(*(x.new_empty(shape if moments else 0, dtype=torch.float32) for shape in shapes))
     bias = None if convolution.bias is None else convolution.bias.contiguous()
+    added = None if onto is None else features.rows(onto).contiguous()
     with torch.cuda.device_of(x):
         kernels.gather_kernel[programs, triton.cdiv(channels, block[2]), samples](
-            rows, weights, weights if bias is None else bias, rows if onto is None else paths.rows(onto).contiguous(),
-            y, *parts, *_space(x.shape[2:]), *_space(spatial), *tiles, C=channels, KZ=kz, K=k, SZ=sz, S=step,
-            TRANSPOSED=transposed, HAS_BIAS=bias is not None, HAS_ONTO=onto is not None, MOMENTS=moments,
+            rows, weights, weights if bias is None else bias, rows if added is None else added, y,
+            *parts, *_space(x.shape[2:]), *_space(spatial), *tiles, C=channels, KZ=kz, K=k, SZ=sz, S=step,
+            TRANSPOSED=transposed, HAS_BIAS=bias is not None, HAS_ONTO=added is not None, MOMENTS=moments,
             PLANES=planes, BLOCK_Y=block[0], BLOCK_X=block[1], BLOCK_C=block[2], num_warps=config.warps,
             num_stages=config.stages,
         )  # fmt: skip
@@ -106,7 +108,7 @@ def weight_gradient(grad: Tensor, x: Tensor, convolution: Convolution) -> Tensor
     partial = a.new_empty(splits, channels, kz * k * k, dtype=torch.float32)
     with torch.cuda.device_of(a):
         kernels.weight_kernel[groups, splits](
-            paths.rows(a).contiguous(), paths.rows(b).contiguous(), partial, *_space(a.shape[2:]),
+            features.rows(a).contiguous(), features.rows(b).contiguous(), partial, *_space(a.shape[2:]),
             *_space(b.shape[2:]), *tiles, chunk, count, per_split, C=channels, KZ=kz, K=k, SZ=sz, S=step,
             TAPS_X=taps_x, BLOCK_Y=block[0], BLOCK_X=block[1], BLOCK_C=block[2], num_warps=config.warps,
             num_stages=config.stages,

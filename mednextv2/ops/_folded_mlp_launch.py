@@ -44,6 +44,20 @@ class Folded(NamedTuple):
     b1n: Tensor
 
 
+class ScaleChange(NamedTuple):
+    """What makes `k`, by which GRN's scale changes the gradient of `h`.
+
+    Attributes:
+        change: Of each channel by way of its own norm, `dn / (d g)`, `(N, E)`.
+        inverse: `1 / g`, `(N, E)`.
+        shared: Parts of what all channels have in common through the denominator, `(N, blocks)`.
+    """
+
+    change: Tensor
+    inverse: Tensor
+    shared: Tensor
+
+
 def empty(like: Tensor, *shapes: Sequence[int]) -> list[Tensor]:
     """Return uninitialised float32 tensors on the device of another."""
     return [like.new_empty(shape, dtype=torch.float32) for shape in shapes]
@@ -62,7 +76,10 @@ class Launch:
     def norms(self, expansion, h: Tensor | None, grn: bool) -> Tensor | None:
         """Sum squares, `(N, splits, E)`, where GRN is wanted; store `h` where it is given."""
         if h is None:
-            return self._split("norms", thin_kernels.norms_kernel, expansion, [(self.expanded,)])[0] if grn else None
+            if not grn:
+                return None
+            (squares,) = self._split("norms", thin_kernels.norms_kernel, expansion, [(self.expanded,)])
+            return squares
         config, grid, tiles = self._wide_grid("expand", self.expanded)
         squares = self.y.new_empty(self.samples, grid[1] if grn else 0, self.expanded, dtype=torch.float32)
         self._run(wide_kernels.expand_kernel, grid, config, *expansion, h, squares, self.voxels, tiles,
@@ -115,14 +132,14 @@ class Launch:
                 BLOCK_E=block_e, BLOCK_O=block_o, BLOCK_S=max(1, 2048 // block_o),
                 BLOCK_N=min(configs.power_of_two(e), 1024), UNROLL=32 if self.thin else 1,
             )  # fmt: skip
-        return w2n, (change, inverse, shared), (dw2, db2, dgamma, dbeta)
+        return w2n, ScaleChange(change, inverse, shared), (dw2, db2, dgamma, dbeta)
 
-    def thin_expansion(self, d, rows, folded: Folded, w2n, norm) -> tuple[Tensor, Tensor, Tensor]:
+    def thin_expansion(self, d, rows, folded: Folded, w2n, norm: ScaleChange) -> tuple[Tensor, Tensor, Tensor]:
         """Return `du^T z`, `(N, E, C)`, the sums of `du`, `(N, 1, E)`, and `dz`."""
         n, e, c = self.samples, self.expanded, self.channels
         dz = rows.new_empty(rows.shape)
         tensors = (d, rows, *folded, w2n, *norm)
-        blocks = norm[2].shape[1]
+        blocks = norm.shared.shape[1]
         (parts,) = self._split("expansion", thin_kernels.expansion_kernel, tensors, [(e * (c + 1),)], (dz,), (blocks,),
                                GRN=self.grn, BLOCK_B=configs.power_of_two(blocks))  # fmt: skip
         g1, sums = parts.sum(1).split((e * c, e), dim=1)
@@ -137,10 +154,10 @@ class Launch:
                   self.settings.norm_eps, BLOCK_K=configs.depth(config, self.channels))  # fmt: skip
         return u, h, z, d_sum
 
-    def expanded_gradient(self, d, u, w2n, norm) -> tuple[Tensor, Tensor]:
+    def expanded_gradient(self, d, u, w2n, norm: ScaleChange) -> tuple[Tensor, Tensor]:
         """Replace `u` by `du`, and return it and parts of its sums, `(N, splits, E)`."""
         config, grid, tiles = self._wide_grid("expanded_gradient", self.expanded)
-        sums, blocks = u.new_empty(self.samples, grid[1], self.expanded, dtype=torch.float32), norm[2].shape[1]
+        sums, blocks = u.new_empty(self.samples, grid[1], self.expanded, dtype=torch.float32), norm.shared.shape[1]
         # In two steps at least: one would be taken out of the loop over tiles, into registers that are not there
         depth = configs.depth(config, self.out // 2)
         self._run(wide_kernels.expanded_gradient_kernel, grid, config, d, w2n, u, *norm, sums, self.voxels, tiles,

@@ -1,18 +1,23 @@
 """The folded MLP by the C++ library: see `native/mlp.h`."""
 
 import torch
+from torch import Tensor
 
-from mednextv2.ops import paths
-from mednextv2.ops.parameters import Mlp, Settings
+from mednextv2.ops import features
+from mednextv2.ops.parameters import Mlp, Settings, Statistics
 
 
-def forward(y, statistics, mlp: Mlp, residual, settings: Settings):
-    """Return the output and the norms `g`; arguments as in `folded_mlp_op`."""
-    residual = None if residual is None else paths.channels_last(residual)
+def forward(
+    y: Tensor, statistics: Statistics, mlp: Mlp, residual: Tensor | None, settings: Settings
+) -> tuple[Tensor, Tensor]:
+    """Return the output, `(N, O, *spatial)`, and the norms `g`, `(N, E)`; arguments as in `folded_mlp_op`."""
+    residual = None if residual is None else features.channels_last(residual)
     return torch.ops.mednextv2_native.mlp(y, *statistics, *mlp, residual, *settings)
 
 
-def backward(grad, y, statistics, mlp: Mlp, g, settings: Settings):
-    """Return the gradients of y and of the weights; arguments as in `folded_mlp_backward_op`."""
+def backward(
+    grad: Tensor, y: Tensor, statistics: Statistics, mlp: Mlp, g: Tensor, settings: Settings
+) -> tuple[Tensor, Mlp]:
+    """Return the gradients of y and of the weights, given that of the output."""
     dy, *gradients = torch.ops.mednextv2_native.mlp_backward(grad.to(y.dtype), y, *statistics, *mlp, g, *settings)
     return dy, mlp.with_dtypes(Mlp(*gradients))

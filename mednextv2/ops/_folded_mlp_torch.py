@@ -5,23 +5,27 @@ voxels. Rows are taken in chunks, so that the expanded rows of one chunk alone a
 The formulas and their derivation are in `docs/fast_block.md`; the names here are those there.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mednextv2.ops import paths
-from mednextv2.ops.parameters import Mlp, Settings
+from mednextv2.ops import features
+from mednextv2.ops.parameters import Mlp, Settings, Statistics
 
 CPU_CHUNK = 2**21  # elements of one chunk of expanded rows; larger ones leave the cache
 GPU_CHUNK = 2**26  # here only memory counts: 256 MiB in float32, of which several live at a time
 
 
-def forward(y, statistics, mlp: Mlp, residual, settings: Settings) -> tuple[Tensor, Tensor]:
+def forward(
+    y: Tensor, statistics: Statistics, mlp: Mlp, residual: Tensor | None, settings: Settings
+) -> tuple[Tensor, Tensor]:
     """Return the output, `(N, O, *spatial)`, and the norms `g`, `(N, E)`; arguments as in `folded_mlp_op`."""
     (mean, variance), (norm_eps, grn_eps, grn_sum) = statistics, settings
     norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2 = mlp
-    y_rows = paths.rows(y)
-    residual_rows = None if residual is None else paths.rows(residual)
+    y_rows = features.rows(y)
+    residual_rows = None if residual is None else features.rows(residual)
     out = y.new_empty(y.shape[0], y_rows.shape[1], w2.shape[0])
     w1t, b1n = w1.to(y.dtype).t(), b1.to(y.dtype)
     norms = []
@@ -38,7 +42,7 @@ def forward(y, statistics, mlp: Mlp, residual, settings: Settings) -> tuple[Tens
             kept = [expanded(chunks[0])] if len(chunks) == 1 else None
             g = sum_of_squares(kept or map(expanded, chunks), mean.dtype).sqrt()
             norms.append(g)
-            s = response(g[None], gamma, grn_eps, grn_sum)[0]
+            s = response(g[None], gamma, grn_eps, grn_sum).s[0]
             b2n = b2n + w2n @ beta.to(mean.dtype)
             w2n = w2n * s
         w2n, b2n = w2n.to(y.dtype), b2n.to(y.dtype)
@@ -49,15 +53,17 @@ def forward(y, statistics, mlp: Mlp, residual, settings: Settings) -> tuple[Tens
             if residual_rows is not None:
                 out[n, start:stop] += residual_rows[n, start:stop]
             start = stop
-    return paths.from_rows(out, y), torch.stack(norms) if norms else mean.new_empty(y.shape[0], 0)
+    return features.from_rows(out, y), torch.stack(norms) if norms else mean.new_empty(y.shape[0], 0)
 
 
-def backward(grad, y, statistics, mlp: Mlp, g, settings: Settings) -> tuple[Tensor, Mlp]:
+def backward(
+    grad: Tensor, y: Tensor, statistics: Statistics, mlp: Mlp, g: Tensor, settings: Settings
+) -> tuple[Tensor, Mlp]:
     """Return the gradients of y and of the weights, given that of the output."""
     (mean, variance), (norm_eps, grn_eps, grn_sum) = statistics, settings
     norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2 = mlp
     stat = mean.dtype
-    y_rows, d_rows = paths.rows(y), paths.rows(grad)
+    y_rows, d_rows = features.rows(y), features.rows(grad)
     voxels = y_rows.shape[1]
     dy = torch.empty_like(y_rows, memory_format=torch.contiguous_format)
     dw1, db1, dw2, db2, dnw, dnb = (torch.zeros_like(p, dtype=stat) for p in (w1, b1, w2, b2, norm_weight, norm_bias))
@@ -103,7 +109,7 @@ def backward(grad, y, statistics, mlp: Mlp, g, settings: Settings) -> tuple[Tens
         dy[n] = (dy[n].to(stat) * a + torch.addcmul(offset, centred, slope)).to(dy.dtype)
     if voxels == 1:  # the norm of one voxel is constant; a difference of rounded numbers is not quite
         dy.zero_()
-    return paths.from_rows(dy, y), mlp.with_dtypes(Mlp(dnw, dnb, dw1, db1, dgamma, dbeta, dw2, db2))
+    return features.from_rows(dy, y), mlp.with_dtypes(Mlp(dnw, dnb, dw1, db1, dgamma, dbeta, dw2, db2))
 
 
 def normalise(chunk, mean, scale, shift):
@@ -115,11 +121,19 @@ def normalise(chunk, mean, scale, shift):
     return torch.addcmul(shift.to(mean.dtype), chunk.to(mean.dtype) - mean, scale).to(chunk.dtype)
 
 
-def response(g, gamma, grn_eps, grn_sum):
-    """Return GRN's `s = 1 + gamma n`, `n = g / d` and the denominator `d` of every sample, from the norms `(N, E)`."""
+class Response(NamedTuple):
+    """GRN's scale `s = 1 + gamma n`, `n = g / d` and the denominator `d`: `(N, E)`, `(N, E)` and `(N, 1)`."""
+
+    s: Tensor
+    n: Tensor
+    d: Tensor
+
+
+def response(g: Tensor, gamma: Tensor, grn_eps: float, grn_sum: bool) -> Response:
+    """Return GRN's response of every sample, from the norms `(N, E)`."""
     d = (g.sum(1, keepdim=True) if grn_sum else g.mean(1, keepdim=True)) + grn_eps
     n = g / d
-    return 1 + gamma.to(g.dtype) * n, n, d
+    return Response(1 + gamma.to(g.dtype) * n, n, d)
 
 
 def grn_gradient(g2, w2, g, gamma, grn_eps, grn_sum):

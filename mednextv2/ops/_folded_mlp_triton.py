@@ -10,12 +10,12 @@ from torch import Tensor
 
 from mednextv2.ops import _folded_mlp_small_kernels as small_kernels
 from mednextv2.ops import _triton_configs as configs
-from mednextv2.ops import paths
+from mednextv2.ops import features
 from mednextv2.ops._folded_mlp_launch import Folded, Launch, Moments, empty
-from mednextv2.ops.parameters import Mlp, Settings
+from mednextv2.ops.parameters import Mlp, Settings, Statistics
 
 
-def fold(y: Tensor, mlp: Mlp, moments: Moments | None, statistics: tuple[Tensor, Tensor] | None = None) -> Folded:
+def fold(y: Tensor, mlp: Mlp, moments: Moments | None, statistics: Statistics | None = None) -> Folded:
     """Fold the norm into the expansion, and join the moments of tiles where there are any, in one launch."""
     samples, channels = y.shape[:2]
     expanded = mlp.w1.shape[0]
@@ -36,25 +36,32 @@ def fold(y: Tensor, mlp: Mlp, moments: Moments | None, statistics: tuple[Tensor,
 def fold_weights(y: Tensor, mlp: Mlp) -> tuple[Tensor, Tensor]:
     """Return `w1n` and `b1n` alone."""
     nothing = y.new_empty(0, dtype=torch.float32)
-    return fold(y, mlp, None, (nothing, nothing))[2:]
+    folded = fold(y, mlp, None, Statistics(nothing, nothing))
+    return folded.w1n, folded.b1n
 
 
-def forward(y, statistics, mlp: Mlp, residual, settings: Settings) -> tuple[Tensor, Tensor]:
+def forward(
+    y: Tensor, statistics: Statistics, mlp: Mlp, residual: Tensor | None, settings: Settings
+) -> tuple[Tensor, Tensor]:
     """Return the output, `(N, O, *spatial)`, and the norms `g`, `(N, E)`; arguments as in `folded_mlp_op`."""
     mlp = mlp.contiguous()
     return forward_folded(y, fold(y, mlp, None, statistics), mlp, residual, settings)
 
 
-def backward(grad, y, statistics, mlp: Mlp, g, settings: Settings) -> tuple[Tensor, Mlp]:
+def backward(
+    grad: Tensor, y: Tensor, statistics: Statistics, mlp: Mlp, g: Tensor, settings: Settings
+) -> tuple[Tensor, Mlp]:
     """Return the gradients of y and of the weights, given that of the output."""
     mlp = mlp.contiguous()
     dy, gradients, _ = backward_folded(grad, y, fold(y, mlp, None, statistics), mlp, g, settings)
     return dy, gradients
 
 
-def forward_folded(y, folded: Folded, mlp: Mlp, residual, settings: Settings) -> tuple[Tensor, Tensor]:
+def forward_folded(
+    y: Tensor, folded: Folded, mlp: Mlp, residual: Tensor | None, settings: Settings
+) -> tuple[Tensor, Tensor]:
     """As `forward`, of what is folded already."""
-    launch, rows = Launch(y, mlp, settings), paths.rows(y).contiguous()
+    launch, rows = Launch(y, mlp, settings), features.rows(y).contiguous()
     expansion = (rows, *folded)
     grn = mlp.gamma is not None
     h = None if launch.thin else y.new_empty(launch.samples, launch.voxels, launch.expanded)
@@ -64,15 +71,17 @@ def forward_folded(y, folded: Folded, mlp: Mlp, residual, settings: Settings) ->
         w2n, b2n, g = launch.response(squares, mlp)
     w2n = w2n.to(y.dtype).contiguous()
     out = y.new_empty(launch.samples, launch.voxels, launch.out)
-    added = rows if residual is None else paths.rows(residual).contiguous()
+    added = rows if residual is None else features.rows(residual).contiguous()
     launch.output(expansion, h, w2n, b2n, added, out, HAS_RESIDUAL=residual is not None, PER_SAMPLE=int(grn))
-    return paths.from_rows(out, y), g
+    return features.from_rows(out, y), g
 
 
-def backward_folded(grad, y, folded: Folded, mlp: Mlp, g, settings: Settings) -> tuple[Tensor, Mlp, Tensor]:
+def backward_folded(
+    grad: Tensor, y: Tensor, folded: Folded, mlp: Mlp, g: Tensor, settings: Settings
+) -> tuple[Tensor, Mlp, Tensor]:
     """As `backward`, of what is folded already; also returns zeros, `(C,)`."""
     launch = Launch(y, mlp, settings)
-    d, rows = paths.rows(grad).to(y.dtype).contiguous(), paths.rows(y).contiguous()
+    d, rows = features.rows(grad).to(y.dtype).contiguous(), features.rows(y).contiguous()
     if launch.thin:
         g2, d_sum = launch.thin_compression(d, rows, folded)
         w2n, norm, own = launch.scale_gradient(g2, d_sum, mlp, g)
@@ -89,7 +98,7 @@ def backward_folded(grad, y, folded: Folded, mlp: Mlp, g, settings: Settings) ->
     dw2, db2, dgamma, dbeta = own
     dw1, db1, dnw, dnb = others
     gradients = mlp.with_dtypes(Mlp(dnw, dnb, dw1, db1, dgamma, dbeta, dw2, db2))
-    return paths.from_rows(dy, y), gradients, zeros
+    return features.from_rows(dy, y), gradients, zeros
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:

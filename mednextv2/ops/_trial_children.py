@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from mednextv2.ops import _trial_store as store
-from mednextv2.ops import paths
 from mednextv2.ops._trial_store import Verdict
+from mednextv2.ops.implementations import SETTING, TRITON
 from mednextv2.ops.problems import Problem
 
 LIMIT_S = 120.0  # without a sign of life; there is one after each step, and a step may compile half a dozen kernels
@@ -176,7 +176,7 @@ class _Child:
         self.closed = False
         self._line = b""
         # CUBLAS: sums in a fixed order; the setting: no verdict is asked for where one is made
-        environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", paths.SETTING: paths.TRITON}
+        environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", SETTING: TRITON}
         arguments = json.dumps([job.device, RUNNER, [str(place) for place in sys.path]])
         with tempfile.TemporaryFile() as errors:
             self.process = subprocess.Popen(

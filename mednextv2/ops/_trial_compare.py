@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mednextv2.ops import paths
+from mednextv2.ops import features, implementations
 from mednextv2.ops.block import block
 from mednextv2.ops.depthwise import depthwise
 from mednextv2.ops.folded_mlp import folded_mlp
@@ -25,7 +25,6 @@ TOLERANCE = {torch.float32: 3e-5, torch.float16: 2e-2, torch.bfloat16: 2e-2}
 # `_folded_mlp_triton`; at the tiny size they take the small ones), and all takes milliseconds.
 WORK = 2e7
 _TINY = {2: (7, 5), 3: (3, 5, 7)}  # voxels inside the block
-_MLP = ("norm_weight", "norm_bias", "w1", "b1", "gamma", "beta", "w2", "b2")
 
 
 class Size(NamedTuple):
@@ -81,16 +80,14 @@ def run(problem: Problem, x: dict[str, Tensor | None]) -> dict[str, Tensor]:
 
     One sample, as the smallest size has it, takes GRN's other denominator, so that both are tried.
     """
-    mlp, grn_sum = Mlp(*(x.get(name) for name in _MLP)), x["x"].shape[0] == 1
+    mlp, settings = Mlp(*map(x.get, Mlp._fields)), Settings(grn_sum=x["x"].shape[0] == 1)
     if not problem.kernel_size:
-        denominator = "sum" if grn_sum else "mean"
-        return {"output": folded_mlp(x["x"], *mlp, x.get("residual"), grn_denominator=denominator)}
+        return {"output": folded_mlp(x["x"], mlp, x.get("residual"), settings)}
     convolution = Convolution(x["weight"], x["bias"], problem.stride, problem.transposed)
     if not problem.expanded:
-        y, statistics = depthwise(x["x"], *convolution)
-        return {"output": y, "mean": statistics[0], "variance": statistics[1]}
+        y, statistics = depthwise(x["x"], convolution)
+        return {"output": y, **statistics._asdict()}
     own = problem.residual and (problem.stride, problem.transposed) == (1, False)
-    settings = Settings(grn_sum=grn_sum)
     return {"output": block(x["x"], convolution, mlp, x["x"] if own else x.get("residual"), settings)}
 
 
@@ -101,7 +98,7 @@ def inputs(problem: Problem, size: Size, device: str) -> dict[str, Tensor]:
     def draw(*shape: int, scale: float = 1.0, shift: float = 0.0, dtype: torch.dtype = torch.float32) -> Tensor:
         value = torch.randn(shape, device=device) * scale + shift
         value = value.to(dtype)
-        return (paths.channels_last(value) if len(shape) == problem.spatial_dims + 2 else value).requires_grad_()
+        return (features.channels_last(value) if len(shape) == problem.spatial_dims + 2 else value).requires_grad_()
 
     space = size.space
     if problem.stride == 2:
@@ -127,7 +124,7 @@ def inputs(problem: Problem, size: Size, device: str) -> dict[str, Tensor]:
 def _compare(problem: Problem, size: Size, device: str, alive: Callable[[], None]) -> str | None:
     given = inputs(problem, size, device)
     before = {name: value.detach().double().requires_grad_() for name, value in given.items()}
-    with paths.use(paths.TRITON), _dirty_memory(device):
+    with implementations.use(implementations.TRITON), _dirty_memory(device):
         with torch.inference_mode():
             alone = run(problem, given)
         alive()
@@ -136,7 +133,7 @@ def _compare(problem: Problem, size: Size, device: str, alive: Callable[[], None
         alive()
         second = _with_gradients(problem, given, grad)
     alive()
-    with paths.use(paths.TORCH):
+    with implementations.use(implementations.TORCH):
         exact = _with_gradients(problem, before, grad.double())
     for name, value in given.items():
         if not torch.equal(value.detach().double(), before[name].detach()):

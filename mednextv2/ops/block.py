@@ -5,33 +5,28 @@ the two are one; where the residual is the input itself, the convolution's gradi
 residual's; and nobody sums the gradient of the convolution's bias, which is zero, since the norm takes the bias out.
 """
 
+from collections import namedtuple
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mednextv2.ops import choosing, paths
-from mednextv2.ops._depthwise_torch import convolve
-from mednextv2.ops.depthwise import choose as choose_depthwise
+from mednextv2.ops import _block_halves as halves
+from mednextv2.ops import choosing, features, implementations
+from mednextv2.ops.depthwise import depthwise_reference
 from mednextv2.ops.derivatives import first_only
-from mednextv2.ops.folded_mlp import choose as choose_mlp
 from mednextv2.ops.folded_mlp import folded_mlp_reference
-from mednextv2.ops.parameters import Convolution, Mlp, Settings
+from mednextv2.ops.parameters import Convolution, Mlp, Saved, Settings, pick
 from mednextv2.ops.problems import Problem
-from mednextv2.ops.shapes import check_block, check_tensor, result_shape
-
-_TENSORS = 2 + len(Mlp._fields)  # weight, bias and the MLP's
+from mednextv2.ops.shapes import check_block, check_grn, check_tensor, result_shape
 
 
 def block_reference(
     x: Tensor, convolution: Convolution, mlp: Mlp, residual: Tensor | None = None, settings: Settings | None = None
 ) -> Tensor:
     """Define :func:`block` by its plain formula; arguments and result as there."""
-    weight, bias, stride, transposed = convolution
-    norm_eps, grn_eps, grn_sum = settings or Settings()
-    y = convolve(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), stride, transposed)
-    return folded_mlp_reference(y, *mlp, residual, norm_eps, grn_eps, "sum" if grn_sum else "mean")
+    return folded_mlp_reference(depthwise_reference(x, convolution), mlp, residual, settings)
 
 
 def block(
@@ -42,8 +37,7 @@ def block(
     Args:
         x: `(N, C, *spatial)` in two or three dimensions.
         convolution: The depthwise convolution, see :func:`mednextv2.ops.depthwise`.
-        mlp: What follows, see :func:`mednextv2.ops.folded_mlp`; `w1` and `w2` may be the weights of convolutions of
-            kernel 1.
+        mlp: What follows, see :func:`mednextv2.ops.folded_mlp`.
         residual: Added to the result, of its shape; `x` itself in a standard block; or None.
         settings: Constants of the norms; by default those of :class:`mednextv2.ops.parameters.Settings`.
 
@@ -51,22 +45,24 @@ def block(
         `(N, O, *spatial of the convolution)`, channels-last, in the dtype of `x` (under autocast, autocast's).
 
     Raises:
-        ValueError: For shapes that do not fit each other.
+        ValueError: For shapes or settings that do not fit.
 
     Source:
         Roy et al. 2023, MedNeXt, sections 2.1 and 2.2 (arXiv:2303.09975); GRN: Woo et al. 2023 (arXiv:2301.00808).
     """
     check_tensor("x", x)
     settings, own = settings or Settings(), residual is x
-    x = paths.autocast(x)
+    check_grn(mlp, settings)
+    x = features.autocast(x)
     residual = None if residual is None or own else residual.to(x.dtype)
-    if paths.plain(x):
+    if implementations.plain(x):
         return block_reference(x, convolution, mlp, x if own else residual, settings)
     mlp = mlp._replace(w1=mlp.w1.flatten(1), w2=mlp.w2.flatten(1))
     check_block(x, convolution, mlp, x if own else residual)
-    residual = None if residual is None else paths.channels_last(residual)
+    residual = None if residual is None else features.channels_last(residual)
     keep = not torch.is_grad_enabled()
-    return block_op(paths.channels_last(x), *convolution, *mlp, residual, own, keep, *settings)[0]
+    out, *_ = block_op(features.channels_last(x), *convolution, *mlp, residual, own, keep, *settings)
+    return out
 
 
 @torch.library.custom_op("mednextv2::block", mutates_args=())
@@ -91,7 +87,7 @@ def block_op(
     grn_eps: float,
     grn_sum: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the output, and what the backward pass needs: see `_block_triton.Saved`.
+    """Return the output, and what the backward pass needs: see :class:`mednextv2.ops.parameters.Saved`.
 
     Beside the arguments of :func:`block`: `own_residual` adds `x`; `keep`, in inference, lets what depends on weights
     alone be kept for the next call, and returns nothing for a backward pass, but empty tensors.
@@ -99,20 +95,22 @@ def block_op(
     convolution, settings = Convolution(weight, bias, stride, transposed), Settings(norm_eps, grn_eps, grn_sum)
     mlp = Mlp(norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2)
     residual = x if own_residual else residual
-    with paths.no_autocast(x):
-        kernels = choose(x, convolution, mlp, residual is not None)
-        if kernels is not None:
-            out, saved = kernels.forward(x, convolution, mlp, residual, settings, keep)
-        else:
-            y, mean, variance = choose_depthwise(x, weight, stride, transposed).forward(x, convolution)
-            module = choose_mlp(y, mlp, residual is not None)
-            out, g = module.forward(y, (mean, variance), mlp, residual, settings)
-            saved = (y, mean, variance, g, *_nothing(x, 3))
-        return out, *(_nothing(x, 7) if keep else saved)
+    with features.no_autocast(x):
+        module = choose(x, convolution, mlp, residual is not None)
+        out, saved = module.forward(x, convolution, mlp, residual, settings, keep)
+        return out, *(_nothing(x, len(Saved._fields)) if keep else saved)
 
 
 def _nothing(x: Tensor, count: int) -> tuple[Tensor, ...]:
     return tuple(x.new_empty(0) for _ in range(count))
+
+
+# arguments of `block_op`, and their gradients; and what is kept for the backward pass
+_Inputs = namedtuple(
+    "_Inputs",
+    ["x", *Convolution._fields, *Mlp._fields, "residual", "own_residual", "keep", *Settings._fields],
+)  # fmt: skip
+_Kept = namedtuple("_Kept", ["x", "weight", *Mlp._fields, *Saved._fields])
 
 
 @torch.library.custom_op("mednextv2::block_backward", mutates_args=())
@@ -145,59 +143,51 @@ def block_backward_op(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of x (empty unless `need_x`), weight, bias and the MLP (those of GRN empty without)."""
     convolution, settings = Convolution(weight, None, stride, transposed), Settings(norm_eps, grn_eps, grn_sum)
-    mlp = Mlp(norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2)
-    with paths.no_autocast(x):
-        grad = paths.channels_last(grad)
-        if w1n.numel():
-            from mednextv2.ops import _block_triton as kernels
-
-            saved = kernels.Saved(y, mean, variance, g, w1n, b1n, taps)
-            dx, dw, db, d_mlp = kernels.backward(
-                grad, x, convolution, mlp, saved, settings, need_x, own_residual
-            )  # fmt: skip
-            return dx, dw, db, *d_mlp
-        dy, d_mlp = choose_mlp(y, mlp, own_residual).backward(grad, y, (mean, variance), mlp, g, settings)
-        onto = grad.to(x.dtype) if own_residual and need_x else None
-        module = choose_depthwise(x, weight, stride, transposed)
-        dx, dw, db = module.backward(paths.channels_last(dy), x, convolution, need_x, onto=onto)
+    mlp, saved = Mlp(norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2), Saved(y, mean, variance, g, w1n, b1n, taps)
+    with features.no_autocast(x):
+        module = _joined() if saved.w1n.numel() else halves  # as in the forward pass, whatever is chosen by now
+        dx, dw, db, d_mlp = module.backward(
+            features.channels_last(grad), x, convolution, mlp, saved, settings, need_x, own_residual
+        )  # fmt: skip
         return dx, dw, db, *d_mlp
 
 
-def choose(x: Tensor, convolution: Convolution, mlp: Mlp, residual: bool) -> ModuleType | None:
-    """Return the module of a joined block, or None where its two halves choose for themselves."""
-    weight, _, stride, transposed = convolution
+def choose(x: Tensor, convolution: Convolution, mlp: Mlp, residual: bool) -> ModuleType:
+    """Return the module of a joined block, or the one whose two halves choose for themselves."""
     problem = Problem(
         spatial_dims=x.dim() - 2,
         channels=x.shape[1],
         expanded=mlp.w1.shape[0],
         out_channels=mlp.w2.shape[0],
-        kernel_size=weight.shape[-1],
-        stride=stride,
-        transposed=transposed,
+        kernel_size=convolution.weight.shape[-1],
+        stride=convolution.stride,
+        transposed=convolution.transposed,
         grn=mlp.gamma is not None,
         residual=residual,
         dtype=x.dtype,
     )
-    if choosing.choose_for(problem, x.device).name != paths.TRITON:
-        return None
-    from mednextv2.ops import _block_triton as kernels
+    return _joined() if choosing.choose_for(problem, x.device).name == implementations.TRITON else halves
 
-    return kernels
+
+def _joined() -> ModuleType:
+    from mednextv2.ops import _block_triton as triton
+
+    return triton
 
 
 @block_op.register_fake
 def _(x, weight, bias, stride, transposed, norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2, residual, own_residual,
       keep, norm_eps, grn_eps, grn_sum):  # fmt: skip
     space = result_shape(x, weight, stride, transposed)
-    out = paths.channels_last(x.new_empty(x.shape[0], w2.shape[0], *space))
+    out = features.channels_last(x.new_empty(x.shape[0], w2.shape[0], *space))
     if keep:
-        return out, *_nothing(x, 7)
-    y = paths.channels_last(x.new_empty(*x.shape[:2], *space))
-    mean, variance = (x.new_empty(x.shape[:2], dtype=paths.statistics_dtype(x)) for _ in range(2))
+        return out, *_nothing(x, len(Saved._fields))
+    y = features.channels_last(x.new_empty(*x.shape[:2], *space))
+    mean, variance = (x.new_empty(x.shape[:2], dtype=features.statistics_dtype(x)) for _ in range(2))
     g = mean.new_empty((x.shape[0], 0 if gamma is None else w1.shape[0]))
     mlp = Mlp(norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2)
     has_residual = own_residual or residual is not None
-    if choose(x, Convolution(weight, bias, stride, transposed), mlp, has_residual) is None:
+    if choose(x, Convolution(weight, bias, stride, transposed), mlp, has_residual) is halves:
         return out, y, mean, variance, g, *_nothing(x, 3)
     taps = mean.new_empty(weight[0].numel(), weight.shape[0])
     return out, y, mean, variance, g, x.new_empty(w1.shape), mean.new_empty(w1.shape[0]), taps
@@ -213,28 +203,28 @@ def _(grad, x, weight, stride, transposed, norm_weight, norm_bias, w1, b1, gamma
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-    x, weight, bias, stride, transposed, *rest = inputs
-    mlp, (residual, own_residual, _, *settings) = rest[: len(Mlp._fields)], rest[len(Mlp._fields) :]
-    ctx.save_for_backward(x, weight, *mlp, *output[1:])
-    ctx.convolution, ctx.settings = (stride, transposed), settings
-    ctx.has_bias, ctx.has_residual, ctx.own_residual = bias is not None, residual is not None, own_residual
-    ctx.mark_non_differentiable(*output[1:])
+    given, (_, *saved) = _Inputs(*inputs), output
+    ctx.save_for_backward(given.x, given.weight, *pick(Mlp, given), *saved)
+    ctx.stride, ctx.transposed, ctx.settings = given.stride, given.transposed, pick(Settings, given)
+    ctx.has_bias, ctx.has_residual = given.bias is not None, given.residual is not None
+    ctx.own_residual = given.own_residual
+    ctx.mark_non_differentiable(*saved)
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple:
-    settings = (None,) * len(Settings._fields)
+    gradients = _Inputs(*[None] * len(_Inputs._fields))
     if grad is None:
-        return (None,) * (_TENSORS + 6 + len(settings))
-    x, weight, *rest = ctx.saved_tensors
-    need_x = ctx.needs_input_grad[0]
+        return tuple(gradients)
+    kept, (need_x, *_) = _Kept(*ctx.saved_tensors), ctx.needs_input_grad
+    mlp = pick(Mlp, kept)
     dx, dw, db, *d_mlp = block_backward_op(
-        grad, x, weight, *ctx.convolution, *rest, ctx.own_residual, need_x, *ctx.settings
+        grad, kept.x, kept.weight, ctx.stride, ctx.transposed, *mlp, *pick(Saved, kept), ctx.own_residual, need_x,
+        *ctx.settings,
     )  # fmt: skip
-    d_mlp = [gradient if p is not None else None for gradient, p in zip(d_mlp, rest, strict=False)]
-    d_residual = grad if ctx.has_residual else None
-    convolution = (dw, db if ctx.has_bias else None, None, None)
-    return dx if need_x else None, *convolution, *d_mlp, d_residual, None, None, *settings
+    d_mlp = mlp.where_given(Mlp(*d_mlp))
+    gradients = gradients._replace(x=dx if need_x else None, weight=dw, bias=db if ctx.has_bias else None)
+    return tuple(gradients._replace(**d_mlp._asdict(), residual=grad if ctx.has_residual else None))
 
 
 block_op.register_autograd(_backward, setup_context=_setup_context)

@@ -2,18 +2,18 @@
 
 import torch
 
-from mednextv2.ops import paths
+from mednextv2.ops import implementations
 from mednextv2.ops.problems import Problem
 
 
-def choose_for(problem: Problem, device: torch.device) -> paths.Path:
+def choose_for(problem: Problem, device: torch.device) -> implementations.Choice:
     """Decide for one class of blocks on a device: on CUDA by the verdict on its kernels, see :mod:`.trial`.
 
     A problem without a verdict is tried, which takes seconds; where there is one, it is looked up, and nothing waits
     for the GPU.
     """
-    if paths.by_verdict(device):
+    if implementations.by_verdict(device):
         from mednextv2.ops import trial  # here, since a CPU needs none of it
 
-        return trial.path(problem, device)
-    return paths.of_kind(problem, device.type)
+        return trial.choice(problem, device)
+    return implementations.of_kind(problem, device.type)

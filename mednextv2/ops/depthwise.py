@@ -1,40 +1,36 @@
 """The depthwise convolution of a MedNeXt block, with the statistics that its norm needs."""
 
+from collections import namedtuple
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mednextv2.ops import _depthwise_torch, choosing, paths
+from mednextv2.ops import _depthwise_torch, choosing, features, implementations
 from mednextv2.ops._depthwise_torch import convolve
 from mednextv2.ops.derivatives import first_only
-from mednextv2.ops.parameters import Convolution
+from mednextv2.ops.parameters import Convolution, Statistics
 from mednextv2.ops.problems import Problem
 from mednextv2.ops.shapes import check_depthwise, check_tensor, result_shape
 
 
-def depthwise_reference(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, transposed: bool = False
-) -> Tensor:
+def depthwise_reference(x: Tensor, convolution: Convolution) -> Tensor:
     """Define :func:`depthwise` by PyTorch's convolutions; arguments as there, returns the output alone."""
-    return convolve(x, weight, bias, stride, transposed)
+    return convolve(x, convolution)
 
 
-def depthwise(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, transposed: bool = False
-) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+def depthwise(x: Tensor, convolution: Convolution) -> tuple[Tensor, Statistics | None]:
     """Convolve every channel with a kernel of its own, and return the moments of the result beside it.
 
     Args:
         x: `(N, C, *spatial)` in two or three dimensions.
-        weight: `(C, 1, k, k, k)` (or two k), k odd; padded with k // 2 zeros.
-        bias: `(C,)` or None.
-        stride: 1 or 2.
-        transposed: The transposed convolution: an axis of n voxels becomes one of `stride (n - 1) + 1`.
+        convolution: Of kernels of odd edge k, padded with k // 2 zeros. The transposed one makes an axis of
+            `stride (n - 1) + 1` voxels of one of n.
 
     Returns:
-        The result, channels-last, and its mean and biased variance over space, `(N, C)` each, as
-        :func:`mednextv2.ops.folded_mlp` takes them; None in place of these where the plain definition is used.
+        The result, channels-last, and its moments, as :func:`mednextv2.ops.folded_mlp` takes them; None in place of
+        these where the plain definition is used.
 
     Raises:
         ValueError: For shapes that do not fit each other, or another stride.
@@ -43,22 +39,26 @@ def depthwise(
         Roy et al. 2023, MedNeXt, sections 2.1 and 2.2 (arXiv:2303.09975).
     """
     check_tensor("x", x)
-    x = paths.autocast(x)
-    if paths.plain(x):
-        return depthwise_reference(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), stride,
-                                   transposed), None  # fmt: skip
-    check_depthwise(x, weight, bias, stride)
-    y, mean, variance = depthwise_op(paths.channels_last(x), weight, bias, stride, transposed)
-    return y, (mean, variance)
+    x = features.autocast(x)
+    if implementations.plain(x):
+        return depthwise_reference(x, convolution), None
+    check_depthwise(x, convolution)
+    y, mean, variance = depthwise_op(features.channels_last(x), *convolution)
+    return y, Statistics(mean, variance)
 
 
 @torch.library.custom_op("mednextv2::depthwise", mutates_args=())
 def depthwise_op(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, transposed: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run the chosen path; returns the result, its mean and its biased variance."""
-    with paths.no_autocast(x):
-        return choose(x, weight, stride, transposed).forward(x, Convolution(weight, bias, stride, transposed))
+    """Run the chosen implementation; returns the result, its mean and its biased variance."""
+    convolution = Convolution(weight, bias, stride, transposed)
+    with features.no_autocast(x):
+        y, statistics = choose(x, convolution).forward(x, convolution)
+        return y, *statistics
+
+
+_Inputs = namedtuple("_Inputs", ["x", *Convolution._fields])  # arguments of `depthwise_op`, and their gradients
 
 
 @torch.library.custom_op("mednextv2::depthwise_backward", mutates_args=())
@@ -67,22 +67,30 @@ def depthwise_backward_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x (empty unless `need_x`), weight and bias."""
     convolution = Convolution(weight, None, stride, transposed)
-    with paths.no_autocast(x):
-        return choose(x, weight, stride, transposed).backward(paths.channels_last(grad), x, convolution, need_x)
+    with features.no_autocast(x):
+        return choose(x, convolution).backward(features.channels_last(grad), x, convolution, need_x)
 
 
-def choose(x: Tensor, weight: Tensor, stride: int = 1, transposed: bool = False) -> ModuleType:
-    """Return the module of the chosen path."""
-    channels = x.shape[1]
+def choose(x: Tensor, convolution: Convolution) -> ModuleType:
+    """Return the module of the chosen implementation."""
     problem = Problem(
-        x.dim() - 2, channels, 0, channels, weight.shape[-1], stride, transposed, False, False, x.dtype
-    )  # fmt: skip
-    path = choosing.choose_for(problem, x.device).name
-    if path == paths.NATIVE:
+        spatial_dims=x.dim() - 2,
+        channels=x.shape[1],
+        expanded=0,
+        out_channels=x.shape[1],
+        kernel_size=convolution.weight.shape[-1],
+        stride=convolution.stride,
+        transposed=convolution.transposed,
+        grn=False,
+        residual=False,
+        dtype=x.dtype,
+    )
+    name = choosing.choose_for(problem, x.device).name
+    if name == implementations.NATIVE:
         from mednextv2.ops import _depthwise_native as native
 
         return native
-    if path == paths.TRITON:
+    if name == implementations.TRITON:
         from mednextv2.ops import _depthwise_triton as triton
 
         return triton
@@ -92,8 +100,8 @@ def choose(x: Tensor, weight: Tensor, stride: int = 1, transposed: bool = False)
 @depthwise_op.register_fake
 def _(x, weight, bias, stride, transposed):
     spatial = result_shape(x, weight, stride, transposed)
-    y = paths.channels_last(x.new_empty(*x.shape[:2], *spatial))
-    mean = x.new_empty(x.shape[:2], dtype=paths.statistics_dtype(x))
+    y = features.channels_last(x.new_empty(*x.shape[:2], *spatial))
+    mean = x.new_empty(x.shape[:2], dtype=features.statistics_dtype(x))
     return y, mean, torch.empty_like(mean)
 
 
@@ -103,18 +111,21 @@ def _(grad, x, weight, stride, transposed, need_x):
     return dx, weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
 
 
-def _setup_context(ctx, inputs, output) -> None:
-    x, weight, bias, stride, transposed = inputs
-    ctx.save_for_backward(x, weight)
-    ctx.has_bias, ctx.stride, ctx.transposed = bias is not None, stride, transposed
-    ctx.mark_non_differentiable(output[1], output[2])
+def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
+    given = _Inputs(*inputs)
+    _, *statistics = output
+    ctx.save_for_backward(given.x, given.weight)
+    ctx.has_bias, ctx.stride, ctx.transposed = given.bias is not None, given.stride, given.transposed
+    ctx.mark_non_differentiable(*statistics)
 
 
-def _backward(ctx, grad, _, __):
+def _backward(ctx: Any, grad: Tensor, *_: Any) -> tuple:
     x, weight = ctx.saved_tensors
-    need_x = ctx.needs_input_grad[0]
+    need_x, *_ = ctx.needs_input_grad
     dx, dw, db = depthwise_backward_op(grad, x, weight, ctx.stride, ctx.transposed, need_x)
-    return dx if need_x else None, dw, db if ctx.has_bias else None, None, None
+    gradients = _Inputs(x=dx if need_x else None, weight=dw, bias=db if ctx.has_bias else None,
+                        stride=None, transposed=None)  # fmt: skip
+    return tuple(gradients)
 
 
 depthwise_op.register_autograd(_backward, setup_context=_setup_context)

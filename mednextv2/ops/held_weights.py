@@ -60,6 +60,8 @@ def kept(name: str, owner: Tensor, sources: tuple[Tensor, ...], make: Callable[[
     stream = torch.cuda.current_stream(owner.device).cuda_stream if owner.is_cuda else 0
     state = (stream, *(source.data_ptr() for source in sources))
     results = held.setdefault(owner, {})
-    if results.get(name, (None, None))[0] != state:
-        results[name] = (state, make())
-    return results[name][1]
+    known, result = results.get(name, (None, None))
+    if known != state:
+        result = make()
+        results[name] = (state, result)
+    return result

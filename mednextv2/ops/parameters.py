@@ -1,8 +1,19 @@
-"""What the operators of a block are given beside tensors of features: weights and settings, by name."""
+"""What the operators of a block are given and keep beside tensors of features, by name.
 
-from typing import NamedTuple
+The custom operators of torch take tensors and numbers alone: their arguments have the names of these fields, in this
+order, so that `operator(y, *statistics, *mlp, residual, *settings)` is right; a test compares them.
+"""
+
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
+
+T = TypeVar("T", bound=tuple)
+
+
+def pick(kind: type[T], values: Any) -> T:
+    """Return the named tuple of a kind from an object that has its fields, among others."""
+    return kind(*(getattr(values, name) for name in kind._fields))
 
 
 class Convolution(NamedTuple):
@@ -21,17 +32,29 @@ class Convolution(NamedTuple):
     transposed: bool = False
 
 
+class Statistics(NamedTuple):
+    """The moments of every channel over space.
+
+    Attributes:
+        mean: `(N, C)`.
+        variance: Biased, `(N, C)`.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+
 class Mlp(NamedTuple):
     """The weights of a block's inside: norm, expansion, GRN and compression.
 
     Attributes:
         norm_weight: Scale of the norm, `(C,)`.
         norm_bias: Shift of the norm, `(C,)`.
-        w1: Expansion, `(E, C)`.
+        w1: Expansion, `(E, C)`; for the operators that users call, also the weight of a convolution of kernel 1.
         b1: `(E,)`.
         gamma: Gain of GRN, `(E,)`; None for a block without.
         beta: Shift of GRN, `(E,)`; None where gamma is.
-        w2: Compression, `(O, E)`.
+        w2: Compression, `(O, E)`, as `w1`.
         b2: `(O,)`.
     """
 
@@ -55,6 +78,11 @@ class Mlp(NamedTuple):
             for weight, gradient in zip(self, gradients, strict=True)
         ))  # fmt: skip
 
+    def where_given(self, gradients: "Mlp") -> "Mlp":
+        """Return gradients as autograd takes them: None for those of GRN where there is none."""
+        pairs = zip(self, gradients, strict=True)
+        return Mlp(*(None if weight is None else gradient for weight, gradient in pairs))
+
 
 class Settings(NamedTuple):
     """The constants of a block's norms.
@@ -68,3 +96,26 @@ class Settings(NamedTuple):
     norm_eps: float = 1e-5
     grn_eps: float = 1e-6
     grn_sum: bool = False
+
+
+class Saved(NamedTuple):
+    """What a whole block keeps for its backward pass beside its input and its weights.
+
+    Attributes:
+        y: Result of the convolution, `(N, C, *spatial)`.
+        mean: Of `y` over space, `(N, C)`.
+        variance: Biased, `(N, C)`.
+        g: Norms of the expanded channels, `(N, E)`; empty without GRN.
+        w1n: Expansion with the norm folded in, `(E, C)`; only the joined kernels make it and the next two, which are
+            empty otherwise.
+        b1n: `(E,)`.
+        taps: Weights of the convolution as the kernels read them, `(taps, C)`.
+    """
+
+    y: Tensor
+    mean: Tensor
+    variance: Tensor
+    g: Tensor
+    w1n: Tensor
+    b1n: Tensor
+    taps: Tensor

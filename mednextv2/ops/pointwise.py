@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from mednextv2.ops import paths
+from mednextv2.ops import implementations
 
 
 def pointwise_reference(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -26,6 +26,6 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         `(N, O, *spatial)`, channels-last; under autocast in its dtype.
     """
-    if paths.plain():
+    if implementations.plain():
         return pointwise_reference(x, weight, bias)
     return F.linear(x.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)

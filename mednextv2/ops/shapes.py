@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from mednextv2.ops.parameters import Convolution, Mlp
+from mednextv2.ops.parameters import Convolution, Mlp, Settings, Statistics
 
 
 def check_tensor(name: str, value: object) -> None:
@@ -11,8 +11,9 @@ def check_tensor(name: str, value: object) -> None:
         raise ValueError(f"{name} is a tensor, not a {type(value).__name__}")
 
 
-def check_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> None:
+def check_depthwise(x: Tensor, convolution: Convolution) -> None:
     """Raise a ValueError that says which argument of :func:`mednextv2.ops.depthwise` does not fit, or return."""
+    weight, bias, stride, _ = convolution
     if x.dim() not in (4, 5) or not x.is_floating_point():
         raise ValueError(
             f"x is a floating-point tensor (N, C, *spatial) of two or three dimensions, not {_describe(x)}"
@@ -28,43 +29,33 @@ def check_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int)
 
 def check_mlp(
     y: Tensor,
-    parameters: tuple[Tensor | None, ...],
+    mlp: Mlp,
     residual: Tensor | None = None,
-    statistics: tuple[Tensor, Tensor] | None = None,
+    statistics: Statistics | None = None,
 ) -> None:
-    """Raise a ValueError that says which argument of :func:`mednextv2.ops.folded_mlp` does not fit, or return.
-
-    Args:
-        y: Its input.
-        parameters: From `norm_weight` to `compress_bias`, as it takes them.
-        residual: As there.
-        statistics: As there.
-    """
-    norm_weight, norm_bias, expand_weight, expand_bias, gamma, beta, compress_weight, compress_bias = parameters
+    """Raise a ValueError that says which argument of :func:`mednextv2.ops.folded_mlp` does not fit, or return."""
     if y.dim() not in (4, 5) or not y.is_floating_point():
         raise ValueError(
             f"y is a floating-point tensor (N, C, *spatial) of two or three dimensions, not {_describe(y)}"
         )
     samples, channels = y.shape[:2]
-    width, out_channels = expand_weight.shape[0], compress_weight.shape[0]
-    _expect("norm_weight", norm_weight, (channels,))
-    _expect("norm_bias", norm_bias, (channels,))
-    _expect("expand_weight", expand_weight, (width, channels), ones=True)
-    _expect("expand_bias", expand_bias, (width,))
-    _expect("gamma", gamma, (width,))
-    _expect("beta", beta, (width,))
-    _expect("compress_weight", compress_weight, (out_channels, width), ones=True)
-    _expect("compress_bias", compress_bias, (out_channels,))
+    width, out_channels = mlp.w1.shape[0], mlp.w2.shape[0]
+    _expect("norm_weight", mlp.norm_weight, (channels,))
+    _expect("norm_bias", mlp.norm_bias, (channels,))
+    _expect("w1", mlp.w1, (width, channels), ones=True)
+    _expect("b1", mlp.b1, (width,))
+    _expect("gamma", mlp.gamma, (width,))
+    _expect("beta", mlp.beta, (width,))
+    _expect("w2", mlp.w2, (out_channels, width), ones=True)
+    _expect("b2", mlp.b2, (out_channels,))
     _expect("residual", residual, (samples, out_channels, *y.shape[2:]))
-    for name, tensor in zip(("mean", "variance"), statistics or (), strict=False):
+    for name, tensor in zip(Statistics._fields, statistics or (), strict=False):
         _expect(f"statistics: {name}", tensor, (samples, channels))
 
 
 def check_block(x: Tensor, convolution: Convolution, mlp: Mlp, residual: Tensor | None) -> None:
     """Raise a ValueError that says which argument of :func:`mednextv2.ops.block` does not fit, or return."""
-    if (mlp.gamma is None) != (mlp.beta is None):
-        raise ValueError("gamma and beta of GRN are given both or not at all")
-    check_depthwise(x, *convolution[:3])
+    check_depthwise(x, convolution)
     check_mlp(x, mlp)
     if residual is not None:
         space = result_shape(x, convolution.weight, convolution.stride, convolution.transposed)
@@ -79,11 +70,11 @@ def result_shape(x: Tensor, weight: Tensor, stride: int, transposed: bool) -> li
     ]
 
 
-def check_grn(gamma: Tensor | None, beta: Tensor | None, denominator: str) -> None:
+def check_grn(mlp: Mlp, settings: Settings) -> None:
     """Raise a ValueError where GRN's arguments contradict each other, or return."""
-    if denominator not in ("mean", "sum"):
-        raise ValueError(f"the denominator of GRN is 'mean' or 'sum', not {denominator!r}")
-    if (gamma is None) != (beta is None):
+    if not isinstance(settings.grn_sum, bool):
+        raise ValueError(f"grn_sum, whether GRN's denominator is the sum, is True or False, not {settings.grn_sum!r}")
+    if (mlp.gamma is None) != (mlp.beta is None):
         raise ValueError("gamma and beta of GRN are given both or not at all")
 
 

@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
-from mednextv2.ops import paths
+from mednextv2.ops import features
+from mednextv2.ops.parameters import Statistics
 
 
 @torch.no_grad()
-def moments(y: Tensor) -> tuple[Tensor, Tensor]:
+def moments(y: Tensor) -> Statistics:
     """Return mean and biased variance over space, `(N, C)` each, in float32 for half precision."""
-    variance, mean = torch.var_mean(paths.rows(y).to(paths.statistics_dtype(y)), dim=1, correction=0)
-    return mean, variance
+    variance, mean = torch.var_mean(features.rows(y).to(features.statistics_dtype(y)), dim=1, correction=0)
+    return Statistics(mean, variance)

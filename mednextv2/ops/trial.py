@@ -16,19 +16,20 @@ from tqdm import tqdm
 
 from mednextv2.ops import _trial_children as children
 from mednextv2.ops import _trial_store as store
-from mednextv2.ops import kernels, paths
+from mednextv2.ops import kernels
 from mednextv2.ops._trial_store import Verdict
+from mednextv2.ops.implementations import TORCH, TRITON, Choice, of_kind
 from mednextv2.ops.problems import Problem
 
 logger = logging.getLogger(__name__)
 
-_known: dict[tuple[int, Problem], paths.Path] = {}  # by index of the device; for the life of this process
+_known: dict[tuple[int, Problem], Choice] = {}  # by index of the device; for the life of this process
 _said: set[str] = set()  # lines about what no trial can change
 _one_at_a_time = threading.RLock()
 
 
-def path(problem: Problem, device: torch.device) -> paths.Path:
-    """Return the path that a problem takes on a CUDA device; its kernels are tried where there is no verdict yet.
+def choice(problem: Problem, device: torch.device) -> Choice:
+    """Return what a problem takes on a CUDA device; its kernels are tried where there is no verdict yet.
 
     Where that cannot be, while a CUDA graph is recorded, an unknown problem takes PyTorch's operators.
     """
@@ -40,7 +41,7 @@ def path(problem: Problem, device: torch.device) -> paths.Path:
     if known is None:
         reason = "not tried yet, and a CUDA graph is being recorded; run the network once before that"
         _say_once(f"The kernels for {in_words(problem)} are {reason}: PyTorch's slower operators are recorded")
-        return paths.Path(paths.TORCH, f"the Triton kernels are {reason}")
+        return Choice(TORCH, f"the Triton kernels are {reason}")
     return known
 
 
@@ -52,25 +53,25 @@ def ensure(problems: Iterable[Problem], device: torch.device) -> bool:
         device: A CUDA device.
 
     Returns:
-        Whether the path of each is known now: not where a CUDA graph is being recorded, which a trial would disturb.
+        Whether what each takes is known now: not where a CUDA graph is being recorded, which a trial would disturb.
     """
     with _one_at_a_time:
         unknown = [problem for problem in dict.fromkeys(problems) if _key(problem, device) not in _known]
         if not unknown:
             return True
-        chosen = {problem: paths.of_kind(problem, "cuda") for problem in unknown}
+        chosen = {problem: of_kind(problem, "cuda") for problem in unknown}
         unfit = kernels.unfit(device)
         if unfit:
-            chosen = {p: paths.Path(paths.TORCH, unfit) if c.name == paths.TRITON else c for p, c in chosen.items()}
+            chosen = {p: Choice(TORCH, unfit) if c.name == TRITON else c for p, c in chosen.items()}
             if torch.cuda.is_available():
                 _say_once(f"PyTorch's slower operators take the place of the GPU kernels: {unfit}")
         elif torch.cuda.is_current_stream_capturing():
             return False
         else:
-            found = verdicts([p for p, choice in chosen.items() if choice.name == paths.TRITON], device)
+            found = verdicts([p for p, c in chosen.items() if c.name == TRITON], device)
             warn(found, device)
-            chosen |= {problem: _as_path(verdict) for problem, verdict in found.items()}
-        _known.update({_key(problem, device): choice for problem, choice in chosen.items()})
+            chosen |= {problem: _as_choice(verdict) for problem, verdict in found.items()}
+        _known.update({_key(problem, device): chosen[problem] for problem in unknown})
         return True
 
 
@@ -149,10 +150,10 @@ def _try(
     return found
 
 
-def _as_path(verdict: Verdict) -> paths.Path:
+def _as_choice(verdict: Verdict) -> Choice:
     if verdict.passed:
-        return paths.Path(paths.TRITON, "Triton kernels, tried on this GPU")
-    return paths.Path(paths.TORCH, f"the Triton kernels {verdict.reason}")
+        return Choice(TRITON, "Triton kernels, tried on this GPU")
+    return Choice(TORCH, f"the Triton kernels {verdict.reason}")
 
 
 def _key(problem: Problem, device: torch.device) -> tuple[int, Problem]:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mednextv2.ops import paths
+from mednextv2.ops import features, implementations
 from mednextv2.ops.derivatives import first_only
 
 
@@ -35,7 +35,7 @@ def upsample_merge(y: Tensor, shortcut: Tensor | None, skip: Tensor | None) -> T
     Source:
         Roy et al. 2023, MedNeXt, section 2.2 (arXiv:2303.09975); the zero in front as in the authors' code.
     """
-    if paths.plain(y):
+    if implementations.plain(y):
         return upsample_merge_reference(y, shortcut, skip)
     return upsample_merge_op(y, shortcut, skip)
 
@@ -45,7 +45,7 @@ def upsample_merge_op(y: Tensor, shortcut: Tensor | None, skip: Tensor | None) -
     """Write each part once: no padded copy, no grid of zeros."""
     behind, second = _places(y.dim())
     if skip is None:
-        out = paths.channels_last(y.new_zeros(*y.shape[:2], *[n + 1 for n in y.shape[2:]]))
+        out = features.channels_last(y.new_zeros(*y.shape[:2], *[n + 1 for n in y.shape[2:]]))
         out[behind] = y
     else:
         out = skip.to(y.dtype, memory_format=_format(y), copy=True)
@@ -57,7 +57,7 @@ def upsample_merge_op(y: Tensor, shortcut: Tensor | None, skip: Tensor | None) -
 
 @upsample_merge_op.register_fake
 def _(y, shortcut, skip):
-    return paths.channels_last(y.new_empty(*y.shape[:2], *[n + 1 for n in y.shape[2:]]))
+    return features.channels_last(y.new_empty(*y.shape[:2], *[n + 1 for n in y.shape[2:]]))
 
 
 @torch.library.custom_op("mednextv2::upsample_merge_backward", mutates_args=())
@@ -70,8 +70,8 @@ def upsample_merge_backward_op(grad: Tensor, has_shortcut: bool) -> tuple[Tensor
 
 @upsample_merge_backward_op.register_fake
 def _(grad, has_shortcut):
-    like = paths.channels_last(grad.new_empty(*grad.shape[:2], *[n - 1 for n in grad.shape[2:]]))
-    half = paths.channels_last(grad.new_empty(*grad.shape[:2], *[n // 2 for n in grad.shape[2:]]))
+    like = features.channels_last(grad.new_empty(*grad.shape[:2], *[n - 1 for n in grad.shape[2:]]))
+    half = features.channels_last(grad.new_empty(*grad.shape[:2], *[n // 2 for n in grad.shape[2:]]))
     return like, half if has_shortcut else grad.new_empty(0)
 
 
@@ -87,17 +87,15 @@ def _format(x: Tensor) -> torch.memory_format:
 
 def _setup_context(ctx, inputs, output) -> None:
     _, shortcut, skip = inputs
-    ctx.has_shortcut, ctx.has_skip = shortcut is not None, skip is not None
-    ctx.dtypes = [None if t is None else t.dtype for t in (shortcut, skip)]
+    ctx.shortcut_dtype = None if shortcut is None else shortcut.dtype
+    ctx.skip_dtype = None if skip is None else skip.dtype
 
 
 def _backward(ctx, grad):
-    dy, shortcut = upsample_merge_backward_op(grad, ctx.has_shortcut)
-    return (
-        dy,
-        shortcut.to(ctx.dtypes[0]) if ctx.has_shortcut else None,
-        grad.to(ctx.dtypes[1]) if ctx.has_skip else None,
-    )
+    has_shortcut = ctx.shortcut_dtype is not None
+    dy, shortcut = upsample_merge_backward_op(grad, has_shortcut)
+    shortcut = shortcut.to(ctx.shortcut_dtype) if has_shortcut else None
+    return dy, shortcut, None if ctx.skip_dtype is None else grad.to(ctx.skip_dtype)
 
 
 upsample_merge_op.register_autograd(_backward, setup_context=_setup_context)

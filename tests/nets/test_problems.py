@@ -6,16 +6,18 @@ from trial_standin import problem
 
 from mednextv2 import ops
 from mednextv2.nets import MedNeXt
-from mednextv2.ops import choosing, paths, trial
+from mednextv2.ops import choosing, implementations, trial
 from mednextv2.ops.problems import Problem
 
 
 def test_a_network_tries_all_its_kernels_before_the_first_of_them(monkeypatch):
     asked = []
-    monkeypatch.setattr(paths, "_wanted", "auto")
+    monkeypatch.setattr(implementations, "_wanted", "auto")
     # the CPU in the GPU's place
-    monkeypatch.setattr(paths, "by_verdict", lambda device: device.type == "cpu" and paths._wanted == "auto")
-    monkeypatch.setattr(choosing, "choose_for", lambda problem, device: paths.choose("cpu", problem.dtype))
+    monkeypatch.setattr(
+        implementations, "by_verdict", lambda device: device.type == "cpu" and implementations._wanted == "auto"
+    )
+    monkeypatch.setattr(choosing, "choose_for", lambda problem, device: implementations.choose("cpu", problem.dtype))
     monkeypatch.setattr(trial, "ensure", lambda problems, device: asked.append((list(problems), device)) or True)
     network = MedNeXt(init_filters=4).eval()
     x = torch.randn(1, 1, 16, 16, 16)

@@ -6,7 +6,7 @@ import random
 import torch
 
 from mednextv2 import ops
-from mednextv2.ops import native
+from mednextv2.ops import Mlp, Settings, native
 
 MLP_ARGUMENTS = ("y", "norm_weight", "norm_bias", "w1", "b1", "gamma", "beta", "w2", "b2", "residual")
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2, torch.float64: 1e-12}
@@ -30,7 +30,7 @@ def available_paths():
 
 
 def mlp_case(seed, dtype, **fixed):
-    """Random arguments of the folded MLP, as leaves that want gradients, and its settings."""
+    """Random arguments of the folded MLP by name, as leaves that want gradients, and its settings."""
     rng = random.Random(seed)
     torch.manual_seed(seed)
     pick = {
@@ -68,7 +68,7 @@ def mlp_case(seed, dtype, **fixed):
         "b2": leaf(o),
         "residual": leaf(n, o, *pick["space"], dtype=dtype) if pick["residual"] else None,
     }
-    return values, {"grn_denominator": pick["denominator"]}
+    return values, Settings(grn_sum=pick["denominator"] == "sum")
 
 
 def exact(values):
@@ -102,8 +102,17 @@ def relative(actual, expected):
 def run_mlp(values, settings, path=None):
     """Run on a path, or on that which is set already."""
     with ops.use(path) if path else contextlib.nullcontext():
-        return ops.folded_mlp(*values.values(), **settings)
+        return apply_mlp(values, settings)
+
+
+def apply_mlp(values, settings, **more):
+    return ops.folded_mlp(values["y"], mlp_of(values), values["residual"], settings, **more)
 
 
 def reference_mlp(values, settings):
-    return ops.folded_mlp_reference(*values.values(), **settings)
+    return ops.folded_mlp_reference(values["y"], mlp_of(values), values["residual"], settings)
+
+
+def mlp_of(values):
+    """Weights by name as the operators take them."""
+    return Mlp(*map(values.get, Mlp._fields))

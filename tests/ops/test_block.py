@@ -1,10 +1,10 @@
 import pytest
 import torch
-from op_helpers import TOLERANCE, available_paths, errors, exact, mlp_case, nan_filled
+from op_helpers import TOLERANCE, available_paths, errors, exact, mlp_case, mlp_of, nan_filled
 
 from mednextv2 import ops
 from mednextv2.nets import MedNeXt
-from mednextv2.ops import paths
+from mednextv2.ops import features
 from mednextv2.ops.block import block_backward_op, block_op
 
 SPACES = [(5, 6, 7), (1, 1, 1), (2, 2, 2), (9, 8, 7), (12, 11), (1, 1)]
@@ -25,21 +25,22 @@ def case(seed, dtype, **fixed):
     return {"x": x, "weight": kernel, "bias": bias, **values}, settings
 
 
-def run(x, weight, bias, *parameters, grn_denominator="mean"):
+def run(values, settings=None):
     """Apply a block with the residual connection."""
-    settings = ops.Settings(grn_sum=grn_denominator == "sum")
-    return ops.block(x, ops.Convolution(weight, bias), ops.Mlp(*parameters), x, settings)
+    convolution = ops.Convolution(values["weight"], values["bias"])
+    return ops.block(values["x"], convolution, mlp_of(values), values["x"], settings)
 
 
-def definition(x, weight, bias, *parameters, **settings):
-    return ops.folded_mlp_reference(ops.depthwise_reference(x, weight, bias), *parameters, x, **settings)
+def definition(values, settings):
+    y = ops.depthwise_reference(values["x"], ops.Convolution(values["weight"], values["bias"]))
+    return ops.folded_mlp_reference(y, mlp_of(values), values["x"], settings)
 
 
 def compare(values, settings, path):
     copies = exact(values)
     with nan_filled(), ops.use(path):
-        out = run(*values.values(), **settings)
-        return errors(out, definition(*copies.values(), **settings), values, copies)
+        out = run(values, settings)
+        return errors(out, definition(copies, settings), values, copies)
 
 
 @pytest.mark.parametrize("path", available_paths())
@@ -51,26 +52,26 @@ def test_output_and_all_gradients_equal_the_definition(path, dtype, seed):
     found.pop("bias", None)  # the norm takes the bias out again: its gradient is nothing but rounding, in all paths
     # where a dtype itself cannot do better (a norm of few, rounded values), the definition in it is the measure
     plain, copies = case(seed, dtype)[0], exact(values)
-    own = errors(definition_in(plain, settings), definition(*copies.values(), **settings), plain, copies)
+    own = errors(definition_in(plain, settings), definition(copies, settings), plain, copies)
     assert {k: v for k, v in found.items() if v > max(TOLERANCE[dtype], 3 * own[k])} == {}
 
 
 def definition_in(values, settings):
     """The definition in the dtype of the features, as PyTorch computes it."""
-    x, *parameters = values.values()
-    return definition(x, *[p if p is None else p.to(x.dtype) for p in parameters], **settings)
+    dtype = values["x"].dtype
+    return definition({name: v if v is None else v.to(dtype) for name, v in values.items()}, settings)
 
 
 def test_gradcheck():
     values, settings = case(2, torch.float64, batch=2, channels=2, space=(2, 3, 4), kernel=3, ratio=2, bias=True)
-    assert torch.autograd.gradcheck(lambda *v: run(*v, **settings), tuple(values.values()))
+    assert torch.autograd.gradcheck(lambda *v: run(dict(zip(values, v, strict=True)), settings), tuple(values.values()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("grn", [True, False])
 def test_opcheck(dtype, grn):
     values, _ = case(3, dtype, batch=2, channels=8, space=(4, 6, 8), kernel=3, grn=grn, bias=grn)
-    x = paths.channels_last(values.pop("x").detach()).requires_grad_()
+    x = features.channels_last(values.pop("x").detach()).requires_grad_()
     tolerance = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float64: 1e-9}[dtype]
     weight, bias, *mlp = values.values()
     inputs = (x, weight, bias, 1, False, *mlp, None, True, False, *ops.Settings())
@@ -95,70 +96,58 @@ def test_blocks_are_one_operator_and_no_gradient_is_added_by_a_pass_of_its_own()
 
 def test_the_gradient_of_the_input_is_left_out_where_nobody_wants_it():
     values, _ = case(8, torch.float32, channels=8, space=(5, 6, 7), bias=True)
-    x, *parameters = values.values()
-    leaves = [p for p in parameters if p is not None]
-    wanted = torch.autograd.grad(run(*values.values()).square().sum(), leaves)
-    found = torch.autograd.grad(run(x.detach(), *parameters).square().sum(), leaves)
+    leaves = [v for name, v in values.items() if name != "x" and v is not None]
+    wanted = torch.autograd.grad(run(values).square().sum(), leaves)
+    found = torch.autograd.grad(run({**values, "x": values["x"].detach()}).square().sum(), leaves)
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
-NAMES = (
-    "norm_weight",
-    "norm_bias",
-    "expand_weight",
-    "expand_bias",
-    "gamma",
-    "beta",
-    "compress_weight",
-    "compress_bias",
-)
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ops.Mlp._fields)
 def test_a_parameter_that_is_too_short_is_refused(name):
     values, settings = case(5, torch.float32, channels=16, grn=True)
     values = {k: v if v is None else v.detach() for k, v in values.items()}
-    parameters = dict(zip(NAMES, list(values.values())[3:], strict=True))
-    parameters[name] = parameters[name][:, :-1] if parameters[name].dim() > 1 else parameters[name][:-1]
+    values[name] = values[name][:, :-1] if values[name].dim() > 1 else values[name][:-1]
     with pytest.raises(ValueError, match=f"{name} has the shape"):
-        run(values["x"], values["weight"], values["bias"], *parameters.values(), **settings)
+        run(values, settings)
     with pytest.raises(ValueError, match=f"{name} has the shape"):
-        ops.folded_mlp(values["x"], **parameters, **settings)
+        ops.folded_mlp(values["x"], mlp_of(values), settings=settings)
 
 
 def test_what_does_not_fit_the_residual_is_refused():
     values, _ = case(6, torch.float32, channels=8, space=(4, 4, 4), grn=True)
-    values["compress_weight"], values["compress_bias"] = (values.pop(k) for k in ("w2", "b2"))
-    short = {**values, "compress_weight": values["compress_weight"][:4], "compress_bias": values["compress_bias"][:4]}
     with pytest.raises(ValueError, match="residual has the shape"):
-        run(*short.values())
-    x, _, _, *parameters = values.values()
+        run({**values, "w2": values["w2"][:4], "b2": values["b2"][:4]})
+    x, mlp = values["x"], mlp_of(values)
     with pytest.raises(ValueError, match="residual has the shape"):
-        ops.folded_mlp(x, *parameters, residual=torch.ones(1, 8, 1, 1, 1))
+        ops.folded_mlp(x, mlp, torch.ones(1, 8, 1, 1, 1))
     with pytest.raises(ValueError, match="statistics: variance has the shape"):
-        ops.folded_mlp(x, *parameters, statistics=(torch.zeros(x.shape[:2]), torch.ones(1)))
+        ops.folded_mlp(x, mlp, statistics=ops.Statistics(torch.zeros(x.shape[:2]), torch.ones(1)))
 
 
+@pytest.mark.parametrize("path", ["auto", "reference"])
 @pytest.mark.parametrize("missing", ["gamma", "beta"])
-def test_half_of_grn_is_refused(missing):
+def test_half_of_grn_is_refused(missing, path):
     values, _ = case(7, torch.float32, grn=True)
     values[missing] = None
-    with pytest.raises(ValueError, match="both or not at all"):
-        run(*values.values())
+    with ops.use(path):
+        with pytest.raises(ValueError, match="both or not at all"):
+            run(values)
+        with pytest.raises(ValueError, match="both or not at all"):
+            ops.folded_mlp(values["x"], mlp_of(values))
 
 
 @pytest.mark.parametrize("name", ["block", "depthwise", "folded_mlp", "upsample_merge"])
 def test_a_second_derivative_is_refused_with_the_way_to_have_it(name):
     values, settings = case(9, torch.float64, batch=1, channels=2, space=(3, 4), kernel=3, ratio=2, bias=True, grn=True)
-    x, weight, bias, *mlp = values.values()
+    x, convolution, mlp = values["x"], ops.Convolution(values["weight"], values["bias"]), mlp_of(values)
 
     def apply():
         if name == "block":
-            return run(*values.values(), **settings)
+            return run(values, settings)
         if name == "depthwise":
-            return ops.depthwise(x, weight, bias)[0]
+            return ops.depthwise(x, convolution)[0]
         if name == "folded_mlp":
-            return ops.folded_mlp(x, *mlp)
+            return ops.folded_mlp(x, mlp)
         return ops.upsample_merge(x, None, None)
 
     (first,) = torch.autograd.grad(apply().square().sum(), x, create_graph=True)
@@ -171,11 +160,11 @@ def test_a_second_derivative_is_refused_with_the_way_to_have_it(name):
 
 def test_what_is_no_tensor_is_refused():
     values, _ = case(10, torch.float32, channels=8)
-    _, weight, bias, *mlp = values.values()
+    convolution, mlp = ops.Convolution(values["weight"], values["bias"]), mlp_of(values)
     for call in (
-        lambda: ops.block([1, 2], ops.Convolution(weight, bias), ops.Mlp(*mlp)),
-        lambda: ops.depthwise([1, 2], weight, bias),
-        lambda: ops.folded_mlp([1, 2], *mlp),
+        lambda: ops.block([1, 2], convolution, mlp),
+        lambda: ops.depthwise([1, 2], convolution),
+        lambda: ops.folded_mlp([1, 2], mlp),
     ):
         with pytest.raises(ValueError, match=r"[xy] is a tensor, not a list"):
             call()

@@ -7,7 +7,7 @@ import torch
 from op_helpers import TOLERANCE, available_paths, errors, exact, nan_filled, relative
 
 from mednextv2 import ops
-from mednextv2.ops import paths
+from mednextv2.ops import features, implementations
 from mednextv2.ops.depthwise import depthwise_backward_op, depthwise_op
 
 MODULE = importlib.import_module("mednextv2.ops.depthwise")  # mednextv2.ops.depthwise is the function
@@ -35,6 +35,14 @@ def case(seed, dtype, **fixed):
     }
 
 
+def run(values, stride=1, transposed=False):
+    return ops.depthwise(values["x"], ops.Convolution(values["weight"], values["bias"], stride, transposed))
+
+
+def definition(values, stride=1, transposed=False):
+    return ops.depthwise_reference(values["x"], ops.Convolution(values["weight"], values["bias"], stride, transposed))
+
+
 @pytest.mark.parametrize("path", available_paths())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("stride", "transposed"), KINDS)
@@ -43,14 +51,14 @@ def test_result_moments_and_gradients_equal_the_definition(path, dtype, stride, 
     values = case(seed, dtype)
     copies = exact(values)
     with nan_filled(), ops.use(path):
-        y, (mean, variance) = ops.depthwise(*values.values(), stride, transposed)
-        found = errors(y, ops.depthwise_reference(*copies.values(), stride, transposed), values, copies)
+        y, (mean, variance) = run(values, stride, transposed)
+        found = errors(y, definition(copies, stride, transposed), values, copies)
     flat = y.detach().double().flatten(2)
     scale = flat.std().item() if flat.numel() > 1 else 1.0
     found["mean"] = (mean.double() - flat.mean(2)).abs().max().item() / max(scale, 1e-3)
     found["variance"] = (variance.double() - flat.var(2, correction=0)).abs().max().item() / max(scale, 1e-3) ** 2
     assert {k: v for k, v in found.items() if v > TOLERANCE[dtype]} == {}
-    assert paths.channels_last(y) is y
+    assert features.channels_last(y) is y
     assert mean.dtype == variance.dtype == torch.float32
 
 
@@ -60,7 +68,7 @@ def test_the_variance_stands_a_large_mean(path, stride, transposed):
     values = case(1, torch.float32, channels=24, space=(12, 16, 20), kernel=3)
     values["bias"] = torch.full((24,), 1000.0)
     with ops.use(path):
-        y, (mean, variance) = ops.depthwise(*values.values(), stride, transposed)
+        y, (mean, variance) = run(values, stride, transposed)
     flat = y.detach().double().flatten(2)
     assert relative(mean, flat.mean(2)) < 1e-6
     assert relative(variance, flat.var(2, correction=0)) < 1e-5
@@ -70,14 +78,16 @@ def test_the_variance_stands_a_large_mean(path, stride, transposed):
 @pytest.mark.parametrize("space", [(2, 3, 4), (4, 3)])
 def test_gradcheck(stride, transposed, space):
     values = case(2, torch.float64, batch=2, channels=2, space=space, kernel=3, bias=True)
-    assert torch.autograd.gradcheck(lambda *v: ops.depthwise(*v, stride, transposed)[0], tuple(values.values()))
+    assert torch.autograd.gradcheck(
+        lambda *v: run(dict(zip(values, v, strict=True)), stride, transposed)[0], tuple(values.values())
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize(("stride", "transposed"), KINDS)
 def test_opcheck(dtype, stride, transposed):
     values = case(3, dtype, batch=2, channels=8, space=(4, 6, 8), kernel=3, bias=True)
-    x = paths.channels_last(values["x"].detach()).requires_grad_()
+    x = features.channels_last(values["x"].detach()).requires_grad_()
     tolerance = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float64: 1e-9}[dtype]
     inputs = (x, values["weight"], values["bias"], stride, transposed)
     torch.library.opcheck(depthwise_op, inputs, rtol=tolerance, atol=tolerance)
@@ -100,18 +110,18 @@ def test_the_gradient_of_the_input_is_left_out_where_nobody_wants_it(monkeypatch
 
     monkeypatch.setattr(MODULE, "choose", spy)
     values = case(4, torch.float32)
-    ops.depthwise(values["x"].detach(), values["weight"], values["bias"])[0].sum().backward()
-    ops.depthwise(*values.values())[0].sum().backward()
+    run({**values, "x": values["x"].detach()})[0].sum().backward()
+    run(values)[0].sum().backward()
     assert asked == [False, True]
 
 
 def test_other_kernel_sizes_take_pytorch_s_operator_and_say_so():
     values = case(5, torch.float32, channels=4, space=(6, 6, 6), kernel=1)
     copies = exact(values)
-    y, _ = ops.depthwise(*values.values())
-    assert max(errors(y, ops.depthwise_reference(*copies.values()), values, copies).values()) < 1e-5
+    y, _ = run(values)
+    assert max(errors(y, definition(copies), values, copies).values()) < 1e-5
     if "auto" in available_paths():
-        assert paths.choose("cpu", torch.float32, 1) == paths.Path(
+        assert implementations.choose("cpu", torch.float32, 1) == implementations.Choice(
             "torch", "the CPU kernels take kernel sizes 3, 5 and 7, not 1"
         )
 
@@ -132,8 +142,8 @@ def test_an_error_of_a_thousandth_in_any_gradient_is_found(path, index, monkeypa
     values = case(6, torch.float32, channels=8, space=(5, 6, 7), kernel=3, bias=True)
     copies = exact(values)
     with ops.use(path):
-        y, _ = ops.depthwise(*values.values())
-        found = errors(y, ops.depthwise_reference(*copies.values()), values, copies)
+        y, _ = run(values)
+        found = errors(y, definition(copies), values, copies)
     assert [name for name, error in found.items() if error > 5e-4] == [list(values)[index]]
 
 
@@ -143,8 +153,8 @@ def test_the_transposed_convolution_of_stride_1_has_the_right_gradients(path, dt
     values = case(7, dtype, channels=8, space=(5, 6, 7), kernel=3, bias=True)
     copies = exact(values)
     with ops.use(path):
-        y, _ = ops.depthwise(*values.values(), 1, True)
-        found = errors(y, ops.depthwise_reference(*copies.values(), 1, True), values, copies)
+        y, _ = run(values, 1, True)
+        found = errors(y, definition(copies, 1, True), values, copies)
     assert max(found.values()) < TOLERANCE[dtype]
 
 
@@ -164,9 +174,9 @@ def test_the_transposed_convolution_of_stride_1_has_the_right_gradients(path, dt
 )
 def test_arguments_that_do_not_fit_are_refused(x, weight, bias, stride, message):
     with pytest.raises(ValueError, match=message):
-        ops.depthwise(torch.ones(x), torch.ones(weight), None if bias is None else torch.ones(bias), stride)
+        run({"x": torch.ones(x), "weight": torch.ones(weight), "bias": bias and torch.ones(bias)}, stride)
 
 
 def test_integers_are_refused():
     with pytest.raises(ValueError, match="floating-point"):
-        ops.depthwise(torch.ones(1, 8, 4, 4, dtype=torch.int64), torch.ones(8, 1, 3, 3), None)
+        run({"x": torch.ones(1, 8, 4, 4, dtype=torch.int64), "weight": torch.ones(8, 1, 3, 3), "bias": None})

@@ -6,6 +6,7 @@ import torch
 from op_helpers import (
     MLP_ARGUMENTS,
     TOLERANCE,
+    apply_mlp,
     available_paths,
     errors,
     exact,
@@ -17,7 +18,7 @@ from op_helpers import (
 )
 
 from mednextv2 import ops
-from mednextv2.ops import _folded_mlp_torch, paths
+from mednextv2.ops import _folded_mlp_torch, features
 from mednextv2.ops.folded_mlp import folded_mlp_backward_op, folded_mlp_op, moments
 from mednextv2.ops.parameters import Mlp
 
@@ -68,16 +69,12 @@ def test_gradcheck(grn, denominator, space):
         1, torch.float64, batch=2, channels=3, ratio=2, out=1, space=space, grn=grn, denominator=denominator,
         residual=True, zero_channel=False, mean=0, gamma=1.0,
     )  # fmt: skip
-    present = [k for k, v in values.items() if v is not None]
+    present = {k: v for k, v in values.items() if v is not None}
 
     def function(*arguments):
-        return ops.folded_mlp(
-            **{**dict.fromkeys(names, None), **dict(zip(present, arguments, strict=True))}, **settings
-        )
+        return apply_mlp({**values, **dict(zip(present, arguments, strict=True))}, settings)
 
-    names = dict(zip(MLP_ARGUMENTS, inspect.signature(ops.folded_mlp).parameters, strict=False)).values()
-    present = [dict(zip(MLP_ARGUMENTS, names, strict=True))[k] for k in present]
-    assert torch.autograd.gradcheck(function, [v for v in values.values() if v is not None])
+    assert torch.autograd.gradcheck(function, list(present.values()))
 
 
 @pytest.mark.parametrize("path", available_paths())
@@ -115,19 +112,18 @@ def test_channels_that_are_zero_give_numbers(path):
 def test_given_statistics_are_used_and_equal_to_its_own():
     values, settings = mlp_case(6, torch.float32, channels=16, space=(5, 6, 7))
     y = values["y"]
-    statistics = moments(paths.channels_last(y.detach()))
+    statistics = moments(features.channels_last(y.detach()))
     with torch.no_grad():
-        torch.testing.assert_close(ops.folded_mlp(*values.values(), **settings, statistics=statistics),
-                                   ops.folded_mlp(*values.values(), **settings))  # fmt: skip
-        other = (statistics[0] + 1, statistics[1])
-        assert relative(ops.folded_mlp(*values.values(), **settings, statistics=other),
-                        ops.folded_mlp(*values.values(), **settings)) > 0.01  # fmt: skip
+        own = apply_mlp(values, settings)
+        torch.testing.assert_close(apply_mlp(values, settings, statistics=statistics), own)
+        other = statistics._replace(mean=statistics.mean + 1)
+        assert relative(apply_mlp(values, settings, statistics=other), own) > 0.01
 
 
 def test_both_layouts_of_the_input_give_the_same():
     values, settings = mlp_case(7, torch.float32, channels=16, space=(5, 6, 7), residual=True)
     contiguous = run_mlp(values, settings)
-    values["y"] = paths.channels_last(values["y"].detach())
+    values["y"] = features.channels_last(values["y"].detach())
     last = run_mlp(values, settings)
     assert torch.equal(contiguous, last)
     assert last.is_contiguous(memory_format=torch.channels_last_3d)
@@ -149,16 +145,17 @@ def test_rows_in_many_chunks_give_what_one_chunk_gives(path, monkeypatch):
 def test_autocast_computes_in_its_dtype_and_keeps_float32_gradients_of_weights():
     values, settings = mlp_case(9, torch.float32, channels=16, space=(5, 6, 7), residual=True)
     with torch.autocast("cpu", torch.bfloat16):
-        out = ops.folded_mlp(*values.values(), **settings)
+        out = apply_mlp(values, settings)
     out.sum().backward()
     assert out.dtype == torch.bfloat16
     assert {v.grad.dtype for v in values.values() if v is not None} == {torch.float32}
 
 
-def test_a_wrong_denominator_is_refused():
+@pytest.mark.parametrize("path", ["auto", "reference"])
+def test_a_wrong_denominator_is_refused(path):
     values, _ = mlp_case(10, torch.float32)
-    with pytest.raises(ValueError, match="'mean' or 'sum'"):
-        ops.folded_mlp(*values.values(), grn_denominator="max")
+    with pytest.raises(ValueError, match=r"grn_sum, .* is True or False, not 'mean'"):
+        run_mlp(values, ops.Settings(grn_sum="mean"), path)
 
 
 # ------------------------------------------------------------------------- operators as torch sees them
@@ -169,18 +166,15 @@ def test_a_wrong_denominator_is_refused():
 def test_opcheck(dtype, grn):
     values, _ = mlp_case(11, dtype, batch=2, channels=8, space=(4, 3, 5), grn=grn, residual=grn, mean=0)
     y, *parameters, residual = values.values()
-    y = paths.channels_last(y.detach()).requires_grad_()
-    residual = None if residual is None else paths.channels_last(residual.detach()).requires_grad_()
-    mean, variance = moments(y)
-    inputs = (y, mean, variance, *parameters, residual, 1e-5, 1e-6, False)
+    y = features.channels_last(y.detach()).requires_grad_()
+    residual = None if residual is None else features.channels_last(residual.detach()).requires_grad_()
+    inputs = (y, *moments(y), *parameters, residual, *ops.Settings())
     tolerance = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float64: 1e-9}[dtype]
     torch.library.opcheck(folded_mlp_op, inputs, rtol=tolerance, atol=tolerance)
     with torch.no_grad():
         out, g = folded_mlp_op(*inputs)
         plain = [t.detach() if isinstance(t, torch.Tensor) else t for t in inputs[:11]]
-        torch.library.opcheck(
-            folded_mlp_backward_op, (out, *plain, g, 1e-5, 1e-6, False), rtol=tolerance, atol=tolerance
-        )
+        torch.library.opcheck(folded_mlp_backward_op, (out, *plain, g, *ops.Settings()), rtol=tolerance, atol=tolerance)
 
 
 # ----------------------------------------------------------- each gradient term is looked at by the comparison

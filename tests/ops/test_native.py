@@ -171,7 +171,9 @@ def test_gelu_in_bfloat16_is_closer_than_its_rounding():
 
     def run(bias):
         y = torch.zeros(1, 16, 1, 1, 1, dtype=torch.bfloat16)
-        return ops.folded_mlp(y, one, zero, torch.zeros(bias.numel(), 16), bias, None, None, w2, torch.zeros(1))
+        return ops.folded_mlp(
+            y, ops.Mlp(one, zero, torch.zeros(bias.numel(), 16), bias, None, None, w2, torch.zeros(1))
+        )  # fmt: skip
 
     run(u).sum().backward()
     exact = u.detach().double().requires_grad_()

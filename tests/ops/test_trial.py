@@ -30,7 +30,7 @@ from triton.runtime.errors import PTXASError
 
 from mednextv2 import ops
 from mednextv2.nets import MedNeXt
-from mednextv2.ops import _trial_child, _trial_store, choosing, native, paths, trial
+from mednextv2.ops import _trial_child, _trial_store, choosing, implementations, native, trial
 from mednextv2.ops import _trial_children as children
 from mednextv2.ops._trial_store import Verdict
 
@@ -41,7 +41,7 @@ STANDIN = Path(standin.__file__).parent
 def gpu(monkeypatch, tmp_path):
     """A GPU with kernels of its own, and an empty cache folder."""
     standin.install(monkeypatch.setattr)
-    monkeypatch.setattr(paths, "_wanted", "auto")
+    monkeypatch.setattr(implementations, "_wanted", "auto")
     monkeypatch.setattr(children, "workers", lambda _: 2)
     monkeypatch.setenv("TRIAL_LOG", str(tmp_path / "log"))
     monkeypatch.setenv(native.CACHE, str(tmp_path / "cache"))
@@ -63,7 +63,7 @@ def test_every_failure_ends_on_pytorchs_path_with_one_line(gpu, monkeypatch, cap
     monkeypatch.setattr(children, "LIMIT_S", 3.0)
     kinds = [HANGING, RIGHT, WRONG, KILLED, ILLEGAL, FULL, TOO_LARGE]
     trial.ensure([problem(kind) for kind in kinds], DEVICE)
-    found = {kind: trial.path(problem(kind), DEVICE) for kind in kinds}
+    found = {kind: trial.choice(problem(kind), DEVICE) for kind in kinds}
     assert found[RIGHT].name == "triton"
     reasons = {
         WRONG: "gave other numbers than PyTorch: gradient of w1 differs by 3e-01",
@@ -74,7 +74,7 @@ def test_every_failure_ends_on_pytorchs_path_with_one_line(gpu, monkeypatch, cap
         TOO_LARGE: "could not be compiled: out of resource: shared memory, Required: 264192, Hardware limit: 232448",
     }
     for kind, reason in reasons.items():
-        assert found[kind] == paths.Path("torch", f"the Triton kernels {reason}")
+        assert found[kind] == implementations.Choice("torch", f"the Triton kernels {reason}")
     said = lines(caplog)
     assert said[0] == f"Trying the kernels for 7 kinds of blocks on {NAME}, once for this installation"
     assert len(said) == 1 + 5  # the two that ended their process have one line
@@ -90,7 +90,7 @@ def test_every_failure_ends_on_pytorchs_path_with_one_line(gpu, monkeypatch, cap
     trial.ensure([problem(kind) for kind in kinds], DEVICE)
     # what is no verdict on the kernels is tried again; the others are told again, not tried
     assert standin.trials() == [*before, FULL]
-    assert trial.path(problem(WRONG), DEVICE) == found[WRONG]
+    assert trial.choice(problem(WRONG), DEVICE) == found[WRONG]
     assert len(lines(caplog)) == 1 + 5
 
 
@@ -177,7 +177,7 @@ import logging, trial_standin as standin
 from mednextv2.ops import trial
 logging.basicConfig(format="%(message)s")
 standin.install()
-print(trial.path(standin.problem(standin.RIGHT), standin.DEVICE).name)
+print(trial.choice(standin.problem(standin.RIGHT), standin.DEVICE).name)
 """
 
 
@@ -217,15 +217,15 @@ def test_a_lock_is_waited_for_and_its_holders_verdicts_are_read(gpu, caplog, mon
         flock(file, how)
 
     monkeypatch.setattr("fcntl.flock", busy_at_first)
-    assert trial.path(problem(RIGHT), DEVICE).reason == "the Triton kernels gave other numbers"
+    assert trial.choice(problem(RIGHT), DEVICE).reason == "the Triton kernels gave other numbers"
     assert standin.trials() == []
     assert "Another process is trying the GPU kernels" in lines(caplog)[0]
 
 
 def test_a_folder_that_cannot_be_written_costs_a_line_and_a_trial(gpu, caplog, monkeypatch):
     gpu.write_text("a file in its place")
-    assert trial.path(problem(RIGHT), DEVICE).name == "triton"
-    assert trial.path(problem(RIGHT), DEVICE).name == "triton"
+    assert trial.choice(problem(RIGHT), DEVICE).name == "triton"
+    assert trial.choice(problem(RIGHT), DEVICE).name == "triton"
     said = lines(caplog)
     assert len(said) == 2
     assert said[0].startswith("The verdicts on the GPU kernels are not kept")
@@ -254,7 +254,7 @@ def test_what_keeps_every_kernel_from_running_is_told_once_and_not_kept(gpu, cap
     said = lines(caplog)
     assert len(said) == 2
     assert f"kernel 3, bfloat16 (and for 1 other kind of block) could not be tried: {words}" in said[1]
-    assert trial.path(problem(RIGHT), DEVICE).name == "torch"
+    assert trial.choice(problem(RIGHT), DEVICE).name == "torch"
     assert standin.trials() == []
     assert _trial_store.Store(_trial_store.card(DEVICE)).read() == {}
 
@@ -272,17 +272,17 @@ def test_what_keeps_every_kernel_from_running_is_told_once_and_not_kept(gpu, cap
 def test_a_program_that_is_no_python_has_no_trial(gpu, caplog, monkeypatch, executable, frozen, words):
     monkeypatch.setattr(sys, "executable", executable)
     monkeypatch.setattr(sys, "frozen", frozen, raising=False)
-    assert trial.path(problem(RIGHT), DEVICE).name == "torch"
+    assert trial.choice(problem(RIGHT), DEVICE).name == "torch"
     assert f"could not be tried: {words}" in lines(caplog)[-1]
 
 
 def test_an_old_card_is_not_tried(gpu, caplog, monkeypatch):
     standin.install(monkeypatch.setattr, capability=(7, 5))
     for _ in range(2):
-        path = trial.path(problem(RIGHT), DEVICE)
+        path = trial.choice(problem(RIGHT), DEVICE)
         new_process(monkeypatch)
     reason = f"the Triton kernels need compute capability 8.0, {NAME} has 7.5"
-    assert path == paths.Path("torch", reason)
+    assert path == implementations.Choice("torch", reason)
     assert lines(caplog) == [f"PyTorch's slower operators take the place of the GPU kernels: {reason}"]
     assert standin.trials() == []
 
@@ -290,7 +290,7 @@ def test_an_old_card_is_not_tried(gpu, caplog, monkeypatch):
 def test_without_triton_or_with_amd_or_without_a_gpu_there_is_a_reason(gpu, monkeypatch):
     def reason(index=0):
         new_process(monkeypatch)
-        return trial.path(problem(RIGHT), torch.device("cuda", index)).reason
+        return trial.choice(problem(RIGHT), torch.device("cuda", index)).reason
 
     assert reason(3) == "there is no GPU 3 here"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -304,13 +304,13 @@ def test_without_triton_or_with_amd_or_without_a_gpu_there_is_a_reason(gpu, monk
 def test_a_recorded_graph_takes_pytorchs_operators_and_nothing_is_tried(gpu, caplog, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     for _ in range(2):
-        path = trial.path(problem(RIGHT), DEVICE)
+        path = trial.choice(problem(RIGHT), DEVICE)
     assert path.name == "torch"
     assert "a CUDA graph is being recorded" in path.reason
     assert len(lines(caplog)) == 1
     assert standin.trials() == []
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    assert trial.path(problem(RIGHT), DEVICE).name == "triton"
+    assert trial.choice(problem(RIGHT), DEVICE).name == "triton"
 
 
 def test_a_path_that_is_asked_for_needs_no_verdict(gpu):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mednextv2.nets import create_mednext
-from mednextv2.ops import Mlp, Settings, _folded_mlp_launch, _trial_compare, _triton_configs, paths
+from mednextv2.ops import Mlp, Settings, _folded_mlp_launch, _trial_compare, _triton_configs, implementations
 from mednextv2.ops.problems import Problem
 
 SMALL = Problem(3, 6, 18, 6, 3, 1, False, True, True, torch.float32)
@@ -40,7 +40,7 @@ def tampered(monkeypatch, change):
     def wrong(problem, x):
         calls.append(True)
         out = run(problem, x)
-        if paths.wanted() == "triton":
+        if implementations.wanted() == "triton":
             out["output"] = change(out["output"], x, len(calls))
         return out
 
@@ -81,14 +81,14 @@ def test_memory_is_dirty_in_a_trial(monkeypatch):
 
 INTERPRETED = """
 import json, torch
-from mednextv2.ops import _trial_compare, paths
+from mednextv2.ops import _trial_compare, implementations
 from mednextv2.ops.problems import Problem
 from mednextv2.ops._trial_kernel import add_one
-choose = paths.choose
+choose = implementations.choose
 def to_triton(device, dtype, size=None):
-    asked = paths.wanted() == paths.TRITON
-    return paths.Path(paths.TRITON, "interpreted") if asked else choose(device, dtype, size)
-paths.choose = to_triton
+    asked = implementations.wanted() == implementations.TRITON
+    return implementations.Choice(implementations.TRITON, "interpreted") if asked else choose(device, dtype, size)
+implementations.choose = to_triton
 torch.cuda.set_device = lambda _: None
 torch.cuda.get_device_name = lambda _: "the interpreter"
 _trial_compare._TINY[2] = (3, 2)

@@ -20,9 +20,10 @@ from mednextv2.ops import (
     block_reference,
     choosing,
     depthwise,
+    features,
     folded_mlp,
     hold_weights,
-    paths,
+    implementations,
 )
 from mednextv2.ops.block import block_backward_op, block_op
 from mednextv2.ops.depthwise import depthwise_reference
@@ -84,7 +85,7 @@ def random(*shape, dtype=torch.float32, scale=1.0, shift=0.0):
 
 
 def image(*shape, **how):
-    return paths.channels_last(random(*shape, **how))
+    return features.channels_last(random(*shape, **how))
 
 
 def check(got, wanted, dtype, names, floor=1e-3, tolerance=None):
@@ -99,7 +100,7 @@ MLP_NAMES = ["out", "y", "norm_weight", "norm_bias", "w1", "b1", "gamma", "beta"
 
 
 def mlp_problem(samples, channels, expanded, out, space, dtype, with_grn=True, gain=1.0, mean=0.0):
-    """Return `y` and the parameters, as `folded_mlp_reference` takes them."""
+    """Return `y` and the parameters, in the order of `Mlp`."""
     y = image(samples, channels, *space, dtype=dtype, scale=0.7, shift=mean)
     grn = (random(expanded, scale=gain), random(expanded)) if with_grn else (None, None)
     w1, w2 = random(expanded, channels, scale=channels**-0.5), random(out, expanded, scale=expanded**-0.5)
@@ -119,7 +120,8 @@ def check_mlp(problem, residual=False, denominator="mean", floor=1e-3, tolerance
         assert gradient.dtype == (problem[3] if p is None else p).dtype
 
     exact = [None if p is None else p.detach().double().requires_grad_() for p in problem]
-    wanted = folded_mlp_reference(*exact, None if added is None else added.double(), 1e-5, 1e-6, denominator)
+    double = None if added is None else added.double()
+    wanted = folded_mlp_reference(exact[0], Mlp(*exact[1:]), double, settings)
     leaves = [p for p in exact if p is not None]
     wanted = [wanted, *torch.autograd.grad(wanted, leaves, grad.double())]
     given = [True] + [p is not None for p in problem]
@@ -242,17 +244,17 @@ def check_depthwise(shape, size, stride, transposed, dtype, mean=0.0, with_bias=
     weight = random(shape[1], 1, *[size] * (len(shape) - 2), scale=size**-1.0)
     bias = random(shape[1]) if with_bias else None
     convolution = Convolution(weight, bias, stride, transposed)
-    y, *statistics = _depthwise_triton.forward(x, convolution)
+    y, statistics = _depthwise_triton.forward(x, convolution)
     assert y.dtype == dtype
-    assert paths.channels_last(y).data_ptr() == y.data_ptr()
-    rows = paths.rows(y).double()
+    assert features.channels_last(y).data_ptr() == y.data_ptr()
+    rows = features.rows(y).double()
     check(statistics, [rows.mean(1), rows.var(1, correction=0)], torch.float32, ["mean", "variance"])
     grad = image(*y.shape, dtype=dtype)
     gradients = _depthwise_triton.backward(grad, x, convolution, True)
     assert gradients[1].is_contiguous()
 
     exact = [None if p is None else p.double().requires_grad_() for p in (x, weight, bias)]
-    wanted = depthwise_reference(*exact, stride, transposed)
+    wanted = depthwise_reference(exact[0], Convolution(*exact[1:], stride, transposed))
     leaves = [p for p in exact if p is not None]
     wanted = [wanted, *torch.autograd.grad(wanted, leaves, grad.double())]
     check((y, *gradients)[: len(wanted)], wanted, dtype, ["y", "x", "weight", "bias"][: len(wanted)])
@@ -298,8 +300,8 @@ def test_moments_keep_their_digits_where_the_mean_is_far_from_zero(small_launche
     x = image(2, 3, 6, 7, shift=100.0)
     weight = torch.zeros(3, 1, 3, 3, device=DEVICE)
     weight[:, :, 1, 1] = 1  # the image itself, whose mean is a hundred times its deviation
-    y, mean, variance = _depthwise_triton.forward(x, Convolution(weight, None))
-    rows = paths.rows(x).double()
+    y, (mean, variance) = _depthwise_triton.forward(x, Convolution(weight, None))
+    rows = features.rows(x).double()
     check([y, mean, variance], [x.double(), rows.mean(1), rows.var(1, correction=0)], torch.float32, "ymv")
     check_depthwise((1, 4, 3, 3, 3), 3, 1, False, torch.float32, mean=100.0)
 
@@ -335,7 +337,7 @@ def differentiate(function, problem, grad=None):
 
 @pytest.fixture
 def kernels_chosen(monkeypatch):
-    monkeypatch.setattr(choosing, "choose_for", lambda *_: paths.Path(paths.TRITON, "the test"))
+    monkeypatch.setattr(choosing, "choose_for", lambda *_: implementations.Choice(implementations.TRITON, "the test"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -360,13 +362,14 @@ def test_a_block_is_differentiated_through_both_operators(dtype, kernels_chosen)
     parameters = mlp_problem(2, 4, 12, 4, (1, 1, 1), dtype)[1:]
     inputs = [x, weight, bias, *parameters]
     leaves = [p.clone().requires_grad_() for p in inputs]
-    y, statistics = depthwise(*leaves[:3])
-    result = folded_mlp(y, *leaves[3:], leaves[0], statistics=statistics)
+    y, statistics = depthwise(leaves[0], Convolution(*leaves[1:3]))
+    result = folded_mlp(y, Mlp(*leaves[3:]), leaves[0], statistics=statistics)
     grad = image(*result.shape, dtype=dtype)
     got = [result, *torch.autograd.grad(result, leaves, grad)]
 
     exact = [p.double().requires_grad_() for p in inputs]
-    wanted = folded_mlp_reference(depthwise_reference(*exact[:3]), *exact[3:], exact[0])
+    wanted = depthwise_reference(exact[0], Convolution(*exact[1:3]))
+    wanted = folded_mlp_reference(wanted, Mlp(*exact[3:]), exact[0])
     wanted = [wanted, *torch.autograd.grad(wanted, exact, grad.double())]
     # the gradient of the bias vanishes, since the norm removes it: what is left is rounding
     assert got.pop(3).abs().max() < (1e-4 if dtype == torch.float32 else 1)

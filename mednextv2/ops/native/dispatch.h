@@ -111,9 +111,12 @@ Tensor packed(const Kernels& kernels, const Floats& weight, int64_t sk, int64_t 
   return to;
 }
 
-std::string instructions() {
+// Whether products of bfloat16 have instructions of their own, and are not computed in float.
+bool fast_bfloat16() { return instruction_set >= AVX512_BF16; }
+
+std::string instructions(bool bfloat16) {  // that tensors of bfloat16 are computed with, or else of float
   const char* names[] = {"AVX2", "AVX-512", "AVX-512 with bfloat16", "AMX with bfloat16"};
-  return names[instruction_set];
+  return names[bfloat16 ? instruction_set : std::min(instruction_set, AVX512)];
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // The multilayer perceptron of a block, forward, chunk by chunk.
 #pragma once
 
-template <class S, class T> struct Mlp : Chunks<S, T> {
+template <class S, class T> struct MlpForward : Chunks<S, T> {
   typedef Chunks<S, T> Base;
   typedef typename Base::Op Op;
   using typename Base::Scratch;

@@ -25,6 +25,7 @@ double dot(const float* a, const float* b, int64_t n) {  // float sums of 64 pro
   return total;
 }
 
+// What both passes over a batch are given, and what they take of it for the sample at hand.
 struct Mlp {
   const Kernels& kernels;
   Tensor y;

@@ -3,7 +3,8 @@
 #include "mlp_op.h"
 
 TORCH_LIBRARY(mednextv2_native, m) {
-  m.def("instructions() -> str", &instructions);
+  m.def("instructions(bool bfloat16=True) -> str", &instructions);
+  m.def("fast_bfloat16() -> bool", &fast_bfloat16);
   m.def(
       "mlp(Tensor y, Tensor mean, Tensor variance, Tensor norm_weight, Tensor norm_bias, Tensor w1, Tensor b1, "
       "Tensor? gamma, Tensor? beta, Tensor w2, Tensor b2, Tensor? residual, float norm_eps, float grn_eps, bool grn_sum) "

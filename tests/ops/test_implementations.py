@@ -1,12 +1,15 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from mednextv2 import ops
 from mednextv2.nets import create_mednext, explain
-from mednextv2.ops import choosing, kernels, native, paths, trial
+from mednextv2.ops import choosing, implementations, kernels, native, trial
+from mednextv2.ops.implementations import Choice
 
 
 def test_explain_tells_every_block_in_the_order_of_work():
@@ -44,8 +47,8 @@ def test_a_fallback_has_a_reason(device, dtype, kernel, path, reason, monkeypatc
 def test_explain_agrees_with_what_runs(monkeypatch):
     """The path that the operators take is the one that is told."""
     ran = []
-    choose = paths.choose
-    monkeypatch.setattr(paths, "choose", lambda *a: ran.append(choose(*a).name) or choose(*a))
+    choose = implementations.choose
+    monkeypatch.setattr(implementations, "choose", lambda *a: ran.append(choose(*a).name) or choose(*a))
     network = create_mednext("v2_tiny")
     told = {layer.path for layer in explain(network, (1, 1, 16, 16, 16))}
     ran.clear()
@@ -57,9 +60,7 @@ def test_explain_agrees_with_what_runs(monkeypatch):
 
 def test_explain_tells_the_inside_of_a_block_whose_convolution_has_no_kernels(monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        choosing, "choose_for", lambda problem, _: asked.append(problem) or paths.Path("torch", "a test")
-    )
+    monkeypatch.setattr(choosing, "choose_for", lambda problem, _: asked.append(problem) or Choice("torch", "a test"))
     explain(create_mednext("v2_tiny", kernel_size=9), (1, 1, 16, 16, 16))
     assert [(p.kernel_size, p.expanded > 0) for p in asked[:3]] == [(9, True), (9, False), (0, True)]
 
@@ -72,13 +73,13 @@ def test_explain_refuses_what_it_does_not_know():
 
 
 def test_use_asks_for_a_path_and_gives_it_back():
-    before = paths.choose("cpu", torch.float32)
+    before = implementations.choose("cpu", torch.float32)
     with ops.use("reference"):
-        assert paths.choose("cpu", torch.float32).name == "reference"
+        assert implementations.choose("cpu", torch.float32).name == "reference"
         with ops.use("torch"):
-            assert paths.choose("cpu", torch.float32).name == "torch"
+            assert implementations.choose("cpu", torch.float32).name == "torch"
         assert ops.plain()
-    assert paths.choose("cpu", torch.float32) == before
+    assert implementations.choose("cpu", torch.float32) == before
     with pytest.raises(ValueError, match="auto, torch, reference or triton"), ops.use("fast"):
         pass
 
@@ -90,10 +91,36 @@ def test_a_wrong_setting_is_refused_by_name():
 
 
 def test_half_precision_is_wanted_where_the_instructions_are():
-    loaded, reason = native.load()
-    assert ops.half_is_fast("cpu") == (loaded and "bfloat16" in reason)
+    """By Linux' list of what the processor has, not by what the library says."""
+    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
+    limited = os.environ.get(native.INSTRUCTIONS) in ("avx2", "avx512")
+    assert ops.half_is_fast("cpu") == (native.load()[0] and "avx512_bf16" in flags and not limited)
     assert ops.half_is_fast("cuda")
     assert not ops.half_is_fast("mps")
+
+
+def test_the_words_of_a_reason_decide_nothing(monkeypatch):
+    loaded, fast = native.load()[0], ops.half_is_fast("cpu")
+    monkeypatch.setattr(native, "load", lambda: (False, "words about bfloat16"))
+    assert not ops.half_is_fast("cpu")
+    assert implementations.choose("cpu", torch.float32) == Choice("torch", "words about bfloat16")
+    if loaded:
+        for words in ("words about bfloat16", "no words"):
+            monkeypatch.setattr(native, "load", lambda words=words: (True, words))
+            assert ops.half_is_fast("cpu") == fast
+
+
+def test_a_network_can_be_followed_before_the_library_was_asked_for_anything():
+    """The library is asked for its instructions inside a graph that is traced, with tensors that hold no numbers."""
+    code = """
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from mednextv2.nets import MedNeXt
+with FakeTensorMode(), torch.no_grad():
+    print(tuple(MedNeXt(init_filters=4)(torch.empty(1, 1, 16, 16, 16)).shape))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "(1, 2, 16, 16, 16)", result.stderr
 
 
 def test_a_network_that_computes_in_bfloat16_returns_float32_near_the_exact_result():

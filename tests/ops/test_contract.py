@@ -1,0 +1,113 @@
+"""The contract of the operators, as the docstring of `mednextv2.ops` has it."""
+
+import importlib
+import importlib.util
+import inspect
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mednextv2 import ops
+from mednextv2.ops.parameters import Convolution, Mlp, Saved, Settings, Statistics, pick
+
+FOLDER = Path(ops.__file__).parent
+IMPLEMENTATIONS = {
+    "block": {"halves", "triton"},
+    "depthwise": {"native", "torch", "triton"},
+    "folded_mlp": {"native", "torch", "triton"},
+}
+SINGLE_FILES = {"channel_norm", "grn", "pointwise", "upsample_merge"}
+
+
+def found_implementations():
+    """Return the names of implementations that there are files of, by operator."""
+    found = {}
+    for file in FOLDER.glob("_*.py"):
+        if match := re.fullmatch(r"_(\w+)_(native|triton|torch|halves)", file.stem):
+            found.setdefault(match[1], set()).add(match[2])
+    return found
+
+
+def differences(modules):
+    """Return a line for each function that is missing, or has other parameters than in the first module."""
+    lines, first = [], None
+    for name, module in modules.items():
+        signatures = {}
+        for function in ("forward", "backward"):
+            if not inspect.isfunction(getattr(module, function, None)):
+                lines.append(f"{name} has no function {function}")
+            else:
+                parameters = inspect.signature(getattr(module, function)).parameters.values()
+                signatures[function] = [(p.name, p.kind, p.default, p.annotation) for p in parameters]
+        first = first or signatures
+        lines += [f"{name}: {k} has other parameters" for k, s in signatures.items() if s != first.get(k, s)]
+    return lines
+
+
+def test_every_operator_has_a_file_and_every_file_of_an_implementation_an_operator():
+    assert found_implementations() == IMPLEMENTATIONS
+    for operator in SINGLE_FILES | set(IMPLEMENTATIONS):
+        module = importlib.import_module(f"mednextv2.ops.{operator}")
+        assert inspect.isfunction(getattr(module, operator))
+        assert getattr(ops, operator) is getattr(module, operator)
+        assert hasattr(module, f"{operator}_reference") or operator in ("channel_norm", "grn")
+        assert f"`{operator}`" in ops.__doc__
+    files = {file.stem for file in FOLDER.glob("[a-z]*.py")}
+    operators = {name for name in files if inspect.isfunction(getattr(ops, name, None))}
+    assert operators == SINGLE_FILES | set(IMPLEMENTATIONS)
+
+
+@pytest.mark.parametrize("operator", IMPLEMENTATIONS)
+def test_implementations_of_an_operator_have_the_same_two_functions(operator):
+    names = [f"_{operator}_{name}" for name in sorted(IMPLEMENTATIONS[operator])]
+    if importlib.util.find_spec("triton") is None:
+        names = [name for name in names if not name.endswith("_triton")]
+    assert differences({name: importlib.import_module(f"mednextv2.ops.{name}") for name in names}) == []
+
+
+def test_another_signature_and_a_missing_function_are_found():
+    def one(x, y):
+        """Take two."""
+
+    def renamed(x, z):
+        """Take two, of another name."""
+
+    right = SimpleNamespace(forward=one, backward=one)
+    wrong = {"b": SimpleNamespace(forward=one, backward=renamed), "c": SimpleNamespace(forward=one)}
+    assert differences({"a": right, **wrong}) == ["b: backward has other parameters", "c has no function backward"]
+
+
+def arguments_of(name):
+    return tuple(argument.name for argument in getattr(torch.ops.mednextv2, name).default._schema.arguments)
+
+
+def test_custom_operators_take_the_fields_of_the_named_tuples():
+    """Names and order are those of the programs and caches that are around already."""
+    convolution, mlp, settings = Convolution._fields, Mlp._fields, Settings._fields
+    without_bias = tuple(name for name in convolution if name != "bias")
+    assert arguments_of("depthwise") == ("x", *convolution)
+    assert arguments_of("depthwise_backward") == ("grad", "x", *without_bias, "need_x")
+    given = ("y", *Statistics._fields, *mlp)
+    assert arguments_of("folded_mlp") == (*given, "residual", *settings)
+    assert arguments_of("folded_mlp_backward") == ("grad", *given, "g", *settings)
+    assert arguments_of("block") == ("x", *convolution, *mlp, "residual", "own_residual", "keep", *settings)
+    kept = ("grad", "x", *without_bias, *mlp, *Saved._fields)
+    assert arguments_of("block_backward") == (*kept, "own_residual", "need_x", *settings)
+    assert arguments_of("upsample_merge") == ("y", "shortcut", "skip")
+    assert arguments_of("upsample_merge_backward") == ("grad", "has_shortcut")
+
+
+@pytest.mark.parametrize("name", ["depthwise", "folded_mlp", "block"])
+def test_gradients_are_named_as_the_arguments_are(name):
+    assert importlib.import_module(f"mednextv2.ops.{name}")._Inputs._fields == arguments_of(name)
+
+
+def test_named_tuples_are_picked_by_name():
+    values = SimpleNamespace(variance=2, other=3, mean=1)
+    assert pick(Statistics, values) == Statistics(mean=1, variance=2)
+    mlp = Mlp(*range(8))._replace(gamma=None, beta=None)
+    gradients = Mlp(*"abcdefgh")
+    assert mlp.where_given(gradients) == gradients._replace(gamma=None, beta=None)
