@@ -25,7 +25,7 @@ from mednextv2.data.planning import (
 from mednextv2.errors import InputError
 from mednextv2.labels import LabelScheme, left_right_pairs
 from mednextv2.nets.mednext import DIVISOR
-from mednextv2.nets.memory import training_memory
+from mednextv2.nets.training_memory import training_memory
 from mednextv2.nets.variants import VARIANTS
 
 _GIB = 2**30

@@ -9,6 +9,7 @@ from typing import Any
 from monai.utils import ensure_tuple
 from tqdm import tqdm
 
+from mednextv2.allocator import keep_freed_memory
 from mednextv2.data.check import check_dataset
 from mednextv2.data.dataset import DatasetFolder, check_description
 from mednextv2.errors import InputError
@@ -16,7 +17,6 @@ from mednextv2.images.itk_loading import load_itk_for
 from mednextv2.images.writer import mask_path
 from mednextv2.inference.inputs import CheckImaged
 from mednextv2.labels import LabelScheme
-from mednextv2.memory import keep_freed_memory
 from mednextv2.paths import try_folder
 
 

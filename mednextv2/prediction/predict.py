@@ -14,6 +14,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.transforms import Compose, Invertd, SaveImage, SaveImaged
 
+from mednextv2.allocator import keep_freed_memory
 from mednextv2.bundle.run import as_setting, check_overrides, find_bundle, workflow_files
 from mednextv2.errors import InputError, find_input_error
 from mednextv2.images.dicom import DicomSeries
@@ -21,7 +22,6 @@ from mednextv2.images.writer import MaskWriter
 from mednextv2.inference.inputs import find_images
 from mednextv2.inference.probabilities import probabilities_into
 from mednextv2.labels import LabelScheme
-from mednextv2.memory import keep_freed_memory
 
 #: What can be segmented: a file, one file a channel, the folder of a DICOM series, or an image in memory.
 Image = str | os.PathLike | Sequence[str | os.PathLike] | nib.spatialimages.SpatialImage | tuple[Any, Any] | MetaTensor
