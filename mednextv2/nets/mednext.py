@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-from monai.data.meta_tensor import MetaTensor
 from torch import Tensor, nn
 
 from mednextv2 import ops
 from mednextv2.nets.blocks import POINTWISE, GlobalResponseNorm, MedNeXtBlock, MedNeXtDownBlock, MedNeXtUpBlock
+from mednextv2.nets.plain_tensor import plain_tensor
 from mednextv2.ops import paths
 from mednextv2.ops.problems import Problem
 
@@ -155,8 +155,7 @@ class MedNeXt(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         if not torch.jit.is_scripting():
-            if isinstance(x, MetaTensor):  # every operation on one costs Python time
-                x = x.as_tensor()
+            x = plain_tensor(x)
             if not torch.jit.is_tracing():
                 check_spatial_shape(x, self.spatial_dims)
                 channels = self.stem.in_channels
