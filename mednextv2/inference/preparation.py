@@ -31,6 +31,9 @@ def prepare_evaluation(
 ) -> None:
     """Check output folder and the cases that will be scored.
 
+    As the first step of a workflow it also lets the process's allocator keep freed memory: see
+    :func:`mednextv2.keep_freed_memory`.
+
     Args:
         dataset: As read from `dataset_dir`.
         cases: Training and validation items; the latter are scored.
@@ -59,6 +62,9 @@ def prepare_inference(
     check_data: bool = True,
 ) -> None:
     """Check that masks can be written, that none would take the place of an image, and all images.
+
+    As the first step of a workflow it also lets the process's allocator keep freed memory: see
+    :func:`mednextv2.keep_freed_memory`.
 
     Args:
         images: The items to be segmented: see :func:`mednextv2.inference.find_images`.

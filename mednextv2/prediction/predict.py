@@ -14,7 +14,6 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.transforms import Compose, Invertd, SaveImage, SaveImaged
 
-from mednextv2.allocator import keep_freed_memory
 from mednextv2.bundle.run import as_setting, check_overrides, find_bundle, workflow_files
 from mednextv2.errors import InputError, find_input_error
 from mednextv2.images.dicom import DicomSeries
@@ -97,6 +96,9 @@ def _plain_errors() -> Iterator[None]:
 class Predictor:
     """A bundle's inference, loaded once for many images.
 
+    The process stays as it is: see docs/predict.md for what a program may set itself, such as
+    :func:`mednextv2.keep_freed_memory` for speed on CPUs.
+
     Args:
         bundle: Its folder or name: see :func:`mednextv2.bundle.run.find_bundle`.
         **settings: Of the bundle's `inference.yaml`, such as `device="cpu"`, `weights=FILE`, `overlap=0.25`,
@@ -110,13 +112,13 @@ class Predictor:
         root = find_bundle(bundle)
         files = workflow_files(root, "inference")
         check_overrides(files, settings)
-        keep_freed_memory()
         parser = ConfigParser()
         parser.read_config(files)
         parser.update({"bundle_root": str(root), **{k: as_setting(k, v) for k, v in settings.items()}})
         self.root, self._parser = root, parser
-        for check in ("settings", "network_def"):
-            self._get(check)
+        self._get("settings")
+        with torch.random.fork_rng(devices=[]):  # initial weights, which are replaced, shall not use up the host's
+            self._get("network_def")
         self.channels: list[str] = self._get("channels")
         self.spatial_dims = len(self._get("patch_size"))
         self.scheme: LabelScheme = self._get("scheme")

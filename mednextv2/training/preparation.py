@@ -28,6 +28,9 @@ def prepare_training(
 ) -> None:
     """Check output folder and data set.
 
+    As the first step of a workflow it also lets the process's allocator keep freed memory: see
+    :func:`mednextv2.keep_freed_memory`.
+
     Args:
         dataset: As read from `dataset_dir`.
         scheme: What the bundle's label values mean.
