@@ -1,17 +1,21 @@
 """MedNeXt-v2 for 3D medical image segmentation, as MONAI bundles around a thin package."""
 
+from importlib import import_module
 from typing import Any
 
 from mednextv2.version import __version__
 
-_LATER = ("Predictor", "Segmentation", "predict")
-__all__ = ["Predictor", "Segmentation", "__version__", "predict"]
+_LATER = {
+    "Predictor": "mednextv2.prediction.predict",
+    "Segmentation": "mednextv2.prediction.predict",
+    "keep_freed_memory": "mednextv2.allocator",
+    "predict": "mednextv2.prediction.predict",
+}
+__all__ = ["Predictor", "Segmentation", "__version__", "keep_freed_memory", "predict"]
 
 
 def __getattr__(name: str) -> Any:
     """Import what segments images when it is asked for: it needs PyTorch and MONAI, which take seconds."""
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from mednextv2.prediction import predict
-
-    return getattr(predict, name)
+    return getattr(import_module(_LATER[name]), name)

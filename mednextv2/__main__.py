@@ -53,6 +53,7 @@ def predict(
         probabilities: Also write case_seg_probabilities.npy, (classes, X, Y, Z) as float16.
         settings: Of the bundle's inference, such as --device cpu, --weights FILE, --overlap 0.25.
     """
+    from mednextv2.allocator import keep_freed_memory
     from mednextv2.prediction.command import predict_files
 
     if extra:
@@ -60,6 +61,7 @@ def predict(
     for name, value in (("dicom-seg", dicom_seg), ("report", report), ("probabilities", probabilities)):
         if not isinstance(value, bool):
             raise InputError(f"--{name} {value}: is a switch and takes no value")
+    keep_freed_memory()
     files = predict_files(str(bundle), str(input), str(output), series, dicom_seg, report, probabilities, **settings)
     for file in files:
         print(f"written: {file}")

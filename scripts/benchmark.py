@@ -29,8 +29,8 @@ from mednextv2.nets.legal_sizes import DIVISOR, is_legal
 
 WHAT = ("inference", "train")
 PEERS = ("monai", "resenc_l")
-# of a setting, in the order of its name; malloc: the C allocator keeps freed memory (mednextv2.memory), as our bundles
-# ask it to
+# of a setting, in the order of its name; malloc: the C allocator keeps freed memory (mednextv2.allocator), as our
+# bundles ask it to
 PARTS = ("compile", "bf16", "channels_last", "malloc")
 SETTINGS = {
     "cpu": "shipped,channels_last,bf16,bf16+channels_last,compile+channels_last,compile+bf16+channels_last,malloc,"

@@ -30,6 +30,7 @@ from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose, Invertd, SpatialResample
 from torch import Tensor
 
+from mednextv2.allocator import keep_freed_memory
 from mednextv2.data import LabelScheme
 from mednextv2.images.volume import read_volume
 from mednextv2.inference import StreamingInferer
@@ -37,7 +38,6 @@ from mednextv2.inference.air import air_windows
 from mednextv2.inference.cells import most_waiting
 from mednextv2.inference.deciding import LabelWriter
 from mednextv2.inference.streaming import _Grid
-from mednextv2.memory import keep_freed_memory
 from mednextv2.transforms import Resampled
 
 

@@ -31,7 +31,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mednextv2 import ops
-from mednextv2.memory import keep_freed_memory
+from mednextv2.allocator import keep_freed_memory
 from mednextv2.nets import create_mednext
 from mednextv2.nets import explain as explain_network
 from mednextv2.nets.blocks import MedNeXtBlock

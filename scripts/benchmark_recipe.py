@@ -27,11 +27,11 @@ from benchmark_report import quartiles, scrub, write_subject
 from monai.bundle import ConfigParser
 from monai.engines.utils import default_prepare_batch
 
+from mednextv2.allocator import keep_freed_memory
 from mednextv2.bundle.run import find_bundle, workflow_files
 from mednextv2.data import AugmentBatch, LabelScheme, read_dataset
-from mednextv2.memory import keep_freed_memory
 from mednextv2.nets import create_mednext
-from mednextv2.nets.memory import training_memory
+from mednextv2.nets.training_memory import training_memory
 from mednextv2.ops import half_is_fast
 from mednextv2.training import SegmentationLoss, create_optimizer
 

@@ -60,6 +60,14 @@ def test_picture_names_the_file(tmp_path, monkeypatch, capsys):
     assert (code, out.strip()) == (0, str(tmp_path / "a.png"))
 
 
+def test_predict_keeps_freed_memory_for_its_process(monkeypatch, capsys):
+    order = []
+    monkeypatch.setattr("mednextv2.allocator.keep_freed_memory", lambda: order.append("keep"))
+    monkeypatch.setattr("mednextv2.prediction.command.predict_files", lambda *_, **__: order.append("predict") or ["a"])
+    assert call(monkeypatch, capsys, "predict", "bundle", "a.nii.gz", "a_seg.nii.gz")[:2] == (0, "written: a\n")
+    assert order == ["keep", "predict"]
+
+
 def test_settings_without_a_name_are_refused(monkeypatch, capsys):
     code, _, err = call(monkeypatch, capsys, "run", "mednextv2_hippocampus", "train", "DATA")
     assert code == 1

@@ -25,7 +25,7 @@ from mednextv2.data.planning import (
 from mednextv2.errors import InputError
 from mednextv2.labels import LabelScheme, left_right_pairs
 from mednextv2.nets.legal_sizes import DIVISOR, is_legal
-from mednextv2.nets.memory import training_memory
+from mednextv2.nets.training_memory import training_memory
 from mednextv2.nets.variants import VARIANTS
 from mednextv2.wording import count
 

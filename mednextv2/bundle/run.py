@@ -117,7 +117,7 @@ def as_setting(key: str, value: Any) -> Any:
 
 
 def run_bundle(bundle: str | os.PathLike, workflow: str, **overrides: Any) -> None:
-    """Run a workflow of a bundle.
+    """Run a workflow of a bundle, which sets up the process for itself: docs/predict.md says how.
 
     Args:
         bundle: Path or name: see :func:`find_bundle`.

@@ -9,6 +9,7 @@ from typing import Any
 from monai.utils import ensure_tuple
 from tqdm import tqdm
 
+from mednextv2.allocator import keep_freed_memory
 from mednextv2.data.check import check_dataset
 from mednextv2.data.dataset import DatasetFolder, check_description
 from mednextv2.errors import InputError
@@ -16,7 +17,6 @@ from mednextv2.images.itk_loading import load_itk_for
 from mednextv2.images.writer import mask_path
 from mednextv2.inference.inputs import CheckImaged
 from mednextv2.labels import LabelScheme
-from mednextv2.memory import keep_freed_memory
 from mednextv2.paths import try_folder
 from mednextv2.wording import count
 
@@ -31,6 +31,9 @@ def prepare_evaluation(
     check_data: bool = True,
 ) -> None:
     """Check output folder and the cases that will be scored.
+
+    As the first step of a workflow it also lets the process's allocator keep freed memory: see
+    :func:`mednextv2.keep_freed_memory`.
 
     Args:
         dataset: As read from `dataset_dir`.
@@ -60,6 +63,9 @@ def prepare_inference(
     check_data: bool = True,
 ) -> None:
     """Check that masks can be written, that none would take the place of an image, and all images.
+
+    As the first step of a workflow it also lets the process's allocator keep freed memory: see
+    :func:`mednextv2.keep_freed_memory`.
 
     Args:
         images: The items to be segmented: see :func:`mednextv2.inference.find_images`.

@@ -9,11 +9,14 @@ Source: Roy et al. 2023, MedNeXt, sections 2.1 and 2.2 (arXiv:2303.09975); GRN: 
 
 import torch
 import torch.nn.functional as F
-from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mednextv2 import ops
+
+# by the number of spatial axes
+CONVOLUTION: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
 class ChannelNorm(nn.Module):
@@ -100,12 +103,12 @@ class MedNeXtBlock(nn.Module):
         width = ratio * in_channels
         self.depthwise = self._depthwise(spatial_dims, in_channels, kernel_size)
         self.norm = ChannelNorm(in_channels)
-        self.expand = Conv[Conv.CONV, spatial_dims](in_channels, width, kernel_size=1)
+        self.expand = CONVOLUTION[spatial_dims](in_channels, width, kernel_size=1)
         self.grn = nn.Identity() if grn is None else GlobalResponseNorm(width, denominator=grn)
-        self.compress = Conv[Conv.CONV, spatial_dims](width, out_channels, kernel_size=1)
+        self.compress = CONVOLUTION[spatial_dims](width, out_channels, kernel_size=1)
 
     def _depthwise(self, spatial_dims: int, channels: int, kernel_size: int) -> nn.Module:
-        return Conv[Conv.CONV, spatial_dims](channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+        return CONVOLUTION[spatial_dims](channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
 
     def transform(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Apply the block, and add `residual` where given: `(N, C, *spatial)` to `(N, O, *spatial of depthwise)`."""
@@ -182,7 +185,7 @@ class MedNeXtDownBlock(MedNeXtBlock):
         self.shortcut = POINTWISE[spatial_dims](in_channels, out_channels, 1) if residual else nn.Identity()
 
     def _depthwise(self, spatial_dims: int, channels: int, kernel_size: int) -> nn.Module:
-        return Conv[Conv.CONV, spatial_dims](
+        return CONVOLUTION[spatial_dims](
             channels, channels, kernel_size, stride=2, padding=kernel_size // 2, groups=channels
         )
 
@@ -216,13 +219,11 @@ class MedNeXtUpBlock(MedNeXtBlock):
         super().__init__(spatial_dims, in_channels, out_channels, ratio, kernel_size, residual, grn)
         self.front = [1, 0] * spatial_dims  # padding of F.pad: one voxel at the start of every axis
         self.shortcut = (
-            Conv[Conv.CONVTRANS, spatial_dims](in_channels, out_channels, kernel_size=1, stride=2)
-            if residual
-            else nn.Identity()
+            TRANSPOSED[spatial_dims](in_channels, out_channels, kernel_size=1, stride=2) if residual else nn.Identity()
         )
 
     def _depthwise(self, spatial_dims: int, channels: int, kernel_size: int) -> nn.Module:
-        return Conv[Conv.CONVTRANS, spatial_dims](
+        return TRANSPOSED[spatial_dims](
             channels, channels, kernel_size, stride=2, padding=kernel_size // 2, groups=channels
         )
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from monai.data.meta_tensor import MetaTensor
 from torch import Tensor, nn
 
 from mednextv2.nets.cuda_recording import Place, RecordedPass, RecordedStep
+from mednextv2.nets.plain_tensor import plain_tensor
 from mednextv2.ops import implementations
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class CudaGraphs:
             run: What computes the output, where that is not the network's own call. It is recorded without gradients
                 only.
         """
-        x = x.as_tensor() if isinstance(x, MetaTensor) else x
+        x = plain_tensor(x)
         if self._fits(x):
             with _LOCK:
                 recording = self._recording(network, x, run)

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import torch
-from monai.data.meta_tensor import MetaTensor
 from torch import Tensor, nn
 
 from mednextv2 import ops
 from mednextv2.nets.blocks import POINTWISE, GlobalResponseNorm, MedNeXtBlock, MedNeXtDownBlock, MedNeXtUpBlock
 from mednextv2.nets.legal_sizes import LEVELS, check_spatial_shape
+from mednextv2.nets.plain_tensor import plain_tensor
 from mednextv2.ops import features, implementations
 from mednextv2.ops.problems import Problem
 from mednextv2.wording import count
@@ -154,8 +154,7 @@ class MedNeXt(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         if not torch.jit.is_scripting():
-            if isinstance(x, MetaTensor):  # every operation on one costs Python time
-                x = x.as_tensor()
+            x = plain_tensor(x)
             if not torch.jit.is_tracing():
                 check_spatial_shape(x, self.spatial_dims)
                 channels = self.stem.in_channels

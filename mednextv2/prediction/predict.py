@@ -21,7 +21,6 @@ from mednextv2.images.writer import MaskWriter
 from mednextv2.inference.inputs import find_images
 from mednextv2.inference.probabilities import probabilities_into
 from mednextv2.labels import LabelScheme
-from mednextv2.memory import keep_freed_memory
 
 #: What can be segmented: a file, one file a channel, the folder of a DICOM series, or an image in memory.
 Image = str | os.PathLike | Sequence[str | os.PathLike] | nib.spatialimages.SpatialImage | tuple[Any, Any] | MetaTensor
@@ -97,6 +96,9 @@ def _plain_errors() -> Iterator[None]:
 class Predictor:
     """A bundle's inference, loaded once for many images.
 
+    The process stays as it is: see docs/predict.md for what a program may set itself, such as
+    :func:`mednextv2.keep_freed_memory` for speed on CPUs.
+
     Args:
         bundle: Its folder or name: see :func:`mednextv2.bundle.run.find_bundle`.
         **settings: Of the bundle's `inference.yaml`, such as `device="cpu"`, `weights=FILE`, `overlap=0.25`,
@@ -110,13 +112,13 @@ class Predictor:
         root = find_bundle(bundle)
         files = workflow_files(root, "inference")
         check_overrides(files, settings)
-        keep_freed_memory()
         parser = ConfigParser()
         parser.read_config(files)
         parser.update({"bundle_root": str(root), **{k: as_setting(k, v) for k, v in settings.items()}})
         self.root, self._parser = root, parser
-        for check in ("settings", "network_def"):
-            self._get(check)
+        self._get("settings")
+        with torch.random.fork_rng(devices=[]):  # initial weights, which are replaced, shall not use up the host's
+            self._get("network_def")
         self.channels: list[str] = self._get("channels")
         self.spatial_dims = len(self._get("patch_size"))
         self.scheme: LabelScheme = self._get("scheme")

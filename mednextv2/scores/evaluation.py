@@ -4,7 +4,6 @@ import csv
 import logging
 import math
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from mednextv2.distributed import is_main_process
 from mednextv2.images.writer import mask_path
 from mednextv2.labels import LabelScheme
 from mednextv2.paths import prepare_folder, writing
+from mednextv2.quiet import without_warnings
 from mednextv2.scores.results import LOG_NAME
 
 logger = logging.getLogger(__name__)
@@ -54,8 +54,7 @@ def score_case(pred: Tensor, label: Tensor, spacing: Sequence[float]) -> dict[st
             absent = not p.any() and not g.any()
             values = (np.nan, np.nan, np.nan) if absent else (0.0, 0.0, np.inf)
         else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # MONAI warns of arguments that are left at their default
+            with without_warnings():  # MONAI's, of its own arguments that are out of date
                 values = (
                     compute_dice(p.float(), g.float(), include_background=True).item(),
                     compute_surface_dice(

@@ -91,7 +91,8 @@ class TrainingCheckpoint:
         resume: Go on from `checkpoint_latest.pt` if it is there. If False, an older run's files are kept under
             another name.
         pretrained: Weights to start from when there is nothing to resume: a `model.pt`.
-        seed: The random numbers after a resume are seeded anew, with `seed`, the epoch and the rank.
+        seed: After a resume the process's random numbers are seeded anew, with `seed`, the epoch and the rank, by
+            :func:`monai.utils.set_determinism`. None: they go on as they are.
         cases: The training items. A checkpoint of other ones is not resumed from: with another fold, validation cases
             would have been trained on.
         metric: The evaluator's key metric, if it remembers earlier epochs (`state_dict`); saved and restored.
@@ -109,7 +110,7 @@ class TrainingCheckpoint:
         evaluator: Engine | None = None,
         resume: bool = True,
         pretrained: str | os.PathLike | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         cases: Sequence[dict[str, Any]] = (),
         metric: Any = None,
     ) -> None:
@@ -177,8 +178,9 @@ class TrainingCheckpoint:
             self.evaluator.state.best_metric_epoch = content["best_metric_epoch"]
         if self.metric is not None and content.get("metric") is not None:
             self.metric.load_state_dict(content["metric"])
-        # new random numbers, and other ones in each process, which would draw the same patches otherwise
-        set_determinism(self.seed + content["epoch"] + 10_000 * process_rank())
+        if self.seed is not None:
+            # new random numbers, and other ones in each process, which would draw the same patches otherwise
+            set_determinism(self.seed + content["epoch"] + 10_000 * process_rank())
         logger.info("Resuming after epoch %d of %s", content["epoch"], self.latest)
 
     def _set_rates(self, rates: list[float]) -> None:

@@ -7,11 +7,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from mednextv2.allocator import keep_freed_memory
 from mednextv2.data.check import check_dataset
 from mednextv2.data.dataset import DatasetFolder, check_description
 from mednextv2.data.findings import missing_classes
 from mednextv2.labels import LabelScheme, mirroring_warning
-from mednextv2.memory import keep_freed_memory
 from mednextv2.paths import prepare_folder
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,9 @@ def prepare_training(
     mirror_axes: Sequence[int] = (),
 ) -> None:
     """Check output folder and data set.
+
+    As the first step of a workflow it also lets the process's allocator keep freed memory: see
+    :func:`mednextv2.keep_freed_memory`.
 
     Args:
         dataset: As read from `dataset_dir`.

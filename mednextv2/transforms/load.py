@@ -1,8 +1,6 @@
 """Loading of images, from more than files."""
 
-import logging
 import os
-import warnings
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -14,10 +12,10 @@ from monai.transforms import LoadImaged
 
 from mednextv2.images.dicom import DicomSeries
 from mednextv2.images.volume import read_volume
+from mednextv2.quiet import without_warnings
 
 # MONAI makes all its readers each time, and warns twice that NVIDIA's decoders for pydicom are not installed
-_NOT_INSTALLED = "NvImgCodec"
-logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+_NOT_INSTALLED = {"message": ".*NvImgCodec", "logger": "monai.data.nvimgcodec_pydicom_plugin"}
 
 
 class LoadVolumed(LoadImaged):
@@ -31,8 +29,7 @@ class LoadVolumed(LoadImaged):
     """
 
     def __init__(self, keys: KeysCollection, **kwargs: Any) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", f".*{_NOT_INSTALLED}")
+        with without_warnings(**_NOT_INSTALLED):
             super().__init__(keys, **kwargs)
 
     def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:

@@ -3,6 +3,9 @@
 import os
 import pickle
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ _HARMLESS = [
     np._core.multiarray._reconstruct if hasattr(np, "_core") else np.core.multiarray._reconstruct,
     *{type(np.dtype(t)) for t in (np.float64, np.float32, np.float16, np.int64, np.int32, np.uint8, np.bool_)},
 ]
+_TURN = threading.RLock()  # held while they are in PyTorch's list: another thread's end of reading would take them out
 
 
 def load_file(path: str | os.PathLike) -> Any:
@@ -39,7 +43,7 @@ def load_file(path: str | os.PathLike) -> Any:
     if not path.is_file():
         raise InputError(f"{path}: there is no such checkpoint file; train first, or give the weights of a training")
     try:
-        with torch.serialization.safe_globals(_HARMLESS):
+        with _harmless_allowed():
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
         if "weights_only" in str(e).lower() and "GLOBAL" in str(e):
@@ -52,6 +56,15 @@ def load_file(path: str | os.PathLike) -> Any:
         raise _damaged(path, e) from e
     except Exception as e:  # a text read as a pickle raises nearly anything
         raise _damaged(path, e) from e
+
+
+@contextmanager
+def _harmless_allowed() -> Iterator[None]:
+    """Let PyTorch read what is harmless; its list is the whole process's, and what others put there stays."""
+    with _TURN:
+        new = [kind for kind in _HARMLESS if kind not in torch.serialization.get_safe_globals()]
+        with torch.serialization.safe_globals(new):
+            yield
 
 
 def _damaged(path: Path, error: Exception) -> InputError:

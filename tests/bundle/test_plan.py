@@ -23,7 +23,7 @@ from mednextv2.bundle.task import WORKFLOW_FACTS, read_task
 from mednextv2.data import make_phantom_dataset, read_dataset
 from mednextv2.data.fingerprint import Fingerprint
 from mednextv2.errors import InputError
-from mednextv2.nets.memory import training_memory
+from mednextv2.nets.training_memory import training_memory
 
 SMALL = {"patch_size": "[32,32,16]", "variant": "v2_tiny"}
 TRAIN = {"epochs": 1, "iterations_per_epoch": 2, "val_iterations": 1, "num_workers": 0, "batch_size": 2}

@@ -419,7 +419,7 @@ _GROWTH = """
 import torch
 from mednextv2.data import LabelScheme
 from mednextv2.inference import StreamingInferer, streaming
-from mednextv2.memory import keep_freed_memory
+from mednextv2.allocator import keep_freed_memory
 
 def resident(field):
     lines = open("/proc/self/status").read().splitlines()

@@ -5,6 +5,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,25 @@ def test_a_processor_with_tiles_uses_them():
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     tiles = {"amx_tile", "amx_bf16", "avx512_bf16"} <= set(flags.split()) and torch.cpu._init_amx()
     assert (native.load()[1] == NAMES["amx"]) == (can_build and tiles and not os.environ.get(native.INSTRUCTIONS))
+
+
+@pytest.mark.parametrize("before", [None, "/nowhere"])
+def test_the_path_is_longer_only_while_the_library_is_built(tmp_path, monkeypatch, before):
+    """As in an environment that was not activated, where ninja is beside Python and not on the path."""
+    seen = []
+
+    def load(*args, **kwargs):
+        seen.append(os.environ["PATH"].split(os.pathsep)[-1])
+        raise OSError("no compiler")
+
+    monkeypatch.setattr("torch.utils.cpp_extension.load", load)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.delenv("PATH") if before is None else monkeypatch.setenv("PATH", before)
+    environment = dict(os.environ)
+    with pytest.raises(OSError, match="no compiler"):
+        native._build(tmp_path)
+    assert seen == [sysconfig.get_path("scripts")]
+    assert dict(os.environ) == environment
 
 
 def test_it_can_be_switched_off():

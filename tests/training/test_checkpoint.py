@@ -285,6 +285,14 @@ def test_random_numbers_after_a_resume_are_new_ones_and_the_same_each_time(tmp_p
     assert torch.equal(drawn[0][1], drawn[1][1])
 
 
+def test_random_numbers_go_on_after_a_resume_without_a_seed(tmp_path):
+    Run(tmp_path, epochs=2).run()
+    run = Run(tmp_path, epochs=2)
+    torch.manual_seed(11)
+    run.run()
+    assert torch.initial_seed() == 11
+
+
 def test_resume_is_said_in_the_log(tmp_path, caplog):
     with pytest.raises(KilledError):
         Run(tmp_path, kill_at=2 * STEPS + 1).run()
@@ -393,7 +401,7 @@ def test_each_process_draws_other_random_numbers_after_a_resume(tmp_path, monkey
     drawn = []
     for rank in (0, 1):
         monkeypatch.setattr("mednextv2.training.checkpoint.process_rank", lambda rank=rank: rank)
-        run = Run(tmp_path, epochs=1)
+        run = Run(tmp_path, epochs=1, seed=0)
         run.trainer.add_event_handler(Events.STARTED, lambda _: drawn.append(torch.rand(4)))
         run.run()
     assert not torch.equal(*drawn)

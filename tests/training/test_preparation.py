@@ -203,6 +203,17 @@ def test_inference_says_how_channels_are_given(phantom, tmp_path):
     assert "expected 3D with 2 channels; give a file for each channel: NAME_0000, NAME_0001" in message
 
 
+def test_each_workflow_keeps_freed_memory(phantom, tmp_path, monkeypatch):
+    kept = []
+    for module in ("training", "inference"):
+        monkeypatch.setattr(f"mednextv2.{module}.preparation.keep_freed_memory", lambda: kept.append(1))
+    prepare_training(**settings(phantom, tmp_path), check_data=False)
+    dataset = read_dataset(phantom)
+    prepare_evaluation(dataset, split_cases(dataset.cases, 0), SCHEME, ["T1w"], 3, tmp_path, check_data=False)
+    prepare_inference([], tmp_path)
+    assert len(kept) == 3
+
+
 # --- files of an older training --------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 import os
 import stat
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -48,6 +49,23 @@ def test_a_state_dict_and_a_training_checkpoint_are_loaded(settings, wrap, tmp_p
         target.load_state_dict(tiny(**settings).state_dict())
         assert load_weights(target, path) is target
         assert_same_weights(target.state_dict(), source.state_dict())
+
+
+def test_what_pytorch_may_read_elsewhere_stays(tmp_path):
+    """A program's own list of harmless types, of which ours have some, too."""
+    save_file({"loss": np.float64(0.5)}, tmp_path / "log.pt")
+    before = torch.serialization.get_safe_globals()
+    with torch.serialization.safe_globals([np.dtype]):
+        assert load_file(tmp_path / "log.pt") == {"loss": 0.5}
+        assert set(torch.serialization.get_safe_globals()) == {*before, np.dtype}
+    assert set(torch.serialization.get_safe_globals()) == set(before)
+
+
+def test_threads_that_read_at_the_same_time_all_may(tmp_path):
+    save_file({"loss": np.arange(3.0)}, tmp_path / "log.pt")
+    with ThreadPoolExecutor(4) as pool:
+        read = list(pool.map(load_file, [tmp_path / "log.pt"] * 100))
+    assert all(np.array_equal(each["loss"], np.arange(3.0)) for each in read)
 
 
 def test_the_mode_of_the_network_is_kept(tmp_path):

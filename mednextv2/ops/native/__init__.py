@@ -153,17 +153,36 @@ def _sum_file(library: Path) -> Path:
 def _build(folder: Path) -> None:
     from torch.utils import cpp_extension
 
-    # ninja, a requirement of the package, is beside Python in an environment that was not activated
-    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts")])
-    cpp_extension.load(
-        _NAME,
-        sources=[str(path) for path in sorted(_FOLDER.glob("*.cpp"))],
-        extra_cflags=_FLAGS,
-        extra_ldflags=["-fopenmp"],
-        build_directory=str(folder),
-        is_python_module=False,
-        is_standalone=False,
-    )
+    with _ninja_on_path():
+        cpp_extension.load(
+            _NAME,
+            sources=[str(path) for path in sorted(_FOLDER.glob("*.cpp"))],
+            extra_cflags=_FLAGS,
+            extra_ldflags=["-fopenmp"],
+            build_directory=str(folder),
+            is_python_module=False,
+            is_standalone=False,
+        )
+
+
+@contextlib.contextmanager
+def _ninja_on_path() -> Iterator[None]:
+    """Let PyTorch find ninja, which is beside Python in an environment that was not activated, while it builds.
+
+    PyTorch looks for it in this process's own environment, which is as before afterwards.
+    """
+    if shutil.which("ninja") is not None:
+        yield
+        return
+    before = os.environ.get("PATH")
+    os.environ["PATH"] = os.pathsep.join([os.defpath if before is None else before, sysconfig.get_path("scripts")])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PATH"]
+        else:
+            os.environ["PATH"] = before
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Memory of the C allocator on CPU."""
+"""What the C allocator of this process keeps: changed where the process is ours, or where its host asks for it."""
 
 import ctypes
 import sys
@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # parameters of glibc's mallopt(3)
+_keeping = False  # whether this process was asked to keep freed memory
 
 
 def keep_freed_memory() -> bool:
@@ -15,12 +16,17 @@ def keep_freed_memory() -> bool:
     which clears its pages at the first touch: a third of a training step's time on a CPU. The process stays at its
     peak size instead. Nothing happens on systems without glibc.
 
+    This is a setting of the whole process, for the rest of its life. The workflows and `mednextv2 predict` make it;
+    nothing else in this package does, so a program that uses the package decides by itself.
+
     Returns:
         Whether the allocator took the settings.
     """
+    global _keeping
     mallopt = _glibc("mallopt")
     if mallopt is None:
         return False
+    _keeping = True
     settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 64 * 2**20))
     return all([mallopt(ctypes.c_int(name), ctypes.c_int(value)) == 1 for name, value in settings])
 
@@ -35,8 +41,11 @@ def return_freed_memory(limit: int) -> None:
     """Return what the C allocator keeps to the system, where it is more than `limit` bytes.
 
     For loops whose tensors are hundreds of megabytes large: kept memory has holes, most of them a little too small for
-    the next tensor, so that a process which keeps all of it would grow to several times of what it uses.
+    the next tensor, so that a process which keeps all of it would grow to several times of what it uses. Nothing
+    happens before :func:`keep_freed_memory` was called: such an allocator returns large tensors by itself.
     """
+    if not _keeping:
+        return
     info, trim = _glibc("mallinfo2"), _glibc("malloc_trim")
     if info is not None:
         info.restype = _MallInfo2

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mednextv2.nets import VARIANTS, create_mednext
-from mednextv2.nets.memory import kept_values, training_memory
+from mednextv2.nets.training_memory import kept_values, training_memory
 
 # Peak resident size above what the process has before the network, in a process of its own: arguments are variant,
 # 1 for bfloat16, classes, batch and the patch's three sides. A step of a much smaller network comes first, since what
@@ -18,7 +18,7 @@ import ctypes, gc, sys
 from pathlib import Path
 import torch
 from mednextv2.data import LabelScheme
-from mednextv2.memory import keep_freed_memory
+from mednextv2.allocator import keep_freed_memory
 from mednextv2.nets import create_mednext
 from mednextv2.training.loss import SegmentationLoss
 
