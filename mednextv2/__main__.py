@@ -80,12 +80,13 @@ def check(dataset_dir: str, labels_dir: str | None = None) -> None:
 
     dataset = read_dataset(str(dataset_dir), labels_dir and str(labels_dir))
     scheme = dataset.scheme()
-    reports = check_dataset(dataset.cases, scheme and scheme.declared, dataset.channels or ("image",))
+    reports = check_dataset(dataset.cases, scheme.declared if scheme else None, dataset.channels or ("image",))
     labels = scheme.declared if scheme else found_labels(dataset, reports)
     print(f"{count(len(dataset.cases), 'case')}, no defects")
     print(f"channels: {', '.join(dataset.channels) or 1}; labels: {', '.join(labels)}")
-    for region in scheme.regions if scheme else ():
-        print(f"region {region.name}: {', '.join(scheme.labels[v] for v in region.values)}")
+    if scheme:
+        for region in scheme.regions:
+            print(f"region {region.name}: {', '.join(scheme.labels[v] for v in region.values)}")
     for warning in dataset_warnings(dataset, reports, scheme.labels if scheme else labels):
         print(f"warning: {warning}")
 

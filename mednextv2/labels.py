@@ -197,13 +197,14 @@ def declared_scheme(
             f"{source}: the label values are {', '.join(map(str, used)) or 'missing'}, but should be 0 (background), "
             "1, 2, … without gaps: renumber the labels in dataset.json and in the label maps"
         )
-    if ignore is not None and (len(ignore) != 1 or ignore[0] != len(used)):
+    ignored = None if ignore is None else ignore[0]
+    if ignore is not None and (len(ignore) != 1 or ignored != len(used)):
         raise InputError(f"{source}: the label ignore should have the value after the highest label, {len(used)}")
     single = {group[0]: name for name, group in reversed(values.items()) if len(group) == 1}
     names = ["background"] + [single.get(v, f"label {v}") for v in used[1:]]
     regions = {name: group for name, group in values.items() if any(group)}
     if all(len(group) == 1 for group in regions.values()):
-        return LabelScheme(names, ignore_label=ignore and ignore[0])
+        return LabelScheme(names, ignore_label=ignored)
     if len(regions_order) != len(regions):
         raise InputError(
             f"{source}: has {len(regions)} regions ({', '.join(regions)}), so regions_class_order should have as many "
@@ -213,7 +214,7 @@ def declared_scheme(
         {"name": name, "values": list(group), "paint": paint}
         for (name, group), paint in zip(regions.items(), regions_order, strict=True)
     ]
-    return LabelScheme(names, entries, ignore and ignore[0])
+    return LabelScheme(names, entries, ignored)
 
 
 def _as_values(name: Any, entry: Any, source: str) -> list[int]:

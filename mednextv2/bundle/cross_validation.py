@@ -17,7 +17,7 @@ from mednextv2.inference.postprocessing_choice import choose_postprocessing
 from mednextv2.labels import LabelScheme
 from mednextv2.paths import prepare_folder
 from mednextv2.scores.evaluation import case_files, format_table, summarise, write_csv
-from mednextv2.scores.results import Results, write_results
+from mednextv2.scores.results import Results, as_case, write_results
 
 
 def finish_cross_validation(
@@ -71,9 +71,9 @@ def finish_cross_validation(
     write_csv(folder / "cases.csv", rows)
     write_csv(folder / "summary.csv", summary)
     title = f"{root.resolve().name}, cross-validation"
-    results = Results(
-        "evaluation", title, scheme.foreground, scheme.members, files, ignore_label=scheme.ignore_label
-    )  # fmt: skip
+    listed = [as_case(entry) for entry in files]
+    ignored = scheme.ignore_label
+    results = Results("evaluation", title, scheme.foreground, scheme.members, listed, ignore_label=ignored)
     write_results(folder, results)
     decision = choose_postprocessing([(entry["prediction"], entry["label"]) for entry in files], scheme, workers)
     decision.save(root / "models" / "postprocessing.json")

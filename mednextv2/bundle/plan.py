@@ -106,7 +106,7 @@ def plan_dataset(
     channels = list(dataset.channels) or ["image"]
     _check_names(dataset, [*channels, *(scheme.labels + scheme.foreground if scheme else [])])
     reports = check_dataset(
-        dataset.cases, scheme and scheme.declared, channels, 3, workers or os.cpu_count() or 1, case_facts
+        dataset.cases, scheme.declared if scheme else None, channels, 3, workers or os.cpu_count() or 1, case_facts
     )
     scheme = scheme or LabelScheme(found_labels(dataset, reports))
     fingerprint = combine([report.extra for report in reports])
@@ -166,7 +166,8 @@ def _decide(
 ) -> dict[str, Decision]:
     target = target_spacing(fingerprint.spacings, fingerprint.shapes)
     if spacing is not None:
-        target = Decision(tuple(float(s) for s in spacing), "given with --spacing")
+        x, y, z = map(float, spacing)
+        target = Decision((x, y, z), "given with --spacing")
     shapes = resampled_shapes(fingerprint.spacings, fingerprint.shapes, target.value)
     median = median_shape(shapes)
 
@@ -177,7 +178,8 @@ def _decide(
     if patch_size is None:
         patch, batch = patch_and_batch(median, target.value, voxels, memory_of, memory * _GIB)
     else:
-        patch = Decision(tuple(patch_size), "given with --patch_size")
+        i, j, k = patch_size
+        patch = Decision((i, j, k), "given with --patch_size")
         batch = Decision(2, "the smallest batch, since the patch was given")
     if batch_size is not None:
         batch = Decision(batch_size, "given with --batch_size")

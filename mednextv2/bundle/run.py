@@ -76,7 +76,7 @@ def check_overrides(files: list[str], overrides: dict[str, Any], more: Sequence[
     """
     parser = ConfigParser()
     parser.read_config(files)
-    config = parser.config
+    config: Any = parser.config  # a dictionary, since it was read from files
     known = [*more, *(k for k in config if k != parser.meta_key)]
     problems = []
     for key in overrides:

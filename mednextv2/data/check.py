@@ -133,7 +133,8 @@ def inspect_case(
     defects: list[str] = []
     grids: list[tuple[str, tuple[int, ...], np.ndarray]] = []  # file, shape, affine
     images: list[np.ndarray] = []
-    label, values = None, ()
+    label: np.ndarray | None = None
+    values: tuple[int, ...] = ()
     expected = 1 if len(case.images) == len(channels) else len(channels)  # channels in each file
     for file in case.images:
         try:

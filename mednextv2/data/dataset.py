@@ -99,20 +99,20 @@ def read_dataset(dataset_dir: str | os.PathLike, labels_dir: str | os.PathLike |
         return _read_pair(folder, *pair)
     description = _read_json(folder)
     if isinstance(description.get("training"), list):
-        cases = [_msd_case(folder, entry, i) for i, entry in enumerate(description["training"])]
+        found = [_msd_case(folder, entry, i) for i, entry in enumerate(description["training"])]
     else:
-        cases = _nnunet_cases(folder, description)
-    if not cases:
+        found = _nnunet_cases(folder, description)
+    if not found:
         raise InputError(
             f'{folder / "dataset.json"}: names no training cases. MSD folders list them under "training"; in nnU-Net '
             "folders they are the files in imagesTr and labelsTr, with the ending that file_ending says"
         )
-    cases = _sorted_cases(cases, folder / "dataset.json")
+    cases = _sorted_cases(found, folder / "dataset.json")
     channels = description.get("channel_names", description.get("modality", {}))
     order = description.get("regions_class_order") or ()
     if not isinstance(order, (list, tuple)):
         raise InputError(f'{folder / "dataset.json"}: "regions_class_order" should be a list, not {order!r}')
-    texts = {
+    texts: dict[str, str] = {
         key: str(description[key]) for key in ("name", "description", "reference", "licence") if key in description
     }
     texts.setdefault("licence", str(description.get("license", "")))
@@ -152,9 +152,9 @@ def _two_folders(folder: Path, labels_dir: str | os.PathLike | None) -> tuple[Pa
             raise InputError(f"labels_dir {labels}: there is no such folder; give it with --labels_dir")
         return folder, labels
     if not (folder / "dataset.json").exists():
-        for images, labels in (("images", "labels"), ("imagesTr", "labelsTr")):
-            if (folder / images).is_dir() and (folder / labels).is_dir():
-                return folder / images, folder / labels
+        for images, masks in (("images", "labels"), ("imagesTr", "labelsTr")):
+            if (folder / images).is_dir() and (folder / masks).is_dir():
+                return folder / images, folder / masks
     return None
 
 
@@ -169,9 +169,9 @@ def _read_pair(folder: Path, images: Path, labels: Path) -> DatasetFolder:
     # patients may be numbered, too: that a number is a channel's, a label map of the name without it must show
     channelled = not label_files or any(number is not None and name in label_files for _, name, number in parts)
     groups: dict[str, dict[int, Path]] = {}
-    for file, name, number in parts:
+    for file, name, index in parts:
         group = groups.setdefault(name if channelled else stem(file), {})
-        channel = (number or 0) if channelled else 0
+        channel = (index or 0) if channelled else 0
         if channel in group:
             raise InputError(f"{images}: {group[channel].name} and {file.name} are the same image; remove one")
         group[channel] = file

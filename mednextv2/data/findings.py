@@ -54,8 +54,8 @@ def dataset_warnings(dataset: DatasetFolder, reports: Sequence[CaseReport], labe
         warnings.append(f"{count(len(reports), 'case')} cannot be split into five folds; train with --fold all")
     used = {Path(file).resolve() for case in dataset.cases for file in case.images}
     folders = sorted({file.parent for file in used})
-    left = [f for folder in folders for f in sorted(folder.glob("[!.]*")) if f.name.lower().endswith(SUFFIXES)]
-    if left := [f.name for f in left if f.resolve() not in used]:
+    there = [f for folder in folders for f in sorted(folder.glob("[!.]*")) if f.name.lower().endswith(SUFFIXES)]
+    if left := [f.name for f in there if f.resolve() not in used]:
         warnings.append(f"no case uses {count(len(left), 'image file')}: {_first(left, 5)}")
     return warnings
 

@@ -86,7 +86,8 @@ class PatchDataset(Dataset, Randomizable):
         centre = draw_centre(self.R, case.label.shape[1:], self.patch_size, voxel)
         matrix = None
         if self.placement is not None:
-            matrix = self.placement.set_random_state(state=self.R).draw()
+            self.placement.set_random_state(state=self.R)
+            matrix = self.placement.draw()
         image, label = extract_patch(case.image, case.label, centre, self.patch_size, matrix, fill_label=-1)
         item = {"image": image, "label": label, "seed": seed}
         if self.transform is None:

@@ -62,7 +62,7 @@ def make_phantom_dataset(folder: str | os.PathLike, cases: int = 60, seed: int =
 
 def _phantom(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draw one image, `(X, Y, Z)` int16, and its label map, uint8."""
-    shape = (rng.integers(32, 41), rng.integers(44, 57), rng.integers(30, 41))
+    shape = (int(rng.integers(32, 41)), int(rng.integers(44, 57)), int(rng.integers(30, 41)))
     grid = np.stack(np.meshgrid(*[np.arange(n, dtype=np.float32) for n in shape], indexing="ij"), axis=-1)
     centre = np.array(shape) / 2 + rng.uniform(-3, 3, 3)
     touch = rng.uniform(-2, 2)  # where along y the two structures meet, relative to the centre

@@ -162,7 +162,8 @@ def patch_and_batch(
     """
     extent = (_START * math.prod(spacing)) ** (1 / 3)  # millimetres
     clipped = [min(round(extent / mm), size) for mm, size in zip(spacing, median_shape, strict=True)]
-    patch = tuple(map(round_up, clipped))
+    x, y, z = map(round_up, clipped)
+    patch: Shape = (x, y, z)
     if clipped == list(median_shape):
         reason = f"the whole median image, rounded up to multiples of {DIVISOR}"
     else:
@@ -200,13 +201,13 @@ def batch_dice(patch: Sequence[int], median_shape: Sequence[float], spacing: Seq
     reason = f"a patch covers {_percent(min(covered, 1))} of the median image"
     if covered >= _LOW_RESOLUTION:
         return Decision(False, reason)
-    spacing = np.asarray(spacing, dtype=np.float64)
-    coarser = spacing.copy()
+    fine_spacing = np.asarray(spacing, dtype=np.float64)
+    coarser = fine_spacing.copy()
     gain = 1.0
     while covered * gain < _LOW_RESOLUTION:
         fine = coarser.max() / coarser > 2
         coarser[fine if fine.any() else slice(None)] *= _COARSER
-        gain = float(np.prod(coarser / spacing))
+        gain = float(np.prod(coarser / fine_spacing))
     if gain < _LOW_RESOLUTION_GAIN:
         return Decision(False, f"{reason}, not much less than the {_percent(_LOW_RESOLUTION)} that suffice")
     return Decision(True, f"{reason}, too little for a Dice of its own")
@@ -239,7 +240,8 @@ def _excess(patch: Shape, batch: int, memory_of: Callable[[Shape, int], float], 
 def _shrink(patch: Shape, median_shape: Sequence[float]) -> Shape:
     axes = [axis for axis in range(3) if patch[axis] > DIVISOR]
     worst = max(axes, key=lambda axis: (patch[axis] / median_shape[axis], patch[axis]))
-    return tuple(size - DIVISOR * (axis == worst) for axis, size in enumerate(patch))
+    x, y, z = (size - DIVISOR * (axis == worst) for axis, size in enumerate(patch))
+    return x, y, z
 
 
 def _batch(

@@ -11,7 +11,7 @@ from mednextv2.errors import InputError
 FOLDS = 5  # of the cross-validation
 
 
-def kfold_indices(count: int, fold: int, folds: int = FOLDS, seed: int = 12345) -> tuple[list[int], list[int]]:
+def kfold_indices(count: int, fold: int | str, folds: int = FOLDS, seed: int = 12345) -> tuple[list[int], list[int]]:
     """Split `count` cases into training and validation indices.
 
     The same as scikit-learn's `KFold(folds, shuffle=True, random_state=seed)`, which nnU-Net uses on the sorted case

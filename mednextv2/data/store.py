@@ -130,7 +130,7 @@ class CaseStore:
             if work:
                 logger.info("Preparing %d of %d cases in %s", len(work), len(cases), self.folder)
                 with ThreadPoolExecutor(self.workers) as pool:
-                    done = pool.map(lambda pair: _prepare(*pair, self.transform, self.scheme), work)
+                    done = pool.map(lambda pair: _prepare(pair[0], pair[1], self.transform, self.scheme), work)
                     list(tqdm(done, total=len(work), desc="preparing", unit="case", mininterval=1))
         while distributed and not all(_is_current(case, item) for case, item in pairs):
             time.sleep(1)  # not a barrier, which gives up after ten minutes

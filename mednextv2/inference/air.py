@@ -42,15 +42,15 @@ def air_windows(image: Tensor, axes: Sequence[Axis], levels: float | Sequence[fl
     """
     if any(axis.starts[0] < 0 for axis in axes):
         return set()  # an axis shorter than a window: each has the whole of it
-    levels = torch.as_tensor(levels, device=image.device, dtype=image.dtype).reshape(-1, *[1] * len(axes))
-    air = (image <= levels).all(0)
+    highest = torch.as_tensor(levels, device=image.device, dtype=image.dtype).reshape(-1, *[1] * len(axes))
+    air = (image <= highest).all(0)
     for dim, axis in enumerate(axes):
         air = torch.stack([air[(slice(None),) * dim + (slice(*ends),)].all(dim) for ends in pairwise(axis.edges)], dim)
-    air = air.cpu().numpy()  # of all cells at once: each copy would wait for the GPU
+    on_cpu = air.cpu().numpy()  # of all cells at once: each copy would wait for the GPU
     empty = set()
     for window in window_order(axes):
         cells = [axis.covered(n) for axis, n in zip(axes, window, strict=True)]
-        if air[tuple(slice(c.start, c.stop) for c in cells)].all():
+        if on_cpu[tuple(slice(c.start, c.stop) for c in cells)].all():
             empty.add(window)
     return _connected_to_border(empty, [len(axis.starts) for axis in axes])
 

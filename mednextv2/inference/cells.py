@@ -187,7 +187,7 @@ class Cells:
 
     def give_back(self, sums: Tensor | None, weights: Tensor | None) -> None:
         """Take back the memory of a cell that is finished, for the next cell of its shape."""
-        if sums is None:
+        if sums is None or weights is None:
             return
         if sums.device == self.device:
             self._free.setdefault(tuple(weights.shape), []).append((sums, weights))

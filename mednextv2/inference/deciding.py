@@ -80,7 +80,7 @@ class LabelWriter:
         self._between = [axis for axis, target in enumerate(targets) if target.interpolated]
         self._faces: dict[Index, dict[int, tuple[Tensor, Tensor]]] = {}
         self._users: dict[Index, int] = {}
-        self._copies: dict[tuple[int, torch.device], tuple[Tensor, ...]] = {}
+        self._copies: dict[tuple[int, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
         self._like = torch.empty(scheme.outputs, 2, device=device)  # has layout, type and place of sums
 
     def finish(self, index: Index, sums: Tensor | None, weights: Tensor | None) -> None:
@@ -93,7 +93,7 @@ class LabelWriter:
         """
         if sums is None and (self._between or self.probabilities is not None):
             sums, weights = self._air(index)
-        if sums is None:
+        if sums is None or weights is None:
             return
         whole, whole_weights = sums, weights
         if self._between:
@@ -103,7 +103,9 @@ class LabelWriter:
         taps = self._taps(index, sums.device)
         self._write(index, labels_between(whole, whole_weights, taps, self.scheme))
         if self.probabilities is not None:
-            self._write_probabilities(index, logits_between(whole, whole_weights, taps))
+            logits = logits_between(whole, whole_weights, taps)
+            values = logits.sigmoid_() if self.scheme.regions else logits.softmax(0)
+            self.probabilities[(slice(None), *self._place(index))] = self._on_target(index, values).numpy()
 
     def _write(self, index: Index, labels: Tensor) -> None:
         self.labels[self._place(index)] = self._on_target(index, labels).to(self.labels.device)
@@ -119,10 +121,6 @@ class LabelWriter:
                 taps = self._taps_on(axis, values.device)[0][target.range(cell)] - target.axis.edges[cell]
                 values = values.index_select(before + axis, taps)
         return values
-
-    def _write_probabilities(self, index: Index, logits: Tensor) -> None:
-        values = logits.sigmoid_() if self.scheme.regions else logits.softmax(0)
-        self.probabilities[(slice(None), *self._place(index))] = self._on_target(index, values).numpy()
 
     # --- the layer of voxels before a cell -------------------------------------------------------------------------
 
@@ -173,7 +171,7 @@ class LabelWriter:
                 del self._faces[neighbour], self._users[neighbour]
         return whole, whole_weights
 
-    def _taps(self, index: Index, device: torch.device) -> dict[int, tuple[Tensor, ...]]:
+    def _taps(self, index: Index, device: torch.device) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
         """Return the taps of interpolated axes that are complete with a cell, counted from its first voxel."""
         taps = {}
         for axis in self._between:
@@ -183,11 +181,12 @@ class LabelWriter:
             taps[axis] = (low - first, high - first, weight)
         return taps
 
-    def _taps_on(self, axis: int, device: torch.device) -> tuple[Tensor, ...]:
+    def _taps_on(self, axis: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Return an axis' taps on a device, where they are copied once: each copy waits for the GPU."""
         key = axis, device
         if key not in self._copies:
-            self._copies[key] = tuple(tap.to(device) for tap in self.targets[axis].taps)
+            low, high, weight = self.targets[axis].taps
+            self._copies[key] = low.to(device), high.to(device), weight.to(device)
         return self._copies[key]
 
 

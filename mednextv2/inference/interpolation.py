@@ -6,7 +6,7 @@ interpolates.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -59,7 +59,9 @@ def _native(sums: Tensor, weights: Tensor, taps: Taps, scheme: LabelScheme) -> T
     for axis, size in enumerate(weights.shape):
         same = torch.arange(size)
         first, second, part = taps.get(axis - flat, (same, same, torch.zeros(size)))
-        low.append(first.contiguous()), high.append(second.contiguous()), share.append(part.contiguous())
+        low.append(first.contiguous())
+        high.append(second.contiguous())
+        share.append(part.contiguous())
     paint, wide = [region.paint for region in scheme.regions], len(scheme.labels) > 256
     labels = torch.ops.mednextv2_native.labels(rows, weights, low, high, share, paint, wide)
     return labels[0] if flat else labels
@@ -99,14 +101,16 @@ def logits_between(sums: Tensor, weights: Tensor, taps: Taps) -> Tensor:
     return logits.reshape(len(sums), *shape)
 
 
-def _logits_at(corners: Tensor, shares: Sequence[Tensor], sums: Tensor, weights: Tensor) -> Tensor:
+def _logits_at(corners: Tensor, shares: Tensor, sums: Tensor, weights: Tensor) -> Tensor:
     """Return the interpolated logits of some voxels, `(C, N)`."""
     shares = shares / weights.reshape(-1)[corners]
     last = is_channels_last(sums)
     table = sums.movedim(0, -1).reshape(-1, len(sums)) if last else sums.reshape(len(sums), -1)
-    logits = None
-    for corner, share in zip(corners, shares, strict=True):
-        part = table.index_select(0 if last else 1, corner).float()
-        part *= share[:, None] if last else share
-        logits = part if logits is None else logits.add_(part)
+
+    def part(corner: Tensor, share: Tensor) -> Tensor:
+        return table.index_select(0 if last else 1, corner).float().mul_(share[:, None] if last else share)
+
+    logits = part(corners[0], shares[0])
+    for corner, share in zip(corners[1:], shares[1:], strict=True):
+        logits.add_(part(corner, share))
     return logits.T if last else logits

@@ -29,7 +29,7 @@ class MirroringInferer(SlidingWindowInferer):
         super().__init__(roi_size, **kwargs)
         self.mirror_axes = tuple(mirror_axes)
 
-    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Return logits of `inputs`, `(B, C, X, Y, Z)`."""
         with holding_weights_of(network):
             return super().__call__(inputs, self.predictor(network), *args, **kwargs)

@@ -67,7 +67,8 @@ def choose_postprocessing(
     while undecided:
         steps = [candidates[i].values for i in sorted(accepted)]
         before, *after = _mean_scores(pairs, scheme, steps, [candidates[i].values for i in undecided], workers)
-        waiting, unsettled = [], set()
+        waiting: list[int] = []
+        unsettled: set[int] = set()
         for i, scores in zip(undecided, after, strict=True):
             if unsettled.intersection(candidates[i].values):
                 waiting.append(i)
@@ -117,7 +118,7 @@ def _mean_scores(
     total = np.zeros((1 + len(candidates), len(scheme.foreground)))
     count = np.zeros_like(total)
     with ThreadPoolExecutor(workers) as pool:
-        found = pool.map(lambda pair: _case_scores(*pair, scheme, steps, candidates), pairs)
+        found = pool.map(lambda pair: _case_scores(pair[0], pair[1], scheme, steps, candidates), pairs)
         # Summed in the order of cases: means of the same numbers are then the same to the last bit.
         for scores in tqdm(found, total=len(pairs), desc="deciding the post-processing", unit="case", mininterval=1):
             present = ~np.isnan(scores)

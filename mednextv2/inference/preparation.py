@@ -1,7 +1,7 @@
 """What must be true before an evaluation or an inference starts."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ def prepare_inference(
         check_images(images, CheckImaged("image", channels, spatial_dims))
 
 
-def check_images(images: Sequence[dict[str, Any]], check: CheckImaged) -> None:
+def check_images(images: Sequence[Mapping[Any, Any]], check: CheckImaged) -> None:
     """Read all images and report every defect.
 
     Args:
@@ -104,7 +104,7 @@ def check_images(images: Sequence[dict[str, Any]], check: CheckImaged) -> None:
         InputError: With one line a defect.
     """
 
-    def defect(item: dict[str, Any]) -> str:
+    def defect(item: Mapping[Any, Any]) -> str:
         try:
             check(item)
         except InputError as e:

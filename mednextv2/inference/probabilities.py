@@ -77,7 +77,8 @@ def _to_image_grid(cells: np.ndarray, file: Path, image: MetaTensor, inverse: In
         if target is None:
             target = _mapped(file, (len(cells), *found.shape))
         target[output] = 1 - found if background else found
-    target.flush()
+    if target is not None:
+        target.flush()
 
 
 def _mapped(file: Path, shape: tuple[int, ...]) -> np.memmap:

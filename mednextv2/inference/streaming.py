@@ -76,7 +76,7 @@ class StreamingInferer(MirroringInferer):
         super().__init__(roi_size, mirror_axes, **kwargs)
         self.scheme, self.air, self.memory, self.probabilities = scheme, air, memory, probabilities
 
-    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
         """Segment images.
 
         Args:

@@ -7,9 +7,12 @@ convolutions, so that any checkpoint can be mapped to them; memory is channels-l
 Source: Roy et al. 2023, MedNeXt, sections 2.1 and 2.2 (arXiv:2303.09975); GRN: Woo et al. 2023 (arXiv:2301.00808).
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils.checkpoint import checkpoint
 
 from mednextv2 import ops
@@ -46,7 +49,14 @@ class GlobalResponseNorm(nn.Module):
         return ops.grn(x, self.gamma, self.beta, self.eps, self.denominator)
 
 
-class _Pointwise:
+# a mixin before Conv2d or Conv3d, whose attributes it uses
+if TYPE_CHECKING:
+    _Convolution = _ConvNd
+else:
+    _Convolution = object
+
+
+class _Pointwise(_Convolution):
     """The forward pass of a convolution of kernel 1, see :func:`mednextv2.ops.pointwise`."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,7 +117,7 @@ class MedNeXtBlock(nn.Module):
         self.grn = nn.Identity() if grn is None else GlobalResponseNorm(width, denominator=grn)
         self.compress = CONVOLUTION[spatial_dims](width, out_channels, kernel_size=1)
 
-    def _depthwise(self, spatial_dims: int, channels: int, kernel_size: int) -> nn.Module:
+    def _depthwise(self, spatial_dims: int, channels: int, kernel_size: int) -> _ConvNd:
         return CONVOLUTION[spatial_dims](channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
 
     def transform(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -184,7 +194,7 @@ class MedNeXtDownBlock(MedNeXtBlock):
         super().__init__(spatial_dims, in_channels, out_channels, ratio, kernel_size, residual, grn)
         self.shortcut = POINTWISE[spatial_dims](in_channels, out_channels, 1) if residual else nn.Identity()
 
-    def _depthwise(self, spatial_dims: int, channels: int, kernel_size: int) -> nn.Module:
+    def _depthwise(self, spatial_dims: int, channels: int, kernel_size: int) -> _ConvNd:
         return CONVOLUTION[spatial_dims](
             channels, channels, kernel_size, stride=2, padding=kernel_size // 2, groups=channels
         )
@@ -222,7 +232,7 @@ class MedNeXtUpBlock(MedNeXtBlock):
             TRANSPOSED[spatial_dims](in_channels, out_channels, kernel_size=1, stride=2) if residual else nn.Identity()
         )
 
-    def _depthwise(self, spatial_dims: int, channels: int, kernel_size: int) -> nn.Module:
+    def _depthwise(self, spatial_dims: int, channels: int, kernel_size: int) -> _ConvNd:
         return TRANSPOSED[spatial_dims](
             channels, channels, kernel_size, stride=2, padding=kernel_size // 2, groups=channels
         )
@@ -239,11 +249,12 @@ class MedNeXtUpBlock(MedNeXtBlock):
 
     @torch.jit.unused
     def _whole_fast(self, x: Tensor, skip: Tensor | None) -> Tensor:
-        if not self.residual:
+        convolution = self.shortcut
+        if not isinstance(convolution, _ConvNd):  # without residual connection
             return ops.upsample_merge(self.transform(x), None, skip)
         # the transposed convolution of kernel 1 as one on the coarse grid; its bias is added to every voxel
-        shortcut = ops.pointwise(x, self.shortcut.weight.transpose(0, 1))
-        y = self._transform_fast(x, None, self.shortcut.bias)
+        shortcut = ops.pointwise(x, convolution.weight.transpose(0, 1))
+        y = self._transform_fast(x, None, convolution.bias)
         return ops.upsample_merge(y, shortcut, skip)
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:

@@ -94,7 +94,7 @@ class CudaGraphs:
         return {"enabled": self.enabled}  # a copy makes its own recordings
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)
+        CudaGraphs.__init__(self, **state)
 
     def _fits(self, x: Tensor) -> bool:
         return (

@@ -35,7 +35,8 @@ class Explanation(list[Layer]):
 
     def __str__(self) -> str:
         """Return the table."""
-        lines, groups = [], {}
+        lines: list[str] = []
+        groups: dict[tuple[str, str, str], list[Layer]] = {}
         for layer in self:
             groups.setdefault((layer.operator, layer.path, layer.reason), []).append(layer)
         for (operator, path, reason), layers in groups.items():

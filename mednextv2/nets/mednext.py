@@ -1,6 +1,7 @@
 """The MedNeXt network: a U-shaped ConvNeXt with five resolutions, in its v1 and v2 forms."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,19 +109,22 @@ class MedNeXt(nn.Module):
         self.cpu_bfloat16 = cpu_bfloat16
         grn = grn_denominator if global_resp_norm else None
         rates = [drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths))]
-        shared = {"kernel_size": kernel_size, "residual": use_residual_connection}
+        shared: dict[str, Any] = {"kernel_size": kernel_size, "residual": use_residual_connection}
 
         def filters(level: int) -> int:
             return init_filters * 2**level
 
-        def stage(index: int) -> nn.ModuleList:
+        def stage(index: int) -> nn.Sequential:
             channels, first = filters(index if index < LEVELS else 2 * LEVELS - 2 - index), sum(depths[:index])
-            return nn.ModuleList(
-                MedNeXtBlock(
-                    spatial_dims, channels, channels, ratios[index], grn=grn, drop_path_rate=rates[first + i], **shared
+            return nn.Sequential(
+                *(
+                    MedNeXtBlock(
+                        spatial_dims, channels, channels, ratios[index], grn=grn, drop_path_rate=rates[first + i],
+                        **shared,
+                    )
+                    for i in range(depths[index])
                 )
-                for i in range(depths[index])
-            )
+            )  # fmt: skip
 
         def down(level: int) -> MedNeXtDownBlock:
             own = grn if level > 0 or grn_in_first_down else None
@@ -147,10 +151,9 @@ class MedNeXt(nn.Module):
     def _set_activation_checkpointing(self, flags: list[bool]) -> None:
         """Mark the blocks of each resolution; a resampling block belongs to the finer of its two."""
         for level, flag in enumerate(flags[:-1]):
-            for block in [*self.encoder[level], self.down[level], *self.decoder[3 - level], self.up[3 - level]]:
-                block.activation_checkpointing = flag
-        for block in self.bottleneck:
-            block.activation_checkpointing = flags[-1]
+            for part in (self.encoder[level], self.down[level], self.decoder[3 - level], self.up[3 - level]):
+                _mark(part, flag)
+        _mark(self.bottleneck, flags[-1])
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         if not torch.jit.is_scripting():
@@ -199,17 +202,14 @@ class MedNeXt(nn.Module):
         x = self.stem(x).contiguous(memory_format=layout)
         skips: list[Tensor] = []
         for stage, down in zip(self.encoder, self.down):  # noqa: B905  (TorchScript knows no strict=)
-            for block in stage:
-                x = block(x)
+            x = stage(x)
             skips.append(x)
             x = down(x)
-        for block in self.bottleneck:
-            x = block(x)
+        x = self.bottleneck(x)
         features = [x]
         for up, stage in zip(self.up, self.decoder):  # noqa: B905
             x = up(x, skips.pop())
-            for block in stage:
-                x = block(x)
+            x = stage(x)
             if self.training:
                 features.append(x)
             else:  # let go of the coarser ones
@@ -221,6 +221,12 @@ class MedNeXt(nn.Module):
         if self.deep_supervision and self.training:
             return outputs
         return outputs[0]
+
+
+def _mark(part: nn.Module, activation_checkpointing: bool) -> None:
+    for block in part.modules():
+        if isinstance(block, MedNeXtBlock):
+            block.activation_checkpointing = activation_checkpointing
 
 
 def block_problem(block: MedNeXtBlock, dtype: torch.dtype) -> Problem:
@@ -263,14 +269,14 @@ def _problems(block: MedNeXtBlock, dtype: torch.dtype) -> list[Problem]:
 
 
 def _four(value: Sequence[int] | int, name: str) -> list[int]:
-    values = list(value) if isinstance(value, (list, tuple)) else [value] * 4
+    values: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value] * 4
     if len(values) != 4 or not all(isinstance(v, int) and v > 0 for v in values):
         raise ValueError(f"{name} is one positive int or four, from the first stage to the last: got {value!r}")
     return values
 
 
 def _per_level(value: bool | Sequence[bool]) -> list[bool]:
-    flags = list(value) if isinstance(value, (list, tuple)) else [value] * LEVELS
+    flags: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value] * LEVELS
     if len(flags) != LEVELS or not all(isinstance(f, bool) for f in flags):
         raise ValueError(f"activation_checkpointing is one bool or {LEVELS}, one a resolution: got {value!r}")
     return flags

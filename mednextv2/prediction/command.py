@@ -182,16 +182,15 @@ def _volumes(segmentation: Segmentation) -> str:
 
 
 def _report(predictor: Predictor, orders: Sequence[Order]) -> Path:
-    from mednextv2.report import Results, write_report, write_results
+    from mednextv2.report import CaseFiles, Results, write_report, write_results
 
     folder = orders[0].mask.parent
     cases = [
-        {
-            "case": order.item["case"],
-            "image": [os.path.abspath(os.fspath(file)) for file in ensure_tuple(order.item["image"])],
-            "prediction": str(order.mask.absolute()),
-            "label": None,
-        }
+        CaseFiles(
+            order.item["case"],
+            tuple(os.path.abspath(os.fspath(file)) for file in ensure_tuple(order.item["image"])),
+            str(order.mask.absolute()),
+        )
         for order in orders
     ]
     scheme = predictor.scheme

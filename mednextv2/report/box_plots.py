@@ -180,10 +180,9 @@ def _spread(
     axis: Axis, infinite: float | None, column: np.ndarray, y: float, height: float
 ) -> dict[int, tuple[float, float]]:
     """Return the cases' places by index, spread over the box's height so that equal values stay apart."""
-    return {
-        int(i): (
-            axis.at(float(column[i])) if np.isfinite(column[i]) else infinite,
-            y + height * ((0.618034 * n) % 1 - 0.5),
-        )
-        for n, i in enumerate(np.flatnonzero(~np.isnan(column)))
-    }
+    places = {}
+    for n, i in enumerate(np.flatnonzero(~np.isnan(column))):
+        x = axis.at(float(column[i])) if np.isfinite(column[i]) else infinite
+        if x is not None:
+            places[int(i)] = (x, y + height * ((0.618034 * n) % 1 - 0.5))
+    return places

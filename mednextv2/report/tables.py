@@ -66,7 +66,9 @@ class Table:
     def head(self) -> list[list[HeadCell]]:
         """The rows of the table's head: groups and columns, or columns alone where no group has a name."""
         grouped = any(name for name, _ in self.groups)
-        upper, lower, column = [], [], 0
+        upper: list[HeadCell] = []
+        lower: list[HeadCell] = []
+        column = 0
         for name, columns in self.groups:
             if name:
                 upper.append(HeadCell(name, None, columns=len(columns)))

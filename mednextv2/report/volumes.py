@@ -1,5 +1,6 @@
 """Label maps and images as a report needs them: turned to the patient's axes, and checked."""
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,7 +20,7 @@ _LISTED = 50  # missing files named; the rest are counted
 _HIGHEST = 2**16
 
 
-def move_files(results: Results, images: str | Path | None, labels: str | Path | None) -> Results:
+def move_files(results: Results, images: str | os.PathLike | None, labels: str | os.PathLike | None) -> Results:
     """Look for images and label maps in other folders, under the same file names.
 
     Args:
@@ -34,7 +35,7 @@ def move_files(results: Results, images: str | Path | None, labels: str | Path |
         if folder is not None and not Path(folder).expanduser().is_dir():
             raise InputError(f"--{setting} {folder}: there is no such folder")
 
-    def there(path: str, folder: str | Path | None) -> str:
+    def there(path: str, folder: str | os.PathLike | None) -> str:
         return path if folder is None else str(Path(folder).expanduser() / Path(path).name)
 
     cases = [
@@ -157,14 +158,12 @@ def load_case(case: CaseFiles) -> tuple[np.ndarray, np.ndarray, np.ndarray | Non
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim != 3 or not image.size or image.dtype.kind not in "biuf":
         raise InputError(f"{file}: is no image: it has the shape {image.shape} and the type {image.dtype}")
-    maps = []
-    for path in (case.prediction, case.label):
-        if path is None:
-            maps.append(None)
-            continue
+    turn = nib.orientations.io_orientation(affine)
+
+    def read(path: str) -> np.ndarray:
         array, other = read_labels(path)
         check_grids((file, image, affine), (path, array, other))
-        maps.append(array)
-    turn = nib.orientations.io_orientation(affine)
-    image, prediction, label = (a if a is None else nib.apply_orientation(a, turn) for a in (image, *maps))
-    return image, prediction, label, oriented_spacing(affine)
+        return nib.apply_orientation(array, turn)
+
+    prediction, label = read(case.prediction), None if case.label is None else read(case.label)
+    return nib.apply_orientation(image, turn), prediction, label, oriented_spacing(affine)

@@ -109,7 +109,8 @@ class EvaluationTable:
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _add(self, engine: Engine) -> None:
-        for given, item in zip(engine.state.batch, engine.state.output, strict=True):
+        state: Any = engine.state  # ignite takes its batch and output for numbers
+        for given, item in zip(state.batch, state.output, strict=True):
             affine = item["label"].affine if isinstance(item["label"], MetaTensor) else torch.eye(4)
             axes = np.asarray(affine.cpu())[: self.spatial_dims, : self.spatial_dims]
             spacing = np.linalg.norm(axes, axis=0)
@@ -136,16 +137,17 @@ class EvaluationTable:
         logger.info("Scores of %d cases, in %s\n%s", len({r["case"] for r in self.rows}), folder, format_table(summary))
 
     def _write_results(self, folder: Path) -> None:
-        from mednextv2.scores.results import Results, write_results  # the report's modules use this one
+        from mednextv2.scores.results import Results, as_case, write_results  # the report's modules use this one
 
         scored = {row["case"] for row in self.rows}
         logs = {Path(file).expanduser().parent / LOG_NAME for file in self.weights}
         log = logs.pop() if len(logs) == 1 else None
         values = self.scheme.members if self.scheme else [(v,) for v in range(1, len(self.labels))]
-        cases = case_files([item for item in self.items if item["case"] in scored], folder)
+        found = case_files([item for item in self.items if item["case"] in scored], folder)
+        cases = [as_case(entry) for entry in found]
         results = Results(
             "evaluation", self.title, self.labels[1:], values, cases, log if log and log.is_file() else None,
-            ignore_label=self.scheme and self.scheme.ignore_label,
+            ignore_label=self.scheme.ignore_label if self.scheme else None,
         )  # fmt: skip
         write_results(folder, results)
 

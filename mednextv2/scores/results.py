@@ -61,8 +61,7 @@ class Results:
         title: Of the report.
         labels: Names of the structures, without background.
         values: For each of them the label values it is made of; a region has several.
-        cases: The cases: `CaseFiles`, or dicts with the keys `case`, `image`, `prediction`, and `label` where there is
-            one. An image is a path or a list of one path a channel.
+        cases: The cases; dicts as of :func:`as_case` are taken, too.
         training_log: The `training_log.csv` of the network, or None.
         made_by: Versions by package name, and under `date` when; of this moment by default.
         ignore_label: Value of voxels of label maps that were not annotated, or None.
@@ -75,7 +74,7 @@ class Results:
     title: str
     labels: Sequence[str]
     values: Sequence[Sequence[int]]
-    cases: Sequence[CaseFiles | Mapping[str, Any]]
+    cases: Sequence[CaseFiles]
     training_log: str | os.PathLike | None = None
     made_by: Mapping[str, str] = field(default_factory=made_by)
     ignore_label: int | None = None
@@ -88,7 +87,7 @@ class Results:
         else:
             defects.append("cases: should be a list of at least one case; was anything evaluated or segmented?")
         if not defects:
-            self.cases = [_as_case(case) for case in self.cases]
+            self.cases = [as_case(case) for case in self.cases]
             names = [case.case for case in self.cases]
             if twice := sorted({name for name in names if names.count(name) > 1}) if _repeats(names) else []:
                 defects.append(f"cases: {', '.join(twice)} is listed more than once; keep one entry a case")
@@ -186,8 +185,8 @@ def _from_content(content: Any, folder: Path) -> Results:
 
 def _store(path: str, folder: Path) -> str:
     """Return a path relative to the folder if it is inside, and absolute otherwise."""
-    path = Path(os.path.abspath(Path(path).expanduser()))
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+    whole = Path(os.path.abspath(Path(path).expanduser()))
+    return whole.relative_to(folder).as_posix() if whole.is_relative_to(folder) else str(whole)
 
 
 def _facts(results: Results) -> list[str]:
@@ -238,7 +237,13 @@ def _case_defects(case: Any, number: int, kind: str) -> list[str]:
     return [f"{where}: {key} should be a {'name' if key == 'case' else 'path'}, not {entry[key]!r}" for key in wrong]
 
 
-def _as_case(case: CaseFiles | Mapping[str, Any]) -> CaseFiles:
+def as_case(case: CaseFiles | Mapping[str, Any]) -> CaseFiles:
+    """Return the files of a case.
+
+    Args:
+        case: These, or a dict with the keys `case`, `image` (a path, or a list of one path a channel), `prediction`,
+            and `label` where there is one.
+    """
     entry = asdict(case) if isinstance(case, CaseFiles) else case
     images = entry["image"] if _is_list(entry["image"]) else [entry["image"]]
     label = entry.get("label")

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from monai.utils import set_determinism
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from mednextv2.distributed import is_main_process, process_rank
 from mednextv2.errors import InputError
 from mednextv2.scores.results import LOG_NAME
+from mednextv2.training.engine import workflow_state
 from mednextv2.training.preparation import keep_previous
 from mednextv2.weights.files import load_file, save_file
 from mednextv2.weights.loading import describe_mismatch, load_weights
@@ -161,7 +162,9 @@ class TrainingCheckpoint:
         self.network.load_state_dict(content["model"])
         rates = [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
         try:
-            ways = [{k: group[k] for k in ("fused", "foreach") if k in group} for group in self.optimizer.param_groups]
+            ways: list[dict[str, Any]] = [
+                {k: group[k] for k in ("fused", "foreach") if k in group} for group in self.optimizer.param_groups
+            ]
             self.optimizer.load_state_dict(content["optimizer"])
             for group, way in zip(self.optimizer.param_groups, ways, strict=True):
                 group.update(way)  # an older file may say otherwise how to compute
@@ -169,13 +172,14 @@ class TrainingCheckpoint:
         except (ValueError, KeyError) as e:
             raise InputError(f"{self.latest}: was trained with another optimizer or schedule ({e}). {_ADVICE}") from e
         self._set_rates(rates)
-        if getattr(engine, "scaler", None) is not None and content.get("scaler"):
-            engine.scaler.load_state_dict(content["scaler"])
+        scaler = getattr(engine, "scaler", None)  # MONAI's trainer has one
+        if scaler is not None and content.get("scaler"):
+            scaler.load_state_dict(content["scaler"])
         engine.state.epoch = content["epoch"]
         engine.state.iteration = content["epoch"] * engine.state.epoch_length
         if self.evaluator is not None and content.get("best_metric") is not None:
-            self.evaluator.state.best_metric = content["best_metric"]
-            self.evaluator.state.best_metric_epoch = content["best_metric_epoch"]
+            validated = workflow_state(self.evaluator)
+            validated.best_metric, validated.best_metric_epoch = content["best_metric"], content["best_metric_epoch"]
         if self.metric is not None and content.get("metric") is not None:
             self.metric.load_state_dict(content["metric"])
         if self.seed is not None:
@@ -185,11 +189,12 @@ class TrainingCheckpoint:
 
     def _set_rates(self, rates: list[float]) -> None:
         """Let the schedule go on from its epoch with the learning rate and the length that are configured now."""
-        self.lr_scheduler.base_lrs = rates
+        self.lr_scheduler.base_lrs = [*rates]
         factors = [function(self.lr_scheduler.last_epoch) for function in self.lr_scheduler.lr_lambdas]
         for group, rate, factor in zip(self.optimizer.param_groups, rates, factors, strict=True):
             group["initial_lr"], group["lr"] = rate, rate * factor
-        self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+        now: list[float | Tensor] = [group["lr"] for group in self.optimizer.param_groups]
+        self.lr_scheduler._last_lr = now
 
     def _save_latest(self, engine: Engine) -> None:
         if not _finite(self.network):  # in every process, since all have these weights
@@ -201,7 +206,7 @@ class TrainingCheckpoint:
         if not is_main_process():
             return
         scaler = getattr(engine, "scaler", None)
-        state = self.evaluator.state if self.evaluator is not None else None
+        state = workflow_state(self.evaluator) if self.evaluator is not None else None
         save_file(
             {
                 "model": self.network.state_dict(),
@@ -221,7 +226,7 @@ class TrainingCheckpoint:
 
     def _save_best(self, engine: Engine) -> None:
         # the evaluator's epoch was set to the trainer's by ValidationHandler, and best_metric was just updated
-        if not is_main_process() or engine.state.best_metric_epoch != engine.state.epoch:
+        if not is_main_process() or workflow_state(engine).best_metric_epoch != engine.state.epoch:
             return
         if _finite(self.network):  # else the training is about to be stopped
             save_file(self.network.state_dict(), self.best)

@@ -1,10 +1,11 @@
 """MONAI's trainer and inferer, with what keeps a GPU busy."""
 
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Engine, Events, State
 from monai.engines import SupervisedTrainer
 from monai.inferers import SimpleInferer
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class Trainer(SupervisedTrainer):
         self.add_event_handler(Events.STARTED, _choose_scaler)
         self.logger.addFilter(_is_news)
 
-    def run(self) -> None:
+    def run(self) -> None:  # type: ignore[override]  # as MONAI's, which takes none of ignite's arguments
         """Train.
 
         Raises:
@@ -54,15 +55,30 @@ class Trainer(SupervisedTrainer):
         step = "a training step"
         if isinstance(batch, Tensor):
             step += f" with {count(len(batch), 'patch', 'patches')} of {times(batch.shape[2:])} voxels"
+        device = workflow_state(self).device
         return (
-            f"device {self.state.device}: its memory is too small for {step}; lower --batch_size or --patch_size, or "
+            f"device {device}: its memory is too small for {step}; lower --batch_size or --patch_size, or "
             "choose a smaller --variant"
         )
 
 
-def _choose_scaler(engine: Engine) -> None:
+class WorkflowState(State):
+    """What MONAI's workflows add to ignite's state."""
+
+    device: torch.device
+    best_metric: float
+    best_metric_epoch: int
+
+
+def workflow_state(engine: Engine) -> WorkflowState:
+    """Return the state of an engine of MONAI's, whose further attributes ignite does not know of."""
+    return cast(WorkflowState, engine.state)
+
+
+def _choose_scaler(engine: SupervisedTrainer) -> None:
     if engine.scaler is not None and engine.amp_kwargs.get("dtype") == torch.bfloat16:
-        engine.scaler = torch.amp.GradScaler(engine.state.device.type, enabled=False)  # passes all through
+        off: Any = torch.amp.GradScaler(workflow_state(engine).device.type, enabled=False)
+        engine.scaler = off  # passes all through
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -86,6 +102,8 @@ class RecordingInferer(SimpleInferer):
         super().__init__()
         self.graphs = graphs
 
-    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Return the network's output; with further arguments nothing is recorded."""
-        return network(inputs, *args, **kwargs) if args or kwargs else self.graphs(network, inputs)
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Return the network's output; only modules called with nothing else are recorded."""
+        if args or kwargs or not isinstance(network, nn.Module):
+            return network(inputs, *args, **kwargs)
+        return self.graphs(network, inputs)

@@ -20,6 +20,7 @@ from mednextv2.distributed import is_main_process
 from mednextv2.errors import InputError
 from mednextv2.paths import writing
 from mednextv2.scores.results import LOG_NAME
+from mednextv2.training.engine import workflow_state
 
 logger = logging.getLogger(__name__)
 
@@ -54,9 +55,14 @@ class GradientClipping:
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip)
 
     def _clip(self, engine: Engine) -> None:
-        if getattr(engine, "scaler", None) is not None:
-            engine.scaler.unscale_(self.optimizer)
+        scaler = getattr(engine, "scaler", None)  # MONAI's trainer has one
+        if scaler is not None:
+            scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
+
+
+def _steps(state: State) -> int:
+    return (state.epoch_length or 0) * (state.max_epochs or 1)
 
 
 class Progress:
@@ -72,6 +78,8 @@ class Progress:
     def __init__(self, description: str, unit: str = "step") -> None:
         self.description, self.unit = description, unit
         self.bar: tqdm | None = None
+        self._begin: int | None = None
+        self._next = 0.0
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer or an evaluator."""
@@ -85,7 +93,7 @@ class Progress:
             return
         state = engine.state
         self.bar = tqdm(
-            total=state.epoch_length * state.max_epochs,
+            total=_steps(state),
             desc=self.description,
             unit=self.unit,
             mininterval=1 if sys.stderr.isatty() else 20,
@@ -99,17 +107,17 @@ class Progress:
         state = engine.state
         if self._begin is None:  # known only now, after a resume
             self.bar.initial = self.bar.n = self._begin = state.iteration - 1
-        if time.monotonic() >= self._next or state.iteration == state.epoch_length * state.max_epochs:
+        if time.monotonic() >= self._next or state.iteration == _steps(state):
             self._next = time.monotonic() + self.bar.mininterval
-            self._describe(state)
+            self._describe(self.bar, state)
         self.bar.update(1)
 
-    def _describe(self, state: State) -> None:
+    def _describe(self, bar: tqdm, state: State) -> None:
         loss = step_loss(state.output)
-        epoch = f"epoch {state.epoch}/{state.max_epochs}" if state.max_epochs > 1 else ""
+        epoch = f"epoch {state.epoch}/{state.max_epochs}" if (state.max_epochs or 1) > 1 else ""
         text = ", ".join(t for t in (epoch, f"loss {float(loss):.3f}" if loss is not None else "") if t)
         if text:
-            self.bar.set_postfix_str(text, refresh=False)
+            bar.set_postfix_str(text, refresh=False)
 
     def _close(self, engine: Engine) -> None:
         if self.bar is not None:
@@ -138,7 +146,7 @@ class EarlyStopping:
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._stop)
 
     def _stop(self, engine: Engine) -> None:
-        best = self.evaluator.state.best_metric_epoch
+        best = workflow_state(self.evaluator).best_metric_epoch
         if best > 0 and engine.state.epoch - best >= self.patience:
             logger.info(
                 "Training ends after epoch %d: the best validation was %d epochs ago", engine.state.epoch, self.patience
@@ -161,7 +169,8 @@ class TrainingLog:
     def __init__(self, output_dir: str | os.PathLike, optimizer: Optimizer, evaluator: Engine | None = None) -> None:
         self.file = Path(output_dir).expanduser() / LOG_NAME
         self.optimizer, self.evaluator = optimizer, evaluator
-        self.loss_sum, self.steps, self.validated = 0.0, 0, False
+        self.loss_sum: torch.Tensor | float = 0.0
+        self.steps, self.validated = 0, False
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer, after the validation handler and before the schedule's."""
@@ -174,8 +183,10 @@ class TrainingLog:
         self.validated = True
 
     def _add(self, engine: Engine) -> None:
-        self.loss_sum += step_loss(engine.state.output)
-        self.steps += 1
+        loss = step_loss(engine.state.output)
+        if loss is not None:
+            self.loss_sum = self.loss_sum + loss
+            self.steps += 1
 
     def _write(self, engine: Engine) -> None:
         row = {

@@ -90,7 +90,8 @@ class SegmentationLoss(nn.Module):
             values = torch.arange(self.scheme.outputs, dtype=label.dtype, device=label.device)[:, None]
             target = label.new_empty(len(label), self.scheme.outputs, label.shape[2])
             terms = _ClassTerms.apply(sizes, torch.eq(label, values, out=target), annotated, *heads)
-        return _Sums(*terms, _sums_of_heads(target, sizes))
+        entropy, overlap, predicted = terms
+        return _Sums(entropy, overlap, predicted, _sums_of_heads(target, sizes))
 
     def _counts(self, sizes: list[int], label: Tensor, annotated: Tensor | None) -> Tensor:
         """Return how many numbers the cross-entropy of every head is the mean of, `(heads,)`."""

@@ -1,6 +1,7 @@
 """The score that decides on the best weights: hard Dice of validation patches, averaged over epochs."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -117,9 +118,9 @@ class PseudoDice(Metric):
             engine.state.metrics[f"{self.prefix}{structure}"] = value
         engine.state.metrics[name] = self._follow(dice)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> OrderedDict[str, Any]:
         """Return the moving average."""
-        return {"average": self._average}
+        return OrderedDict(average=self._average)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a moving average."""

@@ -112,12 +112,11 @@ class NormalizeChannelsd(MapTransform):
         return d
 
     def _normalize(self, image: Tensor, name: str) -> Tensor:
-        mask = None
-        if any(scheme.get("inside_mask") for scheme in self.schemes):
-            mask = nonzero_mask(image)[0]
+        inside = any(scheme.get("inside_mask") for scheme in self.schemes)
+        mask = nonzero_mask(image)[0] if inside else None
         out = torch.empty(image.shape, dtype=torch.float32, device=image.device)
         for channel, (values, scheme) in enumerate(zip(image.float(), self.schemes, strict=True)):
-            if scheme["scheme"] == "zscore" and scheme["inside_mask"]:
+            if mask is not None and scheme["scheme"] == "zscore" and scheme["inside_mask"]:
                 out[channel] = values
                 if mask.any():
                     out[channel, mask] = _zscore(values[mask])

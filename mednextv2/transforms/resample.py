@@ -74,12 +74,13 @@ class Resampled(MapTransform, InvertibleTransform):
         d = dict(data)
         spacings: dict[torch.Size, tuple[float, ...]] = {}
         for key in self.key_iterator(d):
-            if not isinstance(d[key], MetaTensor):
-                raise InputError(f"{key}: is a {type(d[key]).__name__} without affine; read it with LoadImaged")
-            size = d[key].shape[1:]
+            image = d[key]
+            if not isinstance(image, MetaTensor):
+                raise InputError(f"{key}: is a {type(image).__name__} without affine; read it with LoadImaged")
+            size = image.shape[1:]
             if size not in spacings:
-                spacings[size] = self._spacing(d[key], key)
-            d[key] = self._resample(d[key], key, spacings[size])
+                spacings[size] = self._spacing(image, key)
+            d[key] = self._resample(image, key, spacings[size])
         return d
 
     def _spacing(self, image: MetaTensor, key: Hashable) -> tuple[float, ...]:

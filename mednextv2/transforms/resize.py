@@ -1,7 +1,7 @@
 """Resizing of arrays as nnU-Net does it, with matrix products instead of spline calls."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -193,8 +193,10 @@ def resize_label(label: Tensor, shape: Sequence[int], separate: int | None = Non
 
 
 def _vote(volume: Tensor, sizes: dict[int, int]) -> Tensor:
-    taps = {axis: linear_taps(volume.shape[axis], n) for axis, n in sizes.items()}
-    taps = {axis: tuple(t.to(volume.device) for t in found) for axis, found in taps.items()}
+    taps = {}
+    for axis, n in sizes.items():
+        low, high, weight = linear_taps(volume.shape[axis], n)
+        taps[axis] = low.to(volume.device), high.to(volume.device), weight.to(volume.device)
     result = volume
     mixed = torch.zeros_like(volume, dtype=torch.bool)  # cells whose corners do not all have the same label
     for axis in sizes:
@@ -223,7 +225,9 @@ def following(volume: Tensor, axis: int) -> Tensor:
     return torch.cat([volume.narrow(axis, 1, n - 1), volume.narrow(axis, n - 1, 1)], dim=axis)
 
 
-def corners_of(voxels: Tensor, old: torch.Size, new: torch.Size, taps: dict) -> tuple[Tensor, Tensor]:
+def corners_of(
+    voxels: Tensor, old: torch.Size, new: torch.Size, taps: Mapping[int, tuple[Tensor, Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
     """Return the voxels that some voxels of another grid are interpolated from.
 
     Args:

@@ -3,6 +3,7 @@
 import math
 import operator
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from itertools import combinations, product
 from typing import NamedTuple
 
@@ -96,7 +97,7 @@ def _slice(array: np.ndarray, spans: Sequence[_Span]) -> np.ndarray:
 
 def _pad(part: np.ndarray, spans: Sequence[_Span], dtype: type, fill: int) -> Tensor:
     shape = (len(part), *(span.before + span.stop - span.start + span.after for span in spans))
-    box = np.empty(shape, dtype) if shape == part.shape else np.full(shape, fill, dtype)
+    box: np.ndarray = np.empty(shape, dtype) if shape == part.shape else np.full(shape, fill, dtype)
     box[(slice(None), *(slice(span.before, span.before + span.stop - span.start) for span in spans))] = part
     return torch.from_numpy(box)
 
@@ -197,7 +198,7 @@ class _Cells:
         corners, weights = [], []
         for bits in product((0, 1), repeat=len(sides)):
             corners.append(self._row[sum(map(operator.mul, bits, self._strides)) :].index_select(0, index))
-            weights.append(math.prod(side[bit] for side, bit in zip(sides, bits, strict=True)))
+            weights.append(reduce(operator.mul, (side[bit] for side, bit in zip(sides, bits, strict=True))))
         for a, b in combinations(range(len(corners)), 2):  # the first corner of each label gets the weights of all
             weights[a].addcmul_((corners[a] == corners[b]).float(), weights[b])
         best, winner = weights[0], corners[0]

@@ -54,7 +54,7 @@ class RandPlacement(Randomizable):
             free = flat_axis is not None or (dims == 2 and max(patch_size) <= 1.5 * min(patch_size))
             max_angle = math.pi if free else math.radians(15 if dims == 2 else 30)
         self.rotation_prob, self.scale_prob = rotation_prob, scale_prob
-        self.max_angle, self.scale_range = max_angle, tuple(scale_range)
+        self.max_angle, self.scale_range = max_angle, (float(scale_range[0]), float(scale_range[1]))
         self.flat_axis = flat_axis
         self._dims = dims
 
@@ -76,7 +76,7 @@ class RandPlacement(Randomizable):
             scale[:] = self.R.uniform(*self.scale_range)
         if self.flat_axis is not None:
             scale[self.flat_axis] = 1
-        return placement_matrix(angles, scale)
+        return placement_matrix(angles.tolist(), scale.tolist())
 
 
 def flat_axis(patch_size: Sequence[int], spacing: Sequence[float]) -> int | None:

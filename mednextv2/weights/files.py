@@ -1,5 +1,6 @@
 """Reading and writing of checkpoint files without running code from them."""
 
+import importlib
 import os
 import pickle
 import re
@@ -15,13 +16,14 @@ import torch
 from mednextv2.errors import InputError
 from mednextv2.paths import writing
 
+_multiarray = importlib.import_module("numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray")
 #: NumPy scalars and arrays stand in many checkpoints of other projects (nnU-Net's logs); rebuilding them runs no code
 #: of the file's choice.
 _HARMLESS = [
     np.dtype,
     np.ndarray,
-    np._core.multiarray.scalar if hasattr(np, "_core") else np.core.multiarray.scalar,
-    np._core.multiarray._reconstruct if hasattr(np, "_core") else np.core.multiarray._reconstruct,
+    _multiarray.scalar,
+    _multiarray._reconstruct,
     *{type(np.dtype(t)) for t in (np.float64, np.float32, np.float16, np.int64, np.int32, np.uint8, np.bool_)},
 ]
 _TURN = threading.RLock()  # held while they are in PyTorch's list: another thread's end of reading would take them out
