@@ -9,6 +9,7 @@ source "$ROOT/scripts/environment.sh"
 cd "$ROOT"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check --quiet . || { echo "format the files above: python -m ruff format ." >&2; exit 1; }
+"$PYTHON" -m mypy --no-error-summary || { echo "mend the types above; setup.cfg says which modules are checked" >&2; exit 1; }
 # two processes of one thread each: the networks of the tests are too small for more, and waiting threads spin
 export OMP_NUM_THREADS=1
 exec "$PYTHON" -m pytest --numprocesses 2 --dist loadfile "$@"

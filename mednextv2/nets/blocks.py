@@ -7,7 +7,8 @@ convolutions, so that any checkpoint can be mapped to them; memory is channels-l
 Source: Roy et al. 2023, MedNeXt, sections 2.1 and 2.2 (arXiv:2303.09975); GRN: Woo et al. 2023 (arXiv:2301.00808).
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from mednextv2 import ops
 
 # by the number of spatial axes
-CONVOLUTION: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
-TRANSPOSED: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+CONVOLUTION: dict[int, Callable[..., _ConvNd]] = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED: dict[int, Callable[..., _ConvNd]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
 class ChannelNorm(nn.Module):
@@ -78,6 +79,10 @@ class Pointwise3d(_Pointwise, nn.Conv3d):
 
 
 POINTWISE = {2: Pointwise2d, 3: Pointwise3d}  # by the number of spatial axes
+
+
+def _bias(convolution: _ConvNd) -> Tensor:
+    return cast(Tensor, convolution.bias)  # those of a block all have one
 
 
 class MedNeXtBlock(nn.Module):
@@ -140,11 +145,11 @@ class MedNeXtBlock(nn.Module):
             norm_weight=self.norm.weight,
             norm_bias=self.norm.bias,
             w1=self.expand.weight,
-            b1=self.expand.bias,
+            b1=_bias(self.expand),
             gamma=None if grn is None else grn.gamma,
             beta=None if grn is None else grn.beta,
             w2=self.compress.weight,
-            b2=self.compress.bias if bias is None else self.compress.bias + bias,
+            b2=_bias(self.compress) if bias is None else _bias(self.compress) + bias,
         )
         settings = ops.Settings(norm_eps=self.norm.eps)
         if grn is not None:
