@@ -1,25 +1,29 @@
 """The command line: `mednextv2 VERB …` or `python -m mednextv2 VERB …`."""
 
-import difflib
-import inspect
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import fire
 
 from mednextv2.errors import InputError, find_input_error
+from mednextv2.usage import check_options, find_help
 from mednextv2.wording import count
 
 
 def run(bundle: str, workflow: str, *extra: Any, **settings: Any) -> None:
-    """Run a workflow of a bundle, from any directory.
+    """Train, evaluate or segment with a bundle: run one of its workflows, from any folder.
 
     Args:
-        bundle: The bundle's folder or name, such as mednextv2_hippocampus.
-        workflow: train, evaluate, inference or multi_gpu_train.
-        extra: Nothing; settings have names.
-        settings: Settings of the configuration, such as --dataset_dir DIR --epochs 100.
+        bundle: The folder or the name of the bundle, such as mednextv2_hippocampus.
+        workflow: The workflow to run: train, evaluate, inference or multi_gpu_train.
+        extra: Words without a name, which are refused.
+        settings: Any setting at the top of the workflow's file, such as configs/train.yaml in the bundle's folder. A
+            setting that does not exist is an error.
+
+    Examples:
+        mednextv2 run mednextv2_hippocampus train --dataset_dir Task04_Hippocampus --fold 0 --epochs 100
+        mednextv2 run mednextv2_hippocampus evaluate --dataset_dir Task04_Hippocampus --fold 0
+        mednextv2 run mednextv2_hippocampus inference --input images --output_dir masks
     """
     from mednextv2.bundle import run_bundle
 
@@ -43,15 +47,23 @@ def predict(
     """Segment an image, a folder of images, or a DICOM series.
 
     Args:
-        bundle: The bundle's folder or name, such as mednextv2_hippocampus.
+        bundle: The folder or the name of the bundle, such as mednextv2_hippocampus.
         input: An image (.nii.gz, .nii, .nrrd, .mha, .mhd), a folder of images, or a folder of DICOM files.
-        output: A folder for masks, named case_seg.nii.gz; or, for one image, the file to write.
-        extra: Nothing.
-        series: Of a DICOM study: a series' number, UID or description; all: every series that is a volume.
-        dicom_seg: Also write a DICOM SEG (needs highdicom).
-        report: Also write report.html, with volumes and pictures.
-        probabilities: Also write case_seg_probabilities.npy, (classes, X, Y, Z) as float16.
-        settings: Of the bundle's inference, such as --device cpu, --weights FILE, --overlap 0.25.
+        output: The folder for the masks, which are named CASE_seg.nii.gz. For a single image it may also be the name of
+            the file to write.
+        extra: Words without a name, which are refused.
+        series: The series to segment, if the DICOM folder holds several: its number in the list that is printed, its
+            UID, or a part of its description. With the value all, every series that is a volume is segmented.
+        dicom_seg: Also write each mask as a DICOM SEG file. This needs the package highdicom.
+        report: Also write report.html, a page with the volume of each class and pictures of the cases.
+        probabilities: Also write CASE_seg_probabilities.npy, an array of the shape (classes, X, Y, Z) in float16.
+        settings: Any setting at the top of the bundle's configs/inference.yaml, such as --device cpu, --weights FILE or
+            --overlap 0.25.
+
+    Examples:
+        mednextv2 predict mednextv2_hippocampus head.nii.gz masks --report
+        mednextv2 predict mednextv2_hippocampus images masks --device cpu
+        mednextv2 predict mednextv2_hippocampus dicom_study masks --series 4 --dicom-seg
     """
     from mednextv2.allocator import keep_freed_memory
     from mednextv2.prediction.command import predict_files
@@ -71,9 +83,14 @@ def check(dataset_dir: str, labels_dir: str | None = None) -> None:
     """Read every file of a data set and report all defects.
 
     Args:
-        dataset_dir: A folder in the layout of the Medical Segmentation Decathlon or of nnU-Net; or one with the folders
-            images and labels; or, with labels_dir, a folder of images.
-        labels_dir: The folder of label maps of the same names.
+        dataset_dir: The folder of the data set, in the layout of nnU-Net or of the Medical Segmentation Decathlon, or
+            with the two subfolders images and labels. With --labels_dir it may hold images alone.
+        labels_dir: The folder of the label maps, if they are not inside DATASET_DIR. A label map has the same file
+            name as its image.
+
+    Examples:
+        mednextv2 check Dataset042_Liver
+        mednextv2 check ct_images --labels_dir ct_labels
     """
     from mednextv2.data import check_dataset, read_dataset
     from mednextv2.data.findings import dataset_warnings, found_labels
@@ -101,17 +118,26 @@ def plan(
     variant: str = "v2_base",
     memory: float = 24.0,
 ) -> None:
-    """Decide how to train on a data set, after nnU-Net's rules, and write the task of a new bundle.
+    """Choose the training settings for a data set by nnU-Net's rules, and write the task.yaml of a new bundle.
 
     Args:
-        dataset_dir: As for check.
-        labels_dir: As for check.
-        output: The new bundle's folder; bundles/mednextv2_<name> by default.
-        spacing: Of the voxels that images are resampled to in mm, such as "[1.0,1.0,1.0]"; isotropic: 1 mm, as MedNeXt.
-        patch_size: Voxels of a patch, such as "[96,96,96]".
-        batch_size: Patches a step.
-        variant: Size of the network, such as v2_base, v2_small or v2_tiny.
-        memory: That a training step may take, GiB.
+        dataset_dir: The folder of the data set, in the layout of nnU-Net or of the Medical Segmentation Decathlon, or
+            with the two subfolders images and labels. With --labels_dir it may hold images alone.
+        labels_dir: The folder of the label maps, if they are not inside DATASET_DIR. A label map has the same file
+            name as its image.
+        output: The folder of the new bundle. By default it is bundles/mednextv2_NAME, after the name of the data set.
+        spacing: The voxel spacing in mm that images are resampled to, such as "[1.0,1.0,2.0]"; the word isotropic means
+            1 mm along each axis. By default it is chosen by nnU-Net's rule.
+        patch_size: The size of a training patch in voxels, such as "[96,96,96]"; each side is a multiple of 16. By
+            default it is chosen from the images and from --memory.
+        batch_size: The number of patches in a training step. By default it is chosen by nnU-Net's rules to fit into
+            --memory.
+        variant: The size of the network, such as v2_base, v2_small or v2_tiny.
+        memory: The memory in GiB that a training step may take.
+
+    Examples:
+        mednextv2 plan Dataset042_Liver --output bundles/mednextv2_liver
+        mednextv2 plan ct_images --labels_dir ct_labels --memory 12 --variant v2_small
     """
     from mednextv2.bundle.plan import plan_dataset
     from mednextv2.bundle.plan_files import check_folder, default_folder, write_task
@@ -135,12 +161,17 @@ def plan(
 
 
 def ensemble(bundle: str, dataset_dir: str, labels_dir: str | None = None) -> None:
-    """Finish a cross-validation: one table of all folds, and the post-processing that inference applies from then on.
+    """Finish a cross-validation: write one table of all folds, and choose the post-processing for inference.
 
     Args:
-        bundle: The bundle's folder or name; all five folds are trained and evaluated in it.
-        dataset_dir: As for check.
-        labels_dir: As for check.
+        bundle: The folder or the name of the bundle. All five folds must have been trained and evaluated in it.
+        dataset_dir: The folder of the data set, in the layout of nnU-Net or of the Medical Segmentation Decathlon, or
+            with the two subfolders images and labels. With --labels_dir it may hold images alone.
+        labels_dir: The folder of the label maps, if they are not inside DATASET_DIR. A label map has the same file
+            name as its image.
+
+    Examples:
+        mednextv2 ensemble bundles/mednextv2_liver Dataset042_Liver
     """
     from mednextv2.bundle import find_bundle
     from mednextv2.bundle.cross_validation import finish_cross_validation
@@ -156,11 +187,15 @@ def ensemble(bundle: str, dataset_dir: str, labels_dir: str | None = None) -> No
 
 
 def bundle(task: str, check: bool = False) -> None:
-    """Build a bundle's configurations, metadata and README from its task.yaml.
+    """Build the configuration files, the metadata and the README of a bundle from its task.yaml.
 
     Args:
-        task: The task.yaml, in the bundle's folder.
-        check: Write nothing; fail if a file is not up to date.
+        task: The task.yaml in the folder of the bundle.
+        check: Write nothing, and end with an error if a file is not up to date.
+
+    Examples:
+        mednextv2 bundle bundles/mednextv2_liver/task.yaml
+        mednextv2 bundle bundles/mednextv2_liver/task.yaml --check
     """
     from mednextv2.bundle import write_bundle
     from mednextv2.bundle.task import read_task
@@ -174,12 +209,15 @@ def bundle(task: str, check: bool = False) -> None:
 
 
 def phantom(folder: str, cases: int = 60, seed: int = 0) -> None:
-    """Make a phantom data set to try things on: two touching ellipsoids, in MSD layout.
+    """Generate a small synthetic data set for trying things out: images of two touching ellipsoids, with labels.
 
     Args:
-        folder: Where to write it.
-        cases: Number of cases.
-        seed: Of the random numbers.
+        folder: The folder to write the data set to, in the layout of the Medical Segmentation Decathlon.
+        cases: The number of cases.
+        seed: The seed of the random numbers.
+
+    Examples:
+        mednextv2 phantom phantom_data --cases 20
     """
     from mednextv2.data import make_phantom_dataset
 
@@ -187,13 +225,17 @@ def phantom(folder: str, cases: int = 60, seed: int = 0) -> None:
 
 
 def picture(image: str, output: str, truth: str | None = None, prediction: str | None = None) -> None:
-    """Draw an image with the outlines of reference and prediction, on three planes.
+    """Draw an image on three planes, with the outlines of a reference and of a prediction.
 
     Args:
         image: The image file.
-        output: The .png to write.
-        truth: The reference, a label map in the same grid.
-        prediction: Likewise.
+        output: The .png file to write.
+        truth: The reference label map, on the same voxel grid as the image.
+        prediction: The predicted label map, on the same voxel grid as the image.
+
+    Examples:
+        mednextv2 picture case.nii.gz case.png --prediction masks/case_seg.nii.gz
+        mednextv2 picture case.nii.gz case.png --truth labels/case.nii.gz --prediction masks/case_seg.nii.gz
     """
     from mednextv2.picture import save_picture
 
@@ -201,13 +243,17 @@ def picture(image: str, output: str, truth: str | None = None, prediction: str |
 
 
 def report(folder: str, output: str | None = None, images: str | None = None, labels: str | None = None) -> None:
-    """Write one HTML page about an evaluation or a prediction: tables, box plots, slices, training curves.
+    """Write one HTML page about an evaluation or a prediction, with tables, box plots, slices and training curves.
 
     Args:
-        folder: The output_dir of an evaluation or a prediction; it has a results.json.
-        output: The .html to write; report.html in the folder by default.
-        images: Folder of the images, if they have moved.
-        labels: Folder of the label maps, if they have moved.
+        folder: The output folder of an evaluation or a prediction, which contains a results.json.
+        output: The .html file to write. By default it is report.html in FOLDER.
+        images: The folder that the images are in now, if they have been moved.
+        labels: The folder that the label maps are in now, if they have been moved.
+
+    Examples:
+        mednextv2 report bundles/mednextv2_liver/output/evaluation/fold_0
+        mednextv2 report masks --output masks.html
     """
     from mednextv2.report import write_report
 
@@ -215,11 +261,14 @@ def report(folder: str, output: str | None = None, images: str | None = None, la
 
 
 def fetch(task: str, folder: str) -> None:
-    """Download a task of the Medical Segmentation Decathlon, with its checksum.
+    """Download a task of the Medical Segmentation Decathlon and verify its checksum.
 
     Args:
-        task: Such as Task04_Hippocampus.
-        folder: Where to put it.
+        task: The name of the task, such as Task04_Hippocampus.
+        folder: The folder to put the task's folder into.
+
+    Examples:
+        mednextv2 fetch Task04_Hippocampus data
     """
     from mednextv2.data import fetch_msd_task
 
@@ -229,16 +278,22 @@ def fetch(task: str, folder: str) -> None:
 def doctor(
     *extra: Any, network: str = "v2_base", kernel_size: int = 3, dtype: str = "bfloat16", repeat: bool = False
 ) -> None:
-    """Show what is found on this machine: versions, the CPU library, GPUs and whether their kernels are right.
+    """Show the versions, the CPU library and the GPUs of this machine, and whether the GPU kernels are correct.
 
-    Kernels are tried where they were not yet, about a minute once. Ends with exit code 1 if something failed.
+    GPU kernels that have not been tested on this machine yet are tested now, which takes about a minute. The exit code
+    is 1 if something failed.
 
     Args:
-        extra: Nothing; options have names.
-        network: Whose kernels to try on GPUs: v2_base, v2_small, v2_tiny, v2_wide, v1_s, v1_b, v1_m or v1_l.
-        kernel_size: Of the network's depthwise convolutions.
-        dtype: That it computes in: bfloat16, float16 or float32.
-        repeat: Try again what was tried before.
+        extra: Words without a name, which are refused.
+        network: The size of network whose GPU kernels are tested: v2_base, v2_small, v2_tiny, v2_wide, v1_s, v1_b, v1_m
+            or v1_l.
+        kernel_size: The kernel size of the network's depthwise convolutions.
+        dtype: The data type that the network computes in: bfloat16, float16 or float32.
+        repeat: Test the kernels again, even if there are results of an earlier test.
+
+    Examples:
+        mednextv2 doctor
+        mednextv2 doctor --network v2_small --kernel_size 5 --repeat
     """
     from mednextv2.doctor import examine
 
@@ -253,40 +308,15 @@ def doctor(
 VERBS = {f.__name__: f for f in (run, predict, check, plan, bundle, ensemble, phantom, picture, report, fetch, doctor)}
 
 
-def check_options(arguments: Sequence[str]) -> None:
-    """Refuse options that a verb does not have; Fire would run the verb first.
-
-    Args:
-        arguments: Of the command line, the verb first.
-
-    Raises:
-        InputError: With the names that come near.
-    """
-    verb = VERBS.get(arguments[0]) if arguments else None
-    if verb in (None, run, predict):  # they take the settings of a bundle, and check them
-        return
-    names = [name for name in inspect.signature(verb).parameters if name != "extra"]
-    problems = []
-    for argument in arguments[1:]:
-        if argument == "--":  # what follows is for Fire
-            break
-        if argument[:1] == "-" and argument[1:2].isalpha() and argument not in ("-h", *(f"-{n[0]}" for n in names)):
-            problems.append(f"{argument}: {arguments[0]} has no such option; there are --{', --'.join(names)}")
-            continue
-        name = argument[2:].split("=")[0].replace("-", "_")
-        if not argument.startswith("--") or name in ("help", *names, *(f"no{n}" for n in names)):
-            continue
-        near = difflib.get_close_matches(name, names, n=2)
-        hint = f"did you mean {' or '.join('--' + n for n in near)}?" if near else f"there are --{', --'.join(names)}"
-        problems.append(f"--{name}: {arguments[0]} has no such option; {hint}")
-    if problems:
-        raise InputError("\n".join(problems))
-
-
 def main() -> None:
     """Run a verb; a user's mistake ends with its message and exit code 1, anything else with a traceback."""
     try:
-        check_options(sys.argv[1:])
+        text = find_help(VERBS, sys.argv[1:])
+        if text is not None:
+            print(text)
+            return
+        if sys.argv[1] in VERBS:
+            check_options(VERBS[sys.argv[1]], sys.argv[2:])
         fire.Fire(VERBS, name="mednextv2")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,5 +1,7 @@
 """The command line's verbs, in this process."""
 
+import inspect
+import shlex
 import shutil
 import sys
 
@@ -7,9 +9,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mednextv2.__main__ import VERBS, check_options, main
-from mednextv2.bundle.run import as_setting
+from mednextv2.__main__ import VERBS, main
+from mednextv2.bundle import find_bundle
+from mednextv2.bundle.run import as_setting, check_overrides, workflow_files
 from mednextv2.errors import InputError
+from mednextv2.usage import check_options
 
 
 def call(monkeypatch, capsys, *arguments):
@@ -91,10 +95,71 @@ def test_paths_without_a_value_are_refused(value):
         as_setting("output_dir", value)
 
 
-def test_every_verb_has_help():
+def examples_of(verb):
+    return [shlex.split(line) for line in (verb.__doc__ or "").split("Examples:")[-1].splitlines() if line.strip()]
+
+
+EXAMPLES = [example for verb in VERBS.values() for example in examples_of(verb)]
+
+
+@pytest.mark.parametrize("name", VERBS)
+@pytest.mark.parametrize("spelling", [("--help",), ("-h",), ("--", "--help"), ("word", "--help")])
+def test_every_verb_has_help_with_an_example(name, spelling, monkeypatch, capsys):
+    code, out, err = call(monkeypatch, capsys, name, *spelling)
+    assert (code, err) == (0, "")
+    text = out[: out.index("\nUsage:\n")]
+    assert text[0].isupper()
+    assert text.strip().endswith(".")
+    examples = out.split("\nExamples:\n")[1].splitlines()
+    assert examples
+    assert all(line.startswith(f"  mednextv2 {name}") for line in examples)
+    assert max(map(len, out.splitlines())) <= 110
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_help_describes_every_argument_in_whole_sentences(name, monkeypatch, capsys):
+    _, out, _ = call(monkeypatch, capsys, name, "--help")
+    described = " ".join(out.split("\nExamples:\n")[0].split())
+    for parameter in inspect.signature(VERBS[name]).parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            assert parameter.name not in described.lower().split()  # is refused, and no argument to speak of
+            continue
+        needed = parameter.default is parameter.empty
+        shown = parameter.name.upper() if needed else f"--{parameter.name}"
+        assert ("--SETTING VALUE" if parameter.kind is parameter.VAR_KEYWORD else shown) in described
+    indented = [line for line in out.split("\nExamples:\n")[0].splitlines() if line.startswith("  ")]
+    blocks = "\n".join(indented[1:]).replace("\n      ", " ").splitlines()
+    assert all(block.endswith(".") for block in blocks)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=" ".join)
+def test_examples_of_the_help_have_arguments_and_options_that_exist(example):
+    program, name, *rest = example
+    assert program == "mednextv2"
+    parameters = inspect.signature(VERBS[name]).parameters
+    check_options(VERBS[name], rest)
+    words, options = [], {}
+    while rest:
+        argument = rest.pop(0)
+        if argument.startswith("--"):
+            option = argument[2:].replace("-", "_")
+            switch = option in parameters and isinstance(parameters[option].default, bool)
+            options[option] = True if switch else rest.pop(0)
+        else:
+            words.append(argument)
+    bound = inspect.signature(VERBS[name]).bind(*words, **options).arguments
+    assert "extra" not in bound
+    if "settings" in parameters:
+        workflow = bound.get("workflow", "inference")
+        check_overrides(workflow_files(find_bundle(bound["bundle"]), workflow), bound.get("settings", {}))
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",), ("--", "--help")])
+def test_without_a_verb_all_verbs_are_listed(arguments, monkeypatch, capsys):
+    code, out, err = call(monkeypatch, capsys, *arguments)
+    assert (code, err) == (0, "")
     assert len(VERBS) == 11
-    for verb in VERBS.values():
-        assert "Args:" in verb.__doc__
+    assert [line.split()[0] for line in out.split("Verbs:\n")[1].splitlines() if line[2:3].strip()][:11] == [*VERBS]
 
 
 @pytest.mark.parametrize(
@@ -116,13 +181,12 @@ def test_misspelt_options_are_refused_before_the_verb_starts(monkeypatch, capsys
 
 
 def test_options_of_every_spelling_that_fire_knows_pass(tmp_path):
-    check_options(["plan", "data", "--patch-size=[32,32,32]", "--batch_size", "2", "--", "--help"])
-    check_options(["bundle", "task.yaml", "--nocheck"])
-    check_options(["bundle", "task.yaml", "--help"])
-    check_options(["bundle", "-t", "task.yaml", "-c", "-h"])
-    check_options(["phantom", "folder", "--seed", "-1"])
-    check_options(["run", "bundle", "train", "--anything", "1"])  # looks at its settings itself
-    check_options([])
+    check_options(VERBS["plan"], ["data", "--patch-size=[32,32,32]", "--batch_size", "2", "--", "--help"])
+    check_options(VERBS["bundle"], ["task.yaml", "--nocheck"])
+    check_options(VERBS["bundle"], ["task.yaml", "--help"])
+    check_options(VERBS["bundle"], ["-t", "task.yaml", "-c", "-h"])
+    check_options(VERBS["phantom"], ["folder", "--seed", "-1"])
+    check_options(VERBS["run"], ["bundle", "train", "--anything", "1"])  # looks at its settings itself
 
 
 def test_check_finds_what_plan_would_refuse_or_warn_of(tmp_path, monkeypatch, capsys):

@@ -82,10 +82,14 @@ def _task_text(plan: Plan, name: str) -> str:
     regions = [{"name": r.name, "values": list(r.values), "paint": r.paint} for r in scheme.regions]
     lines = [
         (f"# Planned for {plan.dataset.path.resolve().name}, {count(plan.fingerprint.cases, 'case')}.", None, ""),
-        ("dataset_name", plan.dataset.path.resolve().name, "folder name inside MEDNEXTV2_DATA; or give --dataset_dir"),
+        (
+            "dataset_name",
+            plan.dataset.path.resolve().name,
+            "name of the folder in MEDNEXTV2_DATA; --dataset_dir replaces it",
+        ),
         ("channels", list(plan.dataset.channels) or ["image"], ""),
         ("labels", scheme.labels, "list index = voxel value"),
-        ("regions", regions, "structures of several labels, each an output of its own"),
+        ("regions", regions, "structures that consist of several labels; each is one output of the network"),
         ("ignore_label", scheme.ignore_label, "value of voxels that were not annotated"),
         (
             "spacing",
@@ -97,14 +101,14 @@ def _task_text(plan: Plan, name: str) -> str:
             list(facts["patch_size"].value),
             f"voxels, each a multiple of {DIVISOR}: {facts['patch_size'].reason}",
         ),
-        ("batch_size", facts["batch_size"].value, f"patches a step: {facts['batch_size'].reason}"),
+        ("batch_size", facts["batch_size"].value, f"patches in a training step: {facts['batch_size'].reason}"),
         (
             "variant",
             facts["variant"].value,
             f"size of the network; a training step takes about {facts['memory'].value}",
         ),
         ("mirror_axes", facts["mirror_axes"].value, facts["mirror_axes"].reason),
-        ("batch_dice", facts["batch_dice"].value, f"Dice loss of the whole batch: {facts['batch_dice'].reason}"),
+        ("batch_dice", facts["batch_dice"].value, f"Dice loss over the whole batch: {facts['batch_dice'].reason}"),
         ("normalization", facts["normalization"].value, facts["normalization"].reason),
     ]
     first = []
@@ -115,7 +119,7 @@ def _task_text(plan: Plan, name: str) -> str:
         # comments stand above, since they may be long; MONAI's parser never sees them
         first += [f"# {line}" for line in textwrap.wrap(comment, 116)] if comment else []
         first.append(_yaml({key: value}))
-    return "\n".join(first) + "\n\n--- # what people and the Model Zoo need to know\n" + _public_text(plan, name)
+    return "\n".join(first) + "\n\n--- # information for readers and for MONAI's Model Zoo\n" + _public_text(plan, name)
 
 
 def _yaml(content: dict[str, Any]) -> str:
