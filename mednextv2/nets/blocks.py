@@ -233,7 +233,7 @@ class MedNeXtUpBlock(MedNeXtBlock):
     ) -> None:
         super().__init__(spatial_dims, in_channels, out_channels, ratio, kernel_size, residual, grn)
         self.front = [1, 0] * spatial_dims  # padding of F.pad: one voxel at the start of every axis
-        self.shortcut = (
+        self.shortcut: nn.Identity | _ConvNd = (
             TRANSPOSED[spatial_dims](in_channels, out_channels, kernel_size=1, stride=2) if residual else nn.Identity()
         )
 
@@ -255,7 +255,7 @@ class MedNeXtUpBlock(MedNeXtBlock):
     @torch.jit.unused
     def _whole_fast(self, x: Tensor, skip: Tensor | None) -> Tensor:
         convolution = self.shortcut
-        if not isinstance(convolution, _ConvNd):  # without residual connection
+        if isinstance(convolution, nn.Identity):  # without residual connection
             return ops.upsample_merge(self.transform(x), None, skip)
         # the transposed convolution of kernel 1 as one on the coarse grid; its bias is added to every voxel
         shortcut = ops.pointwise(x, convolution.weight.transpose(0, 1))

@@ -184,9 +184,10 @@ class TrainingLog:
 
     def _add(self, engine: Engine) -> None:
         loss = step_loss(engine.state.output)
-        if loss is not None:
-            self.loss_sum = self.loss_sum + loss
-            self.steps += 1
+        if loss is None:
+            raise ValueError("TrainingLog: a step has no loss in its output; attach it to a trainer")
+        self.loss_sum += loss
+        self.steps += 1
 
     def _write(self, engine: Engine) -> None:
         row = {

@@ -129,6 +129,22 @@ def test_a_block_computes_what_its_definition_does(kind, space, kernel_size, grn
     torch.testing.assert_close(actual, torch.autograd.grad((expected * direction).sum(), x)[0])
 
 
+class Replaced(nn.Module):
+    """A module in the place of another, as of a library that adapts or quantises weights."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.weight, self.bias = module.weight, module.bias
+
+
+def test_what_takes_the_place_of_an_up_block_s_shortcut_is_not_left_out():
+    block = lively(MedNeXtUpBlock(3, 4, 2, 3, 3, grn="mean"))
+    x = torch.randn(1, 4, 4, 4, 4)
+    expected = block(x)
+    block.shortcut = Replaced(block.shortcut)
+    torch.testing.assert_close(block(x), expected)
+
+
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 @pytest.mark.parametrize("residual", [True, False])
 def test_the_network_computes_what_its_definition_does(spatial_dims, residual):

@@ -171,3 +171,10 @@ def test_further_arguments_reach_the_network(monkeypatch):
     for _ in range(3):
         assert inferer(x, lambda x, y, z: y + z, 1, z=2) == 3
     assert cuda.captured == 0
+
+
+def test_a_function_in_the_network_s_place_is_called_as_usual(monkeypatch):
+    cuda, inferer, x = StandIn(monkeypatch), RecordingInferer(CudaGraphs()), torch.zeros(1)
+    for _ in range(3):
+        assert inferer(x, lambda x: x + 1) == 1
+    assert cuda.captured == 0

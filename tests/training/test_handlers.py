@@ -133,12 +133,31 @@ def test_progress_counts_all_steps_and_shows_epoch_and_loss(capsys):
     assert progress.bar is None
 
 
+class Endless:
+    """Two batches an epoch, which nothing says beforehand."""
+
+    def __iter__(self):
+        return iter(batches(2))
+
+
+def test_progress_counts_the_steps_of_a_loader_that_has_no_length(capsys):
+    train([Progress("training")], epochs=2, data=Endless())
+    last = capsys.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
+    assert last.startswith("training: 4step")
+    assert "epoch 2/2, loss " in last
+
+
 def read_at(monkeypatch, *times):
     """The iterations at which the loss is read, of steps that end at these seconds."""
     found, now = [], [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     read = Progress._describe
-    monkeypatch.setattr(Progress, "_describe", lambda self, state: (found.append(state.iteration), read(self, state)))
+
+    def describe(self, bar, state):
+        found.append(state.iteration)
+        read(self, bar, state)
+
+    monkeypatch.setattr(Progress, "_describe", describe)
 
     def wait(trainer):
         trainer.add_event_handler(Events.ITERATION_STARTED, lambda e: now.__setitem__(0, times[e.state.iteration - 1]))
@@ -300,6 +319,13 @@ def test_one_line_an_epoch_goes_to_the_log(tmp_path, caplog):
     assert "val_mean_dice" not in first
     assert second.startswith("epoch 2/2  loss ")
     assert second.endswith("val_mean_dice 0.5432")
+
+
+def test_log_of_steps_without_a_loss_is_refused():
+    network, evaluator = nn.Linear(3, 1), make_evaluator(dice=Scripted(0.5))
+    TrainingLog(".", torch.optim.SGD(network.parameters(), lr=1.0)).attach(evaluator)
+    with pytest.raises(ValueError, match="no loss in its output"):
+        evaluator.run()
 
 
 def test_log_counts_no_steps_of_an_earlier_epoch():
