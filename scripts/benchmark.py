@@ -1,11 +1,11 @@
-"""Compare our MedNeXt with MONAI's and with nnU-Net's ResEnc-L: time, peak memory, distance to what is possible.
+"""Compare our MedNeXt with MONAI's and with nnU-Net's ResEnc-L: time, peak memory, distance to the hardware's limit.
 
     python scripts/benchmark.py --variant v2_base --patch 64,64,64 --device cpu --peers monai,resenc_l
 
-Every competitor in every setting has a process of its own, so that one that fails or runs out of memory becomes a row
-with its error. First each measures its peak memory. Then they take turns, one at a time, for several rounds: what else
-the machine does in the meantime meets all of them, and a ratio is taken within a round. Tables and all raw times are
-written to `NAME.md` and `NAME.json`; the table is printed, too.
+Each network runs in a separate process for each setting. If one fails or runs out of memory, its row shows the error.
+First, each process measures its peak memory. Then the processes take turns for several rounds, so that other work on
+the machine affects all of them, and ratios are computed within a round. The tables are printed and written to
+`NAME.md`, and all raw times are written to `NAME.json`.
 """
 
 import argparse
@@ -151,21 +151,21 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.usage = "%(prog)s [options], see --help"  # with a mistake, the line that says what is wrong shall stand out
     add = parser.add_argument
     add("--variant", choices=VARIANTS, default="v2_tiny", help="size of MedNeXt (default: %(default)s)")
-    add("--kernel-size", type=parse_count, default=3, help="edge of its depthwise kernels, odd (default: 3)")
-    add("--patch", type=parse_patch, action="append", help="voxels, such as 64,64,64; may be repeated (default: 64)")
-    add("--batch", type=parse_count, default=1, help="samples a step (default: 1)")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
-    add("--what", type=parse_what, default=list(WHAT), help="inference, train or both with a comma (default: both)")
-    add("--settings", type=parse_settings, help="of the peers, which include dtypes (default: " + str(SETTINGS) + ")")
-    add("--ours", type=parse_ours, default=["float32", "bf16"], help="our settings (default: float32,bf16)")
-    add("--checkpointing", action="store_true", help="train ours with activation checkpointing, too")
-    add("--peers", type=parse_peers, default=["monai"], help="of monai,resenc_l, or none (default: monai)")
-    add("--rounds", type=parse_count, default=5, help="turns of every row (default: 5)")
-    add("--repeats", type=parse_count, default=3, help="least number of timed steps in a turn (default: 3)")
-    add("--min-time", type=parse_seconds, default=0.0, help="least seconds of timed steps in a turn (default: 0)")
-    add("--threads", type=parse_count, help="of PyTorch on CPU (default: its own choice)")
-    add("--output", type=parse_output, default="docs/benchmarks", help="folder (default: docs/benchmarks)")
-    add("--name", type=parse_name, help="of the files (default: VARIANT-DEVICE)")
+    add("--kernel-size", type=parse_count, default=3, help="edge of its depthwise kernels, an odd number (default: 3)")
+    add("--patch", type=parse_patch, action="append", help="patch in voxels, as 64,64,64; repeatable (default: 64)")
+    add("--batch", type=parse_count, default=1, help="number of samples in a step (default: 1)")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="device to measure on (default: cpu)")
+    add("--what", type=parse_what, default=list(WHAT), help="inference, train or both, with a comma (default: both)")
+    add("--settings", type=parse_settings, help="settings of the peers with dtypes (default: " + str(SETTINGS) + ")")
+    add("--ours", type=parse_ours, default=["float32", "bf16"], help="settings of our network (default: float32,bf16)")
+    add("--checkpointing", action="store_true", help="also train our network with activation checkpointing")
+    add("--peers", type=parse_peers, default=["monai"], help="peers: monai, resenc_l, both with a comma, or none")
+    add("--rounds", type=parse_count, default=5, help="number of rounds (default: 5)")
+    add("--repeats", type=parse_count, default=3, help="minimum number of timed steps in a turn (default: 3)")
+    add("--min-time", type=parse_seconds, default=0.0, help="minimum seconds of timed steps in a turn (default: 0)")
+    add("--threads", type=parse_count, help="number of PyTorch's threads on a CPU (default: PyTorch's choice)")
+    add("--output", type=parse_output, default="docs/benchmarks", help="folder for results (default: docs/benchmarks)")
+    add("--name", type=parse_name, help="name of the files (default: VARIANT-DEVICE)")
     options = parser.parse_args(arguments)
     if options.kernel_size % 2 == 0:
         parser.error(f"argument --kernel-size: {options.kernel_size}: give an odd number such as 3, 5 or 7")

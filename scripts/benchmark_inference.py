@@ -1,12 +1,12 @@
-"""Measure what surrounds the network in inference: memory of a large image, time of the way back to its grid.
+"""Measure inference apart from the network: memory for a large image, and time from logits to labels on its grid.
 
     python scripts/benchmark_inference.py large   [--classes 117] [--shape 512,512,600] [--patch 128,128,128]
     python scripts/benchmark_inference.py export  --image CT.nii.gz --labels LABELS.nii.gz [--classes 50]
     python scripts/benchmark_inference.py air     --image CT.nii.gz
 
-`large` segments an image that MONAI's inferer cannot hold, in a process of its own; `export` compares with MONAI's
-sliding window, linear `Invertd` and arg-max where both fit; `air` with and without windows of nothing but air. Each
-writes a table and its raw numbers into docs/benchmarks, or into --output.
+`large` segments, in a separate process, an image that is too large for MONAI's inferer. `export` compares with MONAI's
+sliding window, linear `Invertd` and arg-max, on an image that fits into memory for both. `air` compares inference with
+and without windows that contain only air. Each writes a table and its raw numbers to docs/benchmarks, or to --output.
 """
 
 import argparse
@@ -247,19 +247,19 @@ def benchmark_air(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Parse the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("large", "export", "air", "measure"))
-    parser.add_argument("--image", help="a real image instead of a random one")
-    parser.add_argument("--labels", help="label map of the image, for export: what the network answers")
-    parser.add_argument("--shape", type=_sizes, help="voxels of the random image, or what a real one is brought to")
-    parser.add_argument("--classes", type=int)
-    parser.add_argument("--patch", type=_sizes)
-    parser.add_argument("--overlap", type=float, default=0.5)
-    parser.add_argument("--zoom", type=float, default=1.5, help="the network's spacing over the image's, for export")
-    parser.add_argument("--variant", default="v2_tiny")
-    parser.add_argument("--filters", type=int, help="of the first level, instead of the variant's")
+    parser.add_argument("what", choices=("large", "export", "air", "measure"), help="see above")
+    parser.add_argument("--image", help="image file to use instead of a random image")
+    parser.add_argument("--labels", help="label map that replaces the output of the network, for export")
+    parser.add_argument("--shape", type=_sizes, help="size in voxels of the random image, or of the resized real image")
+    parser.add_argument("--classes", type=int, help="number of classes")
+    parser.add_argument("--patch", type=_sizes, help="patch size in voxels, such as 128,128,128")
+    parser.add_argument("--overlap", type=float, default=0.5, help="overlap of windows (default: 0.5)")
+    parser.add_argument("--zoom", type=float, default=1.5, help="network spacing divided by image spacing, for export")
+    parser.add_argument("--variant", default="v2_tiny", help="size of MedNeXt (default: v2_tiny)")
+    parser.add_argument("--filters", type=int, help="channels of the first level, instead of the variant's")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--field", type=_sizes, help="field of view that the CT is set in, for air: voxels")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--field", type=_sizes, help="size in voxels of the field of view around the CT, for air")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: 3)")
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "docs" / "benchmarks")
     options = parser.parse_args()
     large = options.what in ("large", "measure")

@@ -1,10 +1,10 @@
-"""Measure what surrounds the network: memory of a training step, loading of patches, planning of a data set.
+"""Measure training apart from the network: memory of a step, loading of patches, and planning of a data set.
 
     python scripts/benchmark_recipe.py memory   [--variant v2_small] [--patch 48,64,48 …] [--batch 2]
     python scripts/benchmark_recipe.py loading  --dataset DIR [--bundle mednextv2_hippocampus] [--workers 2]
     python scripts/benchmark_recipe.py planning --dataset DIR [--nnunet FOLDER_OF_COMMANDS] [--rounds 3]
 
-Each writes a table and its raw numbers into docs/benchmarks, or into --output.
+Each writes a table and its raw numbers to docs/benchmarks, or to --output.
 """
 
 import argparse
@@ -250,19 +250,19 @@ def benchmark_planning(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Parse the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("memory", "loading", "planning", "measure"))
-    parser.add_argument("--dataset", help="folder of a data set, for loading and planning")
-    parser.add_argument("--bundle", default="mednextv2_hippocampus", help="whose training is loaded for")
+    parser.add_argument("what", choices=("memory", "loading", "planning", "measure"), help="see above")
+    parser.add_argument("--dataset", help="folder of the data set, for loading and planning")
+    parser.add_argument("--bundle", default="mednextv2_hippocampus", help="bundle that is trained, for loading")
     parser.add_argument("--variant", action="append", help="size of the network; may be given several times")
-    parser.add_argument("--patch", action="append", type=lambda t: [int(n) for n in t.split(",")])
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--outputs", type=int, default=3)
+    parser.add_argument("--patch", action="append", type=lambda t: [int(n) for n in t.split(",")], help="patch size")
+    parser.add_argument("--batch", type=int, default=2, help="patches in a training step (default: 2)")
+    parser.add_argument("--outputs", type=int, default=3, help="output channels (default: 3)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--augment_on", choices=("workers", "device"), default="workers", help="for loading")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=30, help="of each block, for loading")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--nnunet", help="folder of nnU-Net's commands, where they are not on the PATH")
+    parser.add_argument("--augment_on", choices=("workers", "device"), default="workers", help="where, for loading")
+    parser.add_argument("--workers", type=int, default=2, help="worker processes (default: 2)")
+    parser.add_argument("--steps", type=int, default=30, help="steps in each block of steps, for loading")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: 3)")
+    parser.add_argument("--nnunet", help="folder of nnU-Net's commands, if they are not on the PATH")
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "docs" / "benchmarks")
     options = parser.parse_args()
     if options.what in ("loading", "planning") and not options.dataset:

@@ -1,15 +1,15 @@
-"""Check and measure everything that needs a GPU, in one call within five minutes.
+"""Check and measure everything that needs a GPU, in one call that takes five minutes.
 
     python scripts/gpu_check.py --output gpu_check [--data DIR] [--minutes 5] [--stages tests,steps] [--dry]
 
 The stages are: environment (GPU, driver, clocks, versions; always), compile (all kernels side by side), trial (each
-kernel against the plain definitions), tests (those that need a GPU), sanitizer (wrong accesses to memory), launches
+kernel against the plain definitions), tests (those that need a GPU), sanitizer (invalid memory accesses), launches
 (each one timed, with its prediction), steps (training and inference: eager, as CUDA graphs, compiled), profile (the
 time of each kernel in a whole step), peer (another network in turns with ours), training (the hippocampus bundle, with
---data). Each has a process of its own and a time limit, and what it has found until then is kept. After each of them
-`gpu_check.md` and `gpu_check.json` are written; stages of an earlier run in the same folder stay unless they are run
-again, and an earlier report of another machine or version is kept under another name. With --dry all of this goes
-through its code at tiny sizes on a CPU, which takes some minutes and says nothing about any GPU.
+--data). Each stage runs in a separate process with a time limit; if it is stopped, its results so far are kept. After
+each stage, `gpu_check.md` and `gpu_check.json` are written. Stages of an earlier run in the same folder stay unless
+they are run again, and an earlier report of another machine or version is kept under another name. With --dry, all
+stages run at tiny sizes on a CPU, which takes some minutes and says nothing about any GPU.
 """
 
 import argparse
@@ -48,13 +48,13 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.usage = "%(prog)s --output DIR [options], see --help"
     add = parser.add_argument
     add("--output", required=True, help="folder for the tables")
-    add("--stages", default=",".join(STAGES), help=f"of {','.join(STAGES)} (default: all); environment always runs")
+    add("--stages", default=",".join(STAGES), help=f"any of {','.join(STAGES)} (default: all); environment always runs")
     add_minutes(parser, 5.0, "limit for everything in minutes")
     add("--variant", choices=VARIANTS, help="size of MedNeXt (default: v2_base; dry: v2_tiny)")
     add_patch(parser, None, "128; dry: 32")
-    add("--peer", choices=("monai", "resenc_l", "none"), help="(default: resenc_l where its package is, else monai)")
-    add("--data", help="folder of the hippocampus data set, or one that holds Task04_Hippocampus")
-    add("--dry", action="store_true", help="without a GPU, at tiny sizes on the CPU; takes some minutes")
+    add("--peer", choices=("monai", "resenc_l", "none"), help="(default: resenc_l if it is installed, else monai)")
+    add("--data", help="folder of the hippocampus data set, or one that contains Task04_Hippocampus")
+    add("--dry", action="store_true", help="run at tiny sizes on the CPU, without a GPU; takes some minutes")
     options = parser.parse_args(arguments)
     chosen = options.stages.split(",")
     unknown = [stage for stage in chosen if stage not in STAGES]

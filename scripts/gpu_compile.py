@@ -1,10 +1,10 @@
-"""Compile Triton launches ahead of time, for any GPU and without one, and read what the compiled code takes.
+"""Compile Triton launches ahead of time for any GPU, without a GPU, and show the resources that the code needs.
 
     python scripts/gpu_compile.py --variants v2_base --arch 90
 
-prints registers, stack and shared memory of every kernel of the variants, and ends with status 1 where one does not
-compile or exceeds a limit. Specialisation, alignment and options are those of a launch at run time, since Triton's own
-code decides on them.
+This prints the registers, stack and shared memory of every kernel of the variants. The exit code is 1 if a kernel does
+not compile or exceeds a limit. Specialisation, alignment and options are those of a launch at run time, because
+Triton's own code chooses them.
 """
 
 import argparse

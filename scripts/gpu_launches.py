@@ -1,10 +1,10 @@
-"""Follow a network on a GPU that is not there: every Triton launch and every call of a PyTorch operator.
+"""Record every Triton launch and every call of a PyTorch operator of a network, without a GPU.
 
     python scripts/gpu_launches.py --variant v2_base --patch 128 --batch 2
 
-prints how many of each kind a training step and an inference submit, which is what sets the pace as long as launches
-are many and small. What is recorded is enough to compile every launch ahead of time (`gpu_compile.py`) and to repeat
-it on a GPU (`gpu_check.py`).
+This prints how many launches and calls of each kind a training step and an inference submit. As long as launches are
+many and small, their number determines the time. The record is sufficient to compile every launch ahead of time
+(`gpu_compile.py`) and to repeat it on a GPU (`gpu_check.py`).
 """
 
 import argparse
@@ -239,8 +239,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", choices=VARIANTS, default="v2_base", help="size of MedNeXt (default: v2_base)")
     add_patch(parser)
-    parser.add_argument("--batch", type=batch, default=2, help="samples of a training step (default: 2)")
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="(default: bfloat16)")
+    parser.add_argument("--batch", type=batch, default=2, help="samples in a training step (default: 2)")
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="data type (default: bfloat16)")
     options = parser.parse_args(arguments)
     edges = (options.patch,) * 3
     dtype = DTYPES[options.dtype]

@@ -1,9 +1,9 @@
-"""Predict how long the Triton launches of a training step and of an inference take on an H100, without one.
+"""Predict how long the Triton launches of a training step and of an inference take on an H100, without a GPU.
 
     python scripts/gpu_predict_step.py --variant v2_base --patch 128 --output docs/benchmarks
 
-What is left out: calls of PyTorch and cuBLAS, and the processor. How a prediction is made, and how good it was:
-docs/gpu.md.
+The prediction leaves out calls of PyTorch and cuBLAS, and the time of the CPU. docs/gpu.md explains how a prediction is
+made and how accurate it was.
 """
 
 import argparse
@@ -66,9 +66,9 @@ def format_step(variant: str, patch: int, found: dict[str, dict[str, Any]]) -> s
 def main(arguments: list[str] | None = None) -> None:
     """Print the tables, and write them where `--output` says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variant", default="v2_base", choices=VARIANTS)
+    parser.add_argument("--variant", default="v2_base", choices=VARIANTS, help="size of MedNeXt (default: v2_base)")
     add_patch(parser)
-    parser.add_argument("--output", help="a folder for gpu-predicted-VARIANT.md and .json")
+    parser.add_argument("--output", help="folder for gpu-predicted-VARIANT.md and .json")
     options = parser.parse_args(arguments)
     folder = None if options.output is None else output_folder(parser, options.output)
     found = predict_step(options.variant, options.patch)

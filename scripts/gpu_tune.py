@@ -1,12 +1,12 @@
-"""Find launch configurations of the Triton kernels for the GPU at hand, on the launches of a network.
+"""Find the fastest launch configurations of the Triton kernels for a network on the GPU at hand.
 
     python scripts/gpu_tune.py --variant v2_base --minutes 10
 
-prints lines for `TUNED` in `mednextv2/ops/_triton_configs.py`. From the table's configurations on, each is changed in
-one thing at a time; what made it faster is tried together, and is where the next changes start, until nothing helps or
-the time is over. Candidates are compiled side by side. What is compared is the sum over the launches of a training step
-that make up most of the kernel's time. An entry is a comment where there was no time to vary it. With `--dry` the times
-are predicted for an H100 instead of measured, without a GPU.
+This prints lines for `TUNED` in `mednextv2/ops/_triton_configs.py`. The search starts from the table's configurations
+and changes one parameter at a time. The changes that made a kernel faster are combined, and the next changes start
+from there, until nothing helps or the time is over. Candidates are compiled in parallel. The time that is compared is
+the sum over those launches of a training step that make up most of the kernel's time. If there was no time to vary an
+entry, it is printed as a comment. With `--dry`, times are predicted for an H100 instead of measured, without a GPU.
 """
 
 import argparse
@@ -196,11 +196,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Tune the kernels that are asked for."""
     table = sorted({kernel for kernel, dtype in configs.UNTUNED if dtype == configs.HALF})
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variant", default="v2_base", choices=VARIANTS)
+    parser.add_argument("--variant", default="v2_base", choices=VARIANTS, help="size of MedNeXt (default: v2_base)")
     add_patch(parser)
-    parser.add_argument("--kernel-size", type=int, default=3, choices=(3, 5, 7))
-    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16"))
-    parser.add_argument("--kernels", nargs="+", default=table, choices=table, help="(default: all)")
+    parser.add_argument("--kernel-size", type=int, default=3, choices=(3, 5, 7), help="kernel size (default: 3)")
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16"), help="(default: bfloat16)")
+    parser.add_argument("--kernels", nargs="+", default=table, choices=table, help="kernels to tune (default: all)")
     add_minutes(parser, 10.0, "for all kernels together; each entry's first configuration is timed in any case")
     parser.add_argument("--dry", action="store_true", help="predict for an H100 instead of measuring")
     options = parser.parse_args(arguments)
