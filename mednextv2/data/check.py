@@ -9,19 +9,20 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch.distributed as dist
+from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
 from mednextv2.data.dataset import Case
 from mednextv2.errors import InputError
 from mednextv2.images.itk_loading import load_itk_for
-from mednextv2.images.volume import read_volume
+from mednextv2.images.label_map import as_label_map, distinct_values
+from mednextv2.images.volume import dimensions, is_numeric, read_volume, times
 
 _SHIFT = 0.1  # image and label may disagree by this part of a voxel before it counts as a defect
 _PLAUSIBLE_MM = (0.01, 100.0)  # a voxel's side; metres or micrometres in a header give others
 _SHEAR = np.sin(np.radians(1.0))  # of the angle between two axes; less is rounding
 _LISTED = 50  # defects shown; the rest are counted
 _ODD_SPACING = 9.9  # times the median spacing, or that part of it
-_MAX_LABELS = 2**15  # label maps are stored as int16
 
 #: What is called with a case's image `(C, X, Y, Z)`, label map `(X, Y, Z)`, affine `(4, 4)` and name.
 Visitor = Callable[[np.ndarray, np.ndarray, np.ndarray, str], Any]
@@ -155,9 +156,12 @@ def inspect_case(
         except InputError as e:
             defects.append(f"{e} (the label of case {case.name})")
         else:
-            problems, values = _check_label(label, labels, spatial_dims)
-            defects += [f"{case.label}: {problem}" for problem in problems]
             grids.append((case.label, label.shape[:spatial_dims], affine))
+            try:
+                label = as_label_map(label, case.label, labels, spatial_dims)
+                values = tuple(distinct_values(label))
+            except InputError as e:
+                defects.append(str(e))
     defects += [problem for grid in grids[1:] if (problem := compare_grids(grids[0], grid))]
     if defects:
         return CaseReport(case.name, tuple(defects))
@@ -165,7 +169,7 @@ def inspect_case(
     extra = None
     if visit is not None and label is not None:
         image = images[0][None] if len(images) == 1 else np.stack(images)
-        extra = visit(image, label.reshape(label.shape[:spatial_dims]), affine, case.name)
+        extra = visit(image, label, affine, case.name)
     return CaseReport(case.name, (), oriented_spacing(affine, spatial_dims), values, extra)
 
 
@@ -177,7 +181,7 @@ def oriented_spacing(affine: np.ndarray, spatial_dims: int = 3) -> tuple[float, 
         spatial_dims: 2 or 3.
     """
     axes = nib.orientations.io_orientation(affine)[:spatial_dims, 0]
-    spacing = np.linalg.norm(affine[:3, :spatial_dims], axis=0)
+    spacing = voxel_sizes(affine)
     return tuple(float(spacing[i]) for i in np.argsort(axes))
 
 
@@ -198,10 +202,10 @@ def check_image(array: np.ndarray, affine: np.ndarray, channels: int = 1, spatia
     fits = (len(shape) == spatial_dims and channels == 1) or (len(shape) == spatial_dims + 1 and shape[-1] == channels)
     if not fits:
         advice = "; give a file for each channel: NAME_0000, NAME_0001, …" if channels > 1 else ""
-        return [f"is {_dimensions(shape)}; expected {spatial_dims}D with {_count(channels, 'channel')}{advice}"]
+        return [f"is {dimensions(shape)}; expected {spatial_dims}D with {_count(channels, 'channel')}{advice}"]
     if 0 in shape:
-        return [f"has no voxels (shape {_times(shape)})"]
-    if not _is_numeric(array):
+        return [f"has no voxels (shape {times(shape)})"]
+    if not is_numeric(array):
         return [f"has voxels of type {array.dtype}, not one number each (RGB images must be converted)"]
     if not np.isfinite(array).all():
         count = int(array.size - np.isfinite(array).sum())
@@ -220,8 +224,8 @@ def check_image(array: np.ndarray, affine: np.ndarray, channels: int = 1, spatia
             "orientation and the voxel spacing in its header"
         )
     else:
-        spacing = np.linalg.norm(affine[:spatial_dims, :spatial_dims], axis=0)
-        directions = affine[:spatial_dims, :spatial_dims] / spacing
+        spacing = voxel_sizes(affine)[:spatial_dims]
+        directions = affine[:-1, :spatial_dims] / spacing
         sine = np.abs(directions.T @ directions - np.eye(spatial_dims)).max()
         if sine > _SHEAR:
             problems.append(
@@ -232,35 +236,6 @@ def check_image(array: np.ndarray, affine: np.ndarray, channels: int = 1, spatia
             sizes = " × ".join(f"{s:.3g}" for s in spacing)
             problems.append(f"has voxels of {sizes} mm, which cannot be; correct the spacing in the header")
     return problems
-
-
-def _check_label(
-    array: np.ndarray, labels: Sequence[str] | None, spatial_dims: int
-) -> tuple[list[str], tuple[int, ...]]:
-    """Return the problems of a label map, and its values."""
-    if array.ndim == spatial_dims + 1 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if not _is_numeric(array):
-        return [f"has voxels of type {array.dtype}; a label map has one whole number each"], ()
-    if array.ndim != spatial_dims:
-        return [f"is {_dimensions(array.shape)}; a label map is {spatial_dims}D with one voxel value a class"], ()
-    values = _distinct(array)
-    known = range(_MAX_LABELS if labels is None else len(labels))
-    wrong = [v for v in values if v not in known]
-    if not wrong:
-        return [], tuple(map(int, values))
-    shown = ", ".join(f"{v:g}" for v in wrong[:8]) + (", …" if len(wrong) > 8 else "")
-    if labels is None:
-        return [f"has voxel values that are no labels, which are whole numbers from 0: {shown}"], ()
-    declared = ", ".join(f"{i} {name}" for i, name in enumerate(labels))
-    return [f"has voxel values outside the declared labels: {shown} (declared: {declared})"], ()
-
-
-def _distinct(array: np.ndarray) -> list:
-    """Return the sorted distinct values; small whole numbers are counted, which is many times faster than sorting."""
-    if array.dtype.kind in "biu" and array.size and array.min() >= 0 and array.max() < _MAX_LABELS:
-        return np.flatnonzero(np.bincount(array.reshape(-1, order="A"))).tolist()
-    return np.unique(array).tolist()
 
 
 def compare_grids(first: tuple, second: tuple) -> str:
@@ -275,28 +250,16 @@ def compare_grids(first: tuple, second: tuple) -> str:
     """
     (file_a, shape_a, affine_a), (file_b, shape_b, affine_b) = first, second
     if shape_a != shape_b:
-        return f"{file_b}: has shape {_times(shape_b)}, but {file_a} has {_times(shape_a)}; resample it to the image"
+        return f"{file_b}: has shape {times(shape_b)}, but {file_a} has {times(shape_a)}; resample it to the image"
     corners = np.array([[*corner, *[0] * (3 - len(shape_a)), 1] for corner in product(*[(0, n - 1) for n in shape_a])])
     distance = np.linalg.norm((corners @ (affine_a - affine_b).T)[:, :3], axis=1).max()
-    voxel = np.linalg.norm(affine_a[:3, :3], axis=0).min()
+    voxel = voxel_sizes(affine_a).min()
     if not distance <= _SHIFT * voxel:  # also where one of them is NaN
         return (
             f"{file_b}: lies up to {distance:.3g} mm away from {file_a} (their affines differ); "
             "resample it to the image, or copy the image's affine if only the header is wrong"
         )
     return ""
-
-
-def _is_numeric(array: np.ndarray) -> bool:
-    return (np.issubdtype(array.dtype, np.number) or array.dtype == bool) and not np.iscomplexobj(array)
-
-
-def _dimensions(shape: tuple[int, ...]) -> str:
-    return f"{len(shape)}D ({_times(shape)})"
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape))
 
 
 def _count(n: int, noun: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nibabel.affines import voxel_sizes
 from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
@@ -78,7 +79,8 @@ def _segmentation(
     hd: Any, labels: np.ndarray, scheme: LabelScheme, series: DicomSeries, codes: Mapping[str, Sequence[str]]
 ) -> Dataset:
     images = _identified([dcmread(file, stop_before_pixels=True, force=True) for file in series.files], series)
-    volume = np.ascontiguousarray(labels.transpose(2, 1, 0))
+    # highdicom takes unsigned integers alone
+    volume = np.ascontiguousarray(labels.transpose(2, 1, 0), dtype=f"u{labels.dtype.itemsize}")
     if scheme.regions:  # they may overlap: one channel each
         volume = np.stack([np.isin(volume, values) for values in scheme.members], axis=-1).astype(np.uint8)
     segments = [_segment(hd, number, name, codes.get(name)) for number, name in enumerate(scheme.foreground, start=1)]
@@ -120,7 +122,7 @@ def _identified(images: list[Dataset], series: DicomSeries) -> list[Dataset]:
     What a file's meta header repeats comes from there. Other UIDs are made from those, so that several objects of the
     same images agree.
     """
-    thickness = float(np.linalg.norm(series_affine(series)[:3, 2]))  # the distance of slices, where it is not given
+    thickness = float(voxel_sizes(series_affine(series))[2])  # the distance of slices, where it is not given
     for image in images:
         for name in ("SOPClassUID", "SOPInstanceUID"):
             if not image.get(name):

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -24,6 +25,21 @@ def stem(path: str | os.PathLike) -> str:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return Path(name).stem
+
+
+def is_numeric(array: np.ndarray) -> bool:
+    """Return whether voxels are one real number each."""
+    return (np.issubdtype(array.dtype, np.number) or array.dtype == bool) and not np.iscomplexobj(array)
+
+
+def dimensions(shape: Sequence[int]) -> str:
+    """Return a shape for people, such as `3D (9×8×7)`."""
+    return f"{len(shape)}D ({times(shape)})"
+
+
+def times(shape: Sequence[int]) -> str:
+    """Return a shape for people, such as `9×8×7`."""
+    return "×".join(map(str, shape))
 
 
 def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
