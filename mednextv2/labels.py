@@ -4,12 +4,31 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from monai.utils import get_equivalent_dtype
 from torch import Tensor
 
 from mednextv2.errors import InputError
 
 _RIGHT_OF = {"left": "right", "l": "r", "lt": "rt", "lh": "rh", "sin": "dex", "sinister": "dexter"}
+
+#: Labels that a label map may have: values are int16 at most, in memory and in files.
+MAX_LABELS = 2**15
+
+
+def label_dtype(labels: int) -> np.dtype:
+    """Return the data type of label maps, in memory and in files: uint8 up to 256 labels, int16 beyond.
+
+    Args:
+        labels: Number of values, the background's 0 among them.
+
+    Raises:
+        InputError: For more than `MAX_LABELS`.
+    """
+    if labels > MAX_LABELS:
+        raise InputError(f"label maps have values up to {MAX_LABELS - 1}, not {labels - 1}; renumber the labels")
+    return np.dtype(np.uint8 if labels <= 256 else np.int16)
 
 
 class Region(NamedTuple):
@@ -81,6 +100,11 @@ class LabelScheme:
         return self.labels + ["ignore"] * (self.ignore_label is not None)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Data type of predicted label maps: see :func:`label_dtype`."""
+        return get_equivalent_dtype(label_dtype(len(self.labels)), Tensor)
+
+    @property
     def outputs(self) -> int:
         """Number of output channels of the network."""
         return len(self.regions) or len(self.labels)
@@ -126,12 +150,11 @@ class LabelScheme:
             channel_axis: Which axis.
 
         Returns:
-            Label maps, uint8 (int16 from 256 labels on), one channel on that axis.
+            Label maps of the scheme's `dtype`, one channel on that axis.
         """
-        dtype = torch.uint8 if len(self.labels) <= 256 else torch.int16
         if not self.regions:
-            return logits.argmax(channel_axis, keepdim=True).to(dtype)
-        painted = torch.zeros_like(logits.narrow(channel_axis, 0, 1), dtype=dtype)
+            return logits.argmax(channel_axis, keepdim=True).to(self.dtype)
+        painted = torch.zeros_like(logits.narrow(channel_axis, 0, 1), dtype=self.dtype)
         for channel, region in enumerate(self.regions):
             painted[logits.narrow(channel_axis, channel, 1) > 0] = region.paint  # sigmoid(x) > 0.5
         return painted

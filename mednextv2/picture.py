@@ -8,6 +8,7 @@ import numpy as np
 
 from mednextv2.data.grids import compare_grids
 from mednextv2.errors import InputError
+from mednextv2.images.label_map import read_label_map
 from mednextv2.images.volume import read_volume
 from mednextv2.paths import prepare_folder, writing
 from mednextv2.wording import count
@@ -48,13 +49,16 @@ def save_picture(
     if output.suffix.lower() != ".png" or output.is_dir():
         raise InputError(f"{output}: the picture's file name should end in .png")
     prepare_folder(output.parent, "output")
-    volume, spacing = _load(image)
-    given = {name: file for name, file in (("reference", truth), ("prediction", prediction)) if file}
-    for file in given.values():
-        (a, affine_a), (b, affine_b) = read_volume(image), read_volume(file)
-        if difference := compare_grids((str(image), a.shape[:3], affine_a), (str(file), b.shape[:3], affine_b)):
+    array, affine = _read_image(image)
+    maps = {}
+    for name, file in (("reference", truth), ("prediction", prediction)):
+        if not file:
+            continue
+        labels, other = read_label_map(file, spatial_dims=3)
+        if difference := compare_grids((str(image), array.shape, affine), (str(file), labels.shape, other)):
             raise InputError(difference)
-    maps = {name: _load(file)[0] for name, file in given.items()}
+        maps[name], _ = _turn(labels, other)
+    volume, spacing = _turn(array, affine)
     rows = [("image", None), *maps.items()]
     centre = _centre(maps, volume.shape)
     figure = Figure(figsize=(9, 3.1 * len(rows)), layout="constrained")
@@ -70,14 +74,19 @@ def save_picture(
     return output
 
 
-def _load(file: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-    """Return the voxels in the order right, anterior, superior, and the spacing in mm."""
+def _read_image(file: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first channel's voxels, and the affine."""
     array, affine = read_volume(file)
     if array.ndim == 4 and array.shape[-1] >= 1:
         array = array[..., 0]
     if array.ndim != 3:
         raise InputError(f"{file}: a picture needs a 3D image; this one has {count(array.ndim, 'axis', 'axes')}")
-    turned = nib.as_closest_canonical(nib.Nifti1Image(np.asarray(array, dtype=np.float32), affine))
+    return np.asarray(array, dtype=np.float32), affine
+
+
+def _turn(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the voxels in the order right, anterior, superior, and the spacing in mm."""
+    turned = nib.as_closest_canonical(nib.Nifti1Image(array, affine))
     return np.asarray(turned.dataobj), np.asarray(turned.header.get_zooms()[:3])
 
 

@@ -129,7 +129,7 @@ def benchmark_export(options: argparse.Namespace) -> dict[str, Any]:
     """Compare time and labels with MONAI's route, in turns."""
     keep_freed_memory()
     network, image = make_network(options), make_image(options, options.shape)
-    spacing = [float(s) * options.zoom for s in torch.linalg.vector_norm(image.affine[:3, :3], dim=0)]
+    spacing = [side * options.zoom for side in image.pixdim.tolist()]
     transforms = Compose([Resampled("image", spacing)])
     batch = list_data_collate([transforms({"image": image})])
     if options.labels:

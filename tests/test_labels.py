@@ -5,7 +5,7 @@ from monai.data import MetaTensor
 
 from mednextv2.data import LabelScheme, Region
 from mednextv2.errors import InputError
-from mednextv2.labels import declared_scheme, left_right_pairs
+from mednextv2.labels import MAX_LABELS, declared_scheme, label_dtype, left_right_pairs
 
 LABELS = ["background", "edema", "core", "enhancing"]
 REGIONS = [
@@ -138,6 +138,17 @@ def test_outputs_of_other_precision_are_decided_in_the_same_way(scheme, dtype):
     assert torch.equal(scheme.decide(outputs), scheme.decide(outputs.float()))
 
 
+@pytest.mark.parametrize(("count", "dtype"), [(2, np.uint8), (256, np.uint8), (257, np.int16), (MAX_LABELS, np.int16)])
+def test_label_maps_have_the_smallest_type_for_their_number_of_labels(count, dtype):
+    assert label_dtype(count) == dtype
+    assert np.iinfo(label_dtype(count)).max >= count - 1
+
+
+def test_more_labels_than_two_bytes_hold_are_refused():
+    with pytest.raises(InputError, match="values up to 32767, not 32768"):
+        label_dtype(MAX_LABELS + 1)
+
+
 @pytest.mark.parametrize(("count", "dtype"), [(256, torch.uint8), (257, torch.int16), (300, torch.int16)])
 @pytest.mark.parametrize("region", [False, True])
 def test_label_map_has_room_for_the_highest_value(count, dtype, region):
@@ -146,7 +157,7 @@ def test_label_map_has_room_for_the_highest_value(count, dtype, region):
     outputs = torch.zeros(scheme.outputs, 1, 1, 1)
     outputs[-1] = 1
     found = scheme.decide(outputs)
-    assert found.dtype == dtype
+    assert found.dtype == scheme.dtype == dtype
     assert found.item() == count - 1
 
 

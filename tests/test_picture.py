@@ -76,6 +76,14 @@ def test_label_maps_elsewhere_are_refused(files, tmp_path):
     assert not (tmp_path / "p.png").exists()
 
 
+@pytest.mark.parametrize(("wrong", "message"), [(0.5, "no labels, which are whole numbers"), (-1, "no labels")])
+def test_what_is_no_label_map_is_refused(files, tmp_path, wrong, message):
+    array = np.asarray(nib.load(files[1]).dataobj).astype(np.float32)
+    array[0, 0, 0] = wrong
+    with pytest.raises(InputError, match=rf"wrong\.nii\.gz: .*{message}"):
+        save_picture(files[0], tmp_path / "p.png", truth=write(tmp_path / "wrong.nii.gz", array))
+
+
 @pytest.mark.parametrize("name", ["image.nii.gz", "picture", "folder.png"])
 def test_only_png_files_are_written(files, tmp_path, name):
     (tmp_path / "folder.png").mkdir()

@@ -32,7 +32,14 @@ _TESTED = {
     "pytorch_version": "2.13.0",
     "numpy_version": "2.4.6",
 }
-_PACKAGES = {"nibabel": "5.4.2", "pytorch-ignite": "0.5.5", "fire": "0.7.1", "itk": "5.4.7", "scipy": "1.17.1"}
+_PACKAGES = {
+    "nibabel": "5.4.2",
+    "pytorch-ignite": "0.5.5",
+    "fire": "0.7.1",
+    "itk": "5.4.7",
+    "pydicom": "3.0.2",
+    "scipy": "1.17.1",
+}
 
 
 def build_bundle(task_file: str | os.PathLike) -> dict[str, str]:

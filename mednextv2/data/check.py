@@ -13,12 +13,12 @@ from mednextv2.data.dataset import Case
 from mednextv2.data.grids import check_affine, compare_grids, oriented_spacing
 from mednextv2.errors import InputError
 from mednextv2.images.itk_loading import load_itk_for
-from mednextv2.images.volume import read_volume
+from mednextv2.images.label_map import as_label_map, distinct_values
+from mednextv2.images.volume import dimensions, is_numeric, read_volume
 from mednextv2.wording import count, times
 
 _LISTED = 50  # defects shown; the rest are counted
 _ODD_SPACING = 9.9  # times the median spacing, or that part of it
-_MAX_LABELS = 2**15  # label maps are stored as int16
 
 #: What is called with a case's image `(C, X, Y, Z)`, label map `(X, Y, Z)`, affine `(4, 4)` and name.
 Visitor = Callable[[np.ndarray, np.ndarray, np.ndarray, str], Any]
@@ -153,9 +153,12 @@ def inspect_case(
         except InputError as e:
             defects.append(f"{e} (the label of case {case.name})")
         else:
-            problems, values = _check_label(label, labels, spatial_dims)
-            defects += [f"{case.label}: {problem}" for problem in problems]
             grids.append((case.label, label.shape[:spatial_dims], affine))
+            try:
+                label = as_label_map(label, case.label, labels, spatial_dims)
+                values = tuple(distinct_values(label))
+            except InputError as e:
+                defects.append(str(e))
     defects += [problem for grid in grids[1:] if (problem := compare_grids(grids[0], grid))]
     if defects:
         return CaseReport(case.name, tuple(defects))
@@ -163,7 +166,7 @@ def inspect_case(
     extra = None
     if visit is not None and label is not None:
         image = images[0][None] if len(images) == 1 else np.stack(images)
-        extra = visit(image, label.reshape(label.shape[:spatial_dims]), affine, case.name)
+        extra = visit(image, label, affine, case.name)
     return CaseReport(case.name, (), oriented_spacing(affine, spatial_dims), values, extra)
 
 
@@ -184,10 +187,10 @@ def check_image(array: np.ndarray, affine: np.ndarray, channels: int = 1, spatia
     fits = (len(shape) == spatial_dims and channels == 1) or (len(shape) == spatial_dims + 1 and shape[-1] == channels)
     if not fits:
         advice = "; give a file for each channel: NAME_0000, NAME_0001, …" if channels > 1 else ""
-        return [f"is {_dimensions(shape)}; expected {spatial_dims}D with {count(channels, 'channel')}{advice}"]
+        return [f"is {dimensions(shape)}; expected {spatial_dims}D with {count(channels, 'channel')}{advice}"]
     if 0 in shape:
         return [f"has no voxels (shape {times(shape)})"]
-    if not _is_numeric(array):
+    if not is_numeric(array):
         return [f"has voxels of type {array.dtype}, not one number each (RGB images must be converted)"]
     if not np.isfinite(array).all():
         broken = int(array.size - np.isfinite(array).sum())
@@ -201,40 +204,3 @@ def check_image(array: np.ndarray, affine: np.ndarray, channels: int = 1, spatia
             if part.min() == part.max()
         ]
     return problems + check_affine(affine, spatial_dims)
-
-
-def _check_label(
-    array: np.ndarray, labels: Sequence[str] | None, spatial_dims: int
-) -> tuple[list[str], tuple[int, ...]]:
-    """Return the problems of a label map, and its values."""
-    if array.ndim == spatial_dims + 1 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if not _is_numeric(array):
-        return [f"has voxels of type {array.dtype}; a label map has one whole number each"], ()
-    if array.ndim != spatial_dims:
-        return [f"is {_dimensions(array.shape)}; a label map is {spatial_dims}D with one voxel value a class"], ()
-    values = _distinct(array)
-    known = range(_MAX_LABELS if labels is None else len(labels))
-    wrong = [v for v in values if v not in known]
-    if not wrong:
-        return [], tuple(map(int, values))
-    shown = ", ".join(f"{v:g}" for v in wrong[:8]) + (", …" if len(wrong) > 8 else "")
-    if labels is None:
-        return [f"has voxel values that are no labels, which are whole numbers from 0: {shown}"], ()
-    declared = ", ".join(f"{i} {name}" for i, name in enumerate(labels))
-    return [f"has voxel values outside the declared labels: {shown} (declared: {declared})"], ()
-
-
-def _distinct(array: np.ndarray) -> list:
-    """Return the sorted distinct values; small whole numbers are counted, which is many times faster than sorting."""
-    if array.dtype.kind in "biu" and array.size and array.min() >= 0 and array.max() < _MAX_LABELS:
-        return np.flatnonzero(np.bincount(array.reshape(-1, order="A"))).tolist()
-    return np.unique(array).tolist()
-
-
-def _is_numeric(array: np.ndarray) -> bool:
-    return (np.issubdtype(array.dtype, np.number) or array.dtype == bool) and not np.iscomplexobj(array)
-
-
-def _dimensions(shape: tuple[int, ...]) -> str:
-    return f"{len(shape)}D ({times(shape)})"

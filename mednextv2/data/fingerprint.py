@@ -10,6 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from monai.transforms.utils import generate_spatial_bounding_box
+from nibabel.affines import voxel_sizes
 
 from mednextv2 import wording
 from mednextv2.errors import InputError
@@ -149,7 +150,7 @@ def case_facts(image: np.ndarray, label: np.ndarray, affine: np.ndarray, name: s
     order = nib.orientations.io_orientation(affine)[:, 0]
     if np.isnan(order).any():
         raise InputError(f"case {name}: the affine has an axis of length 0; set the voxel spacing")
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing = voxel_sizes(affine)
 
     # NumPy picks voxels by a mask in index order, tens of times as slow where that is not the order in memory
     memory = np.argsort([-abs(stride) for stride in image.strides[1:]], kind="stable")

@@ -4,6 +4,7 @@ from itertools import product
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import voxel_sizes
 
 from mednextv2.wording import times
 
@@ -20,7 +21,7 @@ def oriented_spacing(affine: np.ndarray, spatial_dims: int = 3) -> tuple[float, 
         spatial_dims: 2 or 3.
     """
     axes = nib.orientations.io_orientation(affine)[:spatial_dims, 0]
-    spacing = np.linalg.norm(affine[:3, :spatial_dims], axis=0)
+    spacing = voxel_sizes(affine)
     return tuple(float(spacing[i]) for i in np.argsort(axes))
 
 
@@ -41,7 +42,7 @@ def check_affine(affine: np.ndarray, spatial_dims: int = 3) -> list[str]:
             "orientation and the voxel spacing in its header"
         ]
     problems = []
-    spacing = np.linalg.norm(axes, axis=0)
+    spacing = voxel_sizes(affine)[:spatial_dims]
     directions = axes / spacing
     sine = np.abs(directions.T @ directions - np.eye(spatial_dims)).max()
     if sine > _SHEAR:
@@ -70,7 +71,7 @@ def compare_grids(first: tuple, second: tuple) -> str:
         return f"{file_b}: has shape {times(shape_b)}, but {file_a} has {times(shape_a)}; resample it to the image"
     corners = np.array([[*corner, *[0] * (3 - len(shape_a)), 1] for corner in product(*[(0, n - 1) for n in shape_a])])
     distance = np.linalg.norm((corners @ (affine_a - affine_b).T)[:, :3], axis=1).max()
-    voxel = np.linalg.norm(affine_a[:3, :3], axis=0).min()
+    voxel = voxel_sizes(affine_a).min()
     if not distance <= _SHIFT * voxel:  # also where one of them is NaN
         return (
             f"{file_b}: lies up to {distance:.3g} mm away from {file_a} (their affines differ); "

@@ -1,30 +1,41 @@
-"""One DICOM file: what it is, what its header says, its pixels. ITK reads them, with all of GDCM's compressions."""
+"""One DICOM file: what it is and what its header says, read by pydicom; its pixels, decoded by ITK's GDCM."""
 
+import logging
 import math
 import os
-import re
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom import Dataset, dcmread
+from pydicom.filereader import read_partial
+from pydicom.misc import is_dicom as begins_as_dicom
+from pydicom.multival import MultiValue
+from pydicom.uid import MediaStorageDirectoryStorage
 
 from mednextv2.errors import InputError
 from mednextv2.images.itk_loading import ITK_TURN, load_itk
 
-_FILE_META = b"\x02\x00\x02\x00UI"  # Media Storage SOP Class UID, always in explicit little endian
+_ENDINGS = (".dcm", ".ima")
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 #: Storage classes whose objects hold no slices of a patient: presentation states, waveforms, registrations,
 #: segmentations, reports, encapsulated documents, radiotherapy.
 _NO_SLICES = tuple(_STORAGE + group for group in ("9.", "11.", "66", "67", "78.", "88.", "104.", "481."))
-#: DICOM's names of character sets, PS3.3 C.12.1.1.2.
-_CHARSETS = {
-    "": "utf-8", "ISO_IR 6": "ascii", "ISO_IR 192": "utf-8", "GB18030": "gb18030", "GBK": "gbk",
-    "ISO_IR 13": "shift_jis", "ISO 2022 IR 87": "iso2022_jp", "ISO 2022 IR 149": "euc_kr", "ISO_IR 166": "tis_620",
-    **{f"ISO_IR {number}": f"iso8859_{part}" for number, part in
-       ((100, 1), (101, 2), (109, 3), (110, 4), (144, 5), (127, 6), (126, 7), (138, 8), (148, 9))},
-}  # fmt: skip
-_DICOMDIR = "1.2.840.10008.1.3.10"
+_UP_TO_CLASS = range(0x00080000, 0x00080017)  # tags of a data set's first group, up to SOP Class UID
+_TAGS = [
+    "ImageType", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality",
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "NumberOfFrames",
+    "SamplesPerPixel", "PhotometricInterpretation", "PixelData",
+]  # fmt: skip
+_LONG = 4096  # bytes of a value that are passed over: those of pixels
+_UNDEFINED = 0xFFFFFFFF  # length of compressed pixels, which have an end mark; without it they are not in a data set
+
+_quiet = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -52,76 +63,106 @@ class Slice:
         return "LOCALIZER" in self.image_type
 
 
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Keep what pydicom says of odd values from the user, who may have thousands of files with the same one.
+
+    A value that is needed and cannot be read is reported in our own words, with the files that lack it.
+    """
+    log = logging.getLogger("pydicom")
+    with _quiet, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before, log.disabled = log.disabled, True
+        try:
+            yield
+        finally:
+            log.disabled = before
+
+
 def is_dicom(path: str | os.PathLike) -> bool:
     """Return whether a file begins as DICOM files do, or ends in `.dcm` or `.ima`."""
     path = Path(path)
-    if path.suffix.lower() in (".dcm", ".ima"):
+    if path.suffix.lower() in _ENDINGS:
         return True
     try:
-        with path.open("rb") as f:
-            return f.read(132)[128:] == b"DICM"
+        return begins_as_dicom(path)
     except OSError:
         return False
 
 
 def holds_slices(file: str) -> bool:
-    """Return whether a DICOM file is of a kind that holds slices of a patient."""
-    with open(file, "rb") as f:
-        head = f.read(2048)
-    at = head.find(_FILE_META)
-    if at < 0:
-        return True  # old files have no such header
-    start = at + len(_FILE_META) + 2
-    length = int.from_bytes(head[start - 2 : start], "little")
-    uid = head[start : start + length].rstrip(b"\0 ").decode("ascii", "replace")
-    return uid != _DICOMDIR and not uid.startswith(_NO_SLICES)
+    """Return whether a DICOM file is of a kind that holds slices of a patient; true where that cannot be read."""
+    try:
+        with open(file, "rb") as f, quiet_pydicom():
+            start = read_partial(f, stop_when=lambda tag, vr, length: tag not in _UP_TO_CLASS, force=True)
+            uid = str(start.file_meta.get("MediaStorageSOPClassUID") or start.get("SOPClassUID") or "")
+    except Exception:  # pydicom raises many kinds for what is no DICOM, and reading the header will say so
+        return True
+    return uid != MediaStorageDirectoryStorage and not uid.startswith(_NO_SLICES)
 
 
 def read_header(file: str) -> Slice:
-    """Read one file's header.
+    """Read one file's header, and none of its pixels.
 
     Raises:
-        RuntimeError: When it cannot be read; or ValueError, or OSError.
+        ValueError: When it is damaged or truncated; pydicom and the system raise others.
     """
-    itk = load_itk()
-    with ITK_TURN:
-        reader = itk.GDCMImageIO.New()
-        reader.SetFileName(file)
-        reader.ReadImageInformation()
-        tags = reader.GetMetaDataDictionary()
+    with quiet_pydicom():
+        with open(file, "rb") as f:
+            header = dcmread(f, defer_size=_LONG, force=True, specific_tags=_TAGS)
+            end, size = f.tell(), os.fstat(f.fileno()).st_size
+        if end > size or _lacks_pixels(header):
+            raise ValueError(f"{file} is truncated, or has no pixels")
+        if not header.get("SpecificCharacterSet"):
+            header.set_original_encoding(*header.original_encoding, ["utf8"])  # more than the standard's ASCII
+        spacing = _numbers(header, "PixelSpacing", 2)
+        number = _value(header, "SeriesNumber")
+        return Slice(
+            file=file,
+            uid=_text(header, "SeriesInstanceUID"),
+            study=_text(header, "StudyInstanceUID"),
+            number=int(number) if isinstance(number, int) else None,
+            description=" ".join(_text(header, "SeriesDescription").split()),
+            modality=_text(header, "Modality"),
+            image_type=tuple(part.strip().upper() for part in _text(header, "ImageType").split("\\")),
+            shape=(int(header.Columns), int(header.Rows)),
+            frames=int(header.get("NumberOfFrames") or 1),
+            samples=int(header.get("SamplesPerPixel") or 1),
+            photometric=_text(header, "PhotometricInterpretation").upper(),
+            spacing=spacing and spacing[::-1],
+            orientation=_numbers(header, "ImageOrientationPatient", 6),
+            position=_numbers(header, "ImagePositionPatient", 3),
+        )
 
-    charset = str(tags["0008|0005"]).split("\\")[-1].strip("\0 ") if tags.HasKey("0008|0005") else ""
 
-    def text(tag: str) -> str:
-        # ITK takes bytes for UTF-8
-        raw = str(tags[tag]).encode("utf-8", "surrogateescape") if tags.HasKey(tag) else b""
-        return raw.decode(_CHARSETS.get(charset, "latin-1"), "replace").strip("\0 ")
+def _lacks_pixels(header: Dataset) -> bool:
+    if "PixelData" not in header:
+        return True
+    pixels = header.get_item("PixelData", keep_deferred=True)
+    # few enough to have been read; more were passed over, beyond the file's end where they are cut off
+    return pixels.value is not None and pixels.length != _UNDEFINED and len(pixels.value) < pixels.length
 
-    def numbers(tag: str, count: int) -> tuple[float, ...] | None:
-        try:
-            values = tuple(float(v) for v in text(tag).split("\\"))
-        except ValueError:
-            return None
-        return values if len(values) == count and all(map(math.isfinite, values)) else None
 
-    number = re.fullmatch(r"[+-]?\d+", text("0020|0011"))
-    rows_then_columns = numbers("0028|0030", 2)
-    return Slice(
-        file=file,
-        uid=text("0020|000e"),
-        study=text("0020|000d"),
-        number=int(number[0]) if number else None,
-        description=" ".join(text("0008|103e").split()),
-        modality=text("0008|0060"),
-        image_type=tuple(part.strip().upper() for part in text("0008|0008").split("\\")),
-        shape=(reader.GetDimensions(0), reader.GetDimensions(1)),
-        frames=int(text("0028|0008") or 1),
-        samples=int(text("0028|0002") or 1),
-        photometric=text("0028|0004").upper(),
-        spacing=rows_then_columns and rows_then_columns[::-1],
-        orientation=numbers("0020|0037", 6),
-        position=numbers("0020|0032", 3),
-    )
+def _value(header: Dataset, keyword: str) -> Any:
+    """Return a value, None where there is none or it is none of its kind."""
+    try:
+        value = header.get(keyword)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return None if value == "" else value
+
+
+def _text(header: Dataset, keyword: str) -> str:
+    value = _value(header, keyword)
+    parts = value if isinstance(value, MultiValue) else [value]
+    return "\\".join("" if part is None else str(part) for part in parts).strip("\0 ")
+
+
+def _numbers(header: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+    values = _value(header, keyword)
+    if not isinstance(values, MultiValue) or len(values) != count or not all(isinstance(v, float) for v in values):
+        return None
+    return tuple(map(float, values)) if all(map(math.isfinite, values)) else None
 
 
 def read_pixels(file: str) -> np.ndarray:

@@ -7,19 +7,21 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from nibabel.affines import voxel_sizes
+from pydicom import Dataset, dcmread
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+from pydicom.uid import generate_uid
 
 from mednextv2.errors import InputError
 from mednextv2.images.dicom import DicomSeries, series_affine
+from mednextv2.images.dicom_file import quiet_pydicom
 from mednextv2.labels import LabelScheme
 from mednextv2.paths import prepare_folder, writing
 from mednextv2.version import __version__
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
-    from pydicom.sr.coding import Code
 
 logger = logging.getLogger(__name__)
 
@@ -61,18 +63,28 @@ def write_dicom_seg(
     Source:
         DICOM PS3.3 A.51 (segmentation), PS3.16 (context groups).
     """
-    hd, pydicom = _libraries()
+    hd = _highdicom()
     path = Path(path)
     if not labels.any():
         raise InputError(f"{path}: nothing was segmented, and a DICOM SEG without any segment cannot be written")
-    images = _identified([pydicom.dcmread(file, stop_before_pixels=True) for file in series.files], series)
-    volume = np.ascontiguousarray(labels.transpose(2, 1, 0))
+    with quiet_pydicom():
+        segmentation = _segmentation(hd, labels, scheme, series, codes or {})
+    prepare_folder(path.parent, "output")
+    with writing(path) as temporary:
+        segmentation.save_as(temporary)
+    return path
+
+
+def _segmentation(
+    hd: Any, labels: np.ndarray, scheme: LabelScheme, series: DicomSeries, codes: Mapping[str, Sequence[str]]
+) -> Dataset:
+    images = _identified([dcmread(file, stop_before_pixels=True, force=True) for file in series.files], series)
+    # highdicom takes unsigned integers alone
+    volume = np.ascontiguousarray(labels.transpose(2, 1, 0), dtype=f"u{labels.dtype.itemsize}")
     if scheme.regions:  # they may overlap: one channel each
         volume = np.stack([np.isin(volume, values) for values in scheme.members], axis=-1).astype(np.uint8)
-    segments = [
-        _segment(hd, number, name, (codes or {}).get(name)) for number, name in enumerate(scheme.foreground, start=1)
-    ]
-    segmentation = hd.seg.Segmentation(
+    segments = [_segment(hd, number, name, codes.get(name)) for number, name in enumerate(scheme.foreground, start=1)]
+    return hd.seg.Segmentation(
         source_images=images,
         pixel_array=volume,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
@@ -89,35 +101,28 @@ def write_dicom_seg(
         content_description=f"made by {_OUR_NAME}, not a medical device",
         series_description="Segmentation",
     )
-    prepare_folder(path.parent, "output")
-    with writing(path) as temporary:
-        segmentation.save_as(temporary)
-    return path
 
 
 def check_dicom_seg() -> None:
     """Raise an InputError when DICOM SEG cannot be written because highdicom is missing."""
-    _libraries()
+    _highdicom()
 
 
-def _libraries() -> tuple[Any, Any]:
+def _highdicom() -> Any:
     try:
         import highdicom
-        import pydicom
     except ImportError as e:
         raise InputError('DICOM SEG needs highdicom: pip install "mednextv2[dicom]", or pip install highdicom') from e
-    return highdicom, pydicom
+    return highdicom
 
 
-def _identified(images: list["Dataset"], series: DicomSeries) -> list["Dataset"]:
+def _identified(images: list[Dataset], series: DicomSeries) -> list[Dataset]:
     """Give images the identifiers that de-identification took, so that the SEG can refer to them.
 
     What a file's meta header repeats comes from there. Other UIDs are made from those, so that several objects of the
     same images agree.
     """
-    from pydicom.uid import generate_uid
-
-    thickness = float(np.linalg.norm(series_affine(series)[:3, 2]))  # the distance of slices, where it is not given
+    thickness = float(voxel_sizes(series_affine(series))[2])  # the distance of slices, where it is not given
     for image in images:
         for name in ("SOPClassUID", "SOPInstanceUID"):
             if not image.get(name):
@@ -191,10 +196,8 @@ def find_code(name: str) -> tuple[tuple[str, str, str], bool, str | None]:
 
 
 @lru_cache
-def _group(name: str) -> dict[tuple[str, ...], "Code"]:
+def _group(name: str) -> dict[tuple[str, ...], Code]:
     """Return a context group's codes by the sorted words of their meaning."""
-    from pydicom.sr.codedict import codes
-
     group = getattr(codes, name)
     found = (getattr(group, keyword) for keyword in group.dir())
     return {tuple(sorted(re.findall(r"[a-z]+|[0-9]+", code.meaning.lower()))): code for code in found}

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -11,6 +12,7 @@ from monai.data import ITKReader
 from mednextv2.errors import InputError
 from mednextv2.images.dicom import DicomSeries, choose_series, read_series
 from mednextv2.images.itk_loading import ITK_TURN, load_itk
+from mednextv2.wording import times
 
 #: File endings of images, the ones that MONAI reads with nibabel first.
 NIFTI = (".nii.gz", ".nii")
@@ -24,6 +26,16 @@ def stem(path: str | os.PathLike) -> str:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return Path(name).stem
+
+
+def is_numeric(array: np.ndarray) -> bool:
+    """Return whether voxels are one real number each."""
+    return (np.issubdtype(array.dtype, np.number) or array.dtype == bool) and not np.iscomplexobj(array)
+
+
+def dimensions(shape: Sequence[int]) -> str:
+    """Return a shape for people, such as `3D (9×8×7)`."""
+    return f"{len(shape)}D ({times(shape)})"
 
 
 def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:

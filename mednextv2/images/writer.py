@@ -14,10 +14,12 @@ from monai.data import ImageWriter
 from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import orientation_ras_lps
 from monai.transforms import SaveImaged
+from nibabel.affines import voxel_sizes
 
 from mednextv2.errors import InputError
 from mednextv2.images.itk_loading import load_itk
 from mednextv2.images.volume import NIFTI, SUFFIXES, stem
+from mednextv2.labels import label_dtype
 from mednextv2.paths import prepare_folder, writing
 
 #: Formats of masks: those of images, except .mhd, whose voxels are in a second file.
@@ -28,7 +30,7 @@ class MaskWriter(ImageWriter):
     """Write a label map with the shape, the affine and, as NIfTI, the header fields of its source image.
 
     A writer for MONAI's `SaveImaged`, and of :class:`SaveMaskd`. The source's qform, sform, units, time stamps and
-    descriptions stay; data type (uint8, or uint16 from 256 labels on) and intensity scaling are the mask's own. The
+    descriptions stay; data type (:func:`mednextv2.labels.label_dtype`) and intensity scaling are the mask's own. The
     file appears under its name only when it is whole.
     """
 
@@ -42,7 +44,7 @@ class MaskWriter(ImageWriter):
         array = data_array.detach().cpu().numpy() if isinstance(data_array, torch.Tensor) else np.asarray(data_array)
         if array.shape[0] != 1:
             raise ValueError(f"a label map has one channel; this array has the shape {array.shape}")
-        self.labels = array[0].astype(np.uint8 if array.max() < 256 else np.uint16)
+        self.labels = array[0].astype(label_dtype(int(array.max()) + 1))
 
     def set_metadata(self, meta_dict: Mapping | None = None, resample: bool = False, **kwargs: Any) -> None:
         """Take the source image's metadata: MONAI's `filename_or_obj` and `affine`."""
@@ -102,7 +104,7 @@ def _write_itk(file: Path, labels: np.ndarray, affine: np.ndarray) -> None:
     itk = load_itk()
     image = itk.image_from_array(np.ascontiguousarray(labels.T))
     affine = orientation_ras_lps(affine)  # to ITK's left, posterior, superior
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing = voxel_sizes(affine)
     image.SetSpacing(spacing)
     image.SetOrigin(affine[:3, 3])
     image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(affine[:3, :3] / spacing)))

@@ -75,8 +75,7 @@ class LabelWriter:
         probabilities: np.ndarray | None = None,
     ) -> None:
         self.targets, self.scheme, self.probabilities = targets, scheme, probabilities
-        dtype = torch.uint8 if len(scheme.labels) <= 256 else torch.int16
-        self.labels = torch.zeros([t.size for t in targets], dtype=dtype, device=device)
+        self.labels = torch.zeros([t.size for t in targets], dtype=scheme.dtype, device=device)
         self._between = [axis for axis, target in enumerate(targets) if target.interpolated]
         self._faces: dict[Index, dict[int, tuple[Tensor, Tensor]]] = {}
         self._users: dict[Index, int] = {}

@@ -33,7 +33,7 @@ def labels_between(sums: Tensor, weights: Tensor, taps: Taps, scheme: LabelSchem
         scheme: What the logits mean.
 
     Returns:
-        Labels, uint8, or int16 from 256 labels on.
+        Labels of the scheme's `dtype`.
     """
     if _fit_for_native(sums, scheme) and (taps or is_channels_last(sums)):
         return _native(sums, weights, taps, scheme)
@@ -62,7 +62,7 @@ def _native(sums: Tensor, weights: Tensor, taps: Taps, scheme: LabelScheme) -> T
         low.append(first.contiguous())
         high.append(second.contiguous())
         share.append(part.contiguous())
-    paint, wide = [region.paint for region in scheme.regions], len(scheme.labels) > 256
+    paint, wide = [region.paint for region in scheme.regions], scheme.dtype != torch.uint8
     labels = torch.ops.mednextv2_native.labels(rows, weights, low, high, share, paint, wide)
     return labels[0] if flat else labels
 

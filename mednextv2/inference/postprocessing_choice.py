@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mednextv2.errors import InputError
-from mednextv2.images.volume import read_volume
+from mednextv2.images.label_map import read_label_map
 from mednextv2.inference.components import apply_steps, bounding_box, bounding_boxes, removed_by
 from mednextv2.inference.postprocessing import Postprocessing
 from mednextv2.labels import LabelScheme
@@ -157,9 +157,8 @@ def _read_pair(
     prediction: str | os.PathLike, label: str | os.PathLike, scheme: LabelScheme
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read a prediction and its reference, both cut to the box that holds the foreground of both."""
-    highest = len(scheme.labels) - 1
-    pred = _read_label_map(prediction, highest)
-    ref = _read_label_map(label, highest if scheme.ignore_label is None else scheme.ignore_label)
+    pred, _ = read_label_map(prediction, scheme.labels)
+    ref, _ = read_label_map(label, scheme.declared)
     if pred.shape != ref.shape:
         raise InputError(
             f"{prediction}: has shape {pred.shape}, but {label} has {ref.shape}; predict on the images of these labels"
@@ -168,18 +167,6 @@ def _read_pair(
         pred, ref = pred.T, ref.T  # files are in this order, and loops are fast along the last axis
     box = bounding_box((pred > 0) | (ref > 0)) or np.s_[:1]
     return np.ascontiguousarray(pred[box]), np.ascontiguousarray(ref[box])
-
-
-def _read_label_map(path: str | os.PathLike, highest: int) -> np.ndarray:
-    array, _ = read_volume(path)
-    if array.ndim == 4 and array.shape[-1] == 1:
-        array = array[..., 0]
-    label_map = array
-    if array.size and array.min() >= 0 and array.max() <= highest:
-        label_map = array.astype(np.uint8 if highest < 256 else np.uint16, copy=False)
-        if array.dtype.kind in "iub" or np.array_equal(label_map, array):
-            return label_map
-    raise InputError(f"{path}: should have whole numbers from 0 to {highest}, the declared labels, as voxel values")
 
 
 def _confusion(pred: np.ndarray, ref: np.ndarray, labels: int) -> np.ndarray:

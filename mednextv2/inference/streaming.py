@@ -86,7 +86,7 @@ class StreamingInferer(MirroringInferer):
             **kwargs: Likewise.
 
         Returns:
-            Labels, uint8 (int16 from 256 labels on), `(B, 1, ...)`, on the grid that the images had before they were
+            Labels of the scheme's `dtype`, `(B, 1, ...)`, on the grid that the images had before they were
             resampled.
 
         Raises:

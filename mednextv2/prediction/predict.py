@@ -31,7 +31,7 @@ class Segmentation:
     """A label map in the geometry of its image.
 
     Attributes:
-        labels: `(X, Y, Z)`, uint8 (uint16 from 256 labels on).
+        labels: `(X, Y, Z)`, of the scheme's `dtype`.
         affine: From voxel indices to millimetres (right, anterior, superior), `(4, 4)`.
         scheme: What the values mean.
         source: The image: a file, a DICOM series; None for an image in memory.
@@ -169,9 +169,8 @@ class Predictor:
         result = self.postprocessing(decollate_batch({**batch, "pred": pred})[0])["pred"]
         meta = dict(result.meta)
         affine = np.asarray(torch.as_tensor(meta.get("original_affine", result.affine)).cpu(), dtype=np.float64)
-        labels = result.as_tensor()[0].cpu().numpy()
+        labels = result.as_tensor()[0].to(self.scheme.dtype).cpu().numpy()
         source = item["image"] if not isinstance(item["image"], MetaTensor) else None
-        labels = labels.astype(np.uint8 if len(self.scheme.labels) <= 256 else np.uint16)
         return Segmentation(labels, affine, self.scheme, source, meta)
 
     def _segmented(self, images: MetaTensor) -> MetaTensor:

@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 from monai.data.meta_tensor import MetaTensor
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
 from monai.utils import ensure_tuple
+from nibabel.affines import voxel_sizes
 from torch import Tensor
 
 from mednextv2.distributed import is_main_process
@@ -112,9 +113,9 @@ class EvaluationTable:
         state: Any = engine.state  # ignite takes its batch and output for numbers
         for given, item in zip(state.batch, state.output, strict=True):
             affine = item["label"].affine if isinstance(item["label"], MetaTensor) else torch.eye(4)
-            axes = np.asarray(affine.cpu())[: self.spatial_dims, : self.spatial_dims]
-            spacing = np.linalg.norm(axes, axis=0)
-            ml = abs(np.linalg.det(axes)) / 1000 if self.spatial_dims == 3 else math.nan
+            affine = np.asarray(affine.cpu())
+            spacing = voxel_sizes(affine)[: self.spatial_dims]
+            ml = abs(np.linalg.det(affine[:3, :3])) / 1000 if self.spatial_dims == 3 else math.nan
             pred, label = (item[key].as_subclass(Tensor).cpu() for key in ("pred", "label"))
             scores = score_case(pred, label, spacing.tolist())
             for c, name in enumerate(self.labels[1:]):

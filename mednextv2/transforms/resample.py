@@ -7,6 +7,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.data.meta_obj import MetaObj, get_track_meta
+from monai.data.utils import affine_to_spacing
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.transforms.utils import scale_affine
 from monai.utils import TraceKeys, convert_to_tensor, ensure_tuple
@@ -87,7 +88,8 @@ class Resampled(MapTransform, InvertibleTransform):
         axes = image.ndim - 1
         if len(self.pixdim) != axes:
             raise InputError(f"pixdim {list(self.pixdim)}: has {len(self.pixdim)} sides, but {key} is {axes}D")
-        sides = torch.linalg.vector_norm(image.affine[:-1, :axes].double(), dim=0).tolist()
+        rank = len(image.affine) - 1
+        sides = affine_to_spacing(image.affine, rank, torch.float64, suppress_zeros=False)[:axes].tolist()
         if not all(0 < side < math.inf for side in sides):
             raise InputError(f"{_name(image, key)}: has voxels of {sides} mm; set the voxel spacing in its header")
         return tuple(float(f"{side:.6g}") for side in sides)  # headers are float32: the rest of the digits is noise

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mednextv2.data import Case, check_case, check_dataset, read_dataset, read_volume
-from mednextv2.data.check import CaseReport, _distinct, check_image, inspect_case
+from mednextv2.data.check import CaseReport, check_image, inspect_case
 from mednextv2.data.findings import missing_classes
 from mednextv2.data.grids import oriented_spacing
 from mednextv2.errors import InputError
@@ -570,32 +570,6 @@ def test_what_is_no_label_is_found_where_nothing_declares_them(tmp_path, value, 
     only(
         inspect_case(case, None, ["T1"]).defects, case.label, f"are no labels, which are whole numbers from 0: {shown}"
     )
-
-
-VALUES = {  # small ones are counted, others sorted
-    "bool": [[0, 1], [1, 1]],
-    "int8": [[0, 5, 127], [-128, 0, 3]],
-    "uint8": [[0, 255, 7]],
-    "int16": [[0, 32767], [32766, 2], [-1, 32767], [-32768, 0]],
-    ">i2": [[0, 300], [-1, 300]],
-    "uint16": [[0, 32767], [32768, 0], [65535, 1]],
-    "int64": [[0, 32767], [32768, 0], [-5, 3], [2**62, 0], [-(2**62), 2**62]],
-    "uint64": [[0, 32767], [2**63, 0]],
-    "float32": [[0, 1, 2], [0.5, -3, 1e9], [np.inf, 0], [np.nan, 0]],
-}
-
-
-@pytest.mark.parametrize(("dtype", "values"), [(dtype, v) for dtype, groups in VALUES.items() for v in groups])
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_distinct_values_are_those_of_numpy(dtype, values, order):
-    array = np.random.default_rng(0).choice(np.array(values, dtype), SHAPE).copy(order)
-    for part in (array, array[::2, ::-1]):
-        expected = [value + 0 for value in np.unique(part).tolist()]  # True is 1
-        assert _distinct(part) == pytest.approx(expected, rel=0, abs=0, nan_ok=True)
-
-
-def test_distinct_values_of_nothing_are_none():
-    assert _distinct(np.zeros((0, 3), np.uint8)) == []
 
 
 # --- visits ----------------------------------------------------------------------------------------------------------

@@ -76,6 +76,17 @@ def test_regions_may_overlap(tmp_path):
     check(tmp_path / "seg.dcm", labels, affine, [(1, 2, 3), (2, 3)])
 
 
+def test_labels_of_two_bytes_are_written(tmp_path):
+    scheme = LabelScheme(["background", *(f"part {i}" for i in range(1, 300))])
+    write_series(tmp_path / "in", numbers())
+    (series,) = choose_series(tmp_path / "in")
+    labels = np.zeros((9, 7, 6), np.int16)
+    labels[2:4, 3, 1:3] = 299
+    write_dicom_seg(tmp_path / "seg.dcm", labels, scheme, series)
+    found = hd.seg.segread(tmp_path / "seg.dcm").get_volume(segment_numbers=[299])
+    assert int((found.array > 0).sum()) == 4
+
+
 def test_it_refers_to_its_images_and_names_its_segments(tmp_path):
     files = write_series(tmp_path / "in", numbers(), PatientName="Doe^Jane", SeriesNumber=7)
     (series,) = choose_series(tmp_path / "in")

@@ -167,7 +167,7 @@ def test_mask_is_of_bytes_whatever_the_source_is_of(tmp_path, dtype):
     assert written.header["bitpix"] == 8
 
 
-@pytest.mark.parametrize(("largest", "dtype"), [(255, np.uint8), (256, np.uint16), (1000, np.uint16)])
+@pytest.mark.parametrize(("largest", "dtype"), [(255, np.uint8), (256, np.int16), (1000, np.int16)])
 def test_more_than_255_labels_need_two_bytes(tmp_path, largest, dtype):
     mask = labels(count=largest)
     mask[0, 0, 0] = largest

@@ -11,6 +11,7 @@ from monai.transforms import Compose, EnsureTyped, Flipd, KeepLargestConnectedCo
 from skimage import measure
 
 from mednextv2.errors import InputError
+from mednextv2.images import label_map
 from mednextv2.inference import postprocessing_choice
 from mednextv2.inference.components import apply_steps, keep_largest
 from mednextv2.inference.postprocessing import ApplyPostprocessingd, Postprocessing
@@ -62,7 +63,7 @@ def files(tmp_path):
 def reads(monkeypatch):
     """The files that were read, in order, and the largest number of their arrays in memory at once."""
     log = {"files": [], "alive": 0, "most": 0}
-    read = postprocessing_choice.read_volume
+    read = label_map.read_volume
 
     def dropped():
         log["alive"] -= 1
@@ -76,7 +77,7 @@ def reads(monkeypatch):
         weakref.finalize(array, dropped)
         return array, affine
 
-    monkeypatch.setattr(postprocessing_choice, "read_volume", counted)
+    monkeypatch.setattr(label_map, "read_volume", counted)
     return log
 
 
@@ -468,7 +469,7 @@ def test_arrays_may_be_in_any_order_in_memory(monkeypatch, pred_order, ref_order
     ref[1:4, 2:8, 3:6], ref[4:6, 3:7, 1:7] = 1, 2
     pred = np.where(rng.random(ref.shape) < 0.1, 1, ref).astype(np.uint8)
     arrays = {"pred": pred.copy(order=pred_order), "ref": ref.copy(order=ref_order)}
-    monkeypatch.setattr(postprocessing_choice, "read_volume", lambda name: (arrays[name], np.eye(4)))
+    monkeypatch.setattr(label_map, "read_volume", lambda name: (arrays[name], np.eye(4)))
     monkeypatch.setattr(postprocessing_choice, "_CHUNK", 50)  # voxels are counted in several parts
     decision = choose_postprocessing([("pred", "ref")], AB)
     assert decision.table[0]["dice_before"] == pytest.approx(mean_dice_by_definition([pred], [ref], AB)[1])
@@ -510,11 +511,11 @@ def test_decision_needs_cases():
 @pytest.mark.parametrize(
     ("pred", "ref", "wrong", "message"),
     [
-        (strip("113"), strip("112"), "pred_1", "from 0 to 2"),
-        (strip("112"), strip("113"), "label_1", "from 0 to 2"),
-        (strip("112"), strip("112") - 0.5, "label_1", "whole numbers"),
-        (strip("112").astype(np.int16) - 2, strip("112"), "pred_1", "from 0 to 2"),
-        (strip("112") * np.float32(np.nan), strip("112"), "pred_1", "whole numbers"),
+        (strip("113"), strip("112"), "pred_1", r"outside the declared labels: 3 \("),
+        (strip("112"), strip("113"), "label_1", r"outside the declared labels: 3 \("),
+        (strip("112"), strip("112") - 0.5, "label_1", r"labels: 0\.5, 1\.5 \("),
+        (strip("112").astype(np.int16) - 2, strip("112"), "pred_1", r"labels: -1 \("),
+        (strip("112") * np.float32(np.nan), strip("112"), "pred_1", r"labels: nan \("),
         (strip("112"), strip("1122"), "pred_1", r"\(3, 1, 1\).*label_1.*\(4, 1, 1\)"),
     ],
 )
@@ -524,7 +525,7 @@ def test_files_that_do_not_fit_are_named(files, pred, ref, wrong, message):
 
 
 def test_ignore_label_is_no_prediction(files):
-    with pytest.raises(InputError, match=r"pred_0.*from 0 to 2"):
+    with pytest.raises(InputError, match=r"pred_0.*outside the declared labels: 3 \("):
         choose_postprocessing(files(("113", "113")), LabelScheme(AB.labels, ignore_label=3))
 
 
