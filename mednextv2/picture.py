@@ -59,15 +59,15 @@ def save_picture(
             raise InputError(difference)
         maps[name], _ = _turn(labels, other)
     volume, spacing = _turn(array, affine)
-    rows = [("image", None), *maps.items()]
+    rows: list[tuple[str, np.ndarray | None]] = [("image", None), *maps.items()]
     centre = _centre(maps, volume.shape)
     figure = Figure(figsize=(9, 3.1 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     low, high = np.percentile(volume, (0.5, 99.5))
-    for r, (name, labels) in enumerate(rows):
+    for r, (name, outlined) in enumerate(rows):
         for c, (plane, axis) in enumerate(_PLANES):
             ax = figure.add_subplot(len(rows), 3, 3 * r + c + 1)
-            _draw(ax, volume, labels, axis, centre[axis], spacing, (low, high))
+            _draw(ax, volume, outlined, axis, centre[axis], spacing, (low, high))
             ax.set_title(f"{name}, {plane}" if c == 0 else plane, fontsize=10)
     with writing(output) as temporary:
         figure.savefig(temporary, format="png", dpi=110)

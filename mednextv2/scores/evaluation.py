@@ -112,8 +112,8 @@ class EvaluationTable:
     def _add(self, engine: Engine) -> None:
         state: Any = engine.state  # ignite takes its batch and output for numbers
         for given, item in zip(state.batch, state.output, strict=True):
-            affine = item["label"].affine if isinstance(item["label"], MetaTensor) else torch.eye(4)
-            affine = np.asarray(affine.cpu())
+            where = item["label"].affine if isinstance(item["label"], MetaTensor) else torch.eye(4)
+            affine = np.asarray(where.cpu())
             spacing = voxel_sizes(affine)[: self.spatial_dims]
             ml = abs(np.linalg.det(affine[:3, :3])) / 1000 if self.spatial_dims == 3 else math.nan
             pred, label = (item[key].as_subclass(Tensor).cpu() for key in ("pred", "label"))
