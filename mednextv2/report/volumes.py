@@ -11,13 +11,14 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
-from mednextv2.data.check import compare_grids, oriented_spacing
+from mednextv2.data.grids import compare_grids, oriented_spacing
 from mednextv2.errors import InputError
+from mednextv2.images.label_map import read_label_map
 from mednextv2.images.volume import read_volume
+from mednextv2.labels import MAX_LABELS
 from mednextv2.scores.results import CaseFiles, Results
 
 _LISTED = 50  # missing files named; the rest are counted
-_HIGHEST = 2**16
 
 
 def move_files(results: Results, images: str | os.PathLike | None, labels: str | os.PathLike | None) -> Results:
@@ -72,21 +73,13 @@ def read_labels(path: str) -> tuple[np.ndarray, np.ndarray]:
         path: The file.
 
     Returns:
-        Label values, `(X, Y, Z)`, of an unsigned integer type, and the affine, `(4, 4)`.
+        Label values, `(X, Y, Z)`, and the affine, `(4, 4)`; an image has a single plane.
 
     Raises:
         InputError: When it cannot be read, or is no label map.
     """
-    array, affine = read_volume(path)
-    array = array[..., 0] if array.ndim == 4 and array.shape[-1] == 1 else array
-    array = array[..., None] if array.ndim == 2 else array
-    if array.ndim != 3 or not array.size or array.dtype.kind not in "biuf":
-        raise InputError(f"{path}: is no label map: it has the shape {array.shape} and the type {array.dtype}")
-    if array.dtype.kind == "f" and not (np.isfinite(array).all() and (array == np.rint(array)).all()):
-        raise InputError(f"{path}: is no label map: it has voxels that are no whole numbers")
-    if array.min() < 0 or array.max() >= _HIGHEST:
-        raise InputError(f"{path}: is no label map: its values are from {array.min():g} to {array.max():g}")
-    return array.astype(np.uint8 if array.max() < 256 else np.uint16, copy=False), affine
+    labels, affine = read_label_map(path)
+    return labels[..., None] if labels.ndim == 2 else labels, affine
 
 
 def measure_volumes(results: Results) -> dict[tuple[str, str], tuple[float, float]]:
@@ -114,8 +107,8 @@ def _measure(case: CaseFiles, results: Results) -> dict[tuple[str, str], tuple[f
         check_grids((case.label, label, label_affine), (case.prediction, prediction, affine))
         if results.ignore_label is not None:
             prediction = np.where(label == results.ignore_label, 0, prediction)
-        reference = np.bincount(label.reshape(-1, order="A"), minlength=_HIGHEST)
-    counts = np.bincount(prediction.reshape(-1, order="A"), minlength=_HIGHEST)
+        reference = np.bincount(label.reshape(-1, order="A"), minlength=MAX_LABELS)
+    counts = np.bincount(prediction.reshape(-1, order="A"), minlength=MAX_LABELS)
     return {
         (case.case, name): (
             float(counts[list(values)].sum() * ml),

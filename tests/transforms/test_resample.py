@@ -166,7 +166,8 @@ def test_resize_leaves_its_input_alone_and_reads_views():
     image = torch.randn(1, 8, 9, 10)
     before = image.clone()
     view = image.permute(0, 3, 1, 2).flip(2)
-    assert torch.equal(resize(view, (5, 12, 9)), resize(view.contiguous(), (5, 12, 9)))
+    # products of matrices may round otherwise where they are laid out otherwise
+    torch.testing.assert_close(resize(view, (5, 12, 9)), resize(view.contiguous(), (5, 12, 9)), rtol=0, atol=1e-5)
     resize(image, (8, 9, 12), separate=2)
     resize(image, (8, 12, 10), 1, separate=2)
     assert torch.equal(image, before)

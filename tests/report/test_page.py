@@ -370,7 +370,7 @@ def damage(folder, what):
         ("text", r"of a, anterior is no number but 'one"),
         ("bytes", r"cases\.csv: cannot be read"),
         ("truncated mask", r"a_seg\.nii\.gz: cannot be read; the file is truncated"),
-        ("mask of fractions", r"a_seg\.nii\.gz: is no label map"),
+        ("mask of fractions", r"a_seg\.nii\.gz: has voxel values that are no labels, which are whole numbers from 0"),
         ("mask elsewhere", r"a_seg\.nii\.gz: lies up to .* mm away from .*a\.nii\.gz"),
         ("mask of another shape", r"a_seg\.nii\.gz: has shape 19×24×10, but .*a\.nii\.gz has 20×24×10"),
         ("log", r"training_log\.csv: has no columns epoch and train_loss"),

@@ -1,0 +1,108 @@
+"""Where each module is tested: in the test file of its name, or in the one that is written here."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Modules without a test file of their name, and the file that tests them. The list only gets shorter: a new module gets
+# its own test file.
+ELSEWHERE = {
+    "bundle/plan_files.py": "bundle/test_plan.py",
+    "bundle/task.py": "bundle/test_plan.py",
+    "data/findings.py": "data/test_check.py",
+    "data/grids.py": "data/test_check.py",
+    "distributed.py": "training/test_checkpoint.py",
+    "images/dicom_file.py": "images/test_dicom.py",
+    "images/dicom_geometry.py": "images/test_dicom.py",
+    "images/itk_loading.py": "images/test_dicom.py",
+    "images/volume.py": "images/test_dicom.py",
+    "inference/air.py": "inference/test_streaming.py",
+    "inference/cells.py": "inference/test_streaming.py",
+    "inference/components.py": "inference/test_postprocessing.py",
+    "inference/deciding.py": "inference/test_streaming.py",
+    "inference/postprocessing_choice.py": "inference/test_postprocessing.py",
+    "inference/preparation.py": "bundle/test_bad_input.py",
+    "inference/probabilities.py": "prediction/test_predict.py",
+    "nets/cuda_recording.py": "nets/test_cuda_graph.py",
+    "nets/explain.py": "ops/test_implementations.py",
+    "nets/plain_tensor.py": "nets/test_mednext.py",
+    "nets/variants.py": "nets/test_sizes.py",
+    "ops/choosing.py": "ops/test_implementations.py",
+    "ops/derivatives.py": "ops/test_block.py",
+    "ops/features.py": "ops/test_block.py",
+    "ops/held_weights.py": "ops/test_folded_mlp.py",
+    "ops/kernels.py": "ops/test_implementations.py",
+    "ops/parameters.py": "ops/test_contract.py",
+    "ops/pointwise.py": "nets/test_mednext.py",
+    "ops/problems.py": "nets/test_problems.py",
+    "ops/shapes.py": "ops/test_triton.py",
+    "ops/statistics.py": "ops/test_triton.py",
+    "prediction/command.py": "prediction/test_predict.py",
+    "report/axis.py": "report/test_page.py",
+    "report/box_plots.py": "report/test_page.py",
+    "report/curves.py": "report/test_rendering.py",
+    "report/figures.py": "report/test_page.py",
+    "report/numbers.py": "report/test_page.py",
+    "report/outlines.py": "report/test_views.py",
+    "report/png.py": "report/test_views.py",
+    "report/scores.py": "report/test_page.py",
+    "report/tables.py": "report/test_page.py",
+    "report/volumes.py": "report/test_page.py",
+    "report/write.py": "report/test_page.py",
+    "transforms/load.py": "bundle/test_bad_input.py",
+    "transforms/resize.py": "transforms/test_resample.py",
+    "transforms/sampling.py": "transforms/test_spatial.py",
+    "usage.py": "test_main.py",
+    "version.py": "test_rooms.py",
+    "weights/files.py": "weights/test_loading.py",
+}
+
+
+def own_test(module: str) -> str:
+    path = Path(module)
+    return path.with_name(f"test_{path.name}").as_posix()
+
+
+def faults(modules: list[str], tests: set[str], elsewhere: dict[str, str]) -> list[str]:
+    """Say what is wrong, one line a module, and what to do."""
+    found = []
+    for module in modules:
+        if own_test(module) in tests:
+            if module in elsewhere:
+                found.append(f"take {module} off the list ELSEWHERE: it has tests/{own_test(module)}")
+        elif module not in elsewhere:
+            found.append(f"add tests/{own_test(module)} for mednextv2/{module}")
+        elif elsewhere[module] not in tests:
+            found.append(f"add tests/{own_test(module)}: tests/{elsewhere[module]}, which tested {module}, is gone")
+    gone = [module for module in elsewhere if module not in modules]
+    return found + [f"take {module} off the list ELSEWHERE: there is no such module" for module in gone]
+
+
+def test_every_module_has_a_test_file():
+    # a module that begins with an underscore is a part of the one whose name it bears; packages only import
+    paths = [path.relative_to(ROOT / "mednextv2") for path in (ROOT / "mednextv2").rglob("*.py")]
+    modules = sorted(path.as_posix() for path in paths if not path.name.startswith("_"))
+    tests = {path.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
+    assert len(modules) > 90
+    assert len(tests) > 70
+    wrong = faults(modules, tests, ELSEWHERE)
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("modules", "tests", "elsewhere", "expected"),
+    [
+        (["a/b.py"], {"a/test_b.py"}, {}, None),
+        (["a/b.py"], {"a/test_c.py"}, {"a/b.py": "a/test_c.py"}, None),
+        (["a/b.py"], {"test_b.py"}, {}, "add tests/a/test_b.py for mednextv2/a/b.py"),
+        (["b.py"], set(), {"b.py": "test_c.py"}, "tests/test_c.py, which tested b.py, is gone"),
+        (["b.py"], {"test_b.py", "test_c.py"}, {"b.py": "test_c.py"}, "take b.py off the list"),
+        ([], {"test_c.py"}, {"b.py": "test_c.py"}, "there is no such module"),
+    ],
+)
+def test_a_missing_test_file_is_told_with_its_name(modules, tests, elsewhere, expected):
+    found = faults(modules, tests, elsewhere)
+    assert len(found) == (expected is not None)
+    assert expected is None or expected in found[0]
