@@ -2,10 +2,11 @@
 
 import difflib
 import inspect
-import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from fire import docstrings
 
 from mednextv2.errors import InputError
 
@@ -101,13 +102,11 @@ def check_options(verb: Callable[..., Any], arguments: Sequence[str]) -> None:
 
 
 def _read_doc(verb: Callable[..., Any]) -> _Doc:
-    head, arguments, examples = re.split(r"\n+(?:Args|Examples):\n", inspect.getdoc(verb) or "")
-    summary, _, text = head.partition("\n\n")
-    found: dict[str, str] = {}
-    for entry in re.split(r"\n(?=    \w)", arguments):  # its further lines are indented more
-        name, _, what = entry.partition(":")
-        found[name.strip()] = " ".join(what.split())
-    return _Doc(" ".join(summary.split()), " ".join(text.split()), found, textwrap.dedent(examples).splitlines())
+    head, _, examples = (inspect.getdoc(verb) or "").partition("\n\nExamples:\n")  # Fire knows no such section
+    doc = docstrings.parse(head)
+    arguments = {argument.name: argument.description for argument in doc.args or ()}
+    lines = textwrap.dedent(examples).splitlines()
+    return _Doc(" ".join(doc.summary.split()), " ".join((doc.description or "").split()), arguments, lines)
 
 
 def _option(p: inspect.Parameter) -> str:

@@ -1,32 +1,20 @@
 """What `mednextv2 doctor` shows; GPUs are stand-ins."""
 
-import sys
 import types
 from pathlib import Path
 
 import pytest
 import torch
 import trial_standin as standin
+from verb_helpers import call
 
 import mednextv2
-from mednextv2.__main__ import main
 from mednextv2.doctor import examine
 from mednextv2.errors import InputError
 from mednextv2.nets import create_mednext
 from mednextv2.ops import _trial_children as children
 from mednextv2.ops import implementations, native
 from mednextv2.ops._trial_store import Verdict
-
-
-def call(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["mednextv2", "doctor", *map(str, arguments)])
-    code = 0
-    try:
-        main()
-    except SystemExit as e:
-        code = e.code
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def rows(text):
@@ -54,7 +42,7 @@ def tried(monkeypatch, tmp_path):
 
 def test_without_a_gpu_it_says_so_and_shows_the_cpu_library(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    code, out, _ = call(monkeypatch, capsys)
+    code, out, _ = call(monkeypatch, capsys, "doctor")
     shown = dict(row.split(maxsplit=1) for row in rows(out.replace("CPU kernels", "CPU")))
     assert code == 0
     assert shown["mednextv2"] == mednextv2.__version__
@@ -80,7 +68,7 @@ def test_a_reason_is_given_for_a_gpu_that_is_not_there(monkeypatch):
 
 
 def test_a_gpu_is_shown_with_its_verdicts_and_a_failure_is_the_exit_code(tried, monkeypatch, capsys):
-    code, out, _ = call(monkeypatch, capsys, "--network", "v2_small")
+    code, out, _ = call(monkeypatch, capsys, "doctor", "--network", "v2_small")
     problems = create_mednext("v2_small").problems(torch.bfloat16)
     assert tried == problems
     assert code == 1
@@ -94,13 +82,13 @@ def test_a_gpu_is_shown_with_its_verdicts_and_a_failure_is_the_exit_code(tried, 
     (kept,) = (row.removeprefix("kept in ") for row in shown if row.startswith("kept in"))
     assert Path(kept).is_file()
 
-    call(monkeypatch, capsys, "--network", "v2_small")
+    call(monkeypatch, capsys, "doctor", "--network", "v2_small")
     assert len(tried) == len(problems)
-    call(monkeypatch, capsys, "--network", "v2_small", "--dtype", "float16")
+    call(monkeypatch, capsys, "doctor", "--network", "v2_small", "--dtype", "float16")
     assert len(tried) == 2 * len(problems)
-    call(monkeypatch, capsys, "--network", "v2_small", "--repeat")
+    call(monkeypatch, capsys, "doctor", "--network", "v2_small", "--repeat")
     assert len(tried) == 3 * len(problems)
-    call(monkeypatch, capsys, "--network", "v2_small", "--dtype", "float16")  # these were not forgotten
+    call(monkeypatch, capsys, "doctor", "--network", "v2_small", "--dtype", "float16")  # these were not forgotten
     assert len(tried) == 3 * len(problems)
 
 
@@ -156,7 +144,7 @@ def test_arguments_that_do_not_exist_are_refused(arguments, words):
 
 
 def test_misspelt_options_end_in_one_line(monkeypatch, capsys):
-    code, out, err = call(monkeypatch, capsys, "--netwrk", "v2_tiny")
+    code, out, err = call(monkeypatch, capsys, "doctor", "--netwrk", "v2_tiny")
     assert (code, out) == (1, "")
     assert err.strip() == "error: --netwrk: doctor has no such option; did you mean --network?"
 

@@ -3,28 +3,17 @@
 import inspect
 import shlex
 import shutil
-import sys
 
 import nibabel as nib
 import numpy as np
 import pytest
+from verb_helpers import call
 
-from mednextv2.__main__ import VERBS, main
+from mednextv2.__main__ import VERBS
 from mednextv2.bundle import find_bundle
 from mednextv2.bundle.run import as_setting, check_overrides, workflow_files
 from mednextv2.errors import InputError
 from mednextv2.usage import check_options
-
-
-def call(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["mednextv2", *map(str, arguments)])
-    code = 0
-    try:
-        main()
-    except SystemExit as e:
-        code = e.code
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def test_check_says_what_is_there(phantom, monkeypatch, capsys):

@@ -1,12 +1,8 @@
 """One DICOM file: what it is and what its header says, read by pydicom; its pixels, decoded by ITK's GDCM."""
 
-import logging
 import math
 import os
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +16,7 @@ from pydicom.uid import MediaStorageDirectoryStorage
 
 from mednextv2.errors import InputError
 from mednextv2.images.itk_loading import ITK_TURN, load_itk
+from mednextv2.quiet import without_warnings
 
 _ENDINGS = (".dcm", ".ima")
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -34,8 +31,6 @@ _TAGS = [
 ]  # fmt: skip
 _LONG = 4096  # bytes of a value that are passed over: those of pixels
 _UNDEFINED = 0xFFFFFFFF  # length of compressed pixels, which have an end mark; without it they are not in a data set
-
-_quiet = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -63,20 +58,12 @@ class Slice:
         return "LOCALIZER" in self.image_type
 
 
-@contextmanager
-def quiet_pydicom() -> Iterator[None]:
-    """Keep what pydicom says of odd values from the user, who may have thousands of files with the same one.
+def quiet_pydicom() -> AbstractContextManager[None]:
+    """Keep what pydicom warns of odd values from the user, who may have thousands of files with the same one.
 
     A value that is needed and cannot be read is reported in our own words, with the files that lack it.
     """
-    log = logging.getLogger("pydicom")
-    with _quiet, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        before, log.disabled = log.disabled, True
-        try:
-            yield
-        finally:
-            log.disabled = before
+    return without_warnings(logger="pydicom")
 
 
 def is_dicom(path: str | os.PathLike) -> bool:

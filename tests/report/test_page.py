@@ -3,14 +3,13 @@
 import csv
 import math
 import re
-import sys
 
 import nibabel as nib
 import numpy as np
 import pytest
 from report_helpers import LOG, SPACING, label_map, make_evaluation, predicted, read_page, save
+from verb_helpers import call
 
-from mednextv2.__main__ import main
 from mednextv2.data import LabelScheme
 from mednextv2.report import Results, read_results, write_report, write_results
 from mednextv2.report.axis import Axis
@@ -289,39 +288,28 @@ def test_many_classes_and_cases_stay_small(tmp_path):
 # --- the command line ------------------------------------------------------------------------------------------------
 
 
-def call(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["mednextv2", "report", *map(str, arguments)])
-    code = 0
-    try:
-        main()
-    except SystemExit as e:
-        code = e.code
-    out, err = capsys.readouterr()
-    return code, out.strip(), err
-
-
 def test_command_line_names_the_page(tmp_path, monkeypatch, capsys):
     folder = make_prediction(tmp_path, 2)
-    code, out, err = call(monkeypatch, capsys, folder)
-    assert (code, out) == (0, str(folder / "report.html"))
+    code, out, err = call(monkeypatch, capsys, "report", folder)
+    assert (code, out.strip()) == (0, str(folder / "report.html"))
     assert "drawing cases" in err
-    code, out, _ = call(monkeypatch, capsys, folder, "--output", tmp_path / "b.html")
-    assert (code, out) == (0, str(tmp_path / "b.html"))
+    code, out, _ = call(monkeypatch, capsys, "report", folder, "--output", tmp_path / "b.html")
+    assert (code, out.strip()) == (0, str(tmp_path / "b.html"))
 
 
 def test_images_and_labels_that_have_moved_are_found(tmp_path, monkeypatch, capsys):
     folder = make_evaluation(tmp_path, ("a", "b"))
     (tmp_path / "images").rename(tmp_path / "i2")
     (tmp_path / "labels").rename(tmp_path / "l2")
-    code, _, err = call(monkeypatch, capsys, folder)
+    code, _, err = call(monkeypatch, capsys, "report", folder)
     assert code == 1
     assert "4 of the files are missing" in err
     for name in ("a", "b"):
         assert str(tmp_path / "images" / f"{name}.nii.gz") in err
     assert "--images DIR" in err
-    code, _, _ = call(monkeypatch, capsys, folder, "--images", tmp_path / "i2", "--labels", tmp_path / "l2")
+    code, _, _ = call(monkeypatch, capsys, "report", folder, "--images", tmp_path / "i2", "--labels", tmp_path / "l2")
     assert code == 0
-    code, _, err = call(monkeypatch, capsys, folder, "--images", tmp_path / "none")
+    code, _, err = call(monkeypatch, capsys, "report", folder, "--images", tmp_path / "none")
     assert (code, err) == (1, f"error: --images {tmp_path / 'none'}: there is no such folder\n")
 
 
@@ -381,7 +369,7 @@ def test_what_does_not_fit_ends_with_one_message_and_no_page(tmp_path, monkeypat
     folder = make_evaluation(tmp_path, ("a", "b"), weights=str(tmp_path / "model.pt"))
     before = sorted(p.name for p in folder.iterdir())
     damage(folder, what)
-    code, out, err = call(monkeypatch, capsys, folder)
+    code, out, err = call(monkeypatch, capsys, "report", folder)
     assert (code, out) == (1, "")
     assert re.search(r"(?m)^error: ", err)
     assert re.search(words, err), err
@@ -407,12 +395,12 @@ def test_output_that_cannot_be_is_refused_before_work(tmp_path, monkeypatch, cap
         (tmp_path / "folder.html", "should end in .html"),
         (tmp_path / "file" / "page.html", "cannot be written"),
     ):
-        code, _, err = call(monkeypatch, capsys, folder, "--output", output)
+        code, _, err = call(monkeypatch, capsys, "report", folder, "--output", output)
         assert code == 1
         assert words in err
         assert "measuring" not in err
     for arguments, words in (((tmp_path / "none",), "no such folder"), ((tmp_path / "images",), "has no results.json")):
-        code, _, err = call(monkeypatch, capsys, *arguments)
+        code, _, err = call(monkeypatch, capsys, "report", *arguments)
         assert code == 1
         assert words in err
 
