@@ -6,10 +6,10 @@ from typing import Any
 from mednextv2.version import __version__
 
 _LATER = {
-    "Predictor": "mednextv2.prediction.predict",
-    "Segmentation": "mednextv2.prediction.predict",
+    "Predictor": "mednextv2.predictor",
+    "Segmentation": "mednextv2.predictor",
     "keep_freed_memory": "mednextv2.allocator",
-    "predict": "mednextv2.prediction.predict",
+    "predict": "mednextv2.predictor",
 }
 __all__ = ["Predictor", "Segmentation", "__version__", "keep_freed_memory", "predict"]
 

@@ -10,9 +10,9 @@ import torch
 
 from mednextv2.errors import InputError
 from mednextv2.nets.variants import VARIANTS, create_mednext
-from mednextv2.ops import kernels, native
+from mednextv2.ops import native, triton_available
 from mednextv2.ops.implementations import AUTO, REFERENCE, SETTING, TORCH, TRITON, wanted
-from mednextv2.ops.problems import Problem
+from mednextv2.ops.problem_sizes import Problem
 from mednextv2.version import __version__
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -120,7 +120,7 @@ def _gpus(problems: list[Problem], words: str, repeat: bool) -> Iterator[_Row]:
         properties = torch.cuda.get_device_properties(device)
         capability, gib = f"{properties.major}.{properties.minor}", properties.total_memory / 2**30
         yield _Row(f"GPU {index}", f"{properties.name}, compute capability {capability}, {gib:.0f} GiB")
-        unfit = kernels.unfit(device)
+        unfit = triton_available.unfit(device)
         if unfit:
             yield _Row("  kernels", f"none: {unfit}")
             continue

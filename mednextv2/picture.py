@@ -6,9 +6,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from mednextv2.data.grids import compare_grids
+from mednextv2.data.voxel_grids import compare_grids
 from mednextv2.errors import InputError
-from mednextv2.images.label_map import read_label_map
+from mednextv2.images.label_map_files import read_label_map
 from mednextv2.images.volume import read_volume
 from mednextv2.paths import prepare_folder, writing
 from mednextv2.wording import count

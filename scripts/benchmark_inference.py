@@ -34,10 +34,10 @@ from mednextv2.allocator import keep_freed_memory
 from mednextv2.data import LabelScheme
 from mednextv2.images.volume import read_volume
 from mednextv2.inference import StreamingInferer
-from mednextv2.inference.air import air_windows
-from mednextv2.inference.cells import most_waiting
-from mednextv2.inference.deciding import LabelWriter
+from mednextv2.inference.air_skipping import air_windows
+from mednextv2.inference.logits_to_labels import LabelWriter
 from mednextv2.inference.streaming import _Grid
+from mednextv2.inference.window_cells import most_waiting
 from mednextv2.transforms import Resampled
 
 

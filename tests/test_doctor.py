@@ -12,7 +12,7 @@ import mednextv2
 from mednextv2.doctor import examine
 from mednextv2.errors import InputError
 from mednextv2.nets import create_mednext
-from mednextv2.ops import _trial_children as children
+from mednextv2.ops import _trial_worker_pool as children
 from mednextv2.ops import implementations, native
 from mednextv2.ops._trial_store import Verdict
 
@@ -150,7 +150,7 @@ def test_misspelt_options_end_in_one_line(monkeypatch, capsys):
 
 
 def test_every_size_of_network_is_named_in_the_help():
-    from mednextv2.__main__ import doctor
+    from mednextv2.commands import doctor
     from mednextv2.nets.variants import VARIANTS
 
     assert all(name in doctor.__doc__ for name in VARIANTS)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from verb_helpers import call
 
-from mednextv2.__main__ import VERBS
 from mednextv2.bundle import find_bundle
 from mednextv2.bundle.run import as_setting, check_overrides, workflow_files
+from mednextv2.commands import VERBS
+from mednextv2.commands.help import check_options
 from mednextv2.errors import InputError
-from mednextv2.usage import check_options
 
 
 def test_check_says_what_is_there(phantom, monkeypatch, capsys):
@@ -56,7 +56,7 @@ def test_picture_names_the_file(tmp_path, monkeypatch, capsys):
 def test_predict_keeps_freed_memory_for_its_process(monkeypatch, capsys):
     order = []
     monkeypatch.setattr("mednextv2.allocator.keep_freed_memory", lambda: order.append("keep"))
-    monkeypatch.setattr("mednextv2.prediction.command.predict_files", lambda *_, **__: order.append("predict") or ["a"])
+    monkeypatch.setattr("mednextv2.predict_files.predict_files", lambda *_, **__: order.append("predict") or ["a"])
     assert call(monkeypatch, capsys, "predict", "bundle", "a.nii.gz", "a_seg.nii.gz")[:2] == (0, "written: a\n")
     assert order == ["keep", "predict"]
 

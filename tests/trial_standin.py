@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from mednextv2.ops import _trial_children as children
 from mednextv2.ops import _trial_store as store
-from mednextv2.ops.problems import Problem
+from mednextv2.ops import _trial_worker_pool as children
+from mednextv2.ops.problem_sizes import Problem
 
 DEVICE = torch.device("cuda", 0)
 NAME = "Stand-in 9000"
@@ -45,7 +45,7 @@ def trials():
 
 
 def prepare(device):
-    """Take the place of `_trial_compare.prepare`."""
+    """Take the place of `_trial_kernels_against_torch.prepare`."""
     what = os.environ.get("TRIAL_PREPARE")
     if what == "compiler":
         from triton.runtime.build import compile_module_from_src
@@ -69,7 +69,7 @@ def prepare(device):
 
 
 def compare(problem, device, alive):
-    """Take the place of `_trial_compare.compare`."""
+    """Take the place of `_trial_kernels_against_torch.compare`."""
     channels, before = problem.channels, trials()
     with open(os.environ["TRIAL_LOG"], "a") as file:
         file.write(f"{channels}\n")

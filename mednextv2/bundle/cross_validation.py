@@ -14,10 +14,10 @@ from mednextv2.errors import InputError
 from mednextv2.inference.fold_ensemble import find_weights
 from mednextv2.inference.postprocessing import Postprocessing
 from mednextv2.inference.postprocessing_choice import choose_postprocessing
-from mednextv2.labels import LabelScheme
+from mednextv2.label_scheme import LabelScheme
 from mednextv2.paths import prepare_folder
 from mednextv2.scores.evaluation import case_files, format_table, summarise, write_csv
-from mednextv2.scores.results import Results, as_case, write_results
+from mednextv2.scores.results_json import Results, as_case, write_results
 
 
 def finish_cross_validation(

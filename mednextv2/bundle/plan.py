@@ -9,10 +9,10 @@ from typing import Any
 
 from mednextv2.bundle.task import NAMES_RULE, is_rewritten
 from mednextv2.data.check import check_dataset
+from mednextv2.data.check_warnings import dataset_warnings, found_labels
 from mednextv2.data.dataset import DatasetFolder, read_dataset
-from mednextv2.data.findings import dataset_warnings, found_labels
 from mednextv2.data.fingerprint import Fingerprint, case_facts, combine
-from mednextv2.data.planning import (
+from mednextv2.data.planning_rules import (
     LARGEST_PATCH,
     Decision,
     batch_dice,
@@ -23,7 +23,7 @@ from mednextv2.data.planning import (
     target_spacing,
 )
 from mednextv2.errors import InputError
-from mednextv2.labels import LabelScheme, left_right_pairs
+from mednextv2.label_scheme import LabelScheme, left_right_pairs
 from mednextv2.nets.legal_sizes import DIVISOR, is_legal
 from mednextv2.nets.training_memory import training_memory
 from mednextv2.nets.variants import VARIANTS

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from mednextv2.errors import InputError
-from mednextv2.labels import LabelScheme, mirroring_warning
+from mednextv2.label_scheme import LabelScheme, mirroring_warning
 from mednextv2.nets.legal_sizes import DIVISOR, is_legal
 from mednextv2.nets.variants import VARIANTS
 from mednextv2.settings import RULES

@@ -5,11 +5,11 @@ from mednextv2.data.dataset import Case, DatasetFolder, read_dataset
 from mednextv2.data.download import fetch_msd_task
 from mednextv2.data.patches import AugmentBatch, PatchDataset, PatchSampler
 from mednextv2.data.phantom import make_phantom_dataset
+from mednextv2.data.prepared_store import CaseStore, PreparedCase
 from mednextv2.data.splits import kfold_indices, split_cases
-from mednextv2.data.store import CaseStore, PreparedCase
 from mednextv2.images.dicom import DicomSeries, choose_series, find_series, read_series
 from mednextv2.images.volume import read_volume
-from mednextv2.labels import LabelScheme, Region
+from mednextv2.label_scheme import LabelScheme, Region
 
 __all__ = [
     "AugmentBatch",

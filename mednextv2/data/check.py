@@ -10,10 +10,10 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from mednextv2.data.dataset import Case
-from mednextv2.data.grids import check_affine, compare_grids, oriented_spacing
+from mednextv2.data.voxel_grids import check_affine, compare_grids, oriented_spacing
 from mednextv2.errors import InputError
 from mednextv2.images.itk_loading import load_itk_for
-from mednextv2.images.label_map import as_label_map, distinct_values
+from mednextv2.images.label_map_files import as_label_map, distinct_values
 from mednextv2.images.volume import dimensions, is_numeric, read_volume
 from mednextv2.wording import count, times
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from mednextv2.errors import InputError
 from mednextv2.images.volume import SUFFIXES, stem
-from mednextv2.labels import LabelScheme, declared_scheme
+from mednextv2.label_scheme import LabelScheme, declared_scheme
 from mednextv2.wording import count
 
 

@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Randomizable
 from torch.utils.data import Dataset, Sampler
 
-from mednextv2.data.store import CaseStore, PreparedCase
+from mednextv2.data.prepared_store import CaseStore, PreparedCase
 from mednextv2.transforms.sampling import extract_patch
 from mednextv2.transforms.spatial import RandPlacement, draw_centre
 

@@ -16,7 +16,7 @@ from pydicom.uid import MediaStorageDirectoryStorage
 
 from mednextv2.errors import InputError
 from mednextv2.images.itk_loading import ITK_TURN, load_itk
-from mednextv2.quiet import without_warnings
+from mednextv2.warning_filters import without_warnings
 
 _ENDINGS = (".dcm", ".ima")
 _STORAGE = "1.2.840.10008.5.1.4.1.1."

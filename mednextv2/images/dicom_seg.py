@@ -19,7 +19,7 @@ from pydicom.uid import generate_uid
 from mednextv2.errors import InputError
 from mednextv2.images.dicom import DicomSeries, series_affine
 from mednextv2.images.dicom_file import quiet_pydicom
-from mednextv2.labels import LabelScheme
+from mednextv2.label_scheme import LabelScheme
 from mednextv2.paths import prepare_folder, writing
 from mednextv2.version import __version__
 

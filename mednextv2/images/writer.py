@@ -19,7 +19,7 @@ from nibabel.affines import voxel_sizes
 from mednextv2.errors import InputError
 from mednextv2.images.itk_loading import load_itk
 from mednextv2.images.volume import NIFTI, SUFFIXES, stem
-from mednextv2.labels import label_dtype
+from mednextv2.label_scheme import label_dtype
 from mednextv2.paths import prepare_folder, writing
 
 #: Formats of masks: those of images, except .mhd, whose voxels are in a second file.
@@ -29,9 +29,9 @@ MASK_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 class MaskWriter(ImageWriter):
     """Write a label map with the shape, the affine and, as NIfTI, the header fields of its source image.
 
-    A writer for MONAI's `SaveImaged`, and of :class:`SaveMaskd`. The source's qform, sform, units, time stamps and
-    descriptions stay; data type (:func:`mednextv2.labels.label_dtype`) and intensity scaling are the mask's own. The
-    file appears under its name only when it is whole.
+    This is a writer for MONAI's `SaveImaged` and for :class:`SaveMaskd`. The source's qform, sform, units, time stamps
+    and descriptions are kept; the data type (:func:`mednextv2.label_scheme.label_dtype`) and the intensity scaling are
+    the mask's own. The file appears under its name only when it is complete.
     """
 
     def __init__(self, **kwargs: Any) -> None:

@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from mednextv2.data.check import check_image
-from mednextv2.data.grids import compare_grids
+from mednextv2.data.voxel_grids import compare_grids
 from mednextv2.errors import InputError
 from mednextv2.images.dicom import choose_series, has_dicom
 from mednextv2.images.dicom_file import is_dicom

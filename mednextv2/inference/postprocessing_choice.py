@@ -10,10 +10,10 @@ import numpy as np
 from tqdm import tqdm
 
 from mednextv2.errors import InputError
-from mednextv2.images.label_map import read_label_map
+from mednextv2.images.label_map_files import read_label_map
 from mednextv2.inference.components import apply_steps, bounding_box, bounding_boxes, removed_by
 from mednextv2.inference.postprocessing import Postprocessing
-from mednextv2.labels import LabelScheme
+from mednextv2.label_scheme import LabelScheme
 
 logger = logging.getLogger(__name__)
 

@@ -19,11 +19,11 @@ from tqdm import tqdm
 
 from mednextv2.allocator import return_freed_memory
 from mednextv2.errors import InputError
-from mednextv2.inference.air import air_windows
-from mednextv2.inference.cells import Axis, Cells, Index, most_waiting, window_order
-from mednextv2.inference.deciding import LabelWriter, Target
+from mednextv2.inference.air_skipping import air_windows
+from mednextv2.inference.logits_to_labels import LabelWriter, Target
 from mednextv2.inference.mirroring import MirroringInferer, holding_weights_of
-from mednextv2.labels import LabelScheme
+from mednextv2.inference.window_cells import Axis, Cells, Index, most_waiting, window_order
+from mednextv2.label_scheme import LabelScheme
 from mednextv2.wording import times
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """The MedNeXt network in its v1 and v2 forms."""
 
 from mednextv2.nets.cuda_graph import CudaGraphs
-from mednextv2.nets.explain import explain
+from mednextv2.nets.explain_implementations import explain
 from mednextv2.nets.mednext import MedNeXt
 from mednextv2.nets.variants import VARIANTS, Variant, create_mednext
 

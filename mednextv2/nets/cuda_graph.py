@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mednextv2.nets.cuda_recording import Place, RecordedPass, RecordedStep
-from mednextv2.nets.plain_tensor import plain_tensor
+from mednextv2.nets.cuda_graph_passes import Place, RecordedPass, RecordedStep
+from mednextv2.nets.metatensor import plain_tensor
 from mednextv2.ops import implementations
 
 logger = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from mednextv2 import ops
 from mednextv2.nets.blocks import POINTWISE, GlobalResponseNorm, MedNeXtBlock, MedNeXtDownBlock, MedNeXtUpBlock
 from mednextv2.nets.legal_sizes import LEVELS, check_spatial_shape
-from mednextv2.nets.plain_tensor import plain_tensor
-from mednextv2.ops import features, implementations
-from mednextv2.ops.problems import Problem
+from mednextv2.nets.metatensor import plain_tensor
+from mednextv2.ops import implementations, memory_layout
+from mednextv2.ops.problem_sizes import Problem
 from mednextv2.wording import count
 
 
@@ -166,7 +166,7 @@ class MedNeXt(nn.Module):
                         f"the network takes {count(channels, 'channel')}, not {x.shape[1]}: got {tuple(x.shape)}"
                     )
                 if not ops.plain():
-                    self._try_kernels(x.device, features.autocast_dtype(x))
+                    self._try_kernels(x.device, memory_layout.autocast_dtype(x))
             if self.cpu_bfloat16 and x.device.type == "cpu" and not ops.plain():
                 return self._forward_bfloat16(x)
         return self.compute(x)

@@ -4,14 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mednextv2.ops import features
+from mednextv2.ops import memory_layout
+from mednextv2.ops.channel_statistics import moments
 from mednextv2.ops.parameters import Convolution, Statistics
-from mednextv2.ops.statistics import moments
 
 
 def forward(x: Tensor, convolution: Convolution) -> tuple[Tensor, Statistics]:
     """Return the result and its moments; arguments as in `depthwise_op`."""
-    y = features.channels_last(convolve(x, convolution))
+    y = memory_layout.channels_last(convolve(x, convolution))
     return y, moments(y)
 
 
@@ -20,9 +20,9 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x (empty unless `need_x`; with `onto` added), weight and bias."""
     weight, _, stride, transposed = convolution
-    if x.device.type == "cpu" and x.dtype != features.statistics_dtype(x):
+    if x.device.type == "cpu" and x.dtype != memory_layout.statistics_dtype(x):
         # oneDNN's weight gradient in bfloat16 is wrong for some channels-last shapes: (2, 24, 2, 2, 2) in PyTorch 2.13
-        plain = features.statistics_dtype(x)
+        plain = memory_layout.statistics_dtype(x)
         onto = None if onto is None else onto.to(plain)
         dx, dw, db = backward(grad.to(plain), x.to(plain), convolution, need_x, onto)
         return dx.to(x.dtype), dw, db
@@ -38,9 +38,9 @@ def backward(
     )
     if turned:
         dx = convolve(grad, Convolution(w if transposed else w.flip(*range(2, w.dim())), None))
-    dx = features.channels_last(dx) if need_x else x.new_empty(0)
+    dx = memory_layout.channels_last(dx) if need_x else x.new_empty(0)
     dx = dx if onto is None else dx.add_(onto)
-    db = features.rows(grad).sum((0, 1), dtype=features.statistics_dtype(x))
+    db = memory_layout.rows(grad).sum((0, 1), dtype=memory_layout.statistics_dtype(x))
     return dx, dw.to(weight.dtype), db.to(weight.dtype)
 
 

@@ -6,11 +6,11 @@ from torch import Tensor
 
 from mednextv2.ops import _depthwise_kernels as kernels
 from mednextv2.ops import _triton_configs as configs
-from mednextv2.ops import features
+from mednextv2.ops import memory_layout
 from mednextv2.ops._folded_mlp_launch import Moments
 from mednextv2.ops._folded_mlp_small_kernels import moments_kernel
 from mednextv2.ops.parameters import Convolution, Statistics
-from mednextv2.ops.shapes import result_shape
+from mednextv2.ops.shape_checks import result_shape
 
 
 def forward(x: Tensor, convolution: Convolution) -> tuple[Tensor, Statistics]:
@@ -25,7 +25,7 @@ def backward(
     """Return the gradients of x (empty unless `need_x`; with `onto` added), weight and bias."""
     grad = grad.to(x.dtype)
     dx = input_gradient(grad, x, taps(convolution.weight), convolution, onto) if need_x else x.new_empty(0)
-    db = features.rows(grad).sum((0, 1), dtype=torch.float32)
+    db = memory_layout.rows(grad).sum((0, 1), dtype=torch.float32)
     return dx, weight_gradient(grad, x, convolution), db.to(convolution.weight.dtype)
 
 
@@ -65,7 +65,7 @@ def input_gradient(
 def _gather(x, weights, convolution, spatial, transposed, moments=False, onto=None):
     """Return the result and the moments of every tile (of no tile where they are not wanted)."""
     samples, channels = x.shape[:2]
-    rows = features.rows(x).contiguous()
+    rows = memory_layout.rows(x).contiguous()
     y = rows.new_empty(samples, *spatial, channels)
     kz, k, sz, step = _kernel(convolution)
     per_class = _space(spatial)
@@ -79,7 +79,7 @@ def _gather(x, weights, convolution, spatial, transposed, moments=False, onto=No
     shapes = ((programs,), (samples, programs, channels), (samples, programs, channels))
     parts = Moments(*(x.new_empty(shape if moments else 0, dtype=torch.float32) for shape in shapes))
     bias = None if convolution.bias is None else convolution.bias.contiguous()
-    added = None if onto is None else features.rows(onto).contiguous()
+    added = None if onto is None else memory_layout.rows(onto).contiguous()
     with torch.cuda.device_of(x):
         kernels.gather_kernel[programs, triton.cdiv(channels, block[2]), samples](
             rows, weights, weights if bias is None else bias, rows if added is None else added, y,
@@ -108,7 +108,7 @@ def weight_gradient(grad: Tensor, x: Tensor, convolution: Convolution) -> Tensor
     partial = a.new_empty(splits, channels, kz * k * k, dtype=torch.float32)
     with torch.cuda.device_of(a):
         kernels.weight_kernel[groups, splits](
-            features.rows(a).contiguous(), features.rows(b).contiguous(), partial, *_space(a.shape[2:]),
+            memory_layout.rows(a).contiguous(), memory_layout.rows(b).contiguous(), partial, *_space(a.shape[2:]),
             *_space(b.shape[2:]), *tiles, chunk, count, per_split, C=channels, KZ=kz, K=k, SZ=sz, S=step,
             TAPS_X=taps_x, BLOCK_Y=block[0], BLOCK_X=block[1], BLOCK_C=block[2], num_warps=config.warps,
             num_stages=config.stages,

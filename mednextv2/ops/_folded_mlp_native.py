@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mednextv2.ops import features
+from mednextv2.ops import memory_layout
 from mednextv2.ops.parameters import Mlp, Settings, Statistics
 
 
@@ -11,7 +11,7 @@ def forward(
     y: Tensor, statistics: Statistics, mlp: Mlp, residual: Tensor | None, settings: Settings
 ) -> tuple[Tensor, Tensor]:
     """Return the output, `(N, O, *spatial)`, and the norms `g`, `(N, E)`; arguments as in `folded_mlp_op`."""
-    residual = None if residual is None else features.channels_last(residual)
+    residual = None if residual is None else memory_layout.channels_last(residual)
     return torch.ops.mednextv2_native.mlp(y, *statistics, *mlp, residual, *settings)
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mednextv2.ops import features
+from mednextv2.ops import memory_layout
 from mednextv2.ops.parameters import Mlp, Settings, Statistics
 
 CPU_CHUNK = 2**21  # elements of one chunk of expanded rows; larger ones leave the cache
@@ -24,8 +24,8 @@ def forward(
     """Return the output, `(N, O, *spatial)`, and the norms `g`, `(N, E)`; arguments as in `folded_mlp_op`."""
     (mean, variance), (norm_eps, grn_eps, grn_sum) = statistics, settings
     norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2 = mlp
-    y_rows = features.rows(y)
-    residual_rows = None if residual is None else features.rows(residual)
+    y_rows = memory_layout.rows(y)
+    residual_rows = None if residual is None else memory_layout.rows(residual)
     out = y.new_empty(y.shape[0], y_rows.shape[1], w2.shape[0])
     w1t, b1n = w1.to(y.dtype).t(), b1.to(y.dtype)
     norms = []
@@ -53,7 +53,7 @@ def forward(
             if residual_rows is not None:
                 out[n, start:stop] += residual_rows[n, start:stop]
             start = stop
-    return features.from_rows(out, y), torch.stack(norms) if norms else mean.new_empty(y.shape[0], 0)
+    return memory_layout.from_rows(out, y), torch.stack(norms) if norms else mean.new_empty(y.shape[0], 0)
 
 
 def backward(
@@ -63,7 +63,7 @@ def backward(
     (mean, variance), (norm_eps, grn_eps, grn_sum) = statistics, settings
     norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2 = mlp
     stat = mean.dtype
-    y_rows, d_rows = features.rows(y), features.rows(grad)
+    y_rows, d_rows = memory_layout.rows(y), memory_layout.rows(grad)
     voxels = y_rows.shape[1]
     dy = torch.empty_like(y_rows, memory_format=torch.contiguous_format)
     dw1, db1, dw2, db2, dnw, dnb = (torch.zeros_like(p, dtype=stat) for p in (w1, b1, w2, b2, norm_weight, norm_bias))
@@ -109,7 +109,7 @@ def backward(
         dy[n] = (dy[n].to(stat) * a + torch.addcmul(offset, centred, slope)).to(dy.dtype)
     if voxels == 1:  # the norm of one voxel is constant; a difference of rounded numbers is not quite
         dy.zero_()
-    return features.from_rows(dy, y), mlp.with_dtypes(Mlp(dnw, dnb, dw1, db1, dgamma, dbeta, dw2, db2))
+    return memory_layout.from_rows(dy, y), mlp.with_dtypes(Mlp(dnw, dnb, dw1, db1, dgamma, dbeta, dw2, db2))
 
 
 def normalise(chunk, mean, scale, shift):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mednextv2.ops import _folded_mlp_small_kernels as small_kernels
 from mednextv2.ops import _triton_configs as configs
-from mednextv2.ops import features
+from mednextv2.ops import memory_layout
 from mednextv2.ops._folded_mlp_launch import Folded, Launch, Moments, empty
 from mednextv2.ops.parameters import Mlp, Settings, Statistics
 
@@ -61,7 +61,7 @@ def forward_folded(
     y: Tensor, folded: Folded, mlp: Mlp, residual: Tensor | None, settings: Settings
 ) -> tuple[Tensor, Tensor]:
     """As `forward`, of what is folded already."""
-    launch, rows = Launch(y, mlp, settings), features.rows(y).contiguous()
+    launch, rows = Launch(y, mlp, settings), memory_layout.rows(y).contiguous()
     expansion = (rows, *folded)
     grn = mlp.gamma is not None
     h = None if launch.thin else y.new_empty(launch.samples, launch.voxels, launch.expanded)
@@ -71,9 +71,9 @@ def forward_folded(
         w2n, b2n, g = launch.response(squares, mlp)
     w2n = w2n.to(y.dtype).contiguous()
     out = y.new_empty(launch.samples, launch.voxels, launch.out)
-    added = rows if residual is None else features.rows(residual).contiguous()
+    added = rows if residual is None else memory_layout.rows(residual).contiguous()
     launch.output(expansion, h, w2n, b2n, added, out, HAS_RESIDUAL=residual is not None, PER_SAMPLE=int(grn))
-    return features.from_rows(out, y), g
+    return memory_layout.from_rows(out, y), g
 
 
 def backward_folded(
@@ -81,7 +81,7 @@ def backward_folded(
 ) -> tuple[Tensor, Mlp, Tensor]:
     """As `backward`, of what is folded already; also returns zeros, `(C,)`."""
     launch = Launch(y, mlp, settings)
-    d, rows = features.rows(grad).to(y.dtype).contiguous(), features.rows(y).contiguous()
+    d, rows = memory_layout.rows(grad).to(y.dtype).contiguous(), memory_layout.rows(y).contiguous()
     if launch.thin:
         g2, d_sum = launch.thin_compression(d, rows, folded)
         w2n, norm, own = launch.scale_gradient(g2, d_sum, mlp, g)
@@ -98,7 +98,7 @@ def backward_folded(
     dw2, db2, dgamma, dbeta = own
     dw1, db1, dnw, dnb = others
     gradients = mlp.with_dtypes(Mlp(dnw, dnb, dw1, db1, dgamma, dbeta, dw2, db2))
-    return features.from_rows(dy, y), gradients, zeros
+    return memory_layout.from_rows(dy, y), gradients, zeros
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mednextv2.ops import native
-from mednextv2.ops.problems import Problem
+from mednextv2.ops.problem_sizes import Problem
 from mednextv2.version import __version__
 
 DRIVER_FILE = Path("/proc/driver/nvidia/version")

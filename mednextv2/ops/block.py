@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mednextv2.ops import _block_halves as halves
-from mednextv2.ops import choosing, features, implementations
+from mednextv2.ops import _block_in_two_steps as halves
+from mednextv2.ops import implementation_choice, implementations, memory_layout
 from mednextv2.ops.depthwise import depthwise_reference
-from mednextv2.ops.derivatives import first_only
 from mednextv2.ops.folded_mlp import folded_mlp_reference
+from mednextv2.ops.missing_derivatives import first_only
 from mednextv2.ops.parameters import Convolution, Mlp, Saved, Settings, pick
-from mednextv2.ops.problems import Problem
-from mednextv2.ops.shapes import check_block, check_grn, check_tensor, result_shape
+from mednextv2.ops.problem_sizes import Problem
+from mednextv2.ops.shape_checks import check_block, check_grn, check_tensor, result_shape
 
 
 def block_reference(
@@ -53,15 +53,15 @@ def block(
     check_tensor("x", x)
     settings, own = settings or Settings(), residual is x
     check_grn(mlp, settings)
-    x = features.autocast(x)
+    x = memory_layout.autocast(x)
     residual = None if residual is None or own else residual.to(x.dtype)
     if implementations.plain(x):
         return block_reference(x, convolution, mlp, x if own else residual, settings)
     mlp = mlp._replace(w1=mlp.w1.flatten(1), w2=mlp.w2.flatten(1))
     check_block(x, convolution, mlp, x if own else residual)
-    residual = None if residual is None else features.channels_last(residual)
+    residual = None if residual is None else memory_layout.channels_last(residual)
     keep = not torch.is_grad_enabled()
-    out, *_ = block_op(features.channels_last(x), *convolution, *mlp, residual, own, keep, *settings)
+    out, *_ = block_op(memory_layout.channels_last(x), *convolution, *mlp, residual, own, keep, *settings)
     return out
 
 
@@ -95,7 +95,7 @@ def block_op(
     convolution, settings = Convolution(weight, bias, stride, transposed), Settings(norm_eps, grn_eps, grn_sum)
     mlp = Mlp(norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2)
     residual = x if own_residual else residual
-    with features.no_autocast(x):
+    with memory_layout.no_autocast(x):
         module = choose(x, convolution, mlp, residual is not None)
         out, saved = module.forward(x, convolution, mlp, residual, settings, keep)
         return out, *(_nothing(x, len(Saved._fields)) if keep else saved)
@@ -144,10 +144,10 @@ def block_backward_op(
     """Return the gradients of x (empty unless `need_x`), weight, bias and the MLP (those of GRN empty without)."""
     convolution, settings = Convolution(weight, None, stride, transposed), Settings(norm_eps, grn_eps, grn_sum)
     mlp, saved = Mlp(norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2), Saved(y, mean, variance, g, w1n, b1n, taps)
-    with features.no_autocast(x):
+    with memory_layout.no_autocast(x):
         module = _joined() if saved.w1n.numel() else halves  # as in the forward pass, whatever is chosen by now
         dx, dw, db, d_mlp = module.backward(
-            features.channels_last(grad), x, convolution, mlp, saved, settings, need_x, own_residual
+            memory_layout.channels_last(grad), x, convolution, mlp, saved, settings, need_x, own_residual
         )  # fmt: skip
         return dx, dw, db, *d_mlp
 
@@ -166,7 +166,7 @@ def choose(x: Tensor, convolution: Convolution, mlp: Mlp, residual: bool) -> Mod
         residual=residual,
         dtype=x.dtype,
     )
-    return _joined() if choosing.choose_for(problem, x.device).name == implementations.TRITON else halves
+    return _joined() if implementation_choice.choose_for(problem, x.device).name == implementations.TRITON else halves
 
 
 def _joined() -> ModuleType:
@@ -179,11 +179,11 @@ def _joined() -> ModuleType:
 def _(x, weight, bias, stride, transposed, norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2, residual, own_residual,
       keep, norm_eps, grn_eps, grn_sum):  # fmt: skip
     space = result_shape(x, weight, stride, transposed)
-    out = features.channels_last(x.new_empty(x.shape[0], w2.shape[0], *space))
+    out = memory_layout.channels_last(x.new_empty(x.shape[0], w2.shape[0], *space))
     if keep:
         return out, *_nothing(x, len(Saved._fields))
-    y = features.channels_last(x.new_empty(*x.shape[:2], *space))
-    mean, variance = (x.new_empty(x.shape[:2], dtype=features.statistics_dtype(x)) for _ in range(2))
+    y = memory_layout.channels_last(x.new_empty(*x.shape[:2], *space))
+    mean, variance = (x.new_empty(x.shape[:2], dtype=memory_layout.statistics_dtype(x)) for _ in range(2))
     g = mean.new_empty((x.shape[0], 0 if gamma is None else w1.shape[0]))
     mlp = Mlp(norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2)
     has_residual = own_residual or residual is not None

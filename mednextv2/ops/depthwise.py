@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mednextv2.ops import _depthwise_torch, choosing, features, implementations
+from mednextv2.ops import _depthwise_torch, implementation_choice, implementations, memory_layout
 from mednextv2.ops._depthwise_torch import convolve
-from mednextv2.ops.derivatives import first_only
+from mednextv2.ops.missing_derivatives import first_only
 from mednextv2.ops.parameters import Convolution, Statistics
-from mednextv2.ops.problems import Problem
-from mednextv2.ops.shapes import check_depthwise, check_tensor, result_shape
+from mednextv2.ops.problem_sizes import Problem
+from mednextv2.ops.shape_checks import check_depthwise, check_tensor, result_shape
 
 
 def depthwise_reference(x: Tensor, convolution: Convolution) -> Tensor:
@@ -39,11 +39,11 @@ def depthwise(x: Tensor, convolution: Convolution) -> tuple[Tensor, Statistics |
         Roy et al. 2023, MedNeXt, sections 2.1 and 2.2 (arXiv:2303.09975).
     """
     check_tensor("x", x)
-    x = features.autocast(x)
+    x = memory_layout.autocast(x)
     if implementations.plain(x):
         return depthwise_reference(x, convolution), None
     check_depthwise(x, convolution)
-    y, mean, variance = depthwise_op(features.channels_last(x), *convolution)
+    y, mean, variance = depthwise_op(memory_layout.channels_last(x), *convolution)
     return y, Statistics(mean, variance)
 
 
@@ -53,7 +53,7 @@ def depthwise_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the chosen implementation; returns the result, its mean and its biased variance."""
     convolution = Convolution(weight, bias, stride, transposed)
-    with features.no_autocast(x):
+    with memory_layout.no_autocast(x):
         y, statistics = choose(x, convolution).forward(x, convolution)
         return y, *statistics
 
@@ -67,8 +67,8 @@ def depthwise_backward_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x (empty unless `need_x`), weight and bias."""
     convolution = Convolution(weight, None, stride, transposed)
-    with features.no_autocast(x):
-        return choose(x, convolution).backward(features.channels_last(grad), x, convolution, need_x)
+    with memory_layout.no_autocast(x):
+        return choose(x, convolution).backward(memory_layout.channels_last(grad), x, convolution, need_x)
 
 
 def choose(x: Tensor, convolution: Convolution) -> ModuleType:
@@ -85,7 +85,7 @@ def choose(x: Tensor, convolution: Convolution) -> ModuleType:
         residual=False,
         dtype=x.dtype,
     )
-    name = choosing.choose_for(problem, x.device).name
+    name = implementation_choice.choose_for(problem, x.device).name
     if name == implementations.NATIVE:
         from mednextv2.ops import _depthwise_native as native
 
@@ -100,8 +100,8 @@ def choose(x: Tensor, convolution: Convolution) -> ModuleType:
 @depthwise_op.register_fake
 def _(x, weight, bias, stride, transposed):
     spatial = result_shape(x, weight, stride, transposed)
-    y = features.channels_last(x.new_empty(*x.shape[:2], *spatial))
-    mean = x.new_empty(x.shape[:2], dtype=features.statistics_dtype(x))
+    y = memory_layout.channels_last(x.new_empty(*x.shape[:2], *spatial))
+    mean = x.new_empty(x.shape[:2], dtype=memory_layout.statistics_dtype(x))
     return y, mean, torch.empty_like(mean)
 
 

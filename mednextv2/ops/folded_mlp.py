@@ -18,14 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mednextv2.ops import _folded_mlp_torch, choosing, features, implementations
+from mednextv2.ops import _folded_mlp_torch, implementation_choice, implementations, memory_layout
 from mednextv2.ops.channel_norm import channel_norm
-from mednextv2.ops.derivatives import first_only
+from mednextv2.ops.channel_statistics import moments
 from mednextv2.ops.grn import grn
+from mednextv2.ops.missing_derivatives import first_only
 from mednextv2.ops.parameters import Mlp, Settings, Statistics, pick
-from mednextv2.ops.problems import Problem
-from mednextv2.ops.shapes import check_grn, check_mlp, check_tensor
-from mednextv2.ops.statistics import moments
+from mednextv2.ops.problem_sizes import Problem
+from mednextv2.ops.shape_checks import check_grn, check_mlp, check_tensor
 
 
 def folded_mlp_reference(
@@ -75,15 +75,15 @@ def folded_mlp(
     check_tensor("y", y)
     settings = settings or Settings()
     check_grn(mlp, settings)
-    y = features.autocast(y)
+    y = memory_layout.autocast(y)
     residual = None if residual is None else residual.to(y.dtype)
     if implementations.plain(y):
         return folded_mlp_reference(y, mlp, residual, settings)
     check_mlp(y, mlp, residual, statistics)
-    y = features.channels_last(y)
+    y = memory_layout.channels_last(y)
     statistics = moments(y) if statistics is None else statistics
     mlp = mlp._replace(w1=mlp.w1.flatten(1), w2=mlp.w2.flatten(1))
-    residual = None if residual is None else features.channels_last(residual)
+    residual = None if residual is None else memory_layout.channels_last(residual)
     out, _ = folded_mlp_op(y, *statistics, *mlp, residual, *settings)
     return out
 
@@ -108,7 +108,7 @@ def folded_mlp_op(
 ) -> tuple[Tensor, Tensor]:
     """Run what is chosen; returns the output and the norm of each expanded channel, `(N, E)` (empty without GRN)."""
     mlp, settings = Mlp(norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2), Settings(norm_eps, grn_eps, grn_sum)
-    with features.no_autocast(y):
+    with memory_layout.no_autocast(y):
         module = choose(y, mlp, residual is not None)
         return module.forward(y, Statistics(mean, variance), mlp, residual, settings)
 
@@ -139,8 +139,8 @@ def folded_mlp_backward_op(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of y, norm_weight, norm_bias, w1, b1, gamma, beta (empty without GRN), w2 and b2."""
     mlp, settings = Mlp(norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2), Settings(norm_eps, grn_eps, grn_sum)
-    with features.no_autocast(y):
-        grad = features.channels_last(grad)
+    with memory_layout.no_autocast(y):
+        grad = memory_layout.channels_last(grad)
         dy, gradients = choose(y, mlp).backward(grad, y, Statistics(mean, variance), mlp, g, settings)
     return dy, *gradients
 
@@ -159,7 +159,7 @@ def choose(y: Tensor, mlp: Mlp, residual: bool = False) -> ModuleType:
         residual=residual,
         dtype=y.dtype,
     )
-    name = choosing.choose_for(problem, y.device).name
+    name = implementation_choice.choose_for(problem, y.device).name
     if name == implementations.NATIVE:
         from mednextv2.ops import _folded_mlp_native as native
 
@@ -173,7 +173,7 @@ def choose(y: Tensor, mlp: Mlp, residual: bool = False) -> ModuleType:
 
 @folded_mlp_op.register_fake
 def _(y, mean, variance, norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2, residual, norm_eps, grn_eps, grn_sum):
-    out = features.channels_last(y.new_empty(y.shape[0], w2.shape[0], *y.shape[2:]))
+    out = memory_layout.channels_last(y.new_empty(y.shape[0], w2.shape[0], *y.shape[2:]))
     return out, mean.new_empty((y.shape[0], 0 if gamma is None else w1.shape[0]))
 
 

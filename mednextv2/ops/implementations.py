@@ -1,6 +1,6 @@
 """Which implementations of the operators there are, and which of them a kind of device takes; why, too.
 
-What a device at hand takes, after the trial of its kernels, is asked of :mod:`mednextv2.ops.choosing`.
+What a device at hand takes, after the trial of its kernels, is asked of :mod:`mednextv2.ops.implementation_choice`.
 """
 
 import contextlib
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from mednextv2.errors import InputError
-from mednextv2.ops.features import HALF
-from mednextv2.ops.problems import Problem
+from mednextv2.ops.memory_layout import HALF
+from mednextv2.ops.problem_sizes import Problem
 
 NATIVE, TRITON, TORCH, REFERENCE = "native", "triton", "torch", "reference"
 AUTO = "auto"
@@ -111,13 +111,13 @@ def _instructions(bfloat16: bool) -> tuple[str, bool]:
 
 
 def _choose_cuda(dtype: torch.dtype, kernel_size: int | None) -> Choice:
-    from mednextv2.ops import kernels
+    from mednextv2.ops import triton_available
 
     if dtype not in (torch.float32, *HALF):
         return Choice(TORCH, f"the Triton kernels take float32, float16 and bfloat16, not {_name(dtype)}")
     if kernel_size is not None and kernel_size not in KERNEL_SIZES:
         return Choice(TORCH, f"the Triton kernels take kernel sizes 3, 5 and 7, not {kernel_size}")
-    available, reason = kernels.available()
+    available, reason = triton_available.available()
     return Choice(TRITON if available else TORCH, reason)
 
 

@@ -14,12 +14,12 @@ from contextlib import closing
 import torch
 from tqdm import tqdm
 
-from mednextv2.ops import _trial_children as children
 from mednextv2.ops import _trial_store as store
-from mednextv2.ops import kernels
+from mednextv2.ops import _trial_worker_pool as children
+from mednextv2.ops import triton_available
 from mednextv2.ops._trial_store import Verdict
 from mednextv2.ops.implementations import TORCH, TRITON, Choice, of_kind
-from mednextv2.ops.problems import Problem
+from mednextv2.ops.problem_sizes import Problem
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def ensure(problems: Iterable[Problem], device: torch.device) -> bool:
         if not unknown:
             return True
         chosen = {problem: of_kind(problem, "cuda") for problem in unknown}
-        unfit = kernels.unfit(device)
+        unfit = triton_available.unfit(device)
         if unfit:
             chosen = {p: Choice(TORCH, unfit) if c.name == TRITON else c for p, c in chosen.items()}
             if torch.cuda.is_available():
@@ -80,7 +80,7 @@ def verdicts(problems: Iterable[Problem], device: torch.device, repeat: bool = F
 
     Args:
         problems: What to ask for.
-        device: A CUDA device that :func:`mednextv2.ops.kernels.unfit` has nothing against.
+        device: A CUDA device that :func:`mednextv2.ops.triton_available.unfit` has nothing against.
         repeat: Try all of them again.
     """
     asked = list(dict.fromkeys(problems))

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mednextv2.ops import features, implementations
-from mednextv2.ops.derivatives import first_only
+from mednextv2.ops import implementations, memory_layout
+from mednextv2.ops.missing_derivatives import first_only
 
 
 def upsample_merge_reference(y: Tensor, shortcut: Tensor | None, skip: Tensor | None) -> Tensor:
@@ -45,7 +45,7 @@ def upsample_merge_op(y: Tensor, shortcut: Tensor | None, skip: Tensor | None) -
     """Write each part once: no padded copy, no grid of zeros."""
     behind, second = _places(y.dim())
     if skip is None:
-        out = features.channels_last(y.new_zeros(*y.shape[:2], *[n + 1 for n in y.shape[2:]]))
+        out = memory_layout.channels_last(y.new_zeros(*y.shape[:2], *[n + 1 for n in y.shape[2:]]))
         out[behind] = y
     else:
         out = skip.to(y.dtype, memory_format=_format(y), copy=True)
@@ -57,7 +57,7 @@ def upsample_merge_op(y: Tensor, shortcut: Tensor | None, skip: Tensor | None) -
 
 @upsample_merge_op.register_fake
 def _(y, shortcut, skip):
-    return features.channels_last(y.new_empty(*y.shape[:2], *[n + 1 for n in y.shape[2:]]))
+    return memory_layout.channels_last(y.new_empty(*y.shape[:2], *[n + 1 for n in y.shape[2:]]))
 
 
 @torch.library.custom_op("mednextv2::upsample_merge_backward", mutates_args=())
@@ -70,8 +70,8 @@ def upsample_merge_backward_op(grad: Tensor, has_shortcut: bool) -> tuple[Tensor
 
 @upsample_merge_backward_op.register_fake
 def _(grad, has_shortcut):
-    like = features.channels_last(grad.new_empty(*grad.shape[:2], *[n - 1 for n in grad.shape[2:]]))
-    half = features.channels_last(grad.new_empty(*grad.shape[:2], *[n // 2 for n in grad.shape[2:]]))
+    like = memory_layout.channels_last(grad.new_empty(*grad.shape[:2], *[n - 1 for n in grad.shape[2:]]))
+    half = memory_layout.channels_last(grad.new_empty(*grad.shape[:2], *[n // 2 for n in grad.shape[2:]]))
     return like, half if has_shortcut else grad.new_empty(0)
 
 

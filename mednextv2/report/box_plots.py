@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mednextv2.report.axis import WIDTH, Axis
-from mednextv2.report.numbers import number
+from mednextv2.report.number_format import number
 
 _NAMES = 120  # for the names of structures
 _CHARACTERS = 15  # of a name; the whole one is in its tooltip

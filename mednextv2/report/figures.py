@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from mednextv2.report.numbers import ml, number
+from mednextv2.report.number_format import ml, number
 from mednextv2.report.png import png_data_uri
-from mednextv2.report.scores import Scores
+from mednextv2.report.score_reading import Scores
 from mednextv2.report.views import CaseViews, View
-from mednextv2.scores.results import Results
+from mednextv2.scores.results_json import Results
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ import numpy as np
 from mednextv2.report.box_plots import BoxPlots, box_plots
 from mednextv2.report.curves import Curves, curves
 from mednextv2.report.figures import case_figure
-from mednextv2.report.numbers import NONE, number
+from mednextv2.report.number_format import NONE, number
 from mednextv2.report.rendering import render_page
-from mednextv2.report.scores import Scores
+from mednextv2.report.score_reading import Scores
 from mednextv2.report.tables import TITLES, case_table, class_table, volume_table
 from mednextv2.report.views import CaseViews
 from mednextv2.scores.evaluation import METRICS
-from mednextv2.scores.results import Results
+from mednextv2.scores.results_json import Results
 from mednextv2.version import __version__
 
 

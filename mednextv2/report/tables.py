@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mednextv2.report.numbers import NONE, mean_sd, ml, number
-from mednextv2.report.scores import Scores
+from mednextv2.report.number_format import NONE, mean_sd, ml, number
+from mednextv2.report.score_reading import Scores
 from mednextv2.scores.evaluation import METRICS, VOLUMES, summarise
 
 #: Title, digits and unit of each metric.

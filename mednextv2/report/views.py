@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from mednextv2.report.outlines import outline
 from mednextv2.report.volumes import load_case
-from mednextv2.scores.results import CaseFiles, Results
+from mednextv2.scores.results_json import CaseFiles, Results
 
 #: Name of a plane, the axis of right, anterior, superior that it cuts, and the patient's sides at the left, right, top
 #: and bottom of the picture.

@@ -11,12 +11,12 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
-from mednextv2.data.grids import compare_grids, oriented_spacing
+from mednextv2.data.voxel_grids import compare_grids, oriented_spacing
 from mednextv2.errors import InputError
-from mednextv2.images.label_map import read_label_map
+from mednextv2.images.label_map_files import read_label_map
 from mednextv2.images.volume import read_volume
-from mednextv2.labels import MAX_LABELS
-from mednextv2.scores.results import CaseFiles, Results
+from mednextv2.label_scheme import MAX_LABELS
+from mednextv2.scores.results_json import CaseFiles, Results
 
 _LISTED = 50  # missing files named; the rest are counted
 

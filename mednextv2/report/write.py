@@ -8,10 +8,10 @@ import numpy as np
 from mednextv2.errors import InputError
 from mednextv2.paths import prepare_folder, writing
 from mednextv2.report.page import build_page
-from mednextv2.report.scores import Scores, choose_cases, read_log, read_scores
+from mednextv2.report.score_reading import Scores, choose_cases, read_log, read_scores
 from mednextv2.report.views import CaseViews, draw_case
 from mednextv2.report.volumes import check_files, map_cases, move_files
-from mednextv2.scores.results import Results, read_results
+from mednextv2.scores.results_json import Results, read_results
 
 _SHOWN = 6  # cases of a prediction that are drawn
 

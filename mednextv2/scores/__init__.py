@@ -1,6 +1,6 @@
 """What an evaluation measures, and the files that it leaves: tables of scores, and a list of what belongs together."""
 
 from mednextv2.scores.evaluation import EvaluationTable
-from mednextv2.scores.results import CaseFiles, Results, read_results, write_results
+from mednextv2.scores.results_json import CaseFiles, Results, read_results, write_results
 
 __all__ = ["CaseFiles", "EvaluationTable", "Results", "read_results", "write_results"]

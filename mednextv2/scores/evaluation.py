@@ -19,10 +19,10 @@ from torch import Tensor
 
 from mednextv2.distributed import is_main_process
 from mednextv2.images.writer import mask_path
-from mednextv2.labels import LabelScheme
+from mednextv2.label_scheme import LabelScheme
 from mednextv2.paths import prepare_folder, writing
-from mednextv2.quiet import without_warnings
-from mednextv2.scores.results import LOG_NAME
+from mednextv2.scores.results_json import LOG_NAME
+from mednextv2.warning_filters import without_warnings
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ class EvaluationTable:
         logger.info("Scores of %d cases, in %s\n%s", len({r["case"] for r in self.rows}), folder, format_table(summary))
 
     def _write_results(self, folder: Path) -> None:
-        from mednextv2.scores.results import Results, as_case, write_results  # the report's modules use this one
+        from mednextv2.scores.results_json import Results, as_case, write_results  # the report's modules use this one
 
         scored = {row["case"] for row in self.rows}
         logs = {Path(file).expanduser().parent / LOG_NAME for file in self.weights}

@@ -4,7 +4,7 @@ from mednextv2.training.checkpoint import TrainingCheckpoint, check_start
 from mednextv2.training.engine import RecordingInferer, Trainer
 from mednextv2.training.handlers import EarlyStopping, GradientClipping, Progress, TrainingLog, step_loss
 from mednextv2.training.loss import SegmentationLoss
-from mednextv2.training.preparation import prepare_training, tensorboard_available
+from mednextv2.training.preflight import prepare_training, tensorboard_available
 from mednextv2.training.pseudo_dice import PseudoDice
 from mednextv2.training.schedule import OPTIMIZERS, create_optimizer, warmup_poly
 

@@ -15,9 +15,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mednextv2.distributed import is_main_process, process_rank
 from mednextv2.errors import InputError
-from mednextv2.scores.results import LOG_NAME
+from mednextv2.scores.results_json import LOG_NAME
 from mednextv2.training.engine import workflow_state
-from mednextv2.training.preparation import keep_previous
+from mednextv2.training.preflight import keep_previous
 from mednextv2.weights.files import load_file, save_file
 from mednextv2.weights.loading import describe_mismatch, load_weights
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from mednextv2.distributed import is_main_process
 from mednextv2.errors import InputError
 from mednextv2.paths import writing
-from mednextv2.scores.results import LOG_NAME
+from mednextv2.scores.results_json import LOG_NAME
 from mednextv2.training.engine import workflow_state
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from mednextv2.labels import LabelScheme
+from mednextv2.label_scheme import LabelScheme
 from mednextv2.wording import count
 
 MEDNEXT_WEIGHTS = (16 / 31, 8 / 31, 4 / 31, 2 / 31, 1 / 31)  # of the heads, full resolution first

@@ -13,7 +13,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.handlers import from_engine
 from torch import Tensor
 
-from mednextv2.labels import LabelScheme
+from mednextv2.label_scheme import LabelScheme
 
 
 class PseudoDice(Metric):

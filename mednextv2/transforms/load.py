@@ -12,7 +12,7 @@ from monai.transforms import LoadImaged
 
 from mednextv2.images.dicom import DicomSeries
 from mednextv2.images.volume import read_volume
-from mednextv2.quiet import without_warnings
+from mednextv2.warning_filters import without_warnings
 
 # MONAI makes all its readers each time, and warns twice that NVIDIA's decoders for pydicom are not installed
 _NOT_INSTALLED = {"message": ".*NvImgCodec", "logger": "monai.data.nvimgcodec_pydicom_plugin"}

@@ -14,7 +14,7 @@ from monai.utils import TraceKeys, convert_to_tensor, ensure_tuple
 from torch import Tensor
 
 from mednextv2.errors import InputError
-from mednextv2.transforms.resize import new_shape, resize, resize_label, separate_axis
+from mednextv2.transforms.spline_resize import new_shape, resize, resize_label, separate_axis
 from mednextv2.wording import times
 
 _MOST_VOXELS = 2**31

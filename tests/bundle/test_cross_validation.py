@@ -21,7 +21,7 @@ from mednextv2.__main__ import main
 from mednextv2.bundle import write_bundle
 from mednextv2.bundle.cross_validation import bundle_scheme, finish_cross_validation
 from mednextv2.bundle.plan import plan_dataset
-from mednextv2.bundle.plan_files import write_task
+from mednextv2.bundle.plan_to_task import write_task
 from mednextv2.errors import InputError
 from mednextv2.inference.postprocessing import Postprocessing
 from mednextv2.nets import create_mednext

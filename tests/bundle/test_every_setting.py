@@ -19,10 +19,10 @@ from torch import nn
 from mednextv2 import recipes
 from mednextv2.bundle.build import RECIPES
 from mednextv2.bundle.run import as_setting, check_overrides, workflow_files
-from mednextv2.inference import preparation
+from mednextv2.inference import preflight
 from mednextv2.nets import create_mednext
 from mednextv2.settings import RULES
-from mednextv2.training import preparation as training
+from mednextv2.training import preflight as training
 
 TABLES = {"train": TRAIN, "evaluate": EVALUATE, "inference": INFERENCE}
 QUICK = {
@@ -125,7 +125,7 @@ def rows():
 def count_checks(monkeypatch):
     """The looks at the data before anything is done with it."""
     found = []
-    for module, name in ((training, "check_dataset"), (preparation, "check_dataset"), (preparation, "check_images")):
+    for module, name in ((training, "check_dataset"), (preflight, "check_dataset"), (preflight, "check_images")):
         check = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *args, check=check: (found.append(check), check(*args))[1])
     return found

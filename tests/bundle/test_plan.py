@@ -18,7 +18,7 @@ from dataset_helpers import TUMOUR, make_folders, make_nnunet, run_verbs, save
 
 from mednextv2.__main__ import main
 from mednextv2.bundle.plan import plan_dataset
-from mednextv2.bundle.plan_files import default_folder, write_task
+from mednextv2.bundle.plan_to_task import default_folder, write_task
 from mednextv2.bundle.task import WORKFLOW_FACTS, read_task
 from mednextv2.data import make_phantom_dataset, read_dataset
 from mednextv2.data.fingerprint import Fingerprint

@@ -9,8 +9,8 @@ import pytest
 
 from mednextv2.data import Case, check_case, check_dataset, read_dataset, read_volume
 from mednextv2.data.check import CaseReport, check_image, inspect_case
-from mednextv2.data.findings import missing_classes
-from mednextv2.data.grids import oriented_spacing
+from mednextv2.data.check_warnings import missing_classes
+from mednextv2.data.voxel_grids import oriented_spacing
 from mednextv2.errors import InputError
 
 LABELS = ["background", "anterior", "posterior"]

@@ -14,7 +14,7 @@ from dicom_helpers import LPS, numbers, write_series
 from mednextv2.data import LabelScheme, choose_series, read_series
 from mednextv2.errors import InputError
 from mednextv2.images.dicom_seg import find_code, write_dicom_seg
-from mednextv2.prediction.predict import Segmentation
+from mednextv2.predictor import Segmentation
 
 DATA = os.environ.get("MEDNEXTV2_DATA")
 SCHEME = LabelScheme(["background", "liver", "kidney_left", "spotted thing"])

@@ -11,12 +11,12 @@ from monai.transforms import Compose, EnsureTyped, Flipd, KeepLargestConnectedCo
 from skimage import measure
 
 from mednextv2.errors import InputError
-from mednextv2.images import label_map
+from mednextv2.images import label_map_files
 from mednextv2.inference import postprocessing_choice
 from mednextv2.inference.components import apply_steps, keep_largest
 from mednextv2.inference.postprocessing import ApplyPostprocessingd, Postprocessing
 from mednextv2.inference.postprocessing_choice import choose_postprocessing
-from mednextv2.labels import LabelScheme
+from mednextv2.label_scheme import LabelScheme
 
 AB = LabelScheme(["background", "a", "b"])
 NESTED = LabelScheme(
@@ -36,7 +36,7 @@ def strip(text):
 
 
 def text(label_map):
-    return "".join("." if v == 0 else str(v) for v in label_map.ravel())
+    return "".join("." if v == 0 else str(v) for v in label_map_files.ravel())
 
 
 def save(path, array):
@@ -63,7 +63,7 @@ def files(tmp_path):
 def reads(monkeypatch):
     """The files that were read, in order, and the largest number of their arrays in memory at once."""
     log = {"files": [], "alive": 0, "most": 0}
-    read = label_map.read_volume
+    read = label_map_files.read_volume
 
     def dropped():
         log["alive"] -= 1
@@ -77,7 +77,7 @@ def reads(monkeypatch):
         weakref.finalize(array, dropped)
         return array, affine
 
-    monkeypatch.setattr(label_map, "read_volume", counted)
+    monkeypatch.setattr(label_map_files, "read_volume", counted)
     return log
 
 
@@ -469,7 +469,7 @@ def test_arrays_may_be_in_any_order_in_memory(monkeypatch, pred_order, ref_order
     ref[1:4, 2:8, 3:6], ref[4:6, 3:7, 1:7] = 1, 2
     pred = np.where(rng.random(ref.shape) < 0.1, 1, ref).astype(np.uint8)
     arrays = {"pred": pred.copy(order=pred_order), "ref": ref.copy(order=ref_order)}
-    monkeypatch.setattr(label_map, "read_volume", lambda name: (arrays[name], np.eye(4)))
+    monkeypatch.setattr(label_map_files, "read_volume", lambda name: (arrays[name], np.eye(4)))
     monkeypatch.setattr(postprocessing_choice, "_CHUNK", 50)  # voxels are counted in several parts
     decision = choose_postprocessing([("pred", "ref")], AB)
     assert decision.table[0]["dice_before"] == pytest.approx(mean_dice_by_definition([pred], [ref], AB)[1])

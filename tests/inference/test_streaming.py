@@ -19,10 +19,10 @@ from torch import nn
 from mednextv2.data import LabelScheme
 from mednextv2.errors import InputError
 from mednextv2.inference import MirroringInferer, StreamingInferer, air_level
-from mednextv2.inference.air import air_windows
-from mednextv2.inference.cells import Axis, Cells, most_waiting, shift, window_order
-from mednextv2.inference.deciding import LabelWriter, Target
+from mednextv2.inference.air_skipping import air_windows
 from mednextv2.inference.fold_ensemble import FoldEnsemble
+from mednextv2.inference.logits_to_labels import LabelWriter, Target
+from mednextv2.inference.window_cells import Axis, Cells, most_waiting, shift, window_order
 from mednextv2.transforms import Resampled
 
 OBLIQUE = np.array([[0.9, 0.3, 0.1, 5], [-0.3, 0.9, 0.2, -8], [0.0, -0.2, 1.9, 3], [0, 0, 0, 1]])

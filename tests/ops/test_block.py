@@ -4,7 +4,7 @@ from op_helpers import TOLERANCE, available_paths, errors, exact, mlp_case, mlp_
 
 from mednextv2 import ops
 from mednextv2.nets import MedNeXt
-from mednextv2.ops import features
+from mednextv2.ops import memory_layout
 from mednextv2.ops.block import block_backward_op, block_op
 
 SPACES = [(5, 6, 7), (1, 1, 1), (2, 2, 2), (9, 8, 7), (12, 11), (1, 1)]
@@ -71,7 +71,7 @@ def test_gradcheck():
 @pytest.mark.parametrize("grn", [True, False])
 def test_opcheck(dtype, grn):
     values, _ = case(3, dtype, batch=2, channels=8, space=(4, 6, 8), kernel=3, grn=grn, bias=grn)
-    x = features.channels_last(values.pop("x").detach()).requires_grad_()
+    x = memory_layout.channels_last(values.pop("x").detach()).requires_grad_()
     tolerance = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float64: 1e-9}[dtype]
     weight, bias, *mlp = values.values()
     inputs = (x, weight, bias, 1, False, *mlp, None, True, False, *ops.Settings())

@@ -7,7 +7,7 @@ import torch
 from op_helpers import TOLERANCE, available_paths, errors, exact, nan_filled, relative
 
 from mednextv2 import ops
-from mednextv2.ops import features, implementations
+from mednextv2.ops import implementations, memory_layout
 from mednextv2.ops.depthwise import depthwise_backward_op, depthwise_op
 
 MODULE = importlib.import_module("mednextv2.ops.depthwise")  # mednextv2.ops.depthwise is the function
@@ -58,7 +58,7 @@ def test_result_moments_and_gradients_equal_the_definition(path, dtype, stride, 
     found["mean"] = (mean.double() - flat.mean(2)).abs().max().item() / max(scale, 1e-3)
     found["variance"] = (variance.double() - flat.var(2, correction=0)).abs().max().item() / max(scale, 1e-3) ** 2
     assert {k: v for k, v in found.items() if v > TOLERANCE[dtype]} == {}
-    assert features.channels_last(y) is y
+    assert memory_layout.channels_last(y) is y
     assert mean.dtype == variance.dtype == torch.float32
 
 
@@ -87,7 +87,7 @@ def test_gradcheck(stride, transposed, space):
 @pytest.mark.parametrize(("stride", "transposed"), KINDS)
 def test_opcheck(dtype, stride, transposed):
     values = case(3, dtype, batch=2, channels=8, space=(4, 6, 8), kernel=3, bias=True)
-    x = features.channels_last(values["x"].detach()).requires_grad_()
+    x = memory_layout.channels_last(values["x"].detach()).requires_grad_()
     tolerance = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float64: 1e-9}[dtype]
     inputs = (x, values["weight"], values["bias"], stride, transposed)
     torch.library.opcheck(depthwise_op, inputs, rtol=tolerance, atol=tolerance)

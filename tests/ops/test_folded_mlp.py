@@ -18,7 +18,7 @@ from op_helpers import (
 )
 
 from mednextv2 import ops
-from mednextv2.ops import _folded_mlp_torch, features
+from mednextv2.ops import _folded_mlp_torch, memory_layout
 from mednextv2.ops.folded_mlp import folded_mlp_backward_op, folded_mlp_op, moments
 from mednextv2.ops.parameters import Mlp
 
@@ -112,7 +112,7 @@ def test_channels_that_are_zero_give_numbers(path):
 def test_given_statistics_are_used_and_equal_to_its_own():
     values, settings = mlp_case(6, torch.float32, channels=16, space=(5, 6, 7))
     y = values["y"]
-    statistics = moments(features.channels_last(y.detach()))
+    statistics = moments(memory_layout.channels_last(y.detach()))
     with torch.no_grad():
         own = apply_mlp(values, settings)
         torch.testing.assert_close(apply_mlp(values, settings, statistics=statistics), own)
@@ -123,7 +123,7 @@ def test_given_statistics_are_used_and_equal_to_its_own():
 def test_both_layouts_of_the_input_give_the_same():
     values, settings = mlp_case(7, torch.float32, channels=16, space=(5, 6, 7), residual=True)
     contiguous = run_mlp(values, settings)
-    values["y"] = features.channels_last(values["y"].detach())
+    values["y"] = memory_layout.channels_last(values["y"].detach())
     last = run_mlp(values, settings)
     assert torch.equal(contiguous, last)
     assert last.is_contiguous(memory_format=torch.channels_last_3d)
@@ -166,8 +166,8 @@ def test_a_wrong_denominator_is_refused(path):
 def test_opcheck(dtype, grn):
     values, _ = mlp_case(11, dtype, batch=2, channels=8, space=(4, 3, 5), grn=grn, residual=grn, mean=0)
     y, *parameters, residual = values.values()
-    y = features.channels_last(y.detach()).requires_grad_()
-    residual = None if residual is None else features.channels_last(residual.detach()).requires_grad_()
+    y = memory_layout.channels_last(y.detach()).requires_grad_()
+    residual = None if residual is None else memory_layout.channels_last(residual.detach()).requires_grad_()
     inputs = (y, *moments(y), *parameters, residual, *ops.Settings())
     tolerance = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float64: 1e-9}[dtype]
     torch.library.opcheck(folded_mlp_op, inputs, rtol=tolerance, atol=tolerance)

@@ -8,7 +8,7 @@ import torch
 
 from mednextv2 import ops
 from mednextv2.nets import create_mednext, explain
-from mednextv2.ops import choosing, implementations, kernels, native, trial
+from mednextv2.ops import implementation_choice, implementations, native, trial, triton_available
 from mednextv2.ops.implementations import Choice
 
 
@@ -37,7 +37,7 @@ def test_explain_tells_every_block_in_the_order_of_work():
 )
 def test_a_fallback_has_a_reason(device, dtype, kernel, path, reason, monkeypatch):
     monkeypatch.setattr(trial, "_known", {})
-    monkeypatch.setattr(kernels, "unfit", lambda _: "the verdict of a test")
+    monkeypatch.setattr(triton_available, "unfit", lambda _: "the verdict of a test")
     network = create_mednext("v2_tiny", kernel_size=kernel)
     layer = explain(network, (1, 1, 16, 16, 16), device, dtype)[0]
     assert layer.path == path
@@ -60,7 +60,9 @@ def test_explain_agrees_with_what_runs(monkeypatch):
 
 def test_explain_tells_the_inside_of_a_block_whose_convolution_has_no_kernels(monkeypatch):
     asked = []
-    monkeypatch.setattr(choosing, "choose_for", lambda problem, _: asked.append(problem) or Choice("torch", "a test"))
+    monkeypatch.setattr(
+        implementation_choice, "choose_for", lambda problem, _: asked.append(problem) or Choice("torch", "a test")
+    )
     explain(create_mednext("v2_tiny", kernel_size=9), (1, 1, 16, 16, 16))
     assert [(p.kernel_size, p.expanded > 0) for p in asked[:3]] == [(9, True), (9, False), (0, True)]
 

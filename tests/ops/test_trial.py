@@ -30,8 +30,8 @@ from triton.runtime.errors import PTXASError
 
 from mednextv2 import ops
 from mednextv2.nets import MedNeXt
-from mednextv2.ops import _trial_child, _trial_store, choosing, implementations, native, trial
-from mednextv2.ops import _trial_children as children
+from mednextv2.ops import _trial_store, _trial_worker, implementation_choice, implementations, native, trial
+from mednextv2.ops import _trial_worker_pool as children
 from mednextv2.ops._trial_store import Verdict
 
 STANDIN = Path(standin.__file__).parent
@@ -167,7 +167,7 @@ def test_nothing_goes_on_after_an_interruption(gpu):
     ],
 )
 def test_an_exception_says_whether_kernels_compile_run_or_found_no_memory(error, kind, reason):
-    verdict = _trial_child.classify(error)
+    verdict = _trial_worker.classify(error)
     assert verdict.kind == kind
     assert reason in verdict.reason
 
@@ -297,7 +297,7 @@ def test_without_triton_or_with_amd_or_without_a_gpu_there_is_a_reason(gpu, monk
     assert reason() == "there is no GPU here that PyTorch can use"
     monkeypatch.setattr(torch.version, "hip", "6.4")
     assert reason() == "the Triton kernels are for NVIDIA GPUs"
-    monkeypatch.setattr(ops.kernels, "available", lambda: (False, "Triton is not installed"))
+    monkeypatch.setattr(ops.triton_available, "available", lambda: (False, "Triton is not installed"))
     assert reason() == "Triton is not installed"
 
 
@@ -316,13 +316,13 @@ def test_a_recorded_graph_takes_pytorchs_operators_and_nothing_is_tried(gpu, cap
 def test_a_path_that_is_asked_for_needs_no_verdict(gpu):
     for name in ("triton", "torch", "reference"):
         with ops.use(name):
-            assert choosing.choose_for(problem(RIGHT), DEVICE).name == name
+            assert implementation_choice.choose_for(problem(RIGHT), DEVICE).name == name
     assert standin.trials() == []
-    assert choosing.choose_for(problem(RIGHT, torch.float64), DEVICE).name == "torch"
-    assert choosing.choose_for(problem(RIGHT)._replace(kernel_size=9), DEVICE).name == "torch"
+    assert implementation_choice.choose_for(problem(RIGHT, torch.float64), DEVICE).name == "torch"
+    assert implementation_choice.choose_for(problem(RIGHT)._replace(kernel_size=9), DEVICE).name == "torch"
     assert standin.trials() == []
-    assert choosing.choose_for(problem(RIGHT), torch.device("cuda")).name == "triton"  # the current one
-    assert choosing.choose_for(problem(RIGHT), DEVICE).name == "triton"
+    assert implementation_choice.choose_for(problem(RIGHT), torch.device("cuda")).name == "triton"  # the current one
+    assert implementation_choice.choose_for(problem(RIGHT), DEVICE).name == "triton"
     assert standin.trials() == [RIGHT]
 
 

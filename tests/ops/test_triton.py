@@ -18,17 +18,17 @@ from mednextv2.ops import (
     Settings,
     block,
     block_reference,
-    choosing,
     depthwise,
-    features,
     folded_mlp,
     hold_weights,
+    implementation_choice,
     implementations,
+    memory_layout,
 )
 from mednextv2.ops.block import block_backward_op, block_op
+from mednextv2.ops.channel_statistics import moments
 from mednextv2.ops.depthwise import depthwise_reference
 from mednextv2.ops.folded_mlp import folded_mlp_reference
-from mednextv2.ops.statistics import moments
 
 if not sys.platform.startswith("linux") and importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is for Linux", allow_module_level=True)  # there the tests' requirements bring it
@@ -85,7 +85,7 @@ def random(*shape, dtype=torch.float32, scale=1.0, shift=0.0):
 
 
 def image(*shape, **how):
-    return features.channels_last(random(*shape, **how))
+    return memory_layout.channels_last(random(*shape, **how))
 
 
 def check(got, wanted, dtype, names, floor=1e-3, tolerance=None):
@@ -246,8 +246,8 @@ def check_depthwise(shape, size, stride, transposed, dtype, mean=0.0, with_bias=
     convolution = Convolution(weight, bias, stride, transposed)
     y, statistics = _depthwise_triton.forward(x, convolution)
     assert y.dtype == dtype
-    assert features.channels_last(y).data_ptr() == y.data_ptr()
-    rows = features.rows(y).double()
+    assert memory_layout.channels_last(y).data_ptr() == y.data_ptr()
+    rows = memory_layout.rows(y).double()
     check(statistics, [rows.mean(1), rows.var(1, correction=0)], torch.float32, ["mean", "variance"])
     grad = image(*y.shape, dtype=dtype)
     gradients = _depthwise_triton.backward(grad, x, convolution, True)
@@ -301,7 +301,7 @@ def test_moments_keep_their_digits_where_the_mean_is_far_from_zero(small_launche
     weight = torch.zeros(3, 1, 3, 3, device=DEVICE)
     weight[:, :, 1, 1] = 1  # the image itself, whose mean is a hundred times its deviation
     y, (mean, variance) = _depthwise_triton.forward(x, Convolution(weight, None))
-    rows = features.rows(x).double()
+    rows = memory_layout.rows(x).double()
     check([y, mean, variance], [x.double(), rows.mean(1), rows.var(1, correction=0)], torch.float32, "ymv")
     check_depthwise((1, 4, 3, 3, 3), 3, 1, False, torch.float32, mean=100.0)
 
@@ -337,7 +337,9 @@ def differentiate(function, problem, grad=None):
 
 @pytest.fixture
 def kernels_chosen(monkeypatch):
-    monkeypatch.setattr(choosing, "choose_for", lambda *_: implementations.Choice(implementations.TRITON, "the test"))
+    monkeypatch.setattr(
+        implementation_choice, "choose_for", lambda *_: implementations.Choice(implementations.TRITON, "the test")
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

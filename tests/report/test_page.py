@@ -14,9 +14,9 @@ from mednextv2.data import LabelScheme
 from mednextv2.report import Results, read_results, write_report, write_results
 from mednextv2.report.axis import Axis
 from mednextv2.report.box_plots import box_plots
-from mednextv2.report.numbers import ml, number
+from mednextv2.report.number_format import ml, number
 from mednextv2.report.rendering import environment
-from mednextv2.report.scores import Scores, choose_cases
+from mednextv2.report.score_reading import Scores, choose_cases
 
 ML = math.prod(SPACING) / 1000
 

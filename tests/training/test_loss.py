@@ -8,7 +8,7 @@ from monai.data import MetaTensor
 from monai.losses import DeepSupervisionLoss, DiceCELoss
 from torch import nn
 
-from mednextv2.labels import LabelScheme
+from mednextv2.label_scheme import LabelScheme
 from mednextv2.training.loss import MEDNEXT_WEIGHTS, SegmentationLoss
 
 LABELS = ["background", "edema", "core", "enhancing"]

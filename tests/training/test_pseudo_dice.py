@@ -9,7 +9,7 @@ from monai.engines import SupervisedEvaluator
 from sklearn.metrics import f1_score
 from torch import nn
 
-from mednextv2.labels import LabelScheme
+from mednextv2.label_scheme import LabelScheme
 from mednextv2.training.pseudo_dice import PseudoDice
 
 LABELS = ["background", "edema", "core", "enhancing"]

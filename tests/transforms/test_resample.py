@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mednextv2.errors import InputError
 from mednextv2.transforms.resample import Resampled
-from mednextv2.transforms.resize import new_shape, resize, resize_label, separate_axis
+from mednextv2.transforms.spline_resize import new_shape, resize, resize_label, separate_axis
 
 SHAPES = [((9, 14, 11), (5, 20, 13)), ((13, 7, 8), (13, 9, 3)), ((1, 7, 8), (4, 9, 3)), ((2, 3, 40), (7, 1, 71))]
 SHAPES += [((70, 5, 9), (41, 11, 9)), ((17, 30), (40, 13)), ((3, 2), (2, 3)), ((6, 5, 4), (1, 1, 1))]
@@ -246,7 +246,7 @@ def test_label_keeps_its_dtype(dtype):
 def test_voxels_between_labels_are_counted_in_parts(monkeypatch):
     label = torch.tensor(random_labels((15, 16, 17), (0, 1, 2)))[None]
     expected = resize_label(label, (20, 13, 17))
-    monkeypatch.setattr("mednextv2.transforms.resize._CHUNK", 7)
+    monkeypatch.setattr("mednextv2.transforms.spline_resize._CHUNK", 7)
     assert torch.equal(resize_label(label, (20, 13, 17)), expected)
 
 

@@ -1,0 +1,18 @@
+"""The verbs of the command line: what each accepts, and the text of its help, which is its docstring.
+
+A verb imports what it needs when it is called, so that the help is shown at once.
+"""
+
+from mednextv2.commands.bundle import bundle
+from mednextv2.commands.check import check
+from mednextv2.commands.doctor import doctor
+from mednextv2.commands.ensemble import ensemble
+from mednextv2.commands.fetch import fetch
+from mednextv2.commands.phantom import phantom
+from mednextv2.commands.picture import picture
+from mednextv2.commands.plan import plan
+from mednextv2.commands.predict import predict
+from mednextv2.commands.report import report
+from mednextv2.commands.run import run
+
+VERBS = {f.__name__: f for f in (run, predict, check, plan, bundle, ensemble, phantom, picture, report, fetch, doctor)}

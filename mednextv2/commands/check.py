@@ -1,0 +1,32 @@
+"""The verb `check`: read a data set and report its defects."""
+
+from mednextv2.wording import count
+
+
+def check(dataset_dir: str, labels_dir: str | None = None) -> None:
+    """Read every file of a data set and report all defects.
+
+    Args:
+        dataset_dir: The folder of the data set, in the layout of nnU-Net or of the Medical Segmentation Decathlon, or
+            with the two subfolders images and labels. With --labels_dir it may hold images alone.
+        labels_dir: The folder of the label maps, if they are not inside DATASET_DIR. A label map has the same file
+            name as its image.
+
+    Examples:
+        mednextv2 check Dataset042_Liver
+        mednextv2 check ct_images --labels_dir ct_labels
+    """
+    from mednextv2.data import check_dataset, read_dataset
+    from mednextv2.data.check_warnings import dataset_warnings, found_labels
+
+    dataset = read_dataset(str(dataset_dir), labels_dir and str(labels_dir))
+    scheme = dataset.scheme()
+    reports = check_dataset(dataset.cases, scheme.declared if scheme else None, dataset.channels or ("image",))
+    labels = scheme.declared if scheme else found_labels(dataset, reports)
+    print(f"{count(len(dataset.cases), 'case')}, no defects")
+    print(f"channels: {', '.join(dataset.channels) or 1}; labels: {', '.join(labels)}")
+    if scheme:
+        for region in scheme.regions:
+            print(f"region {region.name}: {', '.join(scheme.labels[v] for v in region.values)}")
+    for warning in dataset_warnings(dataset, reports, scheme.labels if scheme else labels):
+        print(f"warning: {warning}")

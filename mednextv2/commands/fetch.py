@@ -1,0 +1,16 @@
+"""The verb `fetch`: download a public data set."""
+
+
+def fetch(task: str, folder: str) -> None:
+    """Download a task of the Medical Segmentation Decathlon and verify its checksum.
+
+    Args:
+        task: The name of the task, such as Task04_Hippocampus.
+        folder: The folder to put the task's folder into.
+
+    Examples:
+        mednextv2 fetch Task04_Hippocampus data
+    """
+    from mednextv2.data import fetch_msd_task
+
+    print(fetch_msd_task(str(task), str(folder)))

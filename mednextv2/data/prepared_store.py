@@ -1,0 +1,204 @@
+"""Preprocessed cases on disk, of which training reads only the patches it needs.
+
+A case is four files: the image (float16, `(C, X, Y, Z)`) and the label map (int16, `(1, X, Y, Z)`) as memory-mapped
+NumPy arrays, positions of voxels of each structure, and a description, which is written last. Half precision keeps 11
+bits of a normalised intensity, more than the network's bfloat16, and halves the disk space and the reading.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from mednextv2.errors import InputError
+from mednextv2.images.volume import stem
+from mednextv2.label_scheme import LabelScheme
+from mednextv2.paths import prepare_folder, writing
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1  # of the files; another number means that older ones are made again
+_KEPT_VOXELS = 10_000  # positions a structure; of larger structures one in a hundred if that is more
+_SEED = 1234
+
+
+class PreparedCase:
+    """One preprocessed case. It opens its files when they are first asked for, in each process for itself.
+
+    Args:
+        folder: Of the files.
+        name: Of the case.
+    """
+
+    def __init__(self, folder: str | os.PathLike, name: str) -> None:
+        self.folder, self.name = Path(folder), name
+
+    def file(self, part: str) -> Path:
+        """Return the file of a part: `image.npy`, `label.npy`, `positions.npy` or `case.json`."""
+        return self.folder / f"{self.name}.{part}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "name": self.name}  # a worker process maps the files anew
+
+    @cached_property
+    def image(self) -> np.ndarray:
+        """The image, `(C, X, Y, Z)` float16, memory-mapped."""
+        return np.load(self.file("image.npy"), mmap_mode="r")
+
+    @cached_property
+    def label(self) -> np.ndarray:
+        """The label map, `(1, X, Y, Z)` int16, memory-mapped; -1 lies outside the image's content."""
+        return np.load(self.file("label.npy"), mmap_mode="r")
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """The description: `counts` has the number of stored positions of each structure."""
+        return json.loads(self.file("case.json").read_text(encoding="utf-8"))
+
+    @cached_property
+    def _positions(self) -> np.ndarray:
+        return np.load(self.file("positions.npy"), mmap_mode="r")
+
+    @property
+    def counts(self) -> list[int]:
+        """Number of stored positions of each structure; with an ignore label, the last one is of annotated voxels."""
+        return self.facts["counts"]
+
+    def position(self, structure: int, index: int) -> tuple[int, ...]:
+        """Return the indices of a stored voxel.
+
+        Args:
+            structure: Index into `counts`.
+            index: From 0 to the count of that structure.
+        """
+        flat = self._positions[sum(self.counts[:structure]) + index]
+        return tuple(int(i) for i in np.unravel_index(flat, self.label.shape[1:]))
+
+
+class CaseStore:
+    """Preprocess cases, each once for the same settings and files.
+
+    Args:
+        transform: From an item to tensors `image` `(C, X, Y, Z)` and `label` `(1, X, Y, Z)`.
+        scheme: Whose structures' positions are stored.
+        folder: Where to store cases; a folder inside, named after the settings, takes the files.
+        settings: What the result depends on, as plain data; other settings have files of their own.
+        workers: Threads.
+    """
+
+    def __init__(
+        self,
+        transform: Callable,
+        scheme: LabelScheme,
+        folder: str | os.PathLike,
+        settings: Mapping[str, Any],
+        workers: int = 1,
+    ) -> None:
+        digest = hashlib.sha256(json.dumps([_FORMAT, settings], sort_keys=True).encode()).hexdigest()[:12]
+        self.folder = Path(folder).expanduser() / digest
+        self.transform, self.scheme, self.workers = transform, scheme, max(1, workers)
+
+    def prepare(self, items: Sequence[Mapping[str, Any]]) -> list[PreparedCase]:
+        """Preprocess what is not there yet. Under `torch.distributed` rank 0 does it while the others wait.
+
+        Args:
+            items: Dicts with `image` and `label` (paths), and `case` (or the image's name).
+
+        Returns:
+            A prepared case an item, in their order.
+
+        Raises:
+            InputError: When a file cannot be written.
+        """
+        cases = [PreparedCase(self.folder, _name(item)) for item in items]
+        pairs = list(zip(cases, items, strict=True))
+        distributed = dist.is_available() and dist.is_initialized()
+        if not distributed or dist.get_rank() == 0:
+            prepare_folder(self.folder, "prepared_dir")
+            work = [(case, item) for case, item in pairs if not _is_current(case, item)]
+            if work:
+                logger.info("Preparing %d of %d cases in %s", len(work), len(cases), self.folder)
+                with ThreadPoolExecutor(self.workers) as pool:
+                    done = pool.map(lambda pair: _prepare(pair[0], pair[1], self.transform, self.scheme), work)
+                    list(tqdm(done, total=len(work), desc="preparing", unit="case", mininterval=1))
+        while distributed and not all(_is_current(case, item) for case, item in pairs):
+            time.sleep(1)  # not a barrier, which gives up after ten minutes
+        return cases
+
+
+def _name(item: Mapping[str, Any]) -> str:
+    return str(item["case"]) if "case" in item else stem(_files(item)[0])
+
+
+def _files(item: Mapping[str, Any]) -> list[str]:
+    return [*(item["image"] if isinstance(item["image"], (list, tuple)) else [item["image"]]), item["label"]]
+
+
+def _signature(item: Mapping[str, Any]) -> list:
+    """Return what changes when a source file is exchanged: name, size and time of each."""
+    return [[str(f), (status := os.stat(f)).st_size, status.st_mtime_ns] for f in _files(item)]
+
+
+def _is_current(case: PreparedCase, item: Mapping[str, Any]) -> bool:
+    try:
+        return PreparedCase(case.folder, case.name).facts["source"] == _signature(item)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _prepare(case: PreparedCase, item: Mapping[str, Any], transform: Callable, scheme: LabelScheme) -> None:
+    if _is_current(case, item):
+        return  # another training that shares the folder has done it meanwhile; it may be reading the files
+    source = _signature(item)
+    case.file("case.json").unlink(missing_ok=True)  # until it is there again, the case counts as not prepared
+    data = transform(dict(item))
+    image = torch.as_tensor(data["image"]).clamp(-65504, 65504).to(torch.float16).numpy()
+    label = torch.as_tensor(data["label"]).to(torch.int16)
+    if image.shape[1:] != tuple(label.shape[1:]):
+        raise InputError(
+            f"case {case.name}: image and label map have the shapes {image.shape[1:]} and {tuple(label.shape[1:])} "
+            "after preprocessing; run mednextv2 check on the data set"
+        )
+    positions = _draw_positions(label, scheme)
+    _save(case.file("image.npy"), image)
+    _save(case.file("label.npy"), label.numpy())
+    _save(case.file("positions.npy"), np.concatenate(positions) if positions else np.zeros(0, np.int64))
+    with writing(case.file("case.json")) as temporary:
+        text = json.dumps({"source": source, "counts": [len(p) for p in positions], "shape": list(image.shape)})
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with writing(path) as temporary, temporary.open("wb") as f:
+        np.save(f, np.ascontiguousarray(array))
+
+
+def _draw_positions(label: torch.Tensor, scheme: LabelScheme) -> list[np.ndarray]:
+    """Choose voxels of each structure at random; with an ignore label also among all annotated voxels.
+
+    Source:
+        nnU-Net: all voxels up to 10,000, of more at least as many, or one in a hundred; without replacement.
+    """
+    random = np.random.RandomState(_SEED)
+    masks = [mask.reshape(-1) for mask in scheme.masks(label)]
+    valid = scheme.valid(label)
+    if valid is not None:
+        masks.append(valid.reshape(-1))
+    positions = []
+    for mask in masks:
+        flat = mask.nonzero().squeeze(1).numpy()
+        if len(flat) > _KEPT_VOXELS:
+            flat = random.choice(flat, max(_KEPT_VOXELS, len(flat) // 100), replace=False)
+        positions.append(np.sort(flat).astype(np.int64))
+    return positions

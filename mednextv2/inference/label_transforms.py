@@ -1,0 +1,54 @@
+"""From the network's outputs to label maps, and from label maps to the masks that are scored."""
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from mednextv2.label_scheme import LabelScheme
+
+
+class DecideLabelsd(MapTransform):
+    """Turn logits into a label map: the largest class, or the regions painted in their order.
+
+    What is a label map already, as from :class:`StreamingInferer`, stays as it is.
+
+    Args:
+        keys: Of the logits, `(outputs, X, Y, Z)`; the label maps `(1, X, Y, Z)` take their place.
+        scheme: What the outputs mean.
+    """
+
+    def __init__(self, keys: KeysCollection, scheme: LabelScheme) -> None:
+        super().__init__(keys)
+        self.scheme = scheme
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of the dict with label maps."""
+        logits = [key for key in self.key_iterator(data) if data[key].is_floating_point()]
+        return {**data, **{key: self.scheme.decide(data[key]) for key in logits}}
+
+
+class StructureMasksd(MapTransform):
+    """Turn label maps into one channel a structure, the background first; voxels that were not annotated are in none.
+
+    Args:
+        keys: Of the label maps, `(1, X, Y, Z)`; masks `(1 + structures, X, Y, Z)`, uint8, take their place.
+        scheme: What the values mean.
+        truth: The key of the reference, whose ignore label says which voxels were annotated.
+    """
+
+    def __init__(self, keys: KeysCollection, scheme: LabelScheme, truth: str = "label") -> None:
+        super().__init__(keys)
+        self.scheme, self.truth = scheme, truth
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of the dict with masks."""
+        valid = self.scheme.valid(data[self.truth])
+        masks = {}
+        for key in self.key_iterator(data):
+            mask = self.scheme.masks(data[key])
+            mask = torch.cat([~mask.any(0, keepdim=True), mask])
+            masks[key] = (mask if valid is None else mask & valid.to(mask.device)).to(torch.uint8)
+        return {**data, **masks}

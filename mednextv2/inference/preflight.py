@@ -1,0 +1,122 @@
+"""What must be true before an evaluation or an inference starts."""
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from monai.utils import ensure_tuple
+from tqdm import tqdm
+
+from mednextv2.allocator import keep_freed_memory
+from mednextv2.data.check import check_dataset
+from mednextv2.data.dataset import DatasetFolder, check_description
+from mednextv2.errors import InputError
+from mednextv2.images.itk_loading import load_itk_for
+from mednextv2.images.writer import mask_path
+from mednextv2.inference.inputs import CheckImaged
+from mednextv2.label_scheme import LabelScheme
+from mednextv2.paths import try_folder
+from mednextv2.wording import count
+
+
+def prepare_evaluation(
+    dataset: DatasetFolder,
+    cases: Sequence[Sequence[dict]],
+    scheme: LabelScheme,
+    channels: Sequence[str],
+    spatial_dims: int,
+    output_dir: str | os.PathLike,
+    check_data: bool = True,
+) -> None:
+    """Check output folder and the cases that will be scored.
+
+    As the first step of a workflow it also lets the process's allocator keep freed memory: see
+    :func:`mednextv2.keep_freed_memory`.
+
+    Args:
+        dataset: As read from `dataset_dir`.
+        cases: Training and validation items; the latter are scored.
+        scheme: What the bundle's label values mean.
+        channels: The bundle's channel names.
+        spatial_dims: 2 or 3.
+        output_dir: Where tables and predictions will go; made when the first is written.
+        check_data: Read every file and look for defects.
+
+    Raises:
+        InputError: As :func:`mednextv2.training.prepare_training`.
+    """
+    keep_freed_memory()
+    try_folder(output_dir, "output_dir")
+    check_description(dataset, scheme, channels)
+    if check_data:
+        scored = {item["case"] for item in cases[1]}
+        check_dataset([c for c in dataset.cases if c.name in scored], scheme.declared, channels, spatial_dims)
+
+
+def prepare_inference(
+    images: Sequence[dict[str, Any]],
+    output_dir: str | os.PathLike,
+    channels: int = 1,
+    spatial_dims: int = 3,
+    check_data: bool = True,
+) -> None:
+    """Check that masks can be written, that none would take the place of an image, and all images.
+
+    As the first step of a workflow it also lets the process's allocator keep freed memory: see
+    :func:`mednextv2.keep_freed_memory`.
+
+    Args:
+        images: The items to be segmented: see :func:`mednextv2.inference.find_images`.
+        output_dir: Where masks will go; made when the first is written.
+        channels: Channels of a case.
+        spatial_dims: 2 or 3.
+        check_data: Read every file and look for defects.
+
+    Raises:
+        InputError: For a folder that cannot be written, a mask with the name of an image, or defects of images; with
+            one line a defect.
+    """
+    keep_freed_memory()
+    try_folder(output_dir, "output_dir")
+    inputs = {Path(file).resolve() for item in images for file in ensure_tuple(item["image"])}
+    for item in images:
+        first = ensure_tuple(item["image"])[0]
+        mask = mask_path(output_dir, item["case"] if Path(first).is_dir() else first)
+        if mask.resolve() in inputs:
+            raise InputError(
+                f"output_dir {output_dir}: the mask of {first} would replace {mask}, which is one of the images; "
+                "choose another folder with --output_dir"
+            )
+    if check_data and len(images) > 1:  # one alone is checked when it is read
+        check_images(images, CheckImaged("image", channels, spatial_dims))
+
+
+def check_images(images: Sequence[Mapping[Any, Any]], check: CheckImaged) -> None:
+    """Read all images and report every defect.
+
+    Args:
+        images: Items.
+        check: The check of one.
+
+    Raises:
+        InputError: With one line a defect.
+    """
+
+    def defect(item: Mapping[Any, Any]) -> str:
+        try:
+            check(item)
+        except InputError as e:
+            return str(e)
+        return ""
+
+    load_itk_for(file for item in images for file in ensure_tuple(item["image"]))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(tqdm(pool.map(defect, images), total=len(images), desc="checking the images", delay=1))
+    defects = [text for text in found if text]
+    if len(images) == 1 and defects:
+        raise InputError(defects[0])
+    if defects:
+        lines = [f"{len(defects)} of {count(len(images), 'image')} cannot be segmented: mend or remove them"]
+        raise InputError("\n".join(lines + [f"- {text}" for text in defects]))

@@ -1,0 +1,260 @@
+"""Segmentation of single images from Python: a bundle's inference workflow, loaded once."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor, decollate_batch, list_data_collate
+from monai.transforms import Compose, Invertd, SaveImage, SaveImaged
+
+from mednextv2.bundle.run import as_setting, check_overrides, find_bundle, workflow_files
+from mednextv2.errors import InputError, find_input_error
+from mednextv2.images.dicom import DicomSeries
+from mednextv2.images.writer import MaskWriter
+from mednextv2.inference.inputs import find_images
+from mednextv2.inference.probabilities import probabilities_into
+from mednextv2.label_scheme import LabelScheme
+
+#: What can be segmented: a file, one file a channel, the folder of a DICOM series, or an image in memory.
+Image = str | os.PathLike | Sequence[str | os.PathLike] | nib.spatialimages.SpatialImage | tuple[Any, Any] | MetaTensor
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A label map in the geometry of its image.
+
+    Attributes:
+        labels: `(X, Y, Z)`, of the scheme's `dtype`.
+        affine: From voxel indices to millimetres (right, anterior, superior), `(4, 4)`.
+        scheme: What the values mean.
+        source: The image: a file, a DICOM series; None for an image in memory.
+        meta: MONAI's metadata of the image.
+    """
+
+    labels: np.ndarray
+    affine: np.ndarray
+    scheme: LabelScheme
+    source: str | DicomSeries | None = None
+    meta: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def volumes(self) -> dict[str, float]:
+        """Volume of each structure in millilitres."""
+        voxel = abs(np.linalg.det(self.affine[:3, :3])) / 1000
+        counts = np.bincount(self.labels.reshape(-1, order="A"), minlength=len(self.scheme.labels))
+        return {
+            name: float(counts[list(values)].sum() * voxel)
+            for name, values in zip(self.scheme.foreground, self.scheme.members, strict=True)
+        }
+
+    def to_nibabel(self) -> nib.Nifti1Image:
+        """Return it as a NIfTI image."""
+        return nib.Nifti1Image(self.labels, self.affine)
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write it, as `.nii.gz`, `.nii`, `.nrrd` or `.mha`, with the header of a NIfTI source.
+
+        Raises:
+            InputError: When it cannot be written.
+        """
+        writer = MaskWriter()
+        writer.set_data_array(self.labels[None])
+        writer.set_metadata({**self.meta, "affine": self.affine, "original_affine": self.affine})
+        writer.write(path)
+        return Path(path)
+
+    def save_dicom_seg(self, path: str | os.PathLike) -> Path:
+        """Write it as DICOM SEG that refers to the images it was made from.
+
+        Raises:
+            InputError: When the source is no DICOM series, highdicom is not installed, nothing was segmented, or it
+                cannot be written.
+        """
+        from mednextv2.images.dicom_seg import write_dicom_seg
+
+        if not isinstance(self.source, DicomSeries):
+            raise InputError(f"{path}: a DICOM SEG refers to a DICOM series; the image is {self.source or 'in memory'}")
+        return write_dicom_seg(path, self.labels, self.scheme, self.source)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Raise the InputError that MONAI's parser and `Compose` wrap around."""
+    try:
+        yield
+    except Exception as e:
+        raise find_input_error(e) or e from None
+
+
+class Predictor:
+    """A bundle's inference, loaded once for many images.
+
+    The process stays as it is: see docs/predict.md for what a program may set itself, such as
+    :func:`mednextv2.keep_freed_memory` for speed on CPUs.
+
+    Args:
+        bundle: Its folder or name: see :func:`mednextv2.bundle.run.find_bundle`.
+        **settings: Of the bundle's `inference.yaml`, such as `device="cpu"`, `weights=FILE`, `overlap=0.25`,
+            `test_mirror_axes=[]`.
+
+    Raises:
+        InputError: For a bundle or a setting that does not exist, and for missing or foreign weights.
+    """
+
+    def __init__(self, bundle: str | os.PathLike, **settings: Any) -> None:
+        root = find_bundle(bundle)
+        files = workflow_files(root, "inference")
+        check_overrides(files, settings)
+        parser = ConfigParser()
+        parser.read_config(files)
+        parser.update({"bundle_root": str(root), **{k: as_setting(k, v) for k, v in settings.items()}})
+        self.root, self._parser = root, parser
+        self._get("settings")
+        with torch.random.fork_rng(devices=[]):  # initial weights, which are replaced, shall not use up the host's
+            self._get("network_def")
+        self.channels: list[str] = self._get("channels")
+        self.spatial_dims = len(self._get("patch_size"))
+        self.scheme: LabelScheme = self._get("scheme")
+        self.device = torch.device(self._get("device"))
+        self.network = self._get("predictor")
+        self.network.load()
+        self.network.eval()
+        self.inferer = self._get("inferer")
+        self.preprocessing = self._get("preprocessing")
+        after = self._get("postprocessing")
+        self.postprocessing = Compose([t for t in after.transforms if not isinstance(t, (SaveImage, SaveImaged))])
+        self._inverse = next(t for t in after.transforms if isinstance(t, Invertd))
+        self._autocast = {"enabled": bool(self._get("engine_amp")), **self._get("amp_kwargs")}
+
+    def __call__(
+        self,
+        image: Image,
+        series: str | int | None = None,
+        case: str | None = None,
+        probabilities: str | os.PathLike | None = None,
+    ) -> Segmentation:
+        """Segment one image.
+
+        Args:
+            image: A file; a list of files, one a channel; a folder of a DICOM series; a nibabel image; a pair of
+                array `(X, Y, Z)` (channels, if several, as the last axis) and affine `(4, 4)`; or a MetaTensor
+                `(C, X, Y, Z)` or `(X, Y, Z)`.
+            series: Which of several DICOM series: see :func:`mednextv2.data.choose_series`.
+            case: A name for messages.
+            probabilities: A `.npy` file to write: `(outputs, X, Y, Z)`, float16, in the image's geometry. It is made
+                piece by piece, so that memory never holds it.
+
+        Returns:
+            The label map in the image's geometry.
+
+        Raises:
+            InputError: When the image cannot be read or does not fit the bundle.
+        """
+        item = self._item(image, series)
+        item["case"] = case or item["case"]
+        batch = list_data_collate([self._prepared(item)])
+        if probabilities is None:
+            pred = self._segmented(batch["image"])
+        else:
+            with probabilities_into(probabilities, self.inferer, bool(self.scheme.regions)) as finish:
+                pred = self._segmented(batch["image"])
+                finish(decollate_batch(batch)[0]["image"], self._inverse)
+        result = self.postprocessing(decollate_batch({**batch, "pred": pred})[0])["pred"]
+        meta = dict(result.meta)
+        affine = np.asarray(torch.as_tensor(meta.get("original_affine", result.affine)).cpu(), dtype=np.float64)
+        labels = result.as_tensor()[0].to(self.scheme.dtype).cpu().numpy()
+        source = item["image"] if not isinstance(item["image"], MetaTensor) else None
+        return Segmentation(labels, affine, self.scheme, source, meta)
+
+    def _segmented(self, images: MetaTensor) -> MetaTensor:
+        with torch.no_grad(), torch.autocast(self.device.type, **self._autocast):
+            return self.inferer(images.to(self.device), self.network)
+
+    def _get(self, name: str) -> Any:
+        with _plain_errors():
+            return self._parser.get_parsed_content(name)
+
+    def _prepared(self, item: dict[str, Any]) -> dict[str, Any]:
+        with _plain_errors():
+            return self.preprocessing(item)
+
+    def _item(self, image: Image, series: str | int | None) -> dict[str, Any]:
+        if isinstance(image, DicomSeries):
+            return {"image": image, "case": image.label}
+        if series is not None and not isinstance(image, (str, os.PathLike)):
+            raise InputError(f"series {series}: is for a folder of DICOM files")
+        if isinstance(image, (str, os.PathLike)):
+            found = find_images(image, self.channels, series)
+            if len(found) > 1:
+                raise InputError(f"{image}: holds {len(found)} images; give one, or call it for each")
+            return found[0]
+        if isinstance(image, MetaTensor):
+            return {"image": self._from_tensor(image), "case": "image"}
+        if isinstance(image, nib.spatialimages.SpatialImage):
+            try:
+                array = np.asanyarray(image.dataobj)
+            except (OSError, ValueError, EOFError) as e:
+                raise InputError(
+                    f"image: its voxels cannot be read ({e}); copy or convert {image.get_filename()}"
+                ) from e
+            return {"image": self._from_array(array, image.affine), "case": "image"}
+        if isinstance(image, (list, tuple)) and image and all(isinstance(i, (str, os.PathLike)) for i in image):
+            return {"image": [str(i) for i in image], "case": "image"}
+        if isinstance(image, (list, tuple)) and len(image) == 2:
+            return {"image": self._from_array(*image), "case": "image"}
+        raise InputError(
+            f"image: is a {type(image).__name__}; give a path, a nibabel image, a pair of array and affine, or a "
+            "MetaTensor"
+        )
+
+    def _from_array(self, array: Any, affine: Any) -> MetaTensor:
+        try:
+            array, affine = np.asarray(array), np.asarray(affine, dtype=np.float64)
+        except (TypeError, ValueError) as e:
+            raise InputError(f"image: should be an array and a 4×4 affine of numbers ({e})") from e
+        if affine.shape != (4, 4):
+            raise InputError(f"image: its affine should be 4×4, but has the shape {affine.shape}")
+        if array.dtype.kind not in "biuf":
+            raise InputError(f"image: has voxels of type {array.dtype}, not one number each")
+        dims = self.spatial_dims
+        if array.ndim not in (dims, dims + 1):
+            raise InputError(f"image: has the shape {array.shape}; expected {dims}D, several channels as last axis")
+        array = array[None] if array.ndim == dims else np.moveaxis(array, -1, 0)
+        voxels = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+        position = torch.from_numpy(affine)
+        return MetaTensor(voxels, affine=position, meta={"original_affine": position.clone()})
+
+    def _from_tensor(self, image: MetaTensor) -> MetaTensor:
+        """Return a channel-first copy whose present geometry is that of its file."""
+        tensor = image.as_tensor().detach().cpu()
+        tensor = tensor.float() if tensor.is_floating_point() else tensor  # NumPy has no bfloat16
+        if tensor.ndim == self.spatial_dims:
+            tensor = tensor[None]
+        if tensor.ndim != self.spatial_dims + 1:
+            raise InputError(f"image: has the shape {tuple(image.shape)}; expected (C, X, Y, Z)")
+        return self._from_array(np.moveaxis(tensor.numpy(), 0, -1), image.affine.cpu())
+
+
+def predict(bundle: str | os.PathLike, image: Image, series: str | int | None = None, **settings: Any) -> Segmentation:
+    """Segment one image with a bundle; use :class:`Predictor` for several.
+
+    Args:
+        bundle: Its folder or name.
+        image: See :meth:`Predictor.__call__`.
+        series: Likewise.
+        **settings: Of the bundle's `inference.yaml`.
+
+    Returns:
+        The label map in the image's geometry.
+
+    Raises:
+        InputError: See :class:`Predictor`.
+    """
+    return Predictor(bundle, **settings)(image, series)

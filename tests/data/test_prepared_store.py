@@ -1,0 +1,406 @@
+import errno
+import json
+import os
+import pickle
+import threading
+from datetime import timedelta
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from mednextv2.data import CaseStore, LabelScheme, PreparedCase
+from mednextv2.errors import InputError
+
+LABELS = ["background", "liver", "vein"]
+SCHEME = LabelScheme(LABELS)
+REGIONS = [{"name": "vein", "values": [2], "paint": 2}, {"name": "whole", "values": [1, 2], "paint": 1}]
+SHAPE = (4, 5, 6)
+SETTINGS = {"spacing": [1.0, 1.0, 2.0]}
+
+
+def item(folder, name, shape=SHAPE, seed=0):
+    """Save a random case as `.npy`; the preprocessing of these tests only reads it."""
+    random = np.random.default_rng(seed)
+    files = {"image": folder / f"{name}_i.npy", "label": folder / f"{name}_l.npy"}
+    np.save(files["image"], random.normal(size=(2, *shape)).astype(np.float32))
+    np.save(files["label"], random.integers(0, 3, (1, *shape)).astype(np.uint8))
+    return {"case": name} | {key: str(file) for key, file in files.items()}
+
+
+class Loading:
+    """A preprocessing that counts its calls, and fails for chosen cases."""
+
+    def __init__(self):
+        self.calls, self.fails = [], set()
+
+    def __call__(self, data):
+        self.calls.append(data.get("case"))
+        if data.get("case") in self.fails:
+            raise RuntimeError("the power went off")
+        return {key: torch.from_numpy(np.load(data[key])) for key in ("image", "label")}
+
+
+def make_store(folder, transform=None, scheme=SCHEME, settings=SETTINGS, workers=1):
+    return CaseStore(transform or Loading(), scheme, folder / "prepared", settings, workers)
+
+
+def store_label(folder, label, scheme=SCHEME, image=None):
+    """Prepare one case with this label map, `(X, Y, Z)`."""
+    label = torch.as_tensor(np.ascontiguousarray(label)[None])
+    image = torch.zeros(1, *label.shape[1:]) if image is None else image
+    source = item(folder, "a", (1, 1, 1))
+    (case,) = make_store(folder, lambda data: {"image": image, "label": label}, scheme).prepare([source])
+    return case
+
+
+def all_positions(case, structure):
+    return [case.position(structure, i) for i in range(case.counts[structure])]
+
+
+def files(folder):
+    return sorted(p.name for p in (folder / "prepared").rglob("*") if p.is_file())
+
+
+# --- what is stored --------------------------------------------------------------------------------------------------
+
+
+def test_prepared_cases_have_the_transform_s_arrays_in_the_order_of_the_items(tmp_path):
+    items = [item(tmp_path, name, seed=i) for i, name in enumerate("cab")]
+    cases = make_store(tmp_path).prepare(items)
+    assert [case.name for case in cases] == ["c", "a", "b"]
+    for case, source in zip(cases, items, strict=True):
+        assert (case.image.dtype, case.label.dtype) == (np.float16, np.int16)
+        assert np.array_equal(case.image, np.load(source["image"]).astype(np.float16))
+        assert np.array_equal(case.label, np.load(source["label"]))
+        assert isinstance(case.image, np.memmap)
+        assert isinstance(case.label, np.memmap)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_number_of_threads_does_not_change_the_files(tmp_path, workers):
+    items = [item(tmp_path, name, seed=i) for i, name in enumerate("abcde")]
+    cases = make_store(tmp_path, workers=workers).prepare(items)
+    for case, source in zip(cases, items, strict=True):
+        assert np.array_equal(case.label, np.load(source["label"]))
+        assert sum(case.counts) == np.count_nonzero(case.label)
+
+
+def test_intensities_beyond_half_precision_become_its_limits(tmp_path):
+    image = torch.tensor([1e30, -1e30, 65504, 7e4, -7e4, 1.5]).view(1, 6, 1, 1)
+    case = store_label(tmp_path, np.ones((6, 1, 1), np.uint8), image=image)
+    assert case.image.ravel().tolist() == [65504, -65504, 65504, 65504, -65504, 1.5]
+
+
+def test_tensors_with_metadata_and_of_other_types_are_stored(tmp_path):
+    label = np.random.default_rng(0).integers(-1, 3, SHAPE)
+    image = MetaTensor(torch.arange(120).view(1, *SHAPE).flip(1), affine=torch.eye(4))
+    source = item(tmp_path, "a")
+
+    def transform(data):
+        return {"image": image, "label": MetaTensor(torch.from_numpy(label[None].astype(np.float32)))}
+
+    (case,) = make_store(tmp_path, transform).prepare([source])
+    assert np.array_equal(case.image, image.numpy())
+    assert np.array_equal(case.label[0], label)
+    assert sorted(all_positions(case, 1)) == [tuple(i) for i in np.argwhere(label == 2).tolist()]
+
+
+def test_image_and_label_of_other_shapes_are_refused_with_the_case_s_name(tmp_path):
+    def transform(data):
+        return {"image": torch.zeros(1, 2, 3, 4), "label": torch.zeros(1, 2, 3, 5)}
+
+    with pytest.raises(InputError, match=r"case a: image and label map have the shapes .*\(2, 3, 4\) and \(2, 3, 5\)"):
+        make_store(tmp_path, transform).prepare([item(tmp_path, "a")])
+    assert files(tmp_path) == []
+
+
+def test_item_without_a_name_is_named_after_its_first_file(tmp_path):
+    image, label = tmp_path / "scan7.nii.gz", tmp_path / "mask.nii.gz"
+    image.touch()
+    label.touch()
+
+    def transform(data):
+        return {"image": torch.zeros(1, *SHAPE), "label": torch.zeros(1, *SHAPE)}
+
+    for images in (str(image), [str(image), str(label)], image):
+        (case,) = make_store(tmp_path, transform).prepare([{"image": images, "label": str(label)}])
+        assert case.name == "scan7"
+    assert files(tmp_path) == [f"scan7.{end}" for end in ("case.json", "image.npy", "label.npy", "positions.npy")]
+
+
+# --- once, and again when something changed --------------------------------------------------------------------------
+
+
+def test_cases_are_prepared_once(tmp_path):
+    items, transform = [item(tmp_path, name) for name in "ab"], Loading()
+    first = make_store(tmp_path, transform).prepare(items)
+    again = make_store(tmp_path, transform).prepare(items[::-1])
+    assert transform.calls == ["a", "b"]
+    assert [case.image.filename for case in again] == [case.image.filename for case in first[::-1]]
+    make_store(tmp_path, transform).prepare([*items, item(tmp_path, "c")])
+    assert transform.calls == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("which", ["image", "label"])
+@pytest.mark.parametrize("change", ["size", "time", "name"])
+def test_exchanged_source_file_is_prepared_anew(tmp_path, which, change):
+    items, transform = [item(tmp_path, name) for name in "ab"], Loading()
+    make_store(tmp_path, transform).prepare(items)
+    path, status = items[0][which], os.stat(items[0][which])
+    if change == "size":
+        array = np.load(path)
+        np.save(path, array[:, :, :, :1])
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        other = items[0]["label" if which == "image" else "image"]
+        times = os.stat(other)
+        np.save(other, np.load(other)[:, :, :, :1])
+        os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
+    elif change == "time":
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    else:
+        os.rename(path, f"{path}.npy")
+        items[0][which] = f"{path}.npy"
+    (case, _) = make_store(tmp_path, transform).prepare(items)
+    assert transform.calls == ["a", "b", "a"]
+    assert np.array_equal(case.label, np.load(items[0]["label"]))
+    make_store(tmp_path, transform).prepare(items)
+    assert transform.calls == ["a", "b", "a"]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_each_channel_s_file_counts(tmp_path, which):
+    source, transform = item(tmp_path, "a"), lambda data: {k: torch.zeros(1, *SHAPE) for k in ("image", "label")}
+    channels = [tmp_path / "a_0000.npy", tmp_path / "a_0001.npy"]
+    for file in channels:
+        file.touch()
+    source["image"] = [str(file) for file in channels]
+    (case,) = make_store(tmp_path, transform).prepare([source])
+    before = case.file("image.npy").stat().st_ino, case.file("image.npy").stat().st_mtime_ns
+    os.utime(channels[which], ns=(0, 0))
+    make_store(tmp_path, transform).prepare([source])
+    assert (case.file("image.npy").stat().st_ino, case.file("image.npy").stat().st_mtime_ns) != before
+
+
+def test_other_settings_have_files_of_their_own(tmp_path):
+    items, transform = [item(tmp_path, "a")], Loading()
+    one, other = {"spacing": [1, 1], "order": 3}, {"spacing": [1, 2], "order": 3}
+    cases = [make_store(tmp_path, transform, settings=s).prepare(items)[0] for s in (one, other, one, other)]
+    assert transform.calls == ["a", "a"]
+    assert cases[0].folder == cases[2].folder != cases[1].folder == cases[3].folder
+    same = make_store(tmp_path, transform, settings={"order": 3, "spacing": (1, 1)})
+    assert same.folder == cases[0].folder
+
+
+def test_home_directory_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert CaseStore(Loading(), SCHEME, "~/prepared", {}).folder.parent == tmp_path / "prepared"
+
+
+# --- interrupted -----------------------------------------------------------------------------------------------------
+
+
+def test_case_whose_preprocessing_failed_is_done_by_the_next_call(tmp_path):
+    items, transform = [item(tmp_path, name) for name in "abc"], Loading()
+    transform.fails = {"b"}
+    with pytest.raises(RuntimeError, match="the power went off"):
+        make_store(tmp_path, transform).prepare(items)
+    assert "a.case.json" in files(tmp_path)
+    assert not [name for name in files(tmp_path) if name.startswith("b.")]
+    done, transform.calls, transform.fails = {n[0] for n in files(tmp_path)}, [], set()
+    cases = make_store(tmp_path, transform).prepare(items)
+    assert transform.calls == [name for name in "abc" if name not in done]
+    assert all(np.array_equal(c.label, np.load(i["label"])) for c, i in zip(cases, items, strict=True))
+
+
+def test_failed_renewal_of_a_case_leaves_it_not_done(tmp_path):
+    items, transform = [item(tmp_path, "a")], Loading()
+    make_store(tmp_path, transform).prepare(items)
+    os.utime(items[0]["image"], ns=(0, 0))
+    transform.fails = {"a"}
+    with pytest.raises(RuntimeError):
+        make_store(tmp_path, transform).prepare(items)
+    assert "a.case.json" not in files(tmp_path)
+    transform.fails = set()
+    make_store(tmp_path, transform).prepare(items)
+    assert transform.calls == ["a", "a", "a"]
+
+
+@pytest.mark.parametrize("part", ["image.npy", "label.npy", "positions.npy", "case.json"])
+def test_kill_while_a_part_is_written_leaves_the_case_not_done(tmp_path, monkeypatch, part):
+    items, transform, whole = [item(tmp_path, "a")], Loading(), os.replace
+
+    def killed(source, target):
+        if str(target).endswith(part):
+            raise KeyboardInterrupt
+        return whole(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.replace", lambda self, target: killed(self, target))
+        with pytest.raises(KeyboardInterrupt):
+            make_store(tmp_path, transform).prepare(items)
+    assert "a.case.json" not in files(tmp_path)
+    assert not [name for name in files(tmp_path) if name.startswith(".")]
+    (case,) = make_store(tmp_path, transform).prepare(items)
+    assert transform.calls == ["a", "a"]
+    assert np.array_equal(case.label, np.load(items[0]["label"]))
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "{}", "[]", "3"])
+def test_case_with_a_missing_or_damaged_description_is_prepared_anew(tmp_path, text):
+    items, transform = [item(tmp_path, "a")], Loading()
+    (case,) = make_store(tmp_path, transform).prepare(items)
+    if text is None:
+        case.file("case.json").unlink()
+    else:
+        case.file("case.json").write_text(text)
+    (case,) = make_store(tmp_path, transform).prepare(items)
+    assert transform.calls == ["a", "a"]
+    assert sum(case.counts) == np.count_nonzero(case.label)
+
+
+def test_no_temporary_files_are_left(tmp_path):
+    make_store(tmp_path).prepare([item(tmp_path, "a")])
+    assert files(tmp_path) == ["a.case.json", "a.image.npy", "a.label.npy", "a.positions.npy"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_is_named_with_the_file(tmp_path, monkeypatch, code):
+    def full(*given, **named):
+        raise OSError(code, os.strerror(code))
+
+    items = [item(tmp_path, "a")]
+    monkeypatch.setattr("mednextv2.data.prepared_store.np.save", full)
+    with pytest.raises(InputError, match="cannot be written") as caught:
+        make_store(tmp_path).prepare(items)
+    assert "a.image.npy" in str(caught.value)
+    assert os.strerror(code) in str(caught.value)
+    assert files(tmp_path) == []
+
+
+def test_folder_that_cannot_be_written_is_named_with_its_setting(tmp_path):
+    (tmp_path / "prepared").write_text("a file")  # read-only folders do not stop the superuser
+    with pytest.raises(InputError, match=r"prepared_dir .*cannot be written .*--prepared_dir"):
+        make_store(tmp_path).prepare([item(tmp_path, "a")])
+
+
+# --- positions -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("voxels", "kept"), [(0, 0), (1, 1), (9_999, 9_999), (10_000, 10_000), (10_001, 10_000), (1_234_500, 12_345)]
+)
+def test_number_of_positions_is_that_of_nnunet(tmp_path, voxels, kept):
+    label = np.zeros((130, 100, 100), np.uint8)
+    label.reshape(-1)[np.random.default_rng(0).permutation(label.size)[:voxels]] = 2
+    case = store_label(tmp_path, label)
+    assert case.counts == [0, kept]
+    flat = np.ravel_multi_index(np.array(all_positions(case, 1), int).reshape(-1, 3).T, label.shape)
+    assert len(np.unique(flat)) == kept
+    assert (label.reshape(-1)[flat] == 2).all()
+    if kept < voxels:  # from everywhere: the mean index is uniform's, to four standard errors
+        assert abs(flat.mean() / label.size - 0.5) < 4 / np.sqrt(12 * kept)
+
+
+def test_positions_are_of_their_class_and_all_of_a_small_one(tmp_path):
+    label = np.random.default_rng(0).integers(-1, 3, (7, 3, 5)).astype(np.int16)
+    case = store_label(tmp_path, label)
+    for structure, value in enumerate((1, 2)):
+        assert sorted(all_positions(case, structure)) == [tuple(i) for i in np.argwhere(label == value).tolist()]
+
+
+@pytest.mark.parametrize("ignore", [None, 3])
+def test_positions_are_of_regions_and_last_of_all_that_was_annotated(tmp_path, ignore):
+    label = np.random.default_rng(0).integers(-1, 4 if ignore else 3, (7, 3, 5)).astype(np.int16)
+    case = store_label(tmp_path, label, LabelScheme(LABELS, REGIONS, ignore))
+    masks = [label == 2, (label == 1) | (label == 2)] + ([label != 3] if ignore else [])
+    assert case.counts == [mask.sum() for mask in masks]
+    for structure, mask in enumerate(masks):
+        assert sorted(all_positions(case, structure)) == [tuple(i) for i in np.argwhere(mask).tolist()]
+
+
+def test_pool_of_annotated_voxels_is_limited_as_the_structures_are(tmp_path):
+    label = np.full((30, 30, 30), 3, np.uint8)
+    label[:25] = 0
+    case = store_label(tmp_path, label, LabelScheme(LABELS, ignore_label=3))
+    assert case.counts == [0, 0, 10_000]
+    found = np.array(all_positions(case, 2))
+    assert found[:, 0].max() == 24
+
+
+def test_case_of_background_has_no_positions(tmp_path):
+    case = store_label(tmp_path, np.zeros(SHAPE, np.uint8))
+    assert case.counts == [0, 0]
+
+
+def test_positions_of_flat_images(tmp_path):
+    label = np.random.default_rng(0).integers(0, 3, (7, 5)).astype(np.int16)
+    case = store_label(tmp_path, label)
+    assert sorted(all_positions(case, 0)) == [tuple(i) for i in np.argwhere(label == 1).tolist()]
+
+
+# --- several processes -----------------------------------------------------------------------------------------------
+
+
+def test_pickled_case_has_its_files_names_and_no_arrays(tmp_path):
+    (case,) = make_store(tmp_path).prepare([item(tmp_path, "a", (30, 30, 30))])
+    unused = pickle.dumps(PreparedCase(case.folder, case.name))
+    position = case.position(1, 5)
+    assert case.image.nbytes > 10_000
+    text = pickle.dumps(case)
+    assert len(text) == len(unused)
+    other = pickle.loads(text)
+    assert isinstance(other.image, np.memmap)
+    assert np.array_equal(other.image, case.image)
+    assert other.position(1, 5) == position
+    assert other.counts == case.counts
+
+
+def test_training_that_shares_the_folder_does_not_prepare_again_what_the_other_has_done(tmp_path):
+    items = [item(tmp_path, name) for name in "ab"]
+    fast, slow, started, go_on = Loading(), Loading(), threading.Event(), threading.Event()
+
+    def waits(data):
+        if data["case"] == "a":
+            started.set()
+            assert go_on.wait(30)
+        return slow(data)
+
+    thread = threading.Thread(target=make_store(tmp_path, waits).prepare, args=(items,))
+    thread.start()
+    assert started.wait(30)
+    cases = make_store(tmp_path, fast).prepare(items)
+    inodes = [case.file("case.json").stat().st_ino for case in cases]
+    go_on.set()
+    thread.join(30)
+    assert slow.calls == ["a"]
+    assert cases[1].file("case.json").stat().st_ino == inodes[1]
+    assert np.array_equal(cases[0].label, np.load(items[0]["label"]))
+
+
+def one_process_of_two(rank, folder):
+    where, wait = f"file://{folder}/rendezvous", timedelta(seconds=120)
+    torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=2, timeout=wait)
+    transform = Loading()
+    cases = make_store(folder, transform).prepare(json.loads((folder / "items.json").read_text()))
+    arrays = [case.label[0, 0, 0].tolist() for case in cases]
+    (folder / f"{rank}.json").write_text(json.dumps([transform.calls, [c.counts for c in cases], arrays]))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def the_other_process(index, folder):
+    one_process_of_two(index + 1, folder)
+
+
+def test_first_process_prepares_and_the_other_waits_for_the_same_cases(tmp_path):
+    items = [item(tmp_path, name, seed=i) for i, name in enumerate("abc")]
+    (tmp_path / "items.json").write_text(json.dumps(items))
+    other = torch.multiprocessing.spawn(the_other_process, args=(tmp_path,), nprocs=1, join=False)
+    one_process_of_two(0, tmp_path)
+    assert other.join()
+    (calls, *first), (none, *second) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert (sorted(calls), none) == (["a", "b", "c"], [])
+    assert first == second
+    assert first[1] == [np.load(i["label"])[0, 0, 0].tolist() for i in items]
