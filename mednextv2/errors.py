@@ -13,6 +13,13 @@ class InputError(ValueError):
     """
 
 
+class UsageError(InputError):
+    """A mistake on the command line: an option, an argument or a setting that does not exist.
+
+    The command line ends with exit status 2 for it, as is usual, and with 1 for any other :class:`InputError`.
+    """
+
+
 def find_input_error(error: BaseException | None) -> InputError | None:
     """Return the InputError behind an exception that a library wrapped around it, or None."""
     seen: set[int] = set()

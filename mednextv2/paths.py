@@ -1,4 +1,4 @@
-"""Folders that results go to."""
+"""Paths that users give, and files that appear only when they are complete."""
 
 import os
 import tempfile
@@ -7,6 +7,33 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mednextv2.errors import InputError
+
+#: The settings of workflows that are paths.
+PATHS = (
+    "bundle_root",
+    "dataset_dir",
+    "input",
+    "labels_dir",
+    "logging_file",
+    "meta_file",
+    "output_dir",
+    "postprocessing_file",
+    "prepared_dir",
+    "pretrained",
+    "weights",
+)
+
+
+def absolute(path: str | os.PathLike) -> Path:
+    """Return a path from the root of the file system, with `~` replaced by the home folder; links are kept.
+
+    Raises:
+        InputError: If the path is relative and the working directory was deleted, or `~` means nobody.
+    """
+    try:
+        return Path(path).expanduser().absolute()
+    except (OSError, RuntimeError) as e:
+        raise InputError(f"{path}: cannot be made an absolute path ({e}); give the whole path from /") from e
 
 
 def prepare_folder(folder: str | os.PathLike, setting: str) -> Path:

@@ -114,7 +114,7 @@ class Predictor:
         check_overrides(files, settings)
         parser = ConfigParser()
         parser.read_config(files)
-        parser.update({"bundle_root": str(root), **{k: as_setting(k, v) for k, v in settings.items()}})
+        parser.update({"bundle_root": root, **{k: as_setting(k, v) for k, v in settings.items()}})
         self.root, self._parser = root, parser
         self._get("settings")
         with torch.random.fork_rng(devices=[]):  # initial weights, which are replaced, shall not use up the host's

@@ -11,9 +11,10 @@ from monai.bundle import ConfigParser
 from monai.bundle import run as monai_run
 
 from mednextv2.bundle.build import OVERLAYS
-from mednextv2.errors import InputError
+from mednextv2.bundle.task import is_rewritten, texts_in
+from mednextv2.errors import InputError, UsageError
+from mednextv2.paths import PATHS, absolute
 
-_PATHS = ("dataset_dir", "output_dir", "input", "weights", "pretrained", "bundle_root")
 _RUN_ARGUMENTS = ("run_id", "init_id", "final_id", "meta_file", "logging_file")  # MONAI's own, passed through
 
 
@@ -98,22 +99,39 @@ def check_overrides(files: list[str], overrides: dict[str, Any], more: Sequence[
                 problems.append(f"--{key}: there is no such setting; {hint}")
                 break
     if problems:
-        raise InputError("\n".join(problems))
+        raise UsageError("\n".join(problems))
 
 
 def as_setting(key: str, value: Any) -> Any:
-    """Return a setting as MONAI's configuration parser wants it.
+    """Return a setting in a form that MONAI's configuration parser leaves as it is.
 
-    Undoes what the command line's parser makes of a value.
+    The parser evaluates a text that begins with `$`, looks up one that begins with `@` or `%`, and rewrites `#`. A path
+    therefore becomes a `Path`, which it does not touch; it is absolute, so that it means the same whatever happens to
+    the working directory. Other texts with such signs are refused, except in nested settings such as
+    `train::trainer::max_epochs`, which are parts of MONAI's language themselves.
+
+    Args:
+        key: The name of the setting.
+        value: Its value.
+
+    Raises:
+        InputError: If a path is missing, or a text would be evaluated.
     """
-    if key in _PATHS and value is not None:
-        if isinstance(value, bool) or value == "":
-            raise InputError(f"--{key}: needs a path")
-        # a folder named 2024 arrives as a number
-        return [str(v) for v in value] if isinstance(value, (list, tuple)) else str(value)
-    if isinstance(value, str) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    return "$None" if value is None else value  # MONAI drops None, so that nothing could be set to nothing
+    if value is None:
+        return "$None"  # MONAI drops None, so that nothing could be set to nothing
+    if key in PATHS:
+        several = isinstance(value, (list, tuple))
+        if not all(isinstance(v, (str, os.PathLike)) and str(v) != "" for v in (value if several else [value])):
+            raise UsageError(f"--{key} {value!r}: needs a path")
+        return [absolute(v) for v in value] if several else absolute(value)
+    if "::" in key or "#" in key:
+        return value
+    if rewritten := [text for text in texts_in(value) if is_rewritten(text)]:
+        raise UsageError(
+            f"--{key} {rewritten[0]}: MONAI would evaluate this text, since it holds # or starts with $, @ or %; give "
+            "the value itself, or use python -m monai.bundle run, where expressions are allowed"
+        )
+    return value
 
 
 def run_bundle(bundle: str | os.PathLike, workflow: str, **overrides: Any) -> None:
@@ -131,7 +149,7 @@ def run_bundle(bundle: str | os.PathLike, workflow: str, **overrides: Any) -> No
     files = workflow_files(root, workflow)
     check_overrides(files, overrides)
     overrides = {key: as_setting(key, value) for key, value in overrides.items()}
-    overrides.setdefault("bundle_root", str(root))
-    logging_file = overrides.pop("logging_file", str(root / "configs" / "logging.conf"))
-    meta_file = overrides.pop("meta_file", str(root / "configs" / "metadata.json"))
+    overrides.setdefault("bundle_root", root)
+    logging_file = str(overrides.pop("logging_file", root / "configs" / "logging.conf"))
+    meta_file = str(overrides.pop("meta_file", root / "configs" / "metadata.json"))
     monai_run(config_file=files, meta_file=meta_file, logging_file=logging_file, **overrides)

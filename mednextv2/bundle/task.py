@@ -148,7 +148,7 @@ def _check(path: Path, workflow: dict[str, Any], public: dict[str, Any]) -> None
         problems.append(f"variant {workflow['variant']} is none of {', '.join(VARIANTS)}")
     if not workflow["labels"] or workflow["labels"][0] != "background":
         problems.append("labels should start with background")
-    if changed := [name for name in _texts(workflow) if is_rewritten(name)]:
+    if changed := [name for name in texts_in(workflow) if is_rewritten(name)]:
         problems.append(f"MONAI reads more than a name into {', '.join(map(repr, changed))}: {NAMES_RULE}")
     if str(public["version"]) not in public["changelog"]:
         problems.append(f"the changelog has no entry {public['version']}")
@@ -161,9 +161,10 @@ def is_rewritten(name: str) -> bool:
     return "#" in name or name.startswith(("$", "@", "%"))
 
 
-def _texts(content: Any) -> Iterator[str]:
+def texts_in(content: Any) -> Iterator[str]:
+    """Yield every text in a value that may be nested lists and dictionaries."""
     if isinstance(content, str):
         yield content
     elif isinstance(content, (dict, list)):
         for part in content.values() if isinstance(content, dict) else content:
-            yield from _texts(part)
+            yield from texts_in(part)

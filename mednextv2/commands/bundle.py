@@ -17,9 +17,9 @@ def bundle(task: str, check: bool = False) -> None:
     from mednextv2.bundle import write_bundle
     from mednextv2.bundle.task import read_task
 
-    changed = write_bundle(str(task), check)
+    changed = write_bundle(task, check)
     if check and changed:
         raise InputError(f"{task}: not up to date: {', '.join(changed)}. Run: mednextv2 bundle {task}")
     print("\n".join(f"written: {name}" for name in changed) or "all files are up to date")
-    for warning in read_task(str(task)).warnings():
+    for warning in read_task(task).warnings():
         print(f"warning: {warning}")

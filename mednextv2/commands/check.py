@@ -19,7 +19,7 @@ def check(dataset_dir: str, labels_dir: str | None = None) -> None:
     from mednextv2.data import check_dataset, read_dataset
     from mednextv2.data.check_warnings import dataset_warnings, found_labels
 
-    dataset = read_dataset(str(dataset_dir), labels_dir and str(labels_dir))
+    dataset = read_dataset(dataset_dir, labels_dir)
     scheme = dataset.scheme()
     reports = check_dataset(dataset.cases, scheme.declared if scheme else None, dataset.channels or ("image",))
     labels = scheme.declared if scheme else found_labels(dataset, reports)

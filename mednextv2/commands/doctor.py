@@ -1,21 +1,15 @@
 """The verb `doctor`: examine this machine."""
 
 import sys
-from typing import Any
-
-from mednextv2.errors import InputError
 
 
-def doctor(
-    *extra: Any, network: str = "v2_base", kernel_size: int = 3, dtype: str = "bfloat16", repeat: bool = False
-) -> None:
+def doctor(network: str = "v2_base", kernel_size: int = 3, dtype: str = "bfloat16", repeat: bool = False) -> None:
     """Show the versions, the CPU library and the GPUs of this machine, and whether the GPU kernels are correct.
 
     GPU kernels that have not been tested on this machine yet are tested now, which takes about a minute. The exit code
     is 1 if something failed.
 
     Args:
-        extra: Words without a name, which are refused.
         network: The size of network whose GPU kernels are tested: v2_base, v2_small, v2_tiny, v2_wide, v1_s, v1_b, v1_m
             or v1_l.
         kernel_size: The kernel size of the network's depthwise convolutions.
@@ -28,8 +22,6 @@ def doctor(
     """
     from mednextv2.doctor import examine
 
-    if extra:
-        raise InputError(f"{' '.join(map(str, extra))}: give options by name, such as --network v2_small")
     found = examine(network, kernel_size, dtype, repeat)
     print(found.text)
     if not found.well:

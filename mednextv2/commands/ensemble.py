@@ -17,11 +17,11 @@ def ensemble(bundle: str, dataset_dir: str, labels_dir: str | None = None) -> No
     from mednextv2.bundle import find_bundle
     from mednextv2.bundle.cross_validation import finish_cross_validation
 
-    table, decision = finish_cross_validation(str(bundle), str(dataset_dir), labels_dir and str(labels_dir))
+    table, decision = finish_cross_validation(bundle, dataset_dir, labels_dir)
     print(table)
     for row in decision.table:
         before, after = (f"{v:.4f}" if v is not None else "none" for v in (row["dice_before"], row["dice_after"]))
         verdict = "kept" if row["accepted"] else "not kept"
         print(f"largest component of {row['name']}: Dice {before} before, {after} after: {verdict}")
-    folder = find_bundle(str(bundle)) / "output" / "evaluation" / "cross_validation"
+    folder = find_bundle(bundle) / "output" / "evaluation" / "cross_validation"
     print(f"written: {folder}\nThen, for one page about all folds:\n  mednextv2 report {folder}")

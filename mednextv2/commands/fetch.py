@@ -13,4 +13,4 @@ def fetch(task: str, folder: str) -> None:
     """
     from mednextv2.data import fetch_msd_task
 
-    print(fetch_msd_task(str(task), str(folder)))
+    print(fetch_msd_task(task, folder))

@@ -14,4 +14,4 @@ def phantom(folder: str, cases: int = 60, seed: int = 0) -> None:
     """
     from mednextv2.data import make_phantom_dataset
 
-    print(make_phantom_dataset(str(folder), cases, seed))
+    print(make_phantom_dataset(folder, cases, seed))

@@ -16,4 +16,4 @@ def picture(image: str, output: str, truth: str | None = None, prediction: str |
     """
     from mednextv2.picture import save_picture
 
-    print(save_picture(str(image), str(output), truth and str(truth), prediction and str(prediction)))
+    print(save_picture(image, output, truth and str(truth), prediction and str(prediction)))

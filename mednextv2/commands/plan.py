@@ -38,9 +38,9 @@ def plan(
     from mednextv2.bundle.plan_to_task import check_folder, default_folder, write_task
     from mednextv2.data import read_dataset
 
-    dataset_dir, labels_dir = str(dataset_dir), labels_dir and str(labels_dir)
+    dataset_dir, labels_dir = dataset_dir, labels_dir
     # before every file is read, which takes minutes
-    folder = check_folder(str(output) if output else default_folder(read_dataset(dataset_dir, labels_dir)))
+    folder = check_folder(output if output else default_folder(read_dataset(dataset_dir, labels_dir)))
     if isinstance(spacing, str) and spacing == "isotropic":
         spacing = (1.0, 1.0, 1.0)
     elif isinstance(spacing, (int, float)) and not isinstance(spacing, bool):

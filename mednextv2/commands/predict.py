@@ -2,15 +2,12 @@
 
 from typing import Any
 
-from mednextv2.errors import InputError
-
 
 def predict(
     bundle: str,
     input: str,
     output: str,
-    *extra: Any,
-    series: str | int | None = None,
+    series: str | None = None,
     dicom_seg: bool = False,
     report: bool = False,
     probabilities: bool = False,
@@ -23,7 +20,6 @@ def predict(
         input: An image (.nii.gz, .nii, .nrrd, .mha, .mhd), a folder of images, or a folder of DICOM files.
         output: The folder for the masks, which are named CASE_seg.nii.gz. For a single image it may also be the name of
             the file to write.
-        extra: Words without a name, which are refused.
         series: The series to segment, if the DICOM folder holds several: its number in the list that is printed, its
             UID, or a part of its description. With the value all, every series that is a volume is segmented.
         dicom_seg: Also write each mask as a DICOM SEG file. This needs the package highdicom.
@@ -40,12 +36,7 @@ def predict(
     from mednextv2.allocator import keep_freed_memory
     from mednextv2.predict_files import predict_files
 
-    if extra:
-        raise InputError(f"{' '.join(map(str, extra))}: predict takes BUNDLE INPUT OUTPUT; give settings by name")
-    for name, value in (("dicom-seg", dicom_seg), ("report", report), ("probabilities", probabilities)):
-        if not isinstance(value, bool):
-            raise InputError(f"--{name} {value}: is a switch and takes no value")
     keep_freed_memory()
-    files = predict_files(str(bundle), str(input), str(output), series, dicom_seg, report, probabilities, **settings)
+    files = predict_files(bundle, input, output, series, dicom_seg, report, probabilities, **settings)
     for file in files:
         print(f"written: {file}")

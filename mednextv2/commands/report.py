@@ -16,4 +16,4 @@ def report(folder: str, output: str | None = None, images: str | None = None, la
     """
     from mednextv2.report import write_report
 
-    print(write_report(str(folder), *(value and str(value) for value in (output, images, labels))))
+    print(write_report(folder, *(value and str(value) for value in (output, images, labels))))

@@ -2,18 +2,15 @@
 
 from typing import Any
 
-from mednextv2.errors import InputError
 
-
-def run(bundle: str, workflow: str, *extra: Any, **settings: Any) -> None:
+def run(bundle: str, workflow: str, **settings: Any) -> None:
     """Train, evaluate or segment with a bundle: run one of its workflows, from any folder.
 
     Args:
         bundle: The folder or the name of the bundle, such as mednextv2_hippocampus.
         workflow: The workflow to run: train, evaluate, inference or multi_gpu_train.
-        extra: Words without a name, which are refused.
         settings: Any setting at the top of the workflow's file, such as configs/train.yaml in the bundle's folder. A
-            setting that does not exist is an error.
+            setting that does not exist is an error. mednextv2 run BUNDLE WORKFLOW --help lists them.
 
     Examples:
         mednextv2 run mednextv2_hippocampus train --dataset_dir Task04_Hippocampus --fold 0 --epochs 100
@@ -22,7 +19,4 @@ def run(bundle: str, workflow: str, *extra: Any, **settings: Any) -> None:
     """
     from mednextv2.bundle import run_bundle
 
-    if extra:
-        raise InputError(f"{' '.join(map(str, extra))}: give settings by name, such as --dataset_dir DIR")
-
-    run_bundle(str(bundle), str(workflow), **settings)
+    run_bundle(bundle, workflow, **settings)

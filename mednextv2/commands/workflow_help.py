@@ -1,0 +1,75 @@
+"""The help of a bundle's workflow: its settings, with the values and the comments of its configuration file."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mednextv2.wording import wrap
+
+#: Parts of a configuration that are no settings, although they may be written as one value.
+_PARTS = (
+    "bundle_root", "engine_amp", "flat_axis", "handlers", "imports", "initialize", "key_metric", "prepare_cases",
+    "preprocess_keys", "run", "training",
+)  # fmt: skip
+#: Settings whose values are worked out and which speak for themselves.
+_PLAIN = ("dataset_dir", "device", "num_workers")
+
+
+def format_workflow_help(bundle: str, workflow: str) -> str:
+    """Return the help of `mednextv2 run BUNDLE WORKFLOW`.
+
+    Args:
+        bundle: The folder or the name of the bundle.
+        workflow: The workflow, such as train.
+
+    Raises:
+        InputError: If the bundle or the workflow does not exist.
+    """
+    from mednextv2.bundle.run import find_bundle, workflow_files
+
+    files = workflow_files(find_bundle(bundle), workflow)
+    lines = [
+        f"Settings of the workflow {workflow}, from {files[-1]}.",
+        "A value that begins with $ or @ is worked out from other settings. A setting is given as --NAME VALUE.",
+        "",
+        "Usage:",
+        f"  mednextv2 run {bundle} {workflow} --NAME VALUE …",
+        "",
+        "Settings:",
+    ]
+    for name, value, comment in read_settings_text([Path(file).read_text(encoding="utf-8") for file in files]):
+        lines.append(f"  --{name} {value}")
+        lines += [wrap(comment, " " * 6)] if comment else []
+    return "\n".join(lines)
+
+
+def read_settings_text(texts: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Return each setting at the top of configuration files: its name, its value as written, and its comment.
+
+    Args:
+        texts: The content of the files; a setting of a later one takes the place of an earlier one's.
+    """
+    found: dict[str, tuple[str, str, str]] = {}
+    for text in texts:
+        content: dict[str, Any] = yaml.safe_load(text)
+        for line in text.splitlines():
+            match = re.match(r"(\w+): +(.*)", line)
+            if match is None or match[1] in _PARTS or not _is_setting(content.get(match[1])):
+                continue
+            value, comment = _split_comment(match[2])
+            if comment or match[1] in _PLAIN or not value.strip('"').startswith(("$", "{")):
+                found[match[1]] = (match[1], value, comment)
+    return list(found.values())
+
+
+def _is_setting(value: Any) -> bool:
+    return not isinstance(value, dict) and not (isinstance(value, list) and any(isinstance(v, dict) for v in value))
+
+
+def _split_comment(text: str) -> tuple[str, str]:
+    """Separate a value from the comment behind it; a # inside quotes or without a space before it is the value's."""
+    match = re.match(r"""((?:"[^"]*"|'[^']*'|[^"'#]|(?<! )#)*?) +# *(.*)""", text)
+    return (match[1], match[2]) if match else (text.strip(), "")
