@@ -21,7 +21,7 @@ import mednextv2
 from mednextv2.errors import InputError
 from mednextv2.predict_files import predict_files
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 BUNDLE = ROOT / "bundles" / "mednextv2_hippocampus"
 QUICK = {"device": "cpu", "test_mirror_axes": []}
 OBLIQUE = nib.eulerangles.euler2mat(0.2, -0.1, 0.3) @ np.diag([-1.0, 1.0, 1.1])
