@@ -20,6 +20,7 @@ PATHS = (
     "postprocessing_file",
     "prepared_dir",
     "pretrained",
+    "splits",
     "weights",
 )
 

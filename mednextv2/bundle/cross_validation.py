@@ -8,8 +8,8 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from mednextv2.bundle.run import find_bundle, workflow_files
-from mednextv2.data.dataset import read_dataset
-from mednextv2.data.splits import FOLDS, split_cases
+from mednextv2.data.dataset import DatasetFolder, read_dataset
+from mednextv2.data.splits import Split, split_dataset
 from mednextv2.errors import InputError
 from mednextv2.inference.fold_ensemble import find_weights
 from mednextv2.inference.postprocessing import Postprocessing
@@ -18,6 +18,7 @@ from mednextv2.label_scheme import LabelScheme
 from mednextv2.paths import prepare_folder
 from mednextv2.scores.evaluation import case_files, format_table, summarise, write_csv
 from mednextv2.scores.results_json import Results, as_case, write_results
+from mednextv2.weights.provenance import read_about
 
 
 def finish_cross_validation(
@@ -46,12 +47,12 @@ def finish_cross_validation(
     """
     root = find_bundle(bundle)
     scheme = bundle_scheme(root)
-    cases = read_dataset(dataset_dir, labels_dir).cases
-    folders = [root / "output" / "evaluation" / f"fold_{fold}" for fold in range(FOLDS)]
+    splits = _splits(root, read_dataset(dataset_dir, labels_dir))
     data = f"--dataset_dir {dataset_dir}" + (f" --labels_dir {labels_dir}" if labels_dir else "")
     files, problems, rows = [], [], []
-    for fold, folder in enumerate(folders):
-        found = case_files(split_cases(cases, fold)[1], folder)
+    for fold, split in enumerate(splits):
+        folder = root / "output" / "evaluation" / f"fold_{fold}"
+        found = case_files(split.validation, folder)
         missing = [entry["prediction"] for entry in found if not entry["prediction"].is_file()]
         weights = Path(find_weights(root, fold)[0])
         if weights.parent.name != f"fold_{fold}":
@@ -78,6 +79,16 @@ def finish_cross_validation(
     decision = choose_postprocessing([(entry["prediction"], entry["label"]) for entry in files], scheme, workers)
     decision.save(root / "models" / "postprocessing.json")
     return format_table(summary), decision
+
+
+def _splits(root: Path, dataset: DatasetFolder) -> list[Split]:
+    """Return each fold's split, as its weights were trained with; of a fold without weights, as it would be."""
+    first = split_dataset(dataset, 0, trained=_about(root, 0))
+    return [first, *(split_dataset(dataset, k, trained=_about(root, k)) for k in range(1, first.num_folds))]
+
+
+def _about(root: Path, fold: int) -> dict[str, Any]:
+    return read_about(root / "models" / f"fold_{fold}" / "model.pt")
 
 
 def bundle_scheme(root: Path) -> LabelScheme:

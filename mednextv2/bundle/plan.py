@@ -22,6 +22,7 @@ from mednextv2.data.planning_rules import (
     resampled_shapes,
     target_spacing,
 )
+from mednextv2.data.splits import split_dataset
 from mednextv2.errors import InputError
 from mednextv2.label_scheme import LabelScheme, left_right_pairs
 from mednextv2.nets.legal_sizes import DIVISOR, is_legal
@@ -111,8 +112,11 @@ def plan_dataset(
     scheme = scheme or LabelScheme(found_labels(dataset, reports))
     fingerprint = combine([report.extra for report in reports])
     decisions = _decide(fingerprint, scheme, channels, spacing, patch_size, batch_size, variant, memory)
+    rows = _facts(dataset, fingerprint)
+    if len(dataset.cases) > 1:
+        rows.append(("split", "", split_dataset(dataset).source))
     return Plan(
-        dataset, scheme, fingerprint, decisions, _facts(dataset, fingerprint),
+        dataset, scheme, fingerprint, decisions, rows,
         dataset_warnings(dataset, reports, scheme.labels) + _warnings(decisions, memory),
     )  # fmt: skip
 

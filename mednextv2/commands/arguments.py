@@ -18,7 +18,9 @@ from mednextv2.paths import PATHS
 
 Verb = Callable[..., Any]
 #: Settings of workflows whose values are names or texts, as typed.
-_NAMES = ("augment_on", "dataset_name", "device", "optimizer_name", "series", "variant")
+_NAMES = ("augment_on", "dataset_name", "device", "group", "optimizer_name", "series", "variant")
+#: Those of them, and those paths, that may be nothing.
+_OPTIONAL = ("group", "labels_dir", "postprocessing_file", "pretrained", "series", "splits")
 _NOTHING = ("none", "null")
 
 
@@ -122,7 +124,7 @@ def read_setting(name: str, value: str | bool) -> Any:
     text = str(value)
     if name == "weights" and re.fullmatch(r"\[.*\]|.*\.pt,.*\.pt", text, re.DOTALL):
         return _weights(text)
-    if name in ("labels_dir", "pretrained", "postprocessing_file", "series") and text.lower() in _NOTHING:
+    if name in _OPTIONAL and text.lower() in _NOTHING:
         return None
     return text if name in PATHS or name in _NAMES else read_literal(text)
 

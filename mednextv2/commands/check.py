@@ -16,7 +16,7 @@ def check(dataset_dir: str, labels_dir: str | None = None) -> None:
         mednextv2 check Dataset042_Liver
         mednextv2 check ct_images --labels_dir ct_labels
     """
-    from mednextv2.data import check_dataset, read_dataset
+    from mednextv2.data import check_dataset, read_dataset, split_dataset
     from mednextv2.data.check_warnings import dataset_warnings, found_labels
 
     dataset = read_dataset(dataset_dir, labels_dir)
@@ -28,5 +28,7 @@ def check(dataset_dir: str, labels_dir: str | None = None) -> None:
     if scheme:
         for region in scheme.regions:
             print(f"region {region.name}: {', '.join(scheme.labels[v] for v in region.values)}")
+    if len(dataset.cases) > 1:
+        print(f"split: {split_dataset(dataset).source}")
     for warning in dataset_warnings(dataset, reports, scheme.labels if scheme else labels):
         print(f"warning: {warning}")

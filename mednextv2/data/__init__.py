@@ -6,7 +6,7 @@ from mednextv2.data.download import fetch_msd_task
 from mednextv2.data.patches import AugmentBatch, PatchDataset, PatchSampler
 from mednextv2.data.phantom import make_phantom_dataset
 from mednextv2.data.prepared_store import CaseStore, PreparedCase
-from mednextv2.data.splits import kfold_indices, split_cases
+from mednextv2.data.splits import Split, kfold_indices, split_dataset
 from mednextv2.images.dicom import DicomSeries, choose_series, find_series, read_series
 from mednextv2.images.volume import read_volume
 from mednextv2.label_scheme import LabelScheme, Region
@@ -22,6 +22,7 @@ __all__ = [
     "PatchSampler",
     "PreparedCase",
     "Region",
+    "Split",
     "check_case",
     "check_dataset",
     "choose_series",
@@ -32,5 +33,5 @@ __all__ = [
     "read_dataset",
     "read_series",
     "read_volume",
-    "split_cases",
+    "split_dataset",
 ]

@@ -6,7 +6,6 @@ from typing import Any
 
 from mednextv2.data.check import CaseReport
 from mednextv2.data.dataset import DatasetFolder
-from mednextv2.data.splits import FOLDS
 from mednextv2.errors import InputError
 from mednextv2.images.volume import SUFFIXES
 from mednextv2.wording import count
@@ -50,8 +49,8 @@ def dataset_warnings(dataset: DatasetFolder, reports: Sequence[CaseReport], labe
     warnings = []
     if missing := missing_classes(reports, labels):
         warnings.append(f"no label map has a voxel of {', '.join(missing)}")
-    if len(reports) < FOLDS:
-        warnings.append(f"{count(len(reports), 'case')} cannot be split into five folds; train with --fold all")
+    if len(reports) < 2:
+        warnings.append(f"{count(len(reports), 'case')} cannot be split into folds; train with --fold all")
     used = {Path(file).resolve() for case in dataset.cases for file in case.images}
     folders = sorted({file.parent for file in used})
     there = [f for folder in folders for f in sorted(folder.glob("[!.]*")) if f.name.lower().endswith(SUFFIXES)]

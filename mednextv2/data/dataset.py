@@ -48,6 +48,7 @@ class DatasetFolder:
         labels: Values by name; a region's are a list. Empty when nothing declares them.
         cases: The training cases, sorted by name.
         regions_order: nnU-Net's `regions_class_order`.
+        folds: The fold of each case by name, where the entries of `dataset.json` have a `fold`, as MONAI's datalists.
         about: Texts of `dataset.json` under `name`, `description`, `reference` and `licence`.
     """
 
@@ -57,6 +58,7 @@ class DatasetFolder:
     cases: tuple[Case, ...]
     regions_order: tuple[int, ...] = ()
     about: dict[str, str] = field(default_factory=dict)
+    folds: dict[str, int] = field(default_factory=dict)
 
     @property
     def highest_label(self) -> int:
@@ -116,7 +118,8 @@ def read_dataset(dataset_dir: str | os.PathLike, labels_dir: str | os.PathLike |
         key: str(description[key]) for key in ("name", "description", "reference", "licence") if key in description
     }
     texts.setdefault("licence", str(description.get("license", "")))
-    return DatasetFolder(folder, tuple(_by_number(channels, folder)), _labels(description), cases, tuple(order), texts)
+    labels, names = _labels(description), tuple(_by_number(channels, folder))
+    return DatasetFolder(folder, names, labels, cases, tuple(order), texts, _folds(found, description))
 
 
 def check_description(dataset: DatasetFolder, scheme: LabelScheme, channels: Sequence[str]) -> None:
@@ -231,6 +234,14 @@ def _msd_case(folder: Path, entry: Any, index: int) -> Case:
         )
     image, label = (str(folder / entry[key]) for key in ("image", "label"))
     return Case(stem(image), (image,), label)
+
+
+def _folds(cases: Sequence[Case], description: dict[str, Any]) -> dict[str, int]:
+    entries = description.get("training")
+    if not isinstance(entries, list):
+        return {}
+    found = {case.name: entry.get("fold") for case, entry in zip(cases, entries, strict=True)}
+    return {name: fold for name, fold in found.items() if isinstance(fold, int) and not isinstance(fold, bool)}
 
 
 def _nnunet_cases(folder: Path, description: dict[str, Any]) -> list[Case]:

@@ -1,12 +1,20 @@
-"""Cross-validation splits by nnU-Net's rule, so that folds are comparable with its results."""
+"""Cross-validation splits: those that a file prescribes, or nnU-Net's, so that scores can be compared with it."""
 
-from collections.abc import Sequence
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from mednextv2 import wording
-from mednextv2.data.dataset import Case
+from mednextv2.data.case_groups import describe_groups, group_cases
+from mednextv2.data.dataset import DatasetFolder
+from mednextv2.data.split_files import NNUNET_NAME, Fold, folds_of, read_split_file
 from mednextv2.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 FOLDS = 5  # of the cross-validation
 
@@ -41,22 +49,132 @@ def kfold_indices(count: int, fold: int | str, folds: int = FOLDS, seed: int = 1
     return [i for i in range(count) if i not in chosen], validation
 
 
-def split_cases(
-    cases: Sequence[Case], fold: int | str, folds: int = FOLDS, seed: int = 12345
-) -> tuple[list[dict], list[dict]]:
-    """Split cases into the lists of dicts that MONAI's data sets take.
+@dataclass(frozen=True)
+class Split:
+    """The cases of one fold.
+
+    Attributes:
+        training: The items for training: see :meth:`mednextv2.data.Case.as_item`.
+        validation: The items for validation.
+        fold: The number of the fold, or `"all"`.
+        num_folds: How many folds there are.
+        source: What decided the split, as a sentence.
+    """
+
+    training: list[dict[str, Any]]
+    validation: list[dict[str, Any]]
+    fold: int | str
+    num_folds: int
+    source: str
+
+    def about(self) -> dict[str, Any]:
+        """Return what weights that are trained on this split should tell: plain values, with the names of the cases."""
+        return {
+            "fold": self.fold,
+            "num_folds": self.num_folds,
+            "split": self.source,
+            "training": [item["case"] for item in self.training],
+            "validation": [item["case"] for item in self.validation],
+        }
+
+
+def split_dataset(
+    dataset: DatasetFolder,
+    fold: int | str = 0,
+    num_folds: int | None = None,
+    splits: str | os.PathLike | None = None,
+    group: str | None = None,
+    trained: Mapping[str, Any] | None = None,
+) -> Split:
+    """Decide which cases are for training and which for validation, and log it.
+
+    What decides is, in this order: `splits`; `num_folds` or `group`; the split that weights were trained with; the data
+    set's own file, `splits_final.json` in its folder or a `fold` in the entries of its `dataset.json`; and otherwise
+    nnU-Net's rule, with the images of a patient on one side.
 
     Args:
-        cases: The cases; they are sorted by name first.
-        fold: Which piece is for validation, or `"all"`: every case is in both lists.
-        folds: Number of pieces.
-        seed: Of the shuffle.
+        dataset: The data set.
+        fold: The fold whose cases are for validation, from 0; `"all"`: every case is in both lists.
+        num_folds: The number of folds, by default 5. With fewer patients, each is a fold of its own.
+        splits: A file of splits: see :func:`mednextv2.data.split_files.read_split_file`.
+        group: A regular expression for the patient in a case's name: see
+            :func:`mednextv2.data.case_groups.group_cases`.
+        trained: What weights tell about the split that they were trained with: see :meth:`Split.about`.
 
-    Returns:
-        Training items and validation items: see :meth:`Case.as_item`.
+    Raises:
+        InputError: If there is no such fold, or the cases cannot be split.
     """
-    items = [case.as_item() for case in sorted(cases, key=lambda case: case.name)]
+    cases = sorted(dataset.cases, key=lambda case: case.name)
+    names = [case.name for case in cases]
     if fold == "all":
-        return items, items
-    training, validation = kfold_indices(len(items), fold, folds, seed)
-    return [items[i] for i in training], [items[i] for i in validation]
+        found, source = [Fold(names, names)], "every case is used for training and for validation"
+    elif splits is not None:
+        found, source = read_split_file(splits, names), f"the folds are those of {splits}"
+    elif num_folds is None and group is None and (recorded := _recorded(trained, fold, names)):
+        found, source = recorded, "the folds are those that the weights were trained with"
+    elif num_folds is None and group is None and (dataset.path / NNUNET_NAME).is_file():
+        own = dataset.path / NNUNET_NAME
+        found, source = read_split_file(own, names), f"the folds are those of {own}"
+    elif num_folds is None and group is None and {*dataset.folds} == {*names}:
+        found, source = folds_of(dict(dataset.folds)), f"the folds are those of {dataset.path / 'dataset.json'}"
+    else:
+        found, source = _by_rule(names, num_folds, group)
+    index = 0 if fold == "all" else fold
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(found):
+        raise InputError(
+            f"fold {fold!r}: there are the folds 0 to {len(found) - 1} ({source}), or all to train on every case"
+        )
+    chosen = found[index]
+    items = {case.name: case.as_item() for case in cases}
+    split = Split(
+        [items[name] for name in sorted(chosen.training)],
+        [items[name] for name in sorted(chosen.validation)],
+        fold,
+        1 if fold == "all" else len(found),
+        source,
+    )
+    logger.info(
+        "Split: %s. Fold %s: %s for training, %s for validation.", source, fold,
+        wording.count(len(split.training), "case"), wording.count(len(split.validation), "case"),
+    )  # fmt: skip
+    return split
+
+
+def describe_split(names: Sequence[str]) -> str:
+    """Say in a sentence how the cases of a data set without a split of its own are split.
+
+    Args:
+        names: The names of the cases.
+    """
+    return _by_rule(sorted(names), None, None)[1]
+
+
+def _recorded(trained: Mapping[str, Any] | None, fold: int | str, names: Sequence[str]) -> list[Fold]:
+    """Return the folds of which one is that of the weights, the others empty; none if it is of another data set."""
+    if not trained or trained.get("fold") != fold:
+        return []
+    sides = Fold(list(trained.get("training", [])), list(trained.get("validation", [])))
+    if not sides.validation or not {*sides.training, *sides.validation} <= {*names}:
+        return []
+    empty = Fold([], [])
+    return [sides if number == fold else empty for number in range(int(trained.get("num_folds", FOLDS)))]
+
+
+def _by_rule(names: Sequence[str], num_folds: int | None, group: str | None) -> tuple[list[Fold], str]:
+    groups = group_cases(names, group)
+    patients = sorted({*groups})
+    folds = num_folds or FOLDS
+    if len(patients) < 2:
+        raise InputError(f"{wording.count(len(names), 'case')} of one patient cannot be split; use --fold all")
+    said = [sentence] if (sentence := describe_groups(names, groups)) else []
+    if folds > len(patients):
+        folds = len(patients)
+        said.append(f"there are only {folds} of them to split, so each is a fold of its own (leave-one-out)")
+    else:
+        said.append(f"{folds} folds by nnU-Net's rule")
+    found = []
+    for fold in range(folds):
+        training, validation = ({patients[i] for i in side} for side in kfold_indices(len(patients), fold, folds))
+        sides = ([n for n, g in zip(names, groups, strict=True) if g in side] for side in (training, validation))
+        found.append(Fold(*sides))
+    return found, "; ".join(said)

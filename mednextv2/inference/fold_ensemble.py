@@ -1,6 +1,7 @@
 """The networks of a cross-validation's folds as one network, and where their weights are."""
 
 import copy
+import glob
 import logging
 import os
 from collections.abc import Sequence
@@ -8,8 +9,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from mednextv2.errors import InputError
 from mednextv2.nets.cuda_graph import CudaGraphs
 from mednextv2.weights.loading import load_weights
+from mednextv2.weights.provenance import describe_weights
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +46,8 @@ class FoldEnsemble(nn.Module):
         self.networks = nn.ModuleList([first, *(copy.deepcopy(first) for _ in self.weights[1:])])
         for network, path in zip(self.networks, self.weights, strict=True):
             load_weights(network, path)
-        logger.info("Weights: %s", ", ".join(map(str, self.weights)))
+        for line in describe_choice(self.weights):
+            logger.info(line)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits, `(B, outputs, X, Y, Z)`."""
@@ -59,17 +63,49 @@ class FoldEnsemble(nn.Module):
         return total / len(self.networks)
 
 
-def find_weights(bundle_root: str | os.PathLike, fold: int | str | None = None) -> list[str]:
+def find_weights(
+    bundle_root: str | os.PathLike, fold: int | str | None = None, folds: int | str | Sequence[int | str] | None = None
+) -> list[str]:
     """Return the files of weights that a bundle has.
 
     Args:
         bundle_root: The bundle's folder.
-        fold: The weights of a training on this fold, if there are any.
+        fold: The fold whose weights are taken if it was trained.
+        folds: The folds whose weights are taken, each of which must have been trained: a number, `all`, or several.
 
     Returns:
         `models/fold_<fold>/model.pt`; without `fold` those of all folds, an ensemble; where there are none,
         `models/model.pt`, the weights that a bundle is published with.
+
+    Raises:
+        InputError: If one of `folds` was not trained.
     """
     models = Path(bundle_root) / "models"
-    folds = sorted(models.glob(f"fold_{'*' if fold is None else fold}/model.pt"))
-    return [str(file) for file in folds or [models / "model.pt"]]
+    if folds is not None:
+        wanted = [folds] if isinstance(folds, (int, str)) else list(folds)
+        files = [models / f"fold_{number}" / "model.pt" for number in wanted]
+        if missing := [str(number) for number, file in zip(wanted, files, strict=True) if not file.is_file()]:
+            there = sorted(file.parent.name.removeprefix("fold_") for file in models.glob("fold_*/model.pt"))
+            raise InputError(
+                f"folds {', '.join(missing)}: not trained in {models}; trained are {', '.join(there) or 'none'}. "
+                "Choose others with --folds, or train them first"
+            )
+        return [str(file) for file in files]
+    found = sorted(models.glob(f"fold_{'*' if fold is None else glob.escape(str(fold))}/model.pt"))
+    return [str(file) for file in found or [models / "model.pt"]]
+
+
+def describe_choice(files: Sequence[str | os.PathLike]) -> list[str]:
+    """Say in a line each which weights are used, and a line about weights of the bundle that are not.
+
+    Args:
+        files: The files of weights that are used.
+    """
+    lines = [f"weights: {describe_weights(file)}" for file in files]
+    own = {Path(file).parents[1] / "model.pt" for file in files if Path(file).parent.name.startswith("fold_")}
+    unused = [file for file in sorted(own) if file.is_file()]
+    if unused:
+        lines.append(
+            f"the bundle's own weights {unused[0]} are not used, since folds were trained here (--weights {unused[0]})"
+        )
+    return lines

@@ -1,5 +1,6 @@
 """What must be true before an evaluation or an inference starts."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,17 +19,22 @@ from mednextv2.images.writer import mask_path
 from mednextv2.inference.inputs import CheckImaged
 from mednextv2.label_scheme import LabelScheme
 from mednextv2.paths import try_folder
+from mednextv2.weights.provenance import trained_cases
 from mednextv2.wording import count
+
+logger = logging.getLogger(__name__)
 
 
 def prepare_evaluation(
     dataset: DatasetFolder,
-    cases: Sequence[Sequence[dict]],
+    cases: Sequence[Mapping[str, Any]],
     scheme: LabelScheme,
     channels: Sequence[str],
     spatial_dims: int,
     output_dir: str | os.PathLike,
     check_data: bool = True,
+    weights: str | os.PathLike | Sequence[str | os.PathLike] = (),
+    score_trained_cases: bool = False,
 ) -> None:
     """Check output folder and the cases that will be scored.
 
@@ -37,22 +43,42 @@ def prepare_evaluation(
 
     Args:
         dataset: As read from `dataset_dir`.
-        cases: Training and validation items; the latter are scored.
+        cases: The items that are scored.
         scheme: What the bundle's label values mean.
         channels: The bundle's channel names.
         spatial_dims: 2 or 3.
         output_dir: Where tables and predictions will go; made when the first is written.
         check_data: Read every file and look for defects.
+        weights: The files of weights that are scored.
+        score_trained_cases: Only warn of cases that the weights were trained on.
 
     Raises:
-        InputError: As :func:`mednextv2.training.prepare_training`.
+        InputError: If cases to be scored were trained on, and as :func:`mednextv2.training.prepare_training`.
     """
     keep_freed_memory()
     try_folder(output_dir, "output_dir")
     check_description(dataset, scheme, channels)
+    scored = {item["case"] for item in cases}
+    _check_unseen(scored, ensure_tuple(weights), score_trained_cases)
     if check_data:
-        scored = {item["case"] for item in cases[1]}
         check_dataset([c for c in dataset.cases if c.name in scored], scheme.declared, channels, spatial_dims)
+
+
+def _check_unseen(scored: set[str], weights: Sequence[str | os.PathLike], allowed: bool) -> None:
+    """Refuse scores of cases that were trained on: they say nothing about images that the network has not seen."""
+    seen = sorted(scored & trained_cases(weights))
+    if not seen:
+        return
+    text = (
+        f"{', '.join(map(str, weights))}: trained on {len(seen)} of the {count(len(scored), 'case')} to be scored "
+        f"({', '.join(seen[:3])}{', …' if len(seen) > 3 else ''}), whose scores would be too high"
+    )
+    if not allowed:
+        raise InputError(
+            f"{text}. Score the fold that the weights were not trained on (--fold), give its weights (--weights), or "
+            "score them nevertheless with --score_trained_cases true"
+        )
+    logger.warning("%s", text)
 
 
 def prepare_inference(

@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mednextv2.errors import InputError
 from mednextv2.scores.results_json import LOG_NAME
 from mednextv2.training.engine import workflow_state
 from mednextv2.training.preflight import keep_previous
+from mednextv2.version import __version__
 from mednextv2.weights.files import load_file, save_file
 from mednextv2.weights.loading import describe_mismatch, load_weights
 
@@ -97,6 +99,8 @@ class TrainingCheckpoint:
         cases: The training items. A checkpoint of other ones is not resumed from: with another fold, validation cases
             would have been trained on.
         metric: The evaluator's key metric, if it remembers earlier epochs (`state_dict`); saved and restored.
+        about: What the weights shall tell about their training, beside its progress: see
+            :meth:`mednextv2.data.Split.about`.
 
     Raises:
         InputError: On attaching, when the checkpoint or the pretrained weights are of another network.
@@ -114,6 +118,7 @@ class TrainingCheckpoint:
         seed: int | None = None,
         cases: Sequence[dict[str, Any]] = (),
         metric: Any = None,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = Path(output_dir).expanduser()
         self.network = getattr(network, "module", network)
@@ -121,6 +126,8 @@ class TrainingCheckpoint:
         self.resume, self.pretrained, self.seed = resume, pretrained, seed
         self.cases = _names(cases)
         self.metric = metric
+        self.about = dict(about or {})
+        self.epochs: int | None = None
 
     @property
     def latest(self) -> Path:
@@ -140,6 +147,7 @@ class TrainingCheckpoint:
             self.evaluator.add_event_handler(Events.COMPLETED, self._save_best)
 
     def _start(self, engine: Engine) -> None:
+        self.epochs = engine.state.max_epochs
         if self.resume and self.latest.is_file():
             self._load(engine, load_file(self.latest))
             return
@@ -222,14 +230,21 @@ class TrainingCheckpoint:
             self.latest,
         )
         if state is None or state.best_metric_epoch < 1:  # until a validation tells which is the best
-            save_file(self.network.state_dict(), self.best)
+            self._save_weights(engine)
 
     def _save_best(self, engine: Engine) -> None:
         # the evaluator's epoch was set to the trainer's by ValidationHandler, and best_metric was just updated
         if not is_main_process() or workflow_state(engine).best_metric_epoch != engine.state.epoch:
             return
         if _finite(self.network):  # else the training is about to be stopped
-            save_file(self.network.state_dict(), self.best)
+            self._save_weights(engine)
+
+    def _save_weights(self, engine: Engine) -> None:
+        progress = {"epoch": engine.state.epoch, "epochs": self.epochs, "mednextv2": __version__}
+        date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+        save_file(
+            self.network.state_dict(), self.best, {**self.about, **progress, "date": date} if self.about else None
+        )
 
 
 def _finite(network: torch.nn.Module) -> bool:

@@ -5,7 +5,7 @@ import os
 import pickle
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 
 from mednextv2.errors import InputError
 from mednextv2.paths import writing
+from mednextv2.weights.provenance import add_about
 
 _multiarray = importlib.import_module("numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray")
 #: NumPy scalars and arrays stand in many checkpoints of other projects (nnU-Net's logs); rebuilding them runs no code
@@ -75,17 +76,21 @@ def _damaged(path: Path, error: Exception) -> InputError:
     return InputError(f"{path}: not a PyTorch checkpoint, or a damaged one ({type(error).__name__}: {detail})")
 
 
-def save_file(content: Any, path: str | os.PathLike) -> None:
+def save_file(content: Any, path: str | os.PathLike, about: Mapping[str, Any] | None = None) -> None:
     """Write a checkpoint so that a reader sees the old file or the whole new one, never a part.
 
     Args:
         content: Tensors in plain containers.
         path: Where to; an existing file is replaced.
+        about: What weights tell about their training: see :mod:`mednextv2.weights.provenance`.
 
     Raises:
         InputError: When the folder cannot be written or the disk is full.
     """
-    with writing(path) as temporary, temporary.open("wb") as f:
-        torch.save(content, f)
-        f.flush()
-        os.fsync(f.fileno())
+    with writing(path) as temporary:
+        with temporary.open("wb") as f:
+            torch.save(content, f)
+        if about:
+            add_about(temporary, about)
+        with temporary.open("rb+") as f:
+            os.fsync(f.fileno())

@@ -10,7 +10,7 @@ import pytest
 from bundle_helpers import BUNDLES, run_python
 
 from mednextv2.bundle.task import read_task
-from mednextv2.data import LabelScheme, read_dataset, split_cases
+from mednextv2.data import LabelScheme, read_dataset, split_dataset
 from mednextv2.inference import find_weights
 from mednextv2.nets import create_mednext
 from mednextv2.weights import load_weights
@@ -37,7 +37,7 @@ def test_shipped_weights_fit_the_network_of_their_bundle(name):
 @pytest.mark.skipif(not DATA, reason="MEDNEXTV2_DATA is not set")
 def test_an_unseen_hippocampus_is_segmented_as_written_down(tmp_path):
     bundle, dataset = BUNDLES / "mednextv2_hippocampus", read_dataset(Path(DATA) / "Task04_Hippocampus")
-    case = split_cases(dataset.cases, 0)[1][0]
+    case = split_dataset(dataset, 0).validation[0]
     weights = BUNDLES / "mednextv2_hippocampus" / "models" / "model.pt"
     assert find_weights(bundle, fold="none") == [str(weights)]
     result = run_python("-m", "mednextv2", "run", bundle, "inference", "--input", case["image"],

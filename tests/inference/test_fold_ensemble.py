@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from mednextv2.errors import InputError
-from mednextv2.inference.fold_ensemble import FoldEnsemble, find_weights
+from mednextv2.inference.fold_ensemble import FoldEnsemble, describe_choice, find_weights
 from mednextv2.nets import MedNeXt
 
 
@@ -117,6 +117,24 @@ def test_weights_of_folds_come_before_published_ones(tmp_path):
 def test_a_fold_has_its_own_weights(tmp_path, fold):
     make(tmp_path, "model.pt", "fold_0/model.pt", "fold_1/model.pt", "fold_10/model.pt", "fold_all/model.pt")
     assert find_weights(tmp_path, fold) == [str(tmp_path / "models" / f"fold_{fold}" / "model.pt")]
+
+
+@pytest.mark.parametrize(
+    ("folds", "expected"), [(1, [1]), ("all", ["all"]), ([1, 0], [1, 0]), ((0, "all"), [0, "all"])]
+)
+def test_folds_are_chosen(tmp_path, folds, expected):
+    make(tmp_path, "model.pt", "fold_0/model.pt", "fold_1/model.pt", "fold_all/model.pt")
+    files = [str(tmp_path / "models" / f"fold_{fold}" / "model.pt") for fold in expected]
+    assert find_weights(tmp_path, folds=folds) == files
+    lines = describe_choice(files)
+    assert [line.startswith("weights: ") for line in lines] == [*[True] * len(files), False]
+    assert str(tmp_path / "models" / "model.pt") in lines[-1]
+
+
+def test_folds_that_were_not_trained_are_named(tmp_path):
+    make(tmp_path, "fold_0/model.pt")
+    with pytest.raises(InputError, match=r"folds 1, 2: not trained in .*; trained are 0"):
+        find_weights(tmp_path, folds=[0, 1, 2])
 
 
 @pytest.mark.parametrize("fold", [None, 3])

@@ -36,7 +36,7 @@ def strip(text):
 
 
 def text(label_map):
-    return "".join("." if v == 0 else str(v) for v in label_map_files.ravel())
+    return "".join("." if v == 0 else str(v) for v in label_map.ravel())
 
 
 def save(path, array):

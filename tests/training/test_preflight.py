@@ -3,14 +3,16 @@ import logging
 import shutil
 
 import pytest
+import torch
 
 from mednextv2.data import DatasetFolder, LabelScheme, read_dataset
 from mednextv2.data.dataset import check_description
-from mednextv2.data.splits import split_cases
+from mednextv2.data.splits import split_dataset
 from mednextv2.errors import InputError
 from mednextv2.inference import find_images, prepare_evaluation, prepare_inference
 from mednextv2.training import prepare_training
 from mednextv2.training.preflight import keep_previous
+from mednextv2.weights.files import save_file
 
 SCHEME = LabelScheme(["background", "anterior", "posterior"])
 
@@ -150,8 +152,8 @@ def test_class_without_a_voxel_is_a_warning(phantom, tmp_path, caplog):
 def test_evaluation_checks_only_the_cases_that_it_scores(phantom, tmp_path):
     shutil.copytree(phantom, tmp_path / "data")
     dataset = read_dataset(tmp_path / "data")
-    folds = [split_cases(dataset.cases, fold) for fold in range(5)]
-    (tmp_path / "data" / "imagesTr" / f"{folds[0][1][0]['case']}.nii.gz").unlink()
+    folds = [split_dataset(dataset, fold).validation for fold in range(5)]
+    (tmp_path / "data" / "imagesTr" / f"{folds[0][0]['case']}.nii.gz").unlink()
     good = {
         "dataset": dataset,
         "scheme": SCHEME,
@@ -164,10 +166,27 @@ def test_evaluation_checks_only_the_cases_that_it_scores(phantom, tmp_path):
     prepare_evaluation(cases=folds[0], check_data=False, **good)
 
 
+def test_cases_that_were_trained_on_are_not_scored(phantom, tmp_path, caplog):
+    split = split_dataset(read_dataset(phantom), 0)
+    file = tmp_path / "model.pt"
+    save_file({"x": torch.zeros(1)}, file, split.about())
+    good = {"dataset": read_dataset(phantom), "scheme": SCHEME, "channels": ["T1w"], "spatial_dims": 3}
+    good |= {"output_dir": tmp_path / "out", "check_data": False, "weights": str(file)}
+    prepare_evaluation(cases=split.validation, **good)
+    message = refused(prepare_evaluation, cases=[*split.validation, split.training[0]], **good)
+    assert (
+        f"trained on 1 of the {len(split.validation) + 1} cases to be scored ({split.training[0]['case']})" in message
+    )
+    assert "--score_trained_cases true" in message
+    assert not caplog.text
+    prepare_evaluation(cases=split.training, score_trained_cases=True, **good)
+    assert "whose scores would be too high" in caplog.text
+
+
 def test_evaluation_and_inference_check_the_output_folder(phantom, tmp_path):
     (tmp_path / "file").touch()
     dataset = read_dataset(phantom)
-    cases = split_cases(dataset.cases, 0)
+    cases = split_dataset(dataset, 0).validation
     assert "output_dir" in refused(prepare_evaluation, dataset, cases, SCHEME, ["T1w"], 3, tmp_path / "file")
     assert "output_dir" in refused(prepare_inference, [], tmp_path / "file")
     prepare_inference([], tmp_path / "new")  # it is made when there is something to write
@@ -206,10 +225,10 @@ def test_inference_says_how_channels_are_given(phantom, tmp_path):
 def test_each_workflow_keeps_freed_memory(phantom, tmp_path, monkeypatch):
     kept = []
     for module in ("training", "inference"):
-        monkeypatch.setattr(f"mednextv2.{module}.preparation.keep_freed_memory", lambda: kept.append(1))
+        monkeypatch.setattr(f"mednextv2.{module}.preflight.keep_freed_memory", lambda: kept.append(1))
     prepare_training(**settings(phantom, tmp_path), check_data=False)
     dataset = read_dataset(phantom)
-    prepare_evaluation(dataset, split_cases(dataset.cases, 0), SCHEME, ["T1w"], 3, tmp_path, check_data=False)
+    prepare_evaluation(dataset, split_dataset(dataset, 0).validation, SCHEME, ["T1w"], 3, tmp_path, check_data=False)
     prepare_inference([], tmp_path)
     assert len(kept) == 3
 

@@ -1,0 +1,73 @@
+"""What a file of weights tells about its training: an entry of its own beside the tensors, which other readers skip.
+
+A file that `torch.save` writes is a ZIP archive. The entry is JSON, so that
+`unzip -p model.pt "*/mednextv2/about.json"`
+shows it; it stays when the file is copied or renamed, and the tensors remain a bare state dict.
+"""
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mednextv2.wording import count
+
+#: The name of the entry within the archive's own folder, outside of which PyTorch allows none.
+ENTRY = "mednextv2/about.json"
+_LIMIT = 50 * 2**20  # bytes of JSON that are read
+
+
+def add_about(path: str | os.PathLike, about: Mapping[str, Any]) -> None:
+    """Add what is known of a training to a file of weights that was just written.
+
+    Args:
+        path: A file written by `torch.save`.
+        about: Plain values, such as `fold`, `training` (the names of the cases trained on), `epoch` and `epochs`.
+    """
+    with zipfile.ZipFile(path, "a", compression=zipfile.ZIP_DEFLATED) as archive:
+        folder = archive.namelist()[0].split("/")[0]
+        archive.writestr(f"{folder}/{ENTRY}", json.dumps(dict(about), ensure_ascii=False))
+
+
+def read_about(path: str | os.PathLike) -> dict[str, Any]:
+    """Return what a file of weights tells about its training; an empty dictionary for a file that tells nothing."""
+    try:
+        with zipfile.ZipFile(Path(path).expanduser()) as archive:
+            entry = archive.getinfo(f"{archive.namelist()[0].split('/')[0]}/{ENTRY}")
+            if entry.file_size > _LIMIT:
+                return {}
+            content = json.loads(archive.read(entry))
+    except (OSError, LookupError, ValueError, RecursionError, zipfile.BadZipFile):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def trained_cases(files: Sequence[str | os.PathLike]) -> set[str]:
+    """Return the names of all cases that any of these files of weights were trained on, as far as they tell."""
+    found: set[str] = set()
+    for file in files:
+        names = read_about(file).get("training", [])
+        found |= {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
+    return found
+
+
+def describe_weights(path: str | os.PathLike) -> str:
+    """Say in a line what a file of weights is: its name, and what it tells about its training."""
+    about = read_about(path)
+    if not about:
+        return str(path)
+    parts = []
+    if isinstance(about.get("training"), list):
+        parts.append(f"trained on {count(len(about['training']), 'case')}")
+    if isinstance(about.get("dataset"), str):
+        parts.append(f"of {about['dataset']}")
+    if isinstance(about.get("fold"), (int, str)):
+        parts.append(f"fold {about['fold']}")
+    epoch, epochs = about.get("epoch"), about.get("epochs")
+    if isinstance(epoch, int) and isinstance(epochs, int):
+        parts.append(f"epoch {epoch} of {epochs}")
+    if isinstance(about.get("date"), str):
+        parts.append(about["date"])
+    return f"{path} ({', '.join(parts)})"

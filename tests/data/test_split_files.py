@@ -1,0 +1,66 @@
+"""Files that prescribe splits."""
+
+import json
+
+import pytest
+
+from mednextv2.data.split_files import Fold, folds_of, read_split_file
+from mednextv2.errors import InputError
+
+NAMES = ["a", "b", "c", "d"]
+
+
+def read(path, content):
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return read_split_file(path, NAMES)
+
+
+def test_nnunets_list_is_read(tmp_path):
+    content = [{"train": ["a", "b", "c"], "val": ["d"]}, {"train": ["b", "c", "d"], "val": ["a"]}]
+    assert read(tmp_path / "s.json", content) == [Fold(["a", "b", "c"], ["d"]), Fold(["b", "c", "d"], ["a"])]
+
+
+def test_monais_datalist_with_folds_is_read(tmp_path):
+    entries = [
+        {"image": "imagesTr/a_0000.nii.gz", "fold": 0}, {"image": ["x/b_0000.nii.gz", "x/b_0001.nii.gz"], "fold": 1},
+        {"image": ".\\imagesTr\\c.nii.gz", "fold": 0}, {"case": "d", "fold": 2},
+    ]  # fmt: skip
+    assert read(tmp_path / "s.json", {"training": entries, "testing": [{"image": "e.nii.gz"}]}) == [
+        Fold(["b", "d"], ["a", "c"]), Fold(["a", "c", "d"], ["b"]), Fold(["a", "b", "c"], ["d"]),
+    ]  # fmt: skip
+    assert folds_of({"a": 3, "b": 7}) == [Fold(["b"], ["a"]), Fold(["a"], ["b"])]
+
+
+def test_monais_datalist_with_a_validation_list_is_one_fold(tmp_path):
+    content = {"training": [{"image": "a.nii.gz"}, "b"], "validation": [{"image": "c.nii"}]}
+    assert read(tmp_path / "s.json", content) == [Fold(["a", "b"], ["c"])]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "is not valid JSON"),
+        ("[" * 100_000, "is not valid JSON"),
+        ([], "holds no folds"),
+        (3, "holds no folds"),
+        ({"training": [{"image": "a.nii.gz"}]}, "holds no folds"),
+        ({"training": [{"image": "a.nii.gz", "fold": True}]}, "holds no folds"),
+        ({"training": 3}, "holds no folds"),
+        ([{"train": ["a"]}], "fold 0 should be"),
+        ([{"train": ["a"], "val": [1]}], "fold 0 should be"),
+        ([{"train": ["a"], "val": ["z", "y"]}], "names 2 cases that the data set does not have: y, z"),
+        ([{"train": ["a", "b"], "val": ["b"]}], "1 cases in training and in validation: b"),
+        ([{"train": ["a"], "val": []}], "has no case for validation"),
+        ([{"train": [], "val": ["a"]}], "has no case for training"),
+        ({"training": [{"fold": 1}]}, "an entry should be"),
+    ],
+)
+def test_files_that_are_no_split_are_refused(tmp_path, content, words):
+    with pytest.raises(InputError, match=words) as error:
+        read(tmp_path / "s.json", content)
+    assert str(tmp_path / "s.json") in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        read_split_file(tmp_path / "no.json", NAMES)

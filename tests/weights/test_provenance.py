@@ -1,0 +1,75 @@
+"""What weights tell about their training."""
+
+import json
+import subprocess
+import zipfile
+
+import pytest
+import torch
+
+from mednextv2.weights.files import load_file, save_file
+from mednextv2.weights.provenance import ENTRY, add_about, describe_weights, read_about, trained_cases
+
+ABOUT = {
+    "fold": 1,
+    "training": ["a", "ä b"],
+    "validation": ["c"],
+    "epoch": 3,
+    "epochs": 10,
+    "dataset": "D",
+    "date": "2026",
+}
+
+
+def test_it_stays_beside_the_tensors_and_other_readers_skip_it(tmp_path):
+    state = {"x": torch.arange(1000.0), "y": torch.ones(3, dtype=torch.bfloat16)}
+    save_file(state, tmp_path / "a.pt", ABOUT)
+    copy = tmp_path / "b.pt"
+    copy.write_bytes((tmp_path / "a.pt").read_bytes())
+    assert read_about(copy) == ABOUT
+    for loaded in (load_file(copy), torch.load(copy, weights_only=True), torch.load(copy, mmap=True)):
+        assert loaded.keys() == state.keys()
+        assert all(torch.equal(loaded[key], state[key]) for key in state)
+    assert zipfile.ZipFile(copy).testzip() is None
+
+
+def test_files_that_tell_nothing(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "plain.pt")
+    (tmp_path / "text.pt").write_text("no archive")
+    save_file({"x": torch.zeros(1)}, tmp_path / "list.pt")
+    with zipfile.ZipFile(tmp_path / "list.pt", "a") as archive:
+        archive.writestr(f"archive/{ENTRY}", "[1]")
+    save_file({"x": torch.zeros(1)}, tmp_path / "broken.pt")
+    with zipfile.ZipFile(tmp_path / "broken.pt", "a") as archive:
+        archive.writestr(f"archive/{ENTRY}", "{")
+    for name in ("plain", "text", "list", "broken", "none"):
+        assert read_about(tmp_path / f"{name}.pt") == {}
+    assert describe_weights(tmp_path / "plain.pt") == str(tmp_path / "plain.pt")
+
+
+def test_trained_cases_are_those_of_all_files(tmp_path):
+    for name, cases in (("a", ["x", "y"]), ("b", ["y", "z"]), ("c", "xyz")):
+        save_file({}, tmp_path / f"{name}.pt", {"training": cases})
+    assert trained_cases([tmp_path / "a.pt", tmp_path / "b.pt", tmp_path / "c.pt", "none.pt"]) == {"x", "y", "z"}
+
+
+def test_the_description_names_what_is_known(tmp_path):
+    save_file({}, tmp_path / "a.pt", ABOUT)
+    expected = f"{tmp_path / 'a.pt'} (trained on 2 cases, of D, fold 1, epoch 3 of 10, 2026)"
+    assert describe_weights(tmp_path / "a.pt") == expected
+
+
+def test_the_entry_is_readable_text(tmp_path):
+    torch.save({}, tmp_path / "a.pt")
+    add_about(tmp_path / "a.pt", ABOUT)
+    code = f"import zipfile, sys; sys.stdout.buffer.write(zipfile.ZipFile(r'{tmp_path / 'a.pt'}').read('a/{ENTRY}'))"
+    done = subprocess.run(["python3", "-c", code], capture_output=True, check=True)
+    assert json.loads(done.stdout) == ABOUT
+
+
+@pytest.mark.parametrize("size", [60 * 2**20])
+def test_an_entry_that_swells_is_not_read(tmp_path, size):
+    torch.save({}, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"a/{ENTRY}", '{"x": "' + "a" * size + '"}')
+    assert read_about(tmp_path / "a.pt") == {}
