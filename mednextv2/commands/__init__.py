@@ -14,5 +14,8 @@ from mednextv2.commands.plan import plan
 from mednextv2.commands.predict import predict
 from mednextv2.commands.report import report
 from mednextv2.commands.run import run
+from mednextv2.commands.score import score
 
-VERBS = {f.__name__: f for f in (run, predict, check, plan, bundle, ensemble, phantom, picture, report, fetch, doctor)}
+VERBS = {
+    f.__name__: f for f in (run, predict, check, plan, bundle, ensemble, score, phantom, picture, report, fetch, doctor)
+}

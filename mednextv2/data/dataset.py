@@ -122,6 +122,18 @@ def read_dataset(dataset_dir: str | os.PathLike, labels_dir: str | os.PathLike |
     return DatasetFolder(folder, names, labels, cases, tuple(order), texts, _folds(found, description))
 
 
+def read_description(folder: str | os.PathLike) -> LabelScheme | None:
+    """Return what the `dataset.json` of a folder says of label values, without looking for cases.
+
+    Raises:
+        InputError: If the file is missing, does not parse, or the declaration cannot be used.
+    """
+    folder = Path(folder).expanduser()
+    description = _read_json(folder)
+    order = description.get("regions_class_order") or ()
+    return DatasetFolder(folder, (), _labels(description), (), tuple(order)).scheme()
+
+
 def check_description(dataset: DatasetFolder, scheme: LabelScheme, channels: Sequence[str]) -> None:
     """Raise an InputError when `dataset.json` names other channels than the bundle has, or other labels."""
     file = dataset.path / "dataset.json"

@@ -32,7 +32,8 @@ class FoldEnsemble(nn.Module):
     ) -> None:
         super().__init__()
         self.graphs = CudaGraphs(cuda_graph)
-        self.weights = [weights] if isinstance(weights, (str, os.PathLike)) else list(weights)
+        several = [weights] if isinstance(weights, (str, os.PathLike)) else weights
+        self.weights = [os.fspath(file) for file in several]
         self.networks = nn.ModuleList([network])
 
     def load(self) -> None:

@@ -1,5 +1,6 @@
 """The values of every setting of the recipes, and what tells that each was taken."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,8 +75,13 @@ def _postprocessed(d, v):
     return d["postprocessing"].transforms[2].steps == ([[1]] if v else [])
 
 
+def _of_folds(d, v):
+    expected = [v] if isinstance(v, int) else v or [0, 2]
+    return [Path(file).parent.name for file in d["predictor"].weights] == [f"fold_{fold}" for fold in expected]
+
+
 COMMON = {
-    "bundle_root": each(["at:copy"], lambda d, v: d["bundle_root"] == v),
+    "bundle_root": each(["at:copy"], lambda d, v: str(d["bundle_root"]) == v),
     "dataset_dir": each(["at:Task04_Hippocampus"], lambda d, v: str(d["folder"].path) == v),
     "labels_dir": [
         row(None, _labels_from),
@@ -107,9 +113,18 @@ FACTS = {
     ),
     "ignore_label": each([None, 3], lambda d, v: d["scheme"].ignore_label == v),
 }
+SPLIT = {
+    "num_folds": each([None, 2, 6], lambda d, v: d["split"].num_folds == (v or 5)),
+    "splits": [
+        row(None, lambda d, v: d["split"].source == "5 folds by nnU-Net's rule"),
+        row("at:splits.json", lambda d, v: [i["case"] for i in d["split"].validation] == ["phantom_005"]),
+    ],
+    "group": each([None, "phantom_00([0-5])"], lambda d, v: d["split"].num_folds == 5),
+}
 TRAIN = {
     **COMMON,
     "fold": each([0, 4, "all"], lambda d, v: len(d["train::dataset"]) == {0: 4, 4: 5, "all": 6}[v]),
+    **SPLIT,
     "output_dir": each(["at:elsewhere"], lambda d, v: (d.shared / "elsewhere" / "model.pt").is_file()),
     "prepared_dir": each(["at:prepared anew"], lambda d, v: any((d.shared / "prepared anew").iterdir())),
     "epochs": each([1, 2], lambda d, v: d.load("checkpoint_latest.pt")["epoch"] == v),
@@ -125,7 +140,6 @@ TRAIN = {
     "gradient_clipping": each([12.0, 1], lambda d, v: d["train::handlers::0"].max_norm == v),
     "deep_supervision_weights": [
         row([1.0, 0.5, 0.25, 0.125, 0.0625], lambda d, v: list(d["loss"].weights) == v),
-        row("$[16 / 31, 8 / 31, 4 / 31, 2 / 31, 1 / 31]", lambda d, v: sum(d["loss"].weights) == 1),
         row(None, lambda d, v: [31 * w for w in d["loss"].weights] == [16, 8, 4, 2, 1]),
     ],
     "foreground_patches": each([0, 0.33, 1], lambda d, v: sum(d["train::sampler"].centred) == {0: 0, 0.33: 1, 1: 2}[v]),
@@ -162,6 +176,11 @@ EVALUATE = {
     **COMMON,
     **PREDICT,
     "fold": each([0, "all"], _scored),
+    **SPLIT,
+    "score_trained_cases": [
+        row(True, lambda d, v: len(d.masks) == 6, weights="at:trained/model.pt", fold="all"),
+        row(False, lambda d, v: len(d.masks) == 2, weights="at:trained/model.pt"),
+    ],
     "weights": [
         row("at:trained/model.pt", lambda d, v: d["predictor"].weights == [v]),
         row(["at:trained/model.pt"] * 2, lambda d, v: len(d["predictor"].networks) == 2),
@@ -184,4 +203,7 @@ INFERENCE = {
         row("all", lambda d, v: len(d.masks) == 2, input="at:study"),
     ],
     "weights": EVALUATE["weights"],
+    "folds": [
+        row(value, _of_folds, bundle_root="at:two folds", weights="the bundle's") for value in (None, 0, (0, 2), [2])
+    ],
 }

@@ -32,8 +32,8 @@ def run(workflow, **settings):
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
-def assert_refused(result, *words):
-    assert result.returncode == 1, result.stdout[-1000:] + result.stderr[-3000:]
+def assert_refused(result, *words, code=1):
+    assert result.returncode == code, result.stdout[-1000:] + result.stderr[-3000:]
     assert "Traceback" not in result.stderr
     message = result.stderr[result.stderr.rindex("error:") :]
     for word in words:
@@ -121,7 +121,7 @@ def test_an_output_folder_that_cannot_be_written(small_phantom, tmp_path):
 
 
 def test_a_mistyped_setting(small_phantom, tmp_path):
-    assert_refused(train(small_phantom, tmp_path, epochss=3), "--epochss", "--epochs")
+    assert_refused(train(small_phantom, tmp_path, epochss=3), "--epochss", "--epochs", code=2)
 
 
 def test_a_memory_that_is_too_small_for_a_step(small_phantom, tmp_path, monkeypatch):

@@ -87,6 +87,12 @@ def shared(tmp_path_factory, small_phantom):
     (folder / "list.json").write_text(json.dumps({"testing": [{"image": "images/phantom_000.nii.gz"}]}))
     (folder / "postprocessing.json").write_text('{"steps": [[1]]}')
     Workflow("train", folder, settings_of("train", folder, folder / "trained")).run()
+    shutil.copytree(HIPPOCAMPUS, folder / "two folds", ignore=shutil.ignore_patterns("output", "fold_*"))
+    for fold in (0, 2):
+        (folder / "two folds" / "models" / f"fold_{fold}").mkdir()
+        shutil.copy(folder / "trained" / "model.pt", folder / "two folds" / "models" / f"fold_{fold}")
+    names = [f"phantom_{i:03d}" for i in range(6)]
+    (folder / "splits.json").write_text(json.dumps([{"train": names[:5], "val": names[5:]}]))
     for size in (1, 3, 5):
         weights = create_mednext("v2_tiny", out_channels=3, deep_supervision=True, kernel_size=size).state_dict()
         torch.save(weights, folder / f"kernel {size}.pt")
@@ -103,6 +109,8 @@ def settings_of(workflow, shared, output, **settings):
         given = {"input": "at:images", **given}
         if given["input"] == "$None":
             del given["input"]
+    if given.get("weights") == "the bundle's":
+        del given["weights"]
     if given["output_dir"] == "at:out":
         given["output_dir"] = str(output)
     return {name: at(value, shared) for name, value in given.items()}
