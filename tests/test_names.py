@@ -63,9 +63,6 @@ ELSEWHERE = {
     "report/tables.py": "report/test_page.py",
     "report/volumes.py": "report/test_page.py",
     "report/write.py": "report/test_page.py",
-    "transforms/load.py": "bundle/test_bad_input.py",
-    "transforms/spline_resize.py": "transforms/test_resample.py",
-    "transforms/sampling.py": "transforms/test_spatial.py",
     "version.py": "test_rooms.py",
     "weights/files.py": "weights/test_loading.py",
 }
