@@ -37,7 +37,6 @@ ELSEWHERE = {
     "inference/postprocessing_choice.py": "inference/test_postprocessing.py",
     "inference/preflight.py": "bundle/test_bad_input.py",
     "inference/probabilities.py": "test_predict_files.py",
-    "nets/cuda_graph_passes.py": "nets/test_cuda_graph.py",
     "predictor.py": "test_predict_files.py",
     "version.py": "test_rooms.py",
     "weights/files.py": "weights/test_loading.py",
