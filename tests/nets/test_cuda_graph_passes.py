@@ -58,6 +58,17 @@ def test_autocast_is_as_it_was_told_whatever_is_around(cuda, around):
             torch.testing.assert_close(found, network(x), rtol=0, atol=0)
 
 
+@torch.no_grad()
+def test_copies_of_weights_that_autocast_made_before_are_not_recorded(cuda):
+    network, (x,) = TwoHeads().eval(), patches(1)
+    with torch.autocast("cpu", torch.bfloat16, enabled=False):  # keeps autocast's cache between warm-up and capture
+        recorded = RecordedPass(network, x, Place(CPU), (True, torch.bfloat16))
+    for p in network.parameters():
+        p.add_(0.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(recorded(x), network(x), rtol=0, atol=0)
+
+
 # --- with gradients --------------------------------------------------------------------------------------------------
 
 
