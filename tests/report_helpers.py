@@ -1,5 +1,6 @@
-"""A small evaluation with known numbers, and a reader of pages."""
+"""A small evaluation with known numbers, a prediction, and readers of pages and paths."""
 
+import math
 import re
 from html.parser import HTMLParser
 
@@ -11,8 +12,10 @@ from monai.data import MetaTensor
 
 from mednextv2.data import LabelScheme
 from mednextv2.inference import EvaluationTable, StructureMasksd
+from mednextv2.report import Results, write_results
 
 SHAPE, SPACING = (20, 24, 10), (0.8, 1.2, 3.0)
+ML = math.prod(SPACING) / 1000  # of a voxel
 AFFINE = np.array(
     [[-0.8, 0, 0, 11], [0, -1.2, 0, 7], [0, 0, 3.0, -5], [0, 0, 0, 1]]
 )  # to the left, posterior, superior
@@ -109,3 +112,37 @@ class Page(HTMLParser):
 
 def read_page(path):
     return Page(path.read_text(encoding="utf-8"))
+
+
+def corners(path):
+    """Walk along an SVG path of M, h, v and z; return the loops' corners (x, y)."""
+    loops = []
+    for loop in re.findall(r"M[^z]*z", path):
+        x, y = map(int, re.match(r"M(\d+) (\d+)", loop).groups())
+        points = [(x, y)]
+        for axis, step in re.findall(r"([hv])(-?\d+)", loop):
+            x, y = (x + int(step), y) if axis == "h" else (x, y + int(step))
+            points.append((x, y))
+        loops.append(points)
+    return loops
+
+
+def fill(path, shape):
+    """Fill a path by the even-odd rule, from the vertical sides alone."""
+    crossed = np.zeros((shape[0], shape[1] + 1), int)
+    for loop in corners(path):
+        for (x, y), (u, v) in zip(loop, [*loop[1:], loop[0]], strict=True):
+            assert x == u or y == v  # along the borders of pixels
+            if x == u:
+                crossed[min(y, v) : max(y, v), x] += 1
+    return crossed.cumsum(axis=1)[:, :-1] % 2 == 1
+
+
+def make_prediction(root, count=8):
+    cases = []
+    for n in range(count):
+        image = save(root / "images" / f"{n}.nii.gz", np.random.default_rng(n).random(label_map().shape, np.float32))
+        mask = save(root / "masks" / f"{n}_seg.nii.gz", predicted(n % 5))
+        cases.append({"case": f"case {n}", "image": [image], "prediction": mask})
+    write_results(root / "masks", Results("prediction", "Masks", ["front", "back"], [[1], [2]], cases))
+    return root / "masks"

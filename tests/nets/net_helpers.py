@@ -1,6 +1,7 @@
 """What the tests of the network share."""
 
 import torch
+from torch import nn
 
 from mednextv2.nets import MedNeXt
 
@@ -56,3 +57,46 @@ def assert_same(actual, expected, tolerance=1e-5):
 
 def count(network):
     return sum(p.numel() for p in network.parameters())
+
+
+class TwoHeads(nn.Module):
+    """Two heads in training, one in evaluation; counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.small = nn.Conv3d(1, 4, 3, padding=1), nn.Conv3d(4, 2, 1), nn.Conv3d(4, 2, 1)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        x = torch.tanh(self.body(x))
+        return [self.head(x), self.small(x[..., ::2])] if self.training else self.head(x)
+
+
+def patches(count, batch=2):
+    """Random inputs of a network of two heads."""
+    return [torch.randn(batch, 1, 6, 6, 6) for _ in range(count)]
+
+
+def loss_of(outputs):
+    """Loss of its heads in training."""
+    return sum((o.float() ** 2 * w).mean() for w, o in zip((1.0, 0.5), outputs, strict=True))
+
+
+def train(network, run, inputs, set_to_none=True, autocast=False):
+    """Train; return the weights, and the gradients of every step."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    gradients = []
+    for x in inputs:
+        optimizer.zero_grad(set_to_none=set_to_none)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = loss_of(run(network, x))
+        loss.backward()
+        gradients.append([p.grad.clone() for p in network.parameters()])
+        optimizer.step()
+    return [p.detach().clone() for p in network.parameters()], gradients
+
+
+def usual(network, x):
+    """Run a network as it is, where others are recorded."""
+    return network(x)

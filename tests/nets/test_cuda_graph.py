@@ -1,72 +1,25 @@
 """Recording and replaying of a network, with a stand-in for CUDA graphs that computes on the CPU."""
 
 import copy
-import gc
 import logging
 import pickle
 
 import pytest
 import torch
-from cuda_stand_in import StandIn
 from monai.data import MetaTensor
+from net_helpers import TwoHeads, loss_of, patches, train, usual
 from torch import nn
 
 from mednextv2 import ops
 from mednextv2.nets import CudaGraphs, MedNeXt
 from mednextv2.nets.cuda_graph import _on_gpu
 
-
-@pytest.fixture
-def cuda(monkeypatch):
-    return StandIn(monkeypatch)
-
-
-class Net(nn.Module):
-    """Two heads in training, one in evaluation; counts its calls."""
-
-    def __init__(self):
-        super().__init__()
-        self.body, self.head, self.small = nn.Conv3d(1, 4, 3, padding=1), nn.Conv3d(4, 2, 1), nn.Conv3d(4, 2, 1)
-        self.calls = 0
-
-    def forward(self, x):
-        self.calls += 1
-        x = torch.tanh(self.body(x))
-        return [self.head(x), self.small(x[..., ::2])] if self.training else self.head(x)
-
-
-def some(count, batch=2):
-    return [torch.randn(batch, 1, 6, 6, 6) for _ in range(count)]
-
-
-def loss_of(outputs):
-    return sum((o.float() ** 2 * w).mean() for w, o in zip((1.0, 0.5), outputs, strict=True))
-
-
-def train(network, run, inputs, set_to_none=True, autocast=False):
-    """Train; return the weights, and the gradients of every step."""
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-    gradients = []
-    for x in inputs:
-        optimizer.zero_grad(set_to_none=set_to_none)
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            loss = loss_of(run(network, x))
-        loss.backward()
-        gradients.append([p.grad.clone() for p in network.parameters()])
-        optimizer.step()
-    return [p.detach().clone() for p in network.parameters()], gradients
-
-
-def usual(network, x):
-    return network(x)
-
-
 # --- without gradients -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("grad", [torch.no_grad, torch.inference_mode])
 def test_the_second_pass_is_recorded_and_replayed_from_then_on(cuda, grad):
-    network, graphs, inputs = Net().eval(), CudaGraphs(), some(4)
+    network, graphs, inputs = TwoHeads().eval(), CudaGraphs(), patches(4)
     with grad():
         expected = [network(x) for x in inputs]
         network.calls = 0
@@ -78,17 +31,17 @@ def test_the_second_pass_is_recorded_and_replayed_from_then_on(cuda, grad):
 
 
 def test_weights_that_change_in_place_are_seen_by_a_replay(cuda):
-    network, graphs, (x,) = Net().eval(), CudaGraphs(), some(1)
+    network, graphs, (x,) = TwoHeads().eval(), CudaGraphs(), patches(1)
     with torch.no_grad():
         for _ in range(3):
             graphs(network, x)
-        network.load_state_dict(Net().state_dict())
+        network.load_state_dict(TwoHeads().state_dict())
         torch.testing.assert_close(graphs(network, x), network(x), rtol=0, atol=0)
     assert cuda.captured == 1
 
 
 def test_recordings_give_way_to_a_pass_that_finds_no_memory_beside_them(cuda, caplog):
-    network, graphs, (x,), (other,) = Net().eval(), CudaGraphs(), some(1), some(1, batch=3)
+    network, graphs, (x,), (other,) = TwoHeads().eval(), CudaGraphs(), patches(1), patches(1, batch=3)
 
     def run(x):
         if len(x) == 3 and graphs._recordings:
@@ -110,7 +63,7 @@ def test_recordings_give_way_to_a_pass_that_finds_no_memory_beside_them(cuda, ca
 
 
 def test_a_copy_makes_its_own_recordings(cuda):
-    network, graphs, (x,) = Net().eval(), CudaGraphs(), some(1)
+    network, graphs, (x,) = TwoHeads().eval(), CudaGraphs(), patches(1)
     with torch.no_grad():
         for _ in range(3):
             graphs(network, x)
@@ -124,7 +77,7 @@ def test_a_copy_makes_its_own_recordings(cuda):
 
 
 def test_parameters_that_are_trained_from_some_step_on_get_gradients(cuda):
-    network, graphs, (x,) = Net().train(), CudaGraphs(), some(1)
+    network, graphs, (x,) = TwoHeads().train(), CudaGraphs(), patches(1)
     network.body.requires_grad_(False)
     for trained in (False, True):
         network.body.requires_grad_(trained)
@@ -136,11 +89,11 @@ def test_parameters_that_are_trained_from_some_step_on_get_gradients(cuda):
 
 
 def test_other_shapes_types_and_modes_are_recorded_for_themselves(cuda):
-    network, graphs = Net().eval(), CudaGraphs()
+    network, graphs = TwoHeads().eval(), CudaGraphs()
     with torch.no_grad():
         for _ in range(3):
             for batch in (1, 2):
-                (x,) = some(1, batch)
+                (x,) = patches(1, batch)
                 torch.testing.assert_close(graphs(network, x), network(x), rtol=0, atol=0)
         assert cuda.captured == 2
         for _ in range(3):
@@ -151,7 +104,7 @@ def test_other_shapes_types_and_modes_are_recorded_for_themselves(cuda):
             network.eval()
         assert cuda.captured == 4
         for _ in range(3):  # no more than four
-            x = some(1, 3)[0]
+            x = patches(1, 3)[0]
             torch.testing.assert_close(graphs(network, x), network(x), rtol=0, atol=0)
     assert cuda.captured == 4
 
@@ -171,7 +124,7 @@ def test_another_implementation_of_the_operators_is_not_replayed_from_the_first(
 
 
 def test_weights_that_are_moved_are_recorded_anew(cuda):
-    network, graphs, (x,) = Net().eval(), CudaGraphs(), some(1)
+    network, graphs, (x,) = TwoHeads().eval(), CudaGraphs(), patches(1)
     with torch.no_grad():
         for _ in range(2):
             graphs(network, x)
@@ -187,19 +140,19 @@ def test_weights_that_are_moved_are_recorded_anew(cuda):
 
 
 def test_metadata_is_dropped(cuda):
-    network, graphs = Net().eval(), CudaGraphs()
+    network, graphs = TwoHeads().eval(), CudaGraphs()
     with torch.no_grad():
-        for x in some(3):
+        for x in patches(3):
             assert type(graphs(network, MetaTensor(x))) is torch.Tensor
 
 
 def test_another_call_than_the_networks_own_can_be_recorded_without_gradients_only(cuda):
-    network, graphs = Net().eval(), CudaGraphs()
-    for x in some(3):
+    network, graphs = TwoHeads().eval(), CudaGraphs()
+    for x in patches(3):
         with torch.no_grad():
             torch.testing.assert_close(graphs(network, x, lambda x: 2 * network(x)), 2 * network(x), rtol=0, atol=0)
     assert cuda.captured == 1
-    for x in some(3):
+    for x in patches(3):
         assert graphs(network, x, lambda x: 2 * network(x)).requires_grad
     assert cuda.captured == 1
 
@@ -210,22 +163,12 @@ def test_another_call_than_the_networks_own_can_be_recorded_without_gradients_on
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("set_to_none", [True, False])
 def test_a_training_is_the_same_recorded_or_not(cuda, set_to_none, autocast):
-    network, graphs, inputs = Net(), CudaGraphs(), some(6)
+    network, graphs, inputs = TwoHeads(), CudaGraphs(), patches(6)
     expected = train(copy.deepcopy(network), usual, inputs, set_to_none, autocast)
     found = train(network, graphs, inputs, set_to_none, autocast)
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     # gradients that are only set to zero would be added to those that a replay writes to the same memory
     assert cuda.replayed == (10 if set_to_none else 0)
-
-
-def test_the_gradients_memory_is_that_of_the_graph(cuda):
-    network, graphs = Net(), CudaGraphs()
-    places = []
-    for x in some(4):
-        network.zero_grad()
-        loss_of(graphs(network, x)).backward()
-        places.append(network.body.weight.grad.data_ptr())
-    assert places[1] == places[2] == places[3]
 
 
 def test_a_network_of_ours_trains_the_same_with_deep_supervision_drop_path_and_checkpointing(cuda):
@@ -252,11 +195,11 @@ def test_a_network_of_ours_trains_the_same_with_deep_supervision_drop_path_and_c
 
 
 def test_gradients_that_are_accumulated_are_added(cuda):
-    network, graphs = Net(), CudaGraphs()
+    network, graphs = TwoHeads(), CudaGraphs()
     twin = copy.deepcopy(network)
     for _ in range(3):
         network.zero_grad(), twin.zero_grad()
-        for x in some(2):
+        for x in patches(2):
             loss_of(graphs(network, x)).backward()
             loss_of(twin(x)).backward()
     torch.testing.assert_close([p.grad for p in network.parameters()], [p.grad for p in twin.parameters()])
@@ -264,7 +207,7 @@ def test_gradients_that_are_accumulated_are_added(cuda):
 
 
 def test_a_pass_before_the_backward_pass_of_the_last_is_not_replayed(cuda):
-    network, graphs, inputs = Net(), CudaGraphs(), some(5)
+    network, graphs, inputs = TwoHeads(), CudaGraphs(), patches(5)
     train(network, graphs, inputs[:3])
     network.zero_grad()
     replayed = cuda.replayed
@@ -280,47 +223,9 @@ def test_a_pass_before_the_backward_pass_of_the_last_is_not_replayed(cuda):
     torch.testing.assert_close(found, [p.grad for p in network.parameters()])
 
 
-def test_a_forward_pass_without_a_backward_pass_is_forgotten(cuda):
-    network, graphs, inputs = Net(), CudaGraphs(), some(4)
-    train(network, graphs, inputs[:3])
-    network.zero_grad()
-    outputs = graphs(network, inputs[3])
-    replayed = cuda.replayed
-    graphs(network, inputs[3])
-    assert cuda.replayed == replayed
-    del outputs
-    gc.collect()
-    graphs(network, inputs[3])
-    assert cuda.replayed == replayed + 1
-
-
-def test_a_second_backward_pass_is_refused(cuda):
-    network, graphs, inputs = Net(), CudaGraphs(), some(3)
-    train(network, graphs, inputs)
-    network.zero_grad()
-    loss = loss_of(graphs(network, inputs[0]))
-    loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="once only"):
-        loss.backward()
-
-
-def test_frozen_parameters_get_no_gradient(cuda):
-    network, graphs, inputs = Net(), CudaGraphs(), some(4)
-    network.body.requires_grad_(False)
-    network.small.requires_grad_(False)  # so that one of the outputs needs none
-    twin = copy.deepcopy(network)
-    for x in inputs:
-        network.zero_grad(), twin.zero_grad()
-        loss_of(graphs(network, x)).backward()
-        loss_of(twin(x)).backward()
-    assert cuda.captured == 2
-    assert network.body.weight.grad is None
-    torch.testing.assert_close(network.head.weight.grad, twin.head.weight.grad, rtol=0, atol=0)
-
-
 def test_an_input_that_needs_a_gradient_gets_one(cuda):
-    network, graphs = Net(), CudaGraphs()
-    for x in some(3):
+    network, graphs = TwoHeads(), CudaGraphs()
+    for x in patches(3):
         x.requires_grad_()
         loss_of(graphs(network, x)).backward()
         assert x.grad.any()
@@ -328,10 +233,10 @@ def test_an_input_that_needs_a_gradient_gets_one(cuda):
 
 
 def test_training_and_validation_share_a_network(cuda):
-    network, graphs = Net(), CudaGraphs()
+    network, graphs = TwoHeads(), CudaGraphs()
     twin = copy.deepcopy(network)
     for _ in range(3):
-        inputs = some(3)
+        inputs = patches(3)
         expected, found = train(twin.train(), usual, inputs), train(network.train(), graphs, inputs)
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
         network.eval(), twin.eval()
@@ -347,7 +252,7 @@ def test_training_and_validation_share_a_network(cuda):
 
 @pytest.mark.parametrize("after", [0, 1, 12])  # the first operation, another, one of the backward pass
 def test_a_failure_is_told_once_and_all_runs_as_usual(cuda, caplog, after):
-    network, graphs, inputs = Net(), CudaGraphs(), some(5)
+    network, graphs, inputs = TwoHeads(), CudaGraphs(), patches(5)
     expected = train(copy.deepcopy(network), usual, inputs)
     cuda.failing = (after, RuntimeError("Cannot copy between CPU and CUDA tensors during CUDA graph capture\nand more"))
     with caplog.at_level(logging.WARNING, "mednextv2"):
@@ -367,21 +272,21 @@ def test_a_failure_is_told_once_and_all_runs_as_usual(cuda, caplog, after):
 
 
 def test_a_failure_before_the_capture_leaves_nothing_to_undo(cuda, caplog, monkeypatch):
-    network, graphs = Net().eval(), CudaGraphs()
+    network, graphs = TwoHeads().eval(), CudaGraphs()
 
     def fail():
         raise RuntimeError("")
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", fail)
     with torch.no_grad(), caplog.at_level(logging.WARNING, "mednextv2"):
-        for x in some(3):
+        for x in patches(3):
             torch.testing.assert_close(graphs(network, x), network(x), rtol=0, atol=0)
     assert "(RuntimeError)" in caplog.text  # an error without words
     assert cuda.undone == []
 
 
 def test_what_was_recorded_before_a_failure_is_still_replayed(cuda, caplog):
-    network, graphs, inputs = Net(), CudaGraphs(), some(3)
+    network, graphs, inputs = TwoHeads(), CudaGraphs(), patches(3)
     train(network, graphs, inputs)
     cuda.failing, replayed = (0, RuntimeError("not this one")), cuda.replayed
     with torch.no_grad():
@@ -395,7 +300,7 @@ def test_what_was_recorded_before_a_failure_is_still_replayed(cuda, caplog):
 
 
 def test_a_memory_that_is_too_small_for_the_network_itself_is_not_hidden(cuda, caplog):
-    network, graphs, (x,) = Net().eval(), CudaGraphs(), some(1)
+    network, graphs, (x,) = TwoHeads().eval(), CudaGraphs(), patches(1)
     with torch.no_grad():
         graphs(network, x)
         network.forward = out_of_memory
@@ -413,7 +318,7 @@ def out_of_memory(x):
 def test_processes_that_exchange_gradients_are_not_recorded(cuda, caplog):
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
-        network, graphs, inputs = Net(), CudaGraphs(), some(4)
+        network, graphs, inputs = TwoHeads(), CudaGraphs(), patches(4)
         expected = train(copy.deepcopy(network), usual, inputs)[0]
         found = train(nn.parallel.DistributedDataParallel(network), graphs, inputs)[0]
     finally:
@@ -425,7 +330,7 @@ def test_processes_that_exchange_gradients_are_not_recorded(cuda, caplog):
 
 
 def test_inside_of_another_capture_a_network_runs_as_usual(cuda):
-    network, graphs, (x,) = Net().eval(), CudaGraphs(), some(1)
+    network, graphs, (x,) = TwoHeads().eval(), CudaGraphs(), patches(1)
     cuda.capturing = True
     with torch.no_grad():
         for _ in range(3):
@@ -434,7 +339,7 @@ def test_inside_of_another_capture_a_network_runs_as_usual(cuda):
 
 
 def test_it_can_be_compiled_and_exported(cuda):
-    network, graphs, (x,) = Net().eval(), CudaGraphs(), some(1)
+    network, graphs, (x,) = TwoHeads().eval(), CudaGraphs(), patches(1)
 
     class Wrapped(nn.Module):
         def __init__(self):
@@ -453,15 +358,15 @@ def test_it_can_be_compiled_and_exported(cuda):
 
 
 def test_it_can_be_switched_off(cuda):
-    network, graphs = Net().eval(), CudaGraphs(enabled=False)
+    network, graphs = TwoHeads().eval(), CudaGraphs(enabled=False)
     with torch.no_grad():
-        for x in some(3):
+        for x in patches(3):
             graphs(network, x)
     assert (cuda.captured, network.calls) == (0, 3)
 
 
 def test_on_a_cpu_nothing_is_recorded():
-    network, graphs, inputs = Net(), CudaGraphs(), some(4)
+    network, graphs, inputs = TwoHeads(), CudaGraphs(), patches(4)
     assert not _on_gpu(inputs[0])
     expected = train(copy.deepcopy(network), usual, inputs)
     torch.testing.assert_close(train(network, graphs, inputs), expected, rtol=0, atol=0)

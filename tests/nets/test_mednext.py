@@ -6,7 +6,6 @@ import torch
 from monai.data import MetaTensor
 from net_helpers import V1, V2, gradients, image, lively, tiny
 
-from mednextv2.nets import create_mednext
 from mednextv2.nets.blocks import MedNeXtBlock
 
 # --------------------------------------------------------------------------------- inputs and outputs
@@ -137,11 +136,6 @@ def test_bad_arguments_are_refused_by_name(wrong, word):
 def test_bad_settings_of_the_bottleneck_are_refused_by_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         tiny(**wrong)
-
-
-def test_an_unknown_variant_is_refused_with_those_that_exist():
-    with pytest.raises(ValueError, match=r"v3_huge.*v1_s.*v2_wide"):
-        create_mednext("v3_huge")
 
 
 # -------------------------------------------------------------------------- checkpointing, drop path

@@ -9,6 +9,7 @@ from mednextv2 import ops
 from mednextv2.ops import Mlp, Settings, native
 
 MLP_ARGUMENTS = ("y", "norm_weight", "norm_bias", "w1", "b1", "gamma", "beta", "w2", "b2", "residual")
+BLOCK_SPACES = [(5, 6, 7), (1, 1, 1), (2, 2, 2), (9, 8, 7), (12, 11), (1, 1)]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2, torch.float64: 1e-12}
 
 
@@ -116,3 +117,24 @@ def reference_mlp(values, settings):
 def mlp_of(values):
     """Weights by name as the operators take them."""
     return Mlp(*map(values.get, Mlp._fields))
+
+
+def block_case(seed, dtype, **fixed):
+    """Random arguments of a block by name, as leaves that want gradients, and its settings."""
+    generator = torch.Generator().manual_seed(seed)
+    pick = torch.randint(1000, (4,), generator=generator).tolist()
+    fixed = {"space": BLOCK_SPACES[pick[0] % len(BLOCK_SPACES)], "out": 1, "residual": False, "mean": 0} | fixed
+    kernel_size, bias = fixed.pop("kernel", (3, 5, 7)[pick[1] % 3]), fixed.pop("bias", pick[2] % 4 > 0)
+    values, settings = mlp_case(seed, dtype, **fixed)
+    x = values.pop("y")
+    values.pop("residual")
+    parameter = {"dtype": values["w1"].dtype, "requires_grad": True}
+    kernel = torch.randn(x.shape[1], 1, *[kernel_size] * (x.dim() - 2), **parameter)
+    bias = torch.randn(x.shape[1], **parameter) if bias else None
+    return {"x": x, "weight": kernel, "bias": bias, **values}, settings
+
+
+def run_block(values, settings=None):
+    """Apply a block with the residual connection."""
+    convolution = ops.Convolution(values["weight"], values["bias"])
+    return ops.block(values["x"], convolution, mlp_of(values), values["x"], settings)

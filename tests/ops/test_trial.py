@@ -30,24 +30,11 @@ from triton.runtime.errors import PTXASError
 
 from mednextv2 import ops
 from mednextv2.nets import MedNeXt
-from mednextv2.ops import _trial_store, _trial_worker, implementation_choice, implementations, native, trial
+from mednextv2.ops import _trial_store, _trial_worker, implementations, native, trial
 from mednextv2.ops import _trial_worker_pool as children
 from mednextv2.ops._trial_store import Verdict
 
 STANDIN = Path(standin.__file__).parent
-
-
-@pytest.fixture
-def gpu(monkeypatch, tmp_path):
-    """A GPU with kernels of its own, and an empty cache folder."""
-    standin.install(monkeypatch.setattr)
-    monkeypatch.setattr(implementations, "_wanted", "auto")
-    monkeypatch.setattr(children, "workers", lambda _: 2)
-    monkeypatch.setenv("TRIAL_LOG", str(tmp_path / "log"))
-    monkeypatch.setenv(native.CACHE, str(tmp_path / "cache"))
-    monkeypatch.setattr(trial, "_known", {})
-    monkeypatch.setattr(trial, "_said", set())
-    return tmp_path / "cache"
 
 
 def lines(caplog):
@@ -311,19 +298,6 @@ def test_a_recorded_graph_takes_pytorchs_operators_and_nothing_is_tried(gpu, cap
     assert standin.trials() == []
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     assert trial.choice(problem(RIGHT), DEVICE).name == "triton"
-
-
-def test_a_path_that_is_asked_for_needs_no_verdict(gpu):
-    for name in ("triton", "torch", "reference"):
-        with ops.use(name):
-            assert implementation_choice.choose_for(problem(RIGHT), DEVICE).name == name
-    assert standin.trials() == []
-    assert implementation_choice.choose_for(problem(RIGHT, torch.float64), DEVICE).name == "torch"
-    assert implementation_choice.choose_for(problem(RIGHT)._replace(kernel_size=9), DEVICE).name == "torch"
-    assert standin.trials() == []
-    assert implementation_choice.choose_for(problem(RIGHT), torch.device("cuda")).name == "triton"  # the current one
-    assert implementation_choice.choose_for(problem(RIGHT), DEVICE).name == "triton"
-    assert standin.trials() == [RIGHT]
 
 
 def test_the_number_of_processes_fits_cores_and_memory(monkeypatch):

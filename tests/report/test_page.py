@@ -4,21 +4,13 @@ import csv
 import math
 import re
 
-import nibabel as nib
 import numpy as np
 import pytest
-from report_helpers import LOG, SPACING, label_map, make_evaluation, predicted, read_page, save
-from verb_helpers import call
+from report_helpers import LOG, ML, label_map, make_evaluation, make_prediction, predicted, read_page
 
 from mednextv2.data import LabelScheme
 from mednextv2.report import Results, read_results, write_report, write_results
-from mednextv2.report.axis import Axis
-from mednextv2.report.box_plots import box_plots
-from mednextv2.report.number_format import ml, number
-from mednextv2.report.rendering import environment
-from mednextv2.report.score_reading import Scores, choose_cases
-
-ML = math.prod(SPACING) / 1000
+from mednextv2.report.number_format import ml
 
 
 @pytest.fixture(scope="module")
@@ -90,24 +82,6 @@ def test_best_median_and_worst_are_drawn(page):
     assert "largest connected error" in " ".join(page.of("figcaption"))
 
 
-@pytest.mark.parametrize(
-    ("means", "chosen"),
-    [
-        ([0.5], [("Only case", 0)]),
-        ([0.5, 0.7], [("Best case", 1), ("Worst case", 0)]),
-        ([0.5, 0.9, 0.7], [("Best case", 1), ("Median case", 2), ("Worst case", 0)]),
-        ([0.5, 0.9, 0.7, 0.6], [("Best case", 1), ("Median case", 3), ("Worst case", 0)]),
-        ([0.5, np.nan, 0.7, 0.6], [("Best case", 2), ("Median case", 3), ("Worst case", 0)]),
-        ([0.5, 0.5, 0.5], [("Best case", 2), ("Median case", 1), ("Worst case", 0)]),
-        ([np.nan], []),
-    ],
-)
-def test_choice_of_cases(means, chosen):
-    values = np.array([means, means]).T
-    values[:, 1] = np.nan  # a class that no case has
-    assert choose_cases(Scores([str(i) for i in range(len(means))], ["x", "y"], {"dice": values})) == chosen
-
-
 def test_box_plots_name_every_case(page):
     titles = page.of("title")
     assert titles[0] == "Test, fold 0"
@@ -117,40 +91,11 @@ def test_box_plots_name_every_case(page):
     assert len(page.all("circle", **{"class": "dot"})) == 3 * 2 * 5
 
 
-def test_box_has_the_quartiles():
-    values = np.array([[0.5], [0.6], [0.7], [0.8], [0.9], [0.0]])
-    charts = environment().get_template("charts.svg.j2").module
-    svg = charts.box_plots(box_plots("Dice", ["x"], list("abcdef"), values, score=True))
-    a, b = (float(v) for v in re.search(r'class="box" x="([\d.]+)".*? width="([\d.]+)"', svg).groups())
-    axis = [float(v) for v in re.findall(r'class="grid" d="M([\d.]+) ', svg)]
-    first, third = np.percentile(values, (25, 75))
-    scale = (axis[-1] - axis[0]) / 1.0  # from 0 to 1
-    assert (a, b) == (pytest.approx(axis[0] + first * scale, abs=0.1), pytest.approx((third - first) * scale, abs=0.1))
-
-
-def test_ticks_are_round_and_inside():
-    assert Axis(0.8, 1, 0, 100).ticks() == [0.8, 0.85, 0.9, 0.95, 1]
-    assert Axis(0, 3, 0, 100).ticks() == [0, 1, 2, 3]
-    assert Axis(0, 340, 0, 100, log=True).ticks() == [0, 1, 3, 10, 30, 100, 300]
-
-
 def test_training_curves_skip_epochs_without_validation(page):
     lines = {a["class"]: a["points"].split() for a in page.all("polyline")}
     assert len(page.all("polyline")) == 3
     assert len(lines["second"]) == 2  # of three epochs
     assert len(page.all("polyline")[0]["points"].split()) == 3  # the loss
-
-
-def test_numbers_that_are_none_or_infinite_have_signs():
-    assert [number(v) for v in (math.nan, math.inf, 0.12345)] == ["–", "∞", "0.123"]
-    assert [ml(v) for v in (math.nan, 0.0, 0.012345, 1.2345, 123.45, 1234.5)] == [
-        "–",
-        "0",
-        "0.0123",
-        "1.23",
-        "123",
-        "1234",
-    ]
 
 
 def test_page_is_whole_and_needs_nothing_from_outside(evaluation, page):
@@ -234,16 +179,6 @@ def test_regions_and_ignored_voxels(tmp_path):
 # --- predictions -----------------------------------------------------------------------------------------------------
 
 
-def make_prediction(root, count=8):
-    cases = []
-    for n in range(count):
-        image = save(root / "images" / f"{n}.nii.gz", np.random.default_rng(n).random(label_map().shape, np.float32))
-        mask = save(root / "masks" / f"{n}_seg.nii.gz", predicted(n % 5))
-        cases.append({"case": f"case {n}", "image": [image], "prediction": mask})
-    write_results(root / "masks", Results("prediction", "Masks", ["front", "back"], [[1], [2]], cases))
-    return root / "masks"
-
-
 def test_prediction_has_volumes_and_the_first_cases(tmp_path):
     page = read_page(write_report(make_prediction(tmp_path), tmp_path / "new" / "page.html"))
     volumes = ML * np.array([(predicted(n % 5) == 2).sum() for n in range(8)])
@@ -283,132 +218,3 @@ def test_many_classes_and_cases_stay_small(tmp_path):
     assert len(page.all("div", **{"class": "tall"})) == 3
     i = int(values[3].argmin())
     assert page.tables[-1][2 + 3][4] == names[i]
-
-
-# --- the command line ------------------------------------------------------------------------------------------------
-
-
-def test_command_line_names_the_page(tmp_path, monkeypatch, capsys):
-    folder = make_prediction(tmp_path, 2)
-    code, out, err = call(monkeypatch, capsys, "report", folder)
-    assert (code, out.strip()) == (0, str(folder / "report.html"))
-    assert "drawing cases" in err
-    code, out, _ = call(monkeypatch, capsys, "report", folder, "--output", tmp_path / "b.html")
-    assert (code, out.strip()) == (0, str(tmp_path / "b.html"))
-
-
-def test_images_and_labels_that_have_moved_are_found(tmp_path, monkeypatch, capsys):
-    folder = make_evaluation(tmp_path, ("a", "b"))
-    (tmp_path / "images").rename(tmp_path / "i2")
-    (tmp_path / "labels").rename(tmp_path / "l2")
-    code, _, err = call(monkeypatch, capsys, "report", folder)
-    assert code == 1
-    assert "4 of the files are missing" in err
-    for name in ("a", "b"):
-        assert str(tmp_path / "images" / f"{name}.nii.gz") in err
-    assert "--images DIR" in err
-    code, _, _ = call(monkeypatch, capsys, "report", folder, "--images", tmp_path / "i2", "--labels", tmp_path / "l2")
-    assert code == 0
-    code, _, err = call(monkeypatch, capsys, "report", folder, "--images", tmp_path / "none")
-    assert (code, err) == (1, f"error: --images {tmp_path / 'none'}: there is no such folder\n")
-
-
-def damage(folder, what):
-    files = {p.name: p for p in folder.rglob("*") if p.is_file()}
-    table, mask = folder / "cases.csv", files["a_seg.nii.gz"]
-    lines = table.read_text().splitlines(keepends=True)
-    match what:
-        case "no table":
-            table.unlink()
-        case "empty table":
-            table.write_text("")
-        case "columns":
-            table.write_text("".join(line.replace("hd95_mm", "x") for line in lines))
-        case "row missing":
-            table.write_text("".join(lines[:-1]))
-        case "row twice":
-            table.write_text("".join([*lines, lines[1]]))
-        case "other case":
-            table.write_text("".join([*lines, lines[1].replace("a,", "z,", 1)]))
-        case "text":
-            table.write_text("".join([*lines[:1], lines[1].replace("1", "one"), *lines[2:]]))
-        case "bytes":
-            table.write_bytes(b"case,label,dice\n\xff\xfe")
-        case "truncated mask":
-            mask.write_bytes(mask.read_bytes()[:-30])
-        case "mask of fractions":
-            save(mask, predicted(0).astype(np.float32) / 2)
-        case "mask elsewhere":
-            save(mask, predicted(0), np.diag([0.8, 1.2, 3, 1]))
-        case "mask of another shape":
-            save(mask, predicted(0)[:-1])
-        case "log":
-            (folder.parent / "training_log.csv").write_text("a,b\n1,2\n")
-
-
-@pytest.mark.parametrize(
-    ("what", "words"),
-    [
-        ("no table", r"cases\.csv: there is no such file"),
-        ("empty table", r"cases\.csv: has no rows"),
-        ("columns", r"lacks the columns hd95_mm"),
-        ("row missing", r"lacks rows of results\.json: b, posterior"),
-        ("row twice", r"has rows twice: a, anterior"),
-        ("other case", r"has rows that are not in results\.json: z, anterior"),
-        ("text", r"of a, anterior is no number but 'one"),
-        ("bytes", r"cases\.csv: cannot be read"),
-        ("truncated mask", r"a_seg\.nii\.gz: cannot be read; the file is truncated"),
-        ("mask of fractions", r"a_seg\.nii\.gz: has voxel values that are no labels, which are whole numbers from 0"),
-        ("mask elsewhere", r"a_seg\.nii\.gz: lies up to .* mm away from .*a\.nii\.gz"),
-        ("mask of another shape", r"a_seg\.nii\.gz: has shape 19×24×10, but .*a\.nii\.gz has 20×24×10"),
-        ("log", r"training_log\.csv: has no columns epoch and train_loss"),
-    ],
-)
-def test_what_does_not_fit_ends_with_one_message_and_no_page(tmp_path, monkeypatch, capsys, what, words):
-    (tmp_path / "training_log.csv").write_text(LOG)
-    folder = make_evaluation(tmp_path, ("a", "b"), weights=str(tmp_path / "model.pt"))
-    before = sorted(p.name for p in folder.iterdir())
-    damage(folder, what)
-    code, out, err = call(monkeypatch, capsys, "report", folder)
-    assert (code, out) == (1, "")
-    assert re.search(r"(?m)^error: ", err)
-    assert re.search(words, err), err
-    assert "Traceback" not in err
-    assert sorted(p.name for p in folder.iterdir()) == [n for n in before if what != "no table" or n != "cases.csv"]
-
-
-def test_log_that_was_removed_is_only_mentioned(tmp_path):
-    (tmp_path / "training_log.csv").write_text(LOG)
-    folder = make_evaluation(tmp_path, ("a",), weights=str(tmp_path / "model.pt"))
-    (tmp_path / "training_log.csv").unlink()
-    page = read_page(write_report(folder))
-    assert "The training log training_log.csv is not where it was" in " ".join(page.of("p"))
-    assert not page.all("polyline")
-
-
-def test_output_that_cannot_be_is_refused_before_work(tmp_path, monkeypatch, capsys):
-    folder = make_prediction(tmp_path, 1)
-    (tmp_path / "file").touch()
-    (tmp_path / "folder.html").mkdir()
-    for output, words in (
-        (tmp_path / "page.txt", "should end in .html"),
-        (tmp_path / "folder.html", "should end in .html"),
-        (tmp_path / "file" / "page.html", "cannot be written"),
-    ):
-        code, _, err = call(monkeypatch, capsys, "report", folder, "--output", output)
-        assert code == 1
-        assert words in err
-        assert "measuring" not in err
-    for arguments, words in (((tmp_path / "none",), "no such folder"), ((tmp_path / "images",), "has no results.json")):
-        code, _, err = call(monkeypatch, capsys, "report", *arguments)
-        assert code == 1
-        assert words in err
-
-
-def test_mask_values_may_be_stored_as_floats(tmp_path):
-    folder = make_prediction(tmp_path, 1)
-    nib.save(
-        nib.Nifti1Image(predicted(0).astype(np.float64), nib.load(folder / "0_seg.nii.gz").affine),
-        folder / "0_seg.nii.gz",
-    )
-    assert read_page(write_report(folder)).tables[-1][2][1] == ml(ML * 6 * 6 * 4)

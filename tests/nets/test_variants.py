@@ -88,3 +88,8 @@ def test_a_resampling_block_takes_the_ratio_of_the_stage_it_leads_to():
 def test_activation_checkpointing_is_on_where_the_authors_use_it(variant):
     flags = {m.activation_checkpointing for m in create_mednext(variant).modules() if isinstance(m, MedNeXtBlock)}
     assert flags == {variant in ("v1_m", "v1_l")}
+
+
+def test_an_unknown_variant_is_refused_with_those_that_exist():
+    with pytest.raises(ValueError, match=r"v3_huge.*v1_s.*v2_wide"):
+        create_mednext("v3_huge")
