@@ -8,7 +8,8 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from mednextv2.bundle.run import find_bundle, workflow_files
-from mednextv2.data.dataset import DatasetFolder, read_dataset
+from mednextv2.data.cases import DatasetFolder
+from mednextv2.data.dataset import read_dataset
 from mednextv2.data.splits import Split, split_dataset
 from mednextv2.errors import InputError
 from mednextv2.inference.fold_ensemble import find_weights

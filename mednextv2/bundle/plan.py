@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mednextv2.bundle.task import NAMES_RULE, is_rewritten
+from mednextv2.data.cases import DatasetFolder
 from mednextv2.data.check import check_dataset
 from mednextv2.data.check_warnings import dataset_warnings, found_labels
-from mednextv2.data.dataset import DatasetFolder, read_dataset
+from mednextv2.data.dataset import read_dataset
 from mednextv2.data.fingerprint import Fingerprint, case_facts, combine
 from mednextv2.data.planning_rules import (
     LARGEST_PATCH,

@@ -12,7 +12,7 @@ import yaml
 
 from mednextv2.bundle.plan import Plan
 from mednextv2.bundle.task import read_task
-from mednextv2.data.dataset import DatasetFolder
+from mednextv2.data.cases import DatasetFolder
 from mednextv2.errors import InputError
 from mednextv2.nets.legal_sizes import DIVISOR
 from mednextv2.paths import prepare_folder, writing

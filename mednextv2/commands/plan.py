@@ -9,9 +9,9 @@ def plan(
     output: str | None = None,
     spacing: Any = None,
     patch_size: Any = None,
-    batch_size: int | None = None,
+    batch_size: Any = None,
     variant: str = "v2_base",
-    memory: float = 24.0,
+    memory: Any = 24.0,
 ) -> None:
     """Choose the training settings for a data set by nnU-Net's rules, and write the task.yaml of a new bundle.
 

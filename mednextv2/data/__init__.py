@@ -1,7 +1,8 @@
 """Data sets: reading, checking and splitting them, and a phantom to try things on."""
 
+from mednextv2.data.cases import Case, DatasetFolder
 from mednextv2.data.check import check_case, check_dataset
-from mednextv2.data.dataset import Case, DatasetFolder, read_dataset
+from mednextv2.data.dataset import read_dataset
 from mednextv2.data.download import fetch_msd_task
 from mednextv2.data.patches import AugmentBatch, PatchDataset, PatchSampler
 from mednextv2.data.phantom import make_phantom_dataset

@@ -9,7 +9,7 @@ import numpy as np
 import torch.distributed as dist
 from tqdm import tqdm
 
-from mednextv2.data.dataset import Case
+from mednextv2.data.cases import Case
 from mednextv2.data.voxel_grids import check_affine, compare_grids, oriented_spacing
 from mednextv2.errors import InputError
 from mednextv2.images.itk_loading import load_itk_for

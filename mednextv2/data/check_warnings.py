@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mednextv2.data.cases import DatasetFolder
 from mednextv2.data.check import CaseReport
-from mednextv2.data.dataset import DatasetFolder
 from mednextv2.errors import InputError
-from mednextv2.images.volume import SUFFIXES
+from mednextv2.images.volume import SUFFIXES, has_orientation
 from mednextv2.wording import count
 
 
@@ -51,6 +51,19 @@ def dataset_warnings(dataset: DatasetFolder, reports: Sequence[CaseReport], labe
         warnings.append(f"no label map has a voxel of {', '.join(missing)}")
     if len(reports) < 2:
         warnings.append(f"{count(len(reports), 'case')} cannot be split into folds; train with --fold all")
+    if dataset.declared_cases not in (None, len(dataset.cases)):
+        warnings.append(
+            f"dataset.json says that there are {count(dataset.declared_cases or 0, 'case')} (numTraining), but "
+            f"{len(dataset.cases)} are there; was the data set copied as a whole?"
+        )
+    without = [
+        Path(f).name for case in dataset.cases for f in (*case.images, case.label) if f and not has_orientation(f)
+    ]
+    if without:
+        warnings.append(
+            f"{count(len(without), 'file')} without an orientation (sform_code and qform_code are 0), so that left and "
+            f"right may be exchanged: {_first(without, 5)}"
+        )
     used = {Path(file).resolve() for case in dataset.cases for file in case.images}
     folders = sorted({file.parent for file in used})
     there = [f for folder in folders for f in sorted(folder.glob("[!.]*")) if f.name.lower().endswith(SUFFIXES)]

@@ -10,7 +10,7 @@ import numpy as np
 
 from mednextv2 import wording
 from mednextv2.data.case_groups import describe_groups, group_cases
-from mednextv2.data.dataset import DatasetFolder
+from mednextv2.data.cases import DatasetFolder
 from mednextv2.data.split_files import NNUNET_NAME, Fold, folds_of, read_split_file
 from mednextv2.errors import InputError
 

@@ -4,6 +4,7 @@ import gzip
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -16,7 +17,7 @@ from mednextv2.wording import times
 
 #: File endings of images, the ones that MONAI reads with nibabel first.
 NIFTI = (".nii.gz", ".nii")
-SUFFIXES = (*NIFTI, ".nrrd", ".mha", ".mhd")
+SUFFIXES = (*NIFTI, ".seg.nrrd", ".nrrd", ".mha", ".mhd")
 
 
 def stem(path: str | os.PathLike) -> str:
@@ -45,8 +46,8 @@ def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
         path: A file with one of the endings in `SUFFIXES`; or a DICOM series, or a folder that holds one.
 
     Returns:
-        The voxels, `(X, Y, Z)` (further axes if the file has them), in the file's own order and data type, and the
-        affine, `(4, 4)`, from voxel indices to millimetres (right, anterior, superior).
+        The voxels, `(X, Y, Z)` (further axes if the file has them and they are longer than one), in the file's own
+        order and data type, and the affine, `(4, 4)`, from voxel indices to millimetres (right, anterior, superior).
 
     Raises:
         InputError: When the file is missing, of another format, truncated or damaged.
@@ -63,7 +64,7 @@ def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     try:
         if path.name.lower().endswith(NIFTI):
             image = _load_nifti(path)
-            return np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=np.float64)
+            return _without_ones(np.asanyarray(image.dataobj)), np.asarray(image.affine, dtype=np.float64)
         load_itk()
         with ITK_TURN:
             reader = ITKReader()
@@ -84,6 +85,24 @@ def _load_nifti(path: Path) -> nib.Nifti1Image:
     content = gzip.decompress(path.read_bytes())
     size = {int.from_bytes(content[:4], order) for order in ("little", "big")}  # of the header
     return (nib.Nifti2Image if 540 in size else nib.Nifti1Image).from_bytes(content)
+
+
+def has_orientation(path: str | os.PathLike) -> bool:
+    """Return whether a file says where its voxels are; a NIfTI file may not, with both of its codes 0."""
+    if not str(path).lower().endswith(NIFTI):
+        return True
+    try:
+        header: Any = nib.load(path).header
+        return bool(header["sform_code"] or header["qform_code"])
+    except Exception:  # whatever is wrong with the file is told where it is read
+        return True
+
+
+def _without_ones(array: np.ndarray) -> np.ndarray:
+    """Leave out trailing axes of length one beyond the third, which some programs write."""
+    while array.ndim > 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    return array
 
 
 def _as_3d(affine: np.ndarray) -> np.ndarray:

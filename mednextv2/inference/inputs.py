@@ -17,7 +17,7 @@ from mednextv2.data.voxel_grids import compare_grids
 from mednextv2.errors import InputError
 from mednextv2.images.dicom import choose_series, has_dicom
 from mednextv2.images.dicom_file import is_dicom
-from mednextv2.images.volume import SUFFIXES, read_volume, stem
+from mednextv2.images.volume import SUFFIXES, has_orientation, read_volume, stem
 
 logger = logging.getLogger(__name__)
 
@@ -172,6 +172,11 @@ class CheckImaged(MapTransform):
             grids: list[tuple] = []
             for file in files:
                 array, affine = read_volume(file)
+                if not has_orientation(file):
+                    logger.warning(
+                        "%s: has no orientation (sform_code and qform_code are 0), so that left and right may be "
+                        "exchanged in the mask", file,
+                    )  # fmt: skip
                 expected = self.channels if len(files) == 1 else 1
                 problems = check_image(np.asarray(array), affine, expected, self.spatial_dims)
                 if problems:

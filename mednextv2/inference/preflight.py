@@ -11,8 +11,9 @@ from monai.utils import ensure_tuple
 from tqdm import tqdm
 
 from mednextv2.allocator import keep_freed_memory
+from mednextv2.data.cases import DatasetFolder
 from mednextv2.data.check import check_dataset
-from mednextv2.data.dataset import DatasetFolder, check_description
+from mednextv2.data.dataset import check_description
 from mednextv2.errors import InputError
 from mednextv2.images.itk_loading import load_itk_for
 from mednextv2.images.writer import mask_path

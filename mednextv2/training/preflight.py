@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mednextv2.allocator import keep_freed_memory
+from mednextv2.data.cases import DatasetFolder
 from mednextv2.data.check import check_dataset
 from mednextv2.data.check_warnings import missing_classes
-from mednextv2.data.dataset import DatasetFolder, check_description
+from mednextv2.data.dataset import check_description
 from mednextv2.label_scheme import LabelScheme, mirroring_warning
 from mednextv2.paths import prepare_folder
 

@@ -61,6 +61,25 @@ def load_file(path: str | os.PathLike) -> Any:
         raise _damaged(path, e) from e
 
 
+def unwrap_state(content: Any) -> Any:
+    """Return the state dict inside a checkpoint of a trainer, with the names of the network alone.
+
+    Args:
+        content: What a file holds: a state dict, or a dict that has one under `model`, `network_weights` (nnU-Net v2)
+            or `state_dict` (nnU-Net v1, Lightning). Names may begin with `module.` (DataParallel and
+            DistributedDataParallel) and `_orig_mod.` (torch.compile).
+
+    Returns:
+        The state dict; what is none is returned as it is.
+    """
+    for key in ("network_weights", "state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
+        return content
+    return {re.sub(r"^(module\.|_orig_mod\.)+", "", key): value for key, value in content.items()}
+
+
 @contextmanager
 def _harmless_allowed() -> Iterator[None]:
     """Let PyTorch read what is harmless; its list is the whole process's, and what others put there stays."""

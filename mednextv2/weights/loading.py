@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mednextv2.errors import InputError
-from mednextv2.weights.files import load_file
+from mednextv2.weights.files import load_file, unwrap_state
 from mednextv2.wording import count
 
 _SHOWN = 3  # tensors named in an error; the rest are counted
@@ -17,7 +17,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike) -> nn.Module:
 
     Args:
         network: The network, on any device; changed in place.
-        path: A state dict, or a dict that holds one under `model`.
+        path: A state dict, or a checkpoint that holds one: see :func:`mednextv2.weights.files.unwrap_state`.
 
     Returns:
         The same network.
@@ -26,8 +26,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike) -> nn.Module:
         InputError: When the file is missing, damaged or unsafe, or belongs to a network of another variant, kernel
             size, number of channels or classes. The network is left as it was.
     """
-    content = load_file(path)
-    state = content.get("model", content) if isinstance(content, dict) else content
+    state = unwrap_state(load_file(path))
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()) or not state:
         raise InputError(
             f"{path}: holds no state dict of this network. For checkpoints of nnU-Net trainers of the MedNeXt authors' "

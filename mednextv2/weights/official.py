@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mednextv2.errors import InputError
 from mednextv2.nets.mednext import MedNeXt
-from mednextv2.weights.files import load_file
+from mednextv2.weights.files import load_file, unwrap_state
 from mednextv2.weights.loading import describe_mismatch
 
 _LAYERS = {"conv1": "depthwise", "norm": "norm", "conv2": "expand", "conv3": "compress", "res_conv": "shortcut"}
@@ -53,17 +53,13 @@ def import_official(source: str | os.PathLike | Mapping[str, Any]) -> MedNeXt:
 
 
 def _find_state_dict(content: Any, name: str) -> dict[str, Tensor]:
-    """Unwrap trainer checkpoints and prefixes of DataParallel, DDP and torch.compile."""
-    for key in ("network_weights", "state_dict"):  # nnU-Net v2, v1
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
+    state = unwrap_state(content)
     if (
-        not isinstance(content, Mapping)
-        or not content
-        or not all(isinstance(v, Tensor) and isinstance(k, str) for k, v in content.items())
+        not isinstance(state, dict)
+        or not state
+        or not all(isinstance(v, Tensor) and isinstance(k, str) for k, v in state.items())
     ):
         raise InputError(f"{name}: holds no state dict: a dict of names and tensors was expected")
-    state = {re.sub(r"^(module\.|_orig_mod\.)+", "", k): v for k, v in content.items()}
     if "stem.weight" not in state or not any(k.startswith("enc_block_0.0.") for k in state):
         shown = ", ".join(list(state)[:3])
         raise InputError(

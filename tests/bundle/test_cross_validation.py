@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -171,10 +172,11 @@ def test_folds_that_are_missing_are_all_named_with_their_commands(bundle):
     assert not (root / "output" / "evaluation" / "cross_validation").exists()
 
 
-def test_too_few_cases_for_folds_are_refused(bundle, tmp_path):
+def test_few_cases_make_as_many_folds(bundle, tmp_path):
     few = make_folders(tmp_path / "few", cases=3)
-    with pytest.raises(InputError, match="3 cases cannot be split into 5 folds"):
+    with pytest.raises(InputError, match="not complete") as error:
         finish_cross_validation(bundle[0], few)
+    assert re.findall(r"fold (\d) is not evaluated", str(error.value)) == ["0", "1", "2"]
 
 
 def test_the_scheme_of_a_bundle_with_regions_is_read_from_its_configuration(tmp_path):

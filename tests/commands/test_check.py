@@ -40,7 +40,7 @@ def test_check_finds_what_plan_would_refuse_or_warn_of(tmp_path, monkeypatch, ca
     assert "none of the 2 cases has a voxel above 0" in err
     code, out, _ = call(monkeypatch, capsys, "check", two_folders("single", 1))
     assert code == 0
-    assert "warning: 1 case cannot be split into five folds" in out
+    assert "warning: 1 case cannot be split into folds" in out
 
 
 def test_files_of_no_case_are_named(phantom, tmp_path, monkeypatch, capsys):

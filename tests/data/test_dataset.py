@@ -1,34 +1,10 @@
-import json
-
 import numpy as np
 import pytest
+from dataset_files import msd, nnunet, refused, touch, write_json
 from nibabel import Nifti1Image, save
 
 from mednextv2.data import check_dataset, read_dataset
 from mednextv2.errors import InputError
-
-
-def write_json(folder, content):
-    folder.mkdir(parents=True, exist_ok=True)
-    text = content if isinstance(content, str) else json.dumps(content)
-    (folder / "dataset.json").write_text(text, encoding="utf-8")
-    return folder
-
-
-def msd(names=("a", "b"), **changes):
-    training = [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names]
-    return {"modality": {"0": "MRI"}, "labels": {"0": "background", "1": "liver"}, "training": training} | changes
-
-
-def nnunet(**changes):
-    return {"channel_names": {"0": "T1"}, "labels": {"background": 0, "liver": 1}, "file_ending": ".nii.gz"} | changes
-
-
-def touch(folder, *names):
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-
 
 # --- what is read ----------------------------------------------------------------------------------------------------
 
@@ -130,171 +106,53 @@ def test_image_without_label_and_label_without_image_are_found_by_the_check(tmp_
     assert f"{tmp_path / missing}: there is no such file" in str(caught.value)
 
 
-# --- two folders -----------------------------------------------------------------------------------------------------
+# --- files as others write them --------------------------------------------------------------------------------------
 
 
-def paths(folder, *names):
-    return tuple(str(folder / name) for name in names)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_lists_of_nnunet_name_cases_without_the_number_of_a_channel(tmp_path, channels):
+    names = [f"imagesTr/a_{c:04d}.nii.gz" for c in range(channels)]
+    touch(tmp_path, *names, "labelsTr/a.nii.gz")
+    write_json(tmp_path, msd(["a"], modality={str(c): f"c{c}" for c in range(channels)}))
+    (case,) = read_dataset(tmp_path).cases
+    assert (case.name, case.images) == ("a", tuple(str(tmp_path / name) for name in names))
 
 
-@pytest.mark.parametrize(("images", "labels"), [("images", "labels"), ("imagesTr", "labelsTr")])
-def test_two_folders_of_equal_names_need_no_dataset_json(tmp_path, images, labels):
-    touch(tmp_path, *(f"{folder}/{name}.nii.gz" for folder in (images, labels) for name in ("b", "a", "c")))
-    touch(tmp_path, f"{images}/notes.txt", f"{labels}/._a.nii.gz")
+def test_a_listed_file_that_is_there_counts_more(tmp_path):
+    touch(tmp_path, "imagesTr/a_0000.nii.gz", "imagesTr/a.nii.gz")
+    write_json(tmp_path, msd(["a"]))
+    assert read_dataset(tmp_path).cases[0].images == (str(tmp_path / "imagesTr" / "a.nii.gz"),)
+
+
+def test_backslashes_separate_folders_where_no_file_has_them_in_its_name(tmp_path):
+    touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz", "imagesTr/b\\c.nii.gz", "labelsTr/b.nii.gz")
+    entries = [
+        {"image": ".\\imagesTr\\a.nii.gz", "label": "labelsTr\\a.nii.gz"},
+        {"image": "imagesTr/b\\c.nii.gz", "label": "labelsTr/b.nii.gz"},
+    ]
+    write_json(tmp_path, msd(training=entries))
+    first, second = read_dataset(tmp_path).cases
+    assert first.images == (str(tmp_path / "imagesTr" / "a.nii.gz"),)
+    assert first.label == str(tmp_path / "labelsTr" / "a.nii.gz")
+    assert second.images == (str(tmp_path / "imagesTr" / "b\\c.nii.gz"),)
+
+
+def test_lists_of_channels_and_labels_are_in_their_order(tmp_path):
+    write_json(tmp_path, msd(modality=["T1", "T2"], labels=["background", "liver", "tumour"]))
     data = read_dataset(tmp_path)
-    assert [c.name for c in data.cases] == ["a", "b", "c"]
-    assert data.cases[1].images == paths(tmp_path, f"{images}/b.nii.gz")
-    assert data.cases[1].label == str(tmp_path / f"{labels}/b.nii.gz")
-    assert (data.path, data.channels, data.labels, data.scheme()) == (tmp_path, (), {}, None)
-    assert data.highest_label == 0
+    assert (data.channels, data.labels) == (("T1", "T2"), {"background": 0, "liver": 1, "tumour": 2})
 
 
-def test_folder_of_labels_can_be_anywhere(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    touch(tmp_path, "scans/a.nii.gz", "masks/a.nii.gz")
-    expected = (str(tmp_path / "scans/a.nii.gz"),), str(tmp_path / "masks/a.nii.gz")
-    for labels_dir in (tmp_path / "masks", "~/masks"):
-        (case,) = read_dataset(tmp_path / "scans", labels_dir).cases
-        assert (case.images, case.label) == expected
+@pytest.mark.parametrize(("number", "expected"), [(7, 7), (None, None), ("7", None), (True, None)])
+def test_the_declared_number_of_cases_is_kept(tmp_path, number, expected):
+    write_json(tmp_path, msd(numTraining=number))
+    assert read_dataset(tmp_path).declared_cases == expected
 
 
-def test_folder_of_labels_counts_more_than_a_dataset_json(tmp_path):
-    write_json(tmp_path, msd())
-    touch(tmp_path, "x.nii.gz", "masks/x.nii.gz")
-    assert [c.name for c in read_dataset(tmp_path, tmp_path / "masks").cases] == ["x"]
-
-
-def test_missing_folder_of_labels_is_named_with_the_setting(tmp_path):
-    touch(tmp_path, "a.nii.gz")
-    with pytest.raises(InputError, match=r"labels_dir .*masks: there is no such folder; give it with --labels_dir"):
-        read_dataset(tmp_path, tmp_path / "masks")
-
-
-def test_dataset_json_counts_more_than_two_folders(tmp_path):
-    write_json(tmp_path, msd(["listed"]))
-    touch(tmp_path, "imagesTr/other.nii.gz", "labelsTr/other.nii.gz")
-    assert [c.name for c in read_dataset(tmp_path).cases] == ["listed"]
-
-
-def test_numbers_behind_the_names_are_channels(tmp_path):
-    for name in ("b", "a"):
-        touch(tmp_path, *(f"images/{name}_000{c}.nii.gz" for c in (2, 0, 1)), f"labels/{name}.nii.gz")
-    data = read_dataset(tmp_path)
-    assert data.channels == ("channel 0", "channel 1", "channel 2")
-    assert [c.name for c in data.cases] == ["a", "b"]
-    assert data.cases[0].images == paths(tmp_path / "images", *(f"a_000{c}.nii.gz" for c in range(3)))
-
-
-def test_single_channel_may_have_its_number(tmp_path):
-    touch(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
-    data = read_dataset(tmp_path)
-    assert data.channels == ()
-    assert (data.cases[0].name, data.cases[0].images) == ("a", paths(tmp_path, "imagesTr/a_0000.nii.gz"))
-
-
-@pytest.mark.parametrize("unlabelled", [(), ("scan_0002",), ("scan_2024",)])
-def test_numbers_of_patients_are_no_channels(tmp_path, unlabelled):
-    names = ["scan_0000", "scan_0001", "scan_0003"]
-    touch(tmp_path, *(f"images/{n}.nii.gz" for n in (*names, *unlabelled)), *(f"labels/{n}.nii.gz" for n in names))
-    data = read_dataset(tmp_path)
-    assert data.channels == ()
-    assert [c.name for c in data.cases] == sorted([*names, *unlabelled])
-    assert all(c.images == paths(tmp_path, f"images/{c.name}.nii.gz") for c in data.cases)
-
-
-def test_image_and_label_may_be_of_different_formats(tmp_path):
-    touch(tmp_path, "images/a.mha", "labels/a.nii.gz", "images/b.nii", "labels/b.nrrd", "images/c_0000.NII.GZ")
-    touch(tmp_path, "labels/c.nii")
-    found = {c.name: (c.images, c.label) for c in read_dataset(tmp_path).cases}
-    assert found == {
-        "a": (paths(tmp_path, "images/a.mha"), str(tmp_path / "labels/a.nii.gz")),
-        "b": (paths(tmp_path, "images/b.nii"), str(tmp_path / "labels/b.nrrd")),
-        "c": (paths(tmp_path, "images/c_0000.NII.GZ"), str(tmp_path / "labels/c.nii")),
-    }
-
-
-@pytest.mark.parametrize("folder", ["images", "labels"])
-@pytest.mark.parametrize("one", ["a.nii.gz", "a.mha"])
-def test_two_files_of_one_case_are_refused(tmp_path, folder, one):
-    other_case = "a.mn.nii"  # between a.mha and a.nii in the order of file names
-    for name in ("a.nii", other_case):
-        touch(tmp_path, f"images/{name}", f"labels/{name}")
-    touch(tmp_path, f"{folder}/{one}")
-    first, second = sorted(["a.nii", one])
-    message = refused(tmp_path)
-    assert message == f"{tmp_path / folder}: {first} and {second} are the same case; remove one"
-
-
-def test_image_with_and_without_the_number_of_its_channel_is_refused(tmp_path):
-    touch(tmp_path, "images/a.nii.gz", "images/a_0000.nii.gz", "labels/a.nii.gz")
-    message = refused(tmp_path)
-    assert f"{tmp_path / 'images'}: a.nii.gz and a_0000.nii.gz are the same image; remove one" in message
-
-
-@pytest.mark.parametrize(
-    ("left_out", "missing"),
-    [
-        ("images/half_0000", "images/half_0000.nii.gz"),
-        ("images/half_0001", "images/half_0001.nii.gz"),
-        ("labels/half", "labels/half.nii.gz"),
-    ],
-)
-def test_missing_partner_of_two_folders_is_found_by_the_check(tmp_path, left_out, missing):
-    volume = np.random.default_rng(0).integers(0, 2, (4, 4, 4)).astype(np.uint8)
-    for case in ("half", "whole"):
-        for name in (f"images/{case}_0000", f"images/{case}_0001", f"labels/{case}"):
-            (tmp_path / name).parent.mkdir(exist_ok=True)
-            if name != left_out:
-                save(Nifti1Image(volume, np.eye(4)), tmp_path / f"{name}.nii.gz")
-    data = read_dataset(tmp_path)
-    assert [c.name for c in data.cases] == ["half", "whole"]
-    with pytest.raises(InputError, match="1 defect:") as caught:
-        check_dataset(data.cases, None, data.channels)
-    assert f"{tmp_path / missing}: there is no such file" in str(caught.value)
-
-
-@pytest.mark.parametrize(("image", "label"), [("lonely", None), (None, "lonely")])
-def test_missing_partner_of_a_single_channel_is_found_by_the_check(tmp_path, image, label):
-    volume = np.random.default_rng(0).integers(0, 2, (4, 4, 4)).astype(np.uint8)
-    for folder, name in (("images", "whole"), ("labels", "whole"), ("images", image), ("labels", label)):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        if name:
-            save(Nifti1Image(volume, np.eye(4)), tmp_path / folder / f"{name}.nii.gz")
-    data = read_dataset(tmp_path)
-    with pytest.raises(InputError, match="1 defect:") as caught:
-        check_dataset(data.cases, None, ["image"])
-    assert f"{tmp_path / ('labels' if image else 'images') / 'lonely.nii.gz'}: there is no such" in str(caught.value)
-
-
-def test_folder_without_images_is_refused(tmp_path):
-    touch(tmp_path, "images/a.png", "labels/a.nii.gz")
-    assert f"{tmp_path / 'images'}: holds no images (.nii.gz, .nii" in refused(tmp_path)
-
-
-# --- what is declared ------------------------------------------------------------------------------------------------
-
-
-def test_scheme_of_an_msd_folder_has_its_labels(tmp_path):
-    scheme = read_dataset(write_json(tmp_path, msd())).scheme()
-    assert (scheme.labels, scheme.regions, scheme.ignore_label) == (["background", "liver"], [], None)
-
-
-def test_scheme_of_an_nnunet_folder_has_its_regions_and_ignore_label(tmp_path):
-    labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
-    write_json(tmp_path, nnunet(labels=labels, regions_class_order=[1, 2]))
-    touch(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
-    data = read_dataset(tmp_path)
-    assert data.highest_label == 3
-    assert data.regions_order == (1, 2)
-    assert data.scheme().foreground == ["whole", "core"]
-    assert data.scheme().ignore_label == 3
-
-
-def test_unusable_labels_are_named_with_their_file(tmp_path):
-    data = read_dataset(write_json(tmp_path, msd(labels={"0": "background", "2": "liver"})))
-    with pytest.raises(InputError, match="the label values are 0, 2") as caught:
-        data.scheme()
-    assert str(caught.value).startswith(str(tmp_path / "dataset.json"))
+def test_folds_of_a_datalist_are_kept(tmp_path):
+    entries = [{"image": f"imagesTr/{n}.nii.gz", "label": "l.nii.gz", "fold": i} for i, n in enumerate("abc")]
+    write_json(tmp_path, msd(training=[*entries, {"image": "imagesTr/d.nii.gz", "label": "l.nii.gz"}]))
+    assert read_dataset(tmp_path).folds == {"a": 0, "b": 1, "c": 2}
 
 
 @pytest.mark.parametrize("order", [3, "1, 2", {"1": 2}])
@@ -322,12 +180,6 @@ def test_equal_names_in_subfolders_are_refused_in_an_msd_folder(tmp_path, labels
 
 
 # --- what is refused, with the file's name and the remedy ------------------------------------------------------------
-
-
-def refused(folder):
-    with pytest.raises(InputError) as caught:
-        read_dataset(folder)
-    return str(caught.value)
 
 
 def test_missing_folder_is_named_with_the_setting(tmp_path):
@@ -419,14 +271,14 @@ def test_unknown_file_ending_is_refused(tmp_path, ending):
     assert "convert" in message
 
 
-@pytest.mark.parametrize("channels", [["T1"], "T1", {"first": "T1"}])
+@pytest.mark.parametrize("channels", ["T1", 3, {"first": "T1"}])
 def test_channels_that_are_no_numbered_names_are_refused(tmp_path, channels):
     message = refused(write_json(tmp_path, msd(modality=channels)))
     assert f'{tmp_path / "dataset.json"}: "channel_names" (MSD: "modality") should map numbers to names' in message
     assert '{"0": "T1"}' in message
 
 
-@pytest.mark.parametrize("channels", [["T1"], 1, None])
+@pytest.mark.parametrize("channels", [1, None])
 def test_channels_of_nnunet_that_are_no_numbered_names_are_refused(tmp_path, channels):
     write_json(tmp_path, nnunet(channel_names=channels))
     touch(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mednextv2.errors import InputError
-from mednextv2.nets import MedNeXt
+from mednextv2.nets import MedNeXt, create_mednext
 from mednextv2.weights import load_file, load_weights
 from mednextv2.weights.files import save_file
 
@@ -294,3 +294,19 @@ def test_weights_of_a_training_that_failed_are_refused(value, tmp_path):
     state["stem.bias"][0] = value
     save_file(state, tmp_path / "model.pt")
     assert "NaN or infinite numbers in 1 tensor (stem.bias" in refuse(tiny(), tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda s: {"module." + k: v for k, v in s.items()},
+    lambda s: {"_orig_mod." + k: v for k, v in s.items()},
+    lambda s: {"module._orig_mod." + k: v for k, v in s.items()},
+    lambda s: {"state_dict": s, "epoch": 3},
+    lambda s: {"model": {"module." + k: v for k, v in s.items()}},
+    lambda s: {"network_weights": s},
+    lambda s: {"state_dict": {"model": s}},
+])  # fmt: skip
+def test_weights_that_other_trainers_wrapped_are_loaded(tmp_path, wrap):
+    source, target = (create_mednext("v2_tiny", out_channels=2) for _ in range(2))
+    torch.save(wrap(source.state_dict()), tmp_path / "a.pt")
+    load_weights(target, tmp_path / "a.pt")
+    assert all(torch.equal(value, target.state_dict()[key]) for key, value in source.state_dict().items())

@@ -1,0 +1,68 @@
+"""What a data set is in memory: its cases, and what is known of it without opening an image."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mednextv2.label_scheme import LabelScheme, declared_scheme
+
+
+@dataclass(frozen=True)
+class Case:
+    """One patient's images and, where there is one, the label map.
+
+    Attributes:
+        name: The file name without folder, channel number and ending.
+        images: One file a channel.
+        label: The label map, or None.
+    """
+
+    name: str
+    images: tuple[str, ...]
+    label: str | None = None
+
+    def as_item(self) -> dict[str, Any]:
+        """Return the dict that MONAI's transforms expect: `image` (a path, or one a channel), `label`, `case`."""
+        image = self.images[0] if len(self.images) == 1 else list(self.images)
+        return {"image": image, "case": self.name} | ({"label": self.label} if self.label else {})
+
+
+@dataclass(frozen=True)
+class DatasetFolder:
+    """What is known of a data set without opening an image.
+
+    Attributes:
+        path: The folder.
+        channels: Names of the image channels, in order; empty when nothing names them.
+        labels: Values by name; a region's are a list. Empty when nothing declares them.
+        cases: The training cases, sorted by name.
+        regions_order: nnU-Net's `regions_class_order`.
+        declared_cases: How many cases `dataset.json` says that there are (`numTraining`), or None.
+        folds: The fold of each case by name, where the entries of `dataset.json` have a `fold`, as MONAI's datalists.
+        about: Texts of `dataset.json` under `name`, `description`, `reference` and `licence`.
+    """
+
+    path: Path
+    channels: tuple[str, ...]
+    labels: dict[str, Any]
+    cases: tuple[Case, ...]
+    regions_order: tuple[int, ...] = ()
+    about: dict[str, str] = field(default_factory=dict)
+    folds: dict[str, int] = field(default_factory=dict)
+    declared_cases: int | None = None
+
+    @property
+    def highest_label(self) -> int:
+        """The highest value that the labels, regions or the ignore label declare; 0 where nothing does."""
+        entries = [e if isinstance(e, (list, tuple)) else [e] for e in self.labels.values()]
+        return max((v for entry in entries for v in entry if isinstance(v, int)), default=0)
+
+    def scheme(self) -> LabelScheme | None:
+        """Return what the label values mean, or None where nothing declares it.
+
+        Raises:
+            InputError: When the declaration cannot be used.
+        """
+        if not self.labels:
+            return None
+        return declared_scheme(self.labels, self.regions_order, str(self.path / "dataset.json"))
