@@ -16,6 +16,7 @@ from mednextv2.errors import InputError
 from mednextv2.images.dicom import DicomSeries
 from mednextv2.images.dicom_seg import check_dicom_seg
 from mednextv2.images.writer import MASK_SUFFIXES, mask_path
+from mednextv2.inference.fold_ensemble import describe_choice
 from mednextv2.inference.inputs import CheckImaged, find_images
 from mednextv2.inference.preflight import check_images
 from mednextv2.paths import new_folder
@@ -92,6 +93,8 @@ def predict_files(
     with new_folder(folder, "output"):
         check_images([o.item for o in orders], CheckImaged("image", len(channels), spatial_dims))
         predictor = Predictor(bundle, **settings)
+        for line in describe_choice(predictor.network.weights):
+            print(line)
         return _carry_out(orders, predictor, dicom_seg, report, probabilities)
 
 

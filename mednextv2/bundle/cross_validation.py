@@ -1,6 +1,5 @@
 """The end of a cross-validation: all folds' scores in one table, and the post-processing that they speak for."""
 
-import csv
 import os
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from mednextv2.inference.postprocessing import Postprocessing
 from mednextv2.inference.postprocessing_choice import choose_postprocessing
 from mednextv2.label_scheme import LabelScheme
 from mednextv2.paths import prepare_folder
-from mednextv2.scores.evaluation import case_files, format_table, summarise, write_csv
+from mednextv2.scores.csv_tables import read_csv, write_csv
+from mednextv2.scores.evaluation import case_files, format_table, summarise
 from mednextv2.scores.results_json import Results, as_case, write_results
 from mednextv2.weights.provenance import read_about
 
@@ -100,6 +100,5 @@ def bundle_scheme(root: Path) -> LabelScheme:
 
 
 def _read_scores(path: Path) -> list[dict[str, Any]]:
-    with path.open(newline="", encoding="utf-8") as f:
-        rows = list(csv.DictReader(f))
+    rows = read_csv(path)
     return [{k: v if k in ("case", "label") else float(v) for k, v in row.items()} for row in rows]

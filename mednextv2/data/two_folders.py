@@ -62,6 +62,11 @@ def read_two_folders(folder: Path, images: Path, labels: Path) -> DatasetFolder:
 def sorted_cases(cases: list[Case], source: Path) -> tuple[Case, ...]:
     """Return cases in the order of their names; two of one name in `source` are refused."""
     cases = sorted(cases, key=lambda case: case.name)
+    if odd := [case.name for case in cases if not _is_file_name(case.name)]:
+        raise InputError(
+            f"{source}: {', '.join(map(repr, odd[:5]))} cannot be names of cases, since results are stored in files of "
+            "these names; use names without /, of at most 150 characters"
+        )
     twice = sorted({a.name for a, b in pairwise(cases) if a.name == b.name})
     if twice:
         raise InputError(
@@ -69,6 +74,10 @@ def sorted_cases(cases: list[Case], source: Path) -> tuple[Case, ...]:
             "are stored under the names"
         )
     return tuple(cases)
+
+
+def _is_file_name(name: str) -> bool:
+    return name.isprintable() and name.strip(". ") != "" and "/" not in name and len(name.encode()) <= 150
 
 
 def _volumes(folder: Path) -> list[Path]:

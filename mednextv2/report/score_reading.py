@@ -11,6 +11,7 @@ import numpy as np
 
 from mednextv2.errors import InputError
 from mednextv2.report.volumes import measure_volumes
+from mednextv2.scores.csv_tables import read_csv
 from mednextv2.scores.evaluation import METRICS, VOLUMES
 from mednextv2.scores.results_json import Results
 
@@ -140,8 +141,7 @@ def _read_csv(file: Path, what: str) -> list[dict[str, str]]:
     if not file.is_file():
         raise InputError(f"{file}: there is no such file ({what}); run the evaluation again, or restore it")
     try:
-        with file.open(newline="", encoding="utf-8") as f:
-            return list(csv.DictReader(f))
+        return read_csv(file)
     except (OSError, UnicodeDecodeError, csv.Error) as e:
         raise InputError(f"{file}: cannot be read ({e}); restore it") from e
 

@@ -1,6 +1,5 @@
 """Scores of predictions against references: Dice, surface Dice and Hausdorff distance, per case and class."""
 
-import csv
 import logging
 import math
 import os
@@ -20,7 +19,8 @@ from torch import Tensor
 from mednextv2.distributed import is_main_process
 from mednextv2.images.writer import mask_path
 from mednextv2.label_scheme import LabelScheme
-from mednextv2.paths import prepare_folder, writing
+from mednextv2.paths import prepare_folder
+from mednextv2.scores.csv_tables import write_csv
 from mednextv2.scores.results_json import LOG_NAME
 from mednextv2.warning_filters import without_warnings
 
@@ -210,12 +210,3 @@ def format_table(summary: Sequence[dict]) -> str:
             f"{row['label']:<24}{row['dice_mean']:>8.3f}{row['surface_dice_1mm_mean']:>22.3f}{row['hd95_mm_mean']:>12.2f}"
         )
     return "\n".join(lines)
-
-
-def write_csv(path: Path, rows: Sequence[dict]) -> None:
-    """Write rows as a table; columns in the order in which they first occur, numbers with six digits."""
-    columns = list(dict.fromkeys(k for row in rows for k in row))
-    with writing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, columns, restval="")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)

@@ -19,7 +19,8 @@ from mednextv2.images.label_map_files import distinct_values, read_label_map
 from mednextv2.images.volume import SUFFIXES, stem
 from mednextv2.label_scheme import LabelScheme
 from mednextv2.paths import absolute, prepare_folder
-from mednextv2.scores.evaluation import METRICS, VOLUMES, score_case, summarise, write_csv
+from mednextv2.scores.csv_tables import write_csv
+from mednextv2.scores.evaluation import METRICS, VOLUMES, score_case, summarise
 from mednextv2.scores.results_json import CaseFiles, Results, write_results
 from mednextv2.wording import count
 

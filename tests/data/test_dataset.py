@@ -284,3 +284,10 @@ def test_channels_of_nnunet_that_are_no_numbered_names_are_refused(tmp_path, cha
     touch(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
     message = refused(tmp_path)
     assert f'{tmp_path / "dataset.json"}: "channel_names" (MSD: "modality") should map numbers to names' in message
+
+
+@pytest.mark.parametrize("name", ["../../../notes", "/etc/x", "..", " ", "a\nb", "x" * 151, "a/../b"])
+def test_names_of_cases_are_never_parts_of_paths(tmp_path, name):
+    entry = {"images": ["imagesTr/a.nii.gz"], "label": "labelsTr/a.nii.gz"}
+    write_json(tmp_path, nnunet(dataset={name: entry, "good": entry}))
+    assert "cannot be names of cases" in refused(tmp_path)
