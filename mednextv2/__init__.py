@@ -18,4 +18,9 @@ def __getattr__(name: str) -> Any:
     """Import what segments images when it is asked for: it needs PyTorch and MONAI, which take seconds."""
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LATER[name]), name)
+    try:
+        return getattr(import_module(_LATER[name]), name)
+    except KeyError as e:  # of MONAI's import, for a user whom the system does not know
+        if "getpwuid" not in str(e):
+            raise
+        raise ImportError("the user has no name; set the environment variable USER to any name and start again") from e

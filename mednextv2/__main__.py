@@ -7,6 +7,7 @@ from mednextv2.commands import VERBS
 from mednextv2.commands.arguments import find_verb, read_arguments
 from mednextv2.commands.help import find_help
 from mednextv2.errors import InputError, UsageError, find_input_error
+from mednextv2.machine import name_user
 
 
 def main() -> None:
@@ -23,6 +24,7 @@ def main() -> None:
         verb = find_verb(VERBS, sys.argv[1])
         arguments = read_arguments(verb, sys.argv[2:])
         _check_working_directory()
+        name_user()
         verb(**arguments)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -75,7 +75,7 @@ def _problems(network: str, kernel_size: int, dtype: str) -> list[Problem]:
         or isinstance(kernel_size, bool)
         or not (1 <= kernel_size <= LARGEST_KERNEL and kernel_size % 2 == 1)
     ):
-        raise InputError(f"--kernel_size {kernel_size}: should be odd and at most {LARGEST_KERNEL}, such as 3")
+        raise InputError(f"--kernel_size {kernel_size}: should be an odd number from 1 to {LARGEST_KERNEL}, such as 3")
     if dtype not in DTYPES:
         raise InputError(f"--dtype {dtype}: should be one of {', '.join(DTYPES)}")
     with torch.device("meta"):

@@ -104,6 +104,8 @@ def _patch_problem(patch_size: Any) -> str:
 
 
 def _device_problem(device: Any) -> str:
+    if str(device).split(":")[0] == "meta":  # on which nothing is computed
+        return f"device {device}: should be cpu, cuda, or a GPU by its number, such as cuda:1"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError) as e:

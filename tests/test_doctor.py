@@ -131,9 +131,9 @@ def test_a_path_chosen_by_hand_is_shown(monkeypatch):
     ("arguments", "words"),
     [
         ({"network": "v3"}, "--network v3: there is no such size of MedNeXt; choose one of v1_s"),
-        ({"kernel_size": 4}, "--kernel_size 4: should be odd and at most 31"),
-        ({"kernel_size": True}, "--kernel_size True: should be odd and at most 31"),
-        ({"kernel_size": 1_000_001}, "--kernel_size 1000001: should be odd and at most 31"),
+        ({"kernel_size": 4}, "--kernel_size 4: should be an odd number from 1 to 31"),
+        ({"kernel_size": True}, "--kernel_size True: should be an odd number from 1 to 31"),
+        ({"kernel_size": 1_000_001}, "--kernel_size 1000001: should be an odd number from 1 to 31"),
         ({"dtype": "float64"}, "--dtype float64: should be one of bfloat16, float16, float32"),
         ({"repeat": "yes"}, "--repeat yes: is a switch"),
     ],

@@ -26,6 +26,7 @@ from mednextv2.data.planning_rules import (
 from mednextv2.data.splits import split_dataset
 from mednextv2.errors import InputError
 from mednextv2.label_scheme import LabelScheme, left_right_pairs
+from mednextv2.machine import usable_cpus
 from mednextv2.nets.legal_sizes import DIVISOR, is_legal
 from mednextv2.nets.training_memory import training_memory
 from mednextv2.nets.variants import VARIANTS
@@ -94,7 +95,7 @@ def plan_dataset(
         batch_size: Patches a step, instead of the rule's.
         variant: Size of the network.
         memory: That a training step may take, GiB.
-        workers: Threads that read files; the machine's cores by default.
+        workers: Threads that read files, each of which holds a whole case; by default one a processor, at most 8.
 
     Returns:
         The plan.
@@ -108,7 +109,7 @@ def plan_dataset(
     channels = list(dataset.channels) or ["image"]
     _check_names(dataset, [*channels, *(scheme.labels + scheme.foreground if scheme else [])])
     reports = check_dataset(
-        dataset.cases, scheme.declared if scheme else None, channels, 3, workers or os.cpu_count() or 1, case_facts
+        dataset.cases, scheme.declared if scheme else None, channels, 3, workers or min(8, usable_cpus()), case_facts
     )
     scheme = scheme or LabelScheme(found_labels(dataset, reports))
     fingerprint = combine([report.extra for report in reports])

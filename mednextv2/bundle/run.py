@@ -3,6 +3,7 @@
 import difflib
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,9 @@ def find_bundle(bundle: str | os.PathLike) -> Path:
     Raises:
         InputError: When there is none; the message says where was looked.
     """
-    places = [
-        Path(bundle).expanduser(),
-        Path("bundles") / bundle,
-        Path(__file__).parents[2] / "bundles" / bundle,
-        Path(torch.hub.get_dir()) / "bundle" / bundle,
-    ]
+    places = [absolute(bundle), Path("bundles") / bundle, Path(__file__).parents[2] / "bundles" / bundle]
+    with suppress(RuntimeError, KeyError):  # of a user without a home folder
+        places.append(Path(torch.hub.get_dir()) / "bundle" / bundle)
     for place in places:
         if (place / "configs").is_dir():
             return place.resolve()

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from mednextv2.machine import usable_cpus
 from mednextv2.ops import _trial_store as store
 from mednextv2.ops._trial_store import Verdict
 from mednextv2.ops.implementations import SETTING, TRITON
@@ -46,8 +47,7 @@ class Job(NamedTuple):
 
 def workers(memory: int) -> int:
     """Return how many processes to start on a GPU of this many bytes of memory."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(MOST, cores, memory // (MEMORY_GIB * 2**30)))
+    return max(1, min(MOST, usable_cpus(), memory // (MEMORY_GIB * 2**30)))
 
 
 def try_all(cases: Sequence[Problem], job: Job, number: int) -> Iterator[tuple[Problem, Verdict]]:

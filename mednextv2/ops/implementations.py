@@ -59,8 +59,12 @@ def use(name: str) -> Iterator[None]:
 
 
 def wanted() -> str:
-    """Return what the user asked for: the innermost :func:`use`, else the environment, else `auto`."""
-    return _wanted
+    """Return what the user asked for: the innermost :func:`use`, else the environment, else `auto`.
+
+    Raises:
+        InputError: If the environment names something else.
+    """
+    return _wanted or _checked(os.environ.get(SETTING) or AUTO, SETTING)
 
 
 def choose(device: str, dtype: torch.dtype, kernel_size: int | None = None) -> Choice:
@@ -87,7 +91,7 @@ def of_kind(problem: Problem, device: str) -> Choice:
 
 def by_verdict(device: torch.device) -> bool:
     """Tell whether kernels are used there after a trial alone: on CUDA, where the user asked for no path."""
-    return device.type == "cuda" and _wanted == AUTO
+    return device.type == "cuda" and wanted() == AUTO
 
 
 def _choose_cpu(dtype: torch.dtype, kernel_size: int | None) -> Choice:
@@ -138,7 +142,7 @@ def plain(x: Tensor | None = None) -> bool:
     In what leaves this process only operators that exist everywhere may appear. An input `x` of no samples is left to
     the definition, too.
     """
-    if _wanted == REFERENCE or torch.jit.is_tracing() or _exporting():
+    if wanted() == REFERENCE or torch.jit.is_tracing() or _exporting():
         return True
     return x is not None and x.shape[0] == 0  # not in a trace, where sizes are tensors
 
@@ -162,4 +166,4 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-_wanted = _checked(os.environ.get(SETTING) or AUTO, SETTING)
+_wanted: str | None = None  # what `use` asks for; the environment is looked at later, so that an import never fails

@@ -212,3 +212,52 @@ def test_gelu_in_bfloat16_is_closer_than_its_rounding():
     assert out.isnan().all()
     assert w2.grad[0, 17].isnan()
     assert u.grad[17].isnan()
+
+
+@pytest.mark.parametrize(
+    ("message", "cause"),
+    [
+        ("Error building extension 'x': [1/4] c++ -O3 a.cpp\na.cpp:3:1: error: no such thing\nmore", "a.cpp:3:1: error: no such thing"),
+        ("Error building\nc++: fatal error: cannot execute 'cc1plus': execvp: No such file\n", "c++: fatal error: cannot execute 'cc1plus': execvp: No such file"),
+        ("x\nas: a.o: _ZN5: No space left on device\nerror: other", "No space left on device"),
+        ("one line", "one line"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_the_cause_of_a_failed_build_is_one_line(message, cause):
+    assert native._cause(message) == cause
+
+
+def test_the_folder_of_built_libraries_is_where_the_user_may_write(tmp_path, monkeypatch):
+    for name in (native.CACHE, "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert native.cache_folder() == tmp_path / ".cache" / "mednextv2"
+    monkeypatch.setenv(native.CACHE, "~/kernels")
+    assert native.cache_folder() == tmp_path / "kernels"
+    monkeypatch.setenv(native.CACHE, "kernels")
+    assert native.cache_folder() == Path("kernels").absolute()
+    monkeypatch.delenv(native.CACHE)
+    monkeypatch.setattr(native.tempfile, "gettempdir", lambda: str(tmp_path))
+    native._own_temporary.cache_clear()
+    monkeypatch.setattr(native, "home_folder", lambda: None)
+    own = tmp_path / f"mednextv2-{os.getuid()}"
+    assert native.cache_folder() == own
+    assert own.stat().st_mode & 0o777 == 0o700
+    native._own_temporary.cache_clear()
+    own.chmod(0o777)  # others could put a library there
+    monkeypatch.setattr(native.tempfile, "mkdtemp", lambda prefix: str(tmp_path / "private"))
+    assert native.cache_folder() == tmp_path / "private"
+    native._own_temporary.cache_clear()
+    monkeypatch.setattr(native, "home_folder", lambda: tmp_path / "home")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert native.cache_folder() == tmp_path / "private"
+    native._own_temporary.cache_clear()
+
+
+@pytest.mark.skipif(not can_build, reason="no C++ compiler for x86-64 Linux")
+def test_a_folder_in_the_place_of_the_library_is_named_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv(native.CACHE, str(tmp_path))
+    native.built().mkdir(parents=True)
+    with pytest.raises(IsADirectoryError, match=r"\.so is a folder; remove it"):
+        native.library()

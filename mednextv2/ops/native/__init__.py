@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import shutil
+import stat
 import sys
 import sysconfig
 import tempfile
@@ -20,6 +21,7 @@ from pathlib import Path
 import torch
 
 from mednextv2.errors import InputError
+from mednextv2.machine import home_folder
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ BROKEN = "the library could not be built"  # begins the reason where it should h
 _FOLDER = Path(__file__).parent
 _FLAGS = ["-O3", "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-g0"]
 _NAME = "mednextv2_native"
+_FULL = ("No space left on device", "Disk quota exceeded")
 
 
 def load() -> tuple[bool, str]:
@@ -60,12 +63,26 @@ def _load() -> tuple[bool, str]:
         if not hasattr(torch.ops.mednextv2_native, "instructions"):  # building has loaded it already
             torch.ops.load_library(str(path))
     except Exception as e:  # a broken compiler must not keep anyone from working: the PyTorch path is there
-        reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
-        if isinstance(e, OSError):
+        reason = _cause(str(e)) or type(e).__name__
+        if isinstance(e, OSError) or any(words in reason for words in _FULL):
             reason += f" (the folder for built libraries is {cache_folder()}; {CACHE} names another)"
-        logger.warning("The fast CPU kernels could not be built, PyTorch's slower operators take their place: %s", e)
+        logger.warning(
+            "The fast CPU kernels could not be built, PyTorch's slower operators take their place: %s", reason
+        )
+        logger.debug("The whole message: %s", e)
         return False, f"{BROKEN}: {reason}"
     return True, torch.ops.mednextv2_native.instructions()
+
+
+def _cause(message: str) -> str:
+    """Return the line of a compiler's output that says what is wrong, which is seldom the first."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    for words in (*_FULL, "fatal error", "cannot execute", "error:", "Error:"):
+        for line in lines:
+            if words in line:
+                found = line.find(words) if words in _FULL else 0
+                return line[found : found + 300]
+    return lines[0][:300] if lines else ""
 
 
 def _unfit() -> str | None:
@@ -79,21 +96,52 @@ def _unfit() -> str | None:
 
 def _without_compiler() -> str | None:
     """Say that the library is not built and cannot be, or return None."""
-    compiler = os.environ.get("CXX", "c++")
+    compiler = os.environ.get("CXX") or "c++"
     if _intact(built()) or shutil.which(compiler) is not None:
         return None
     reason = "there is no C++ compiler"
-    reason += f": CXX is {compiler}, which is not there" if "CXX" in os.environ else " (Debian: apt install g++)"
+    named = f": CXX is {compiler}, which is not there or cannot be run"
+    reason += named if os.environ.get("CXX") else " (Debian: apt install g++)"
     logger.warning("PyTorch's slower operators take the place of the fast CPU kernels: %s", reason)
     return reason
 
 
 def cache_folder() -> Path:
-    """Return the folder of built libraries."""
+    """Return the folder of built libraries.
+
+    It is a folder of this user alone below the folder for temporary files where there is no home folder, or one that
+    the user may not write to, as in a container that runs as another user.
+    """
     chosen = os.environ.get(CACHE)
+    home = home_folder()
     if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mednextv2"
+        return (home / chosen[2:] if home and chosen.startswith("~/") else Path(chosen)).absolute()
+    named = os.environ.get("XDG_CACHE_HOME")
+    base = Path(named).absolute() if named else home / ".cache" if home else None
+    if base is not None and (named or _writable(base / "mednextv2")):
+        return base / "mednextv2"
+    return _own_temporary()
+
+
+def _writable(folder: Path) -> bool:
+    """Tell whether a folder can be written to, or made where it is missing."""
+    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    return os.access(there, os.W_OK | os.X_OK)
+
+
+@functools.cache
+def _own_temporary() -> Path:
+    """Return a folder for temporary files that nobody else can write to, since code is loaded from it."""
+    folder = Path(tempfile.gettempdir()) / f"mednextv2-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.stat(follow_symlinks=False)
+        if found.st_uid == os.getuid() and stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o077:
+            logger.warning("There is no home folder that can be written to: built kernels are kept in %s", folder)
+            return folder
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="mednextv2-"))
 
 
 @functools.cache
@@ -102,7 +150,7 @@ def _version() -> str:
     digest = hashlib.sha256()
     for path in sorted(_FOLDER.glob("*.h")) + sorted(_FOLDER.glob("*.cpp")):
         digest.update(path.name.encode() + path.read_bytes())
-    digest.update(repr((_FLAGS, torch.__version__, os.environ.get("CXX"))).encode())
+    digest.update(repr((_FLAGS, torch.__version__, os.environ.get("CXX") or None)).encode())
     return digest.hexdigest()[:16]
 
 
@@ -116,12 +164,16 @@ def library() -> Path:
     target = built()
     if _intact(target):
         return target
+    if target.is_dir():
+        raise IsADirectoryError(f"{target} is a folder; remove it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as e:
         raise NotADirectoryError(f"{target.parent} is no folder") from e
     with _lock(target.with_suffix(".lock")):
         if not _intact(target):  # it may have been built while this process waited
+            for left in target.parent.glob(".build-*"):  # of a build that was killed: this process has the lock
+                shutil.rmtree(left, ignore_errors=True)
             if target.exists():
                 logger.warning("%s is damaged, or was not finished, and is built anew", target)
             logger.warning("Building the fast CPU kernels, once for this installation (about a minute): %s", target)
@@ -191,7 +243,11 @@ def _lock(path: Path) -> Iterator[None]:
     import fcntl
 
     with open(path, "w", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.warning("Waiting for another process, which is building the fast CPU kernels (about a minute)")
+            fcntl.flock(file, fcntl.LOCK_EX)
         try:
             yield
         finally:  # although a process that was forked meanwhile has the file open, too

@@ -1,0 +1,60 @@
+"""What the machine gives to this process: its processors, a home folder, and a name for its user."""
+
+import getpass
+import math
+import os
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cpus() -> int:
+    """Return how many processors this process may use, at least 1.
+
+    It is the smallest of the processors that the system schedules it on (affinity), the quota of its control group
+    (containers), and what Slurm gave to the task; the machine may have many more.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limits = [affinity, _cgroup_limit(), _whole(os.environ.get("SLURM_CPUS_PER_TASK"))]
+    return max(1, min(limit for limit in limits if limit is not None))
+
+
+def home_folder() -> Path | None:
+    """Return the home folder of the user, or None where there is none, as for a user whom the system does not know."""
+    try:
+        home = Path.home()
+    except (RuntimeError, KeyError, OSError):
+        return None
+    return home if home.is_absolute() else None
+
+
+def name_user() -> None:
+    """Give a user without a name one, in the environment variable USER: importing MONAI asks for it and would fail.
+
+    In a container that runs as `docker run --user 12345`, nothing else knows the user. Only the command line calls
+    this.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = f"user{os.getuid()}"
+
+
+def _cgroup_limit() -> int | None:
+    """Return the quota of the control group in whole processors, for both versions of control groups."""
+    try:
+        quota, period = (_CGROUP / "cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        try:
+            quota, period = (
+                (_CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text(encoding="ascii").strip()
+                for name in ("quota", "period")
+            )
+        except (OSError, ValueError):
+            return None
+    found, each = _whole(quota), _whole(period)
+    return math.ceil(found / each) if found and each else None
+
+
+def _whole(text: str | None) -> int | None:
+    return int(text) if text and text.isdigit() and int(text) > 0 else None

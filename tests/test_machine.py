@@ -1,0 +1,74 @@
+"""Processors, home folder and name of the user."""
+
+import getpass
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mednextv2 import machine
+
+
+@pytest.fixture
+def free(tmp_path, monkeypatch):
+    """A machine of 64 processors without limits."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64), raising=False)
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("cpu_max", "expected"),
+    [("max 100000", 64), ("200000 100000", 2), ("150000 100000", 2), ("10000 100000", 1), ("nonsense", 64), ("", 64)],
+)
+def test_the_quota_of_a_container_counts(free, cpu_max, expected):
+    (free / "cpu.max").write_text(cpu_max)
+    assert machine.usable_cpus() == expected
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("-1", 64), ("400000", 4)])
+def test_the_quota_of_an_older_container_counts(free, quota, expected):
+    (free / "cpu").mkdir()
+    (free / "cpu" / "cpu.cfs_quota_us").write_text(quota + "\n")
+    (free / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    assert machine.usable_cpus() == expected
+
+
+@pytest.mark.parametrize(("value", "expected"), [("8", 8), ("100", 64), ("0", 64), ("x", 64), ("", 64)])
+def test_slurms_share_counts(free, monkeypatch, value, expected):
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", value)
+    assert machine.usable_cpus() == expected
+
+
+def test_the_processors_that_are_allowed_count():
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); " + (
+        "from mednextv2.machine import usable_cpus; print(usable_cpus())"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "1"
+
+
+def test_a_user_without_a_name_gets_one(monkeypatch):
+    def unknown():
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setenv("USER", "before")
+    machine.name_user()
+    assert os.environ["USER"] == "before"
+    monkeypatch.setattr(getpass, "getuser", unknown)
+    machine.name_user()
+    assert os.environ["USER"] == f"user{os.getuid()}"
+
+
+def test_a_user_without_a_home_has_none(monkeypatch):
+    assert machine.home_folder() == Path.home()
+    monkeypatch.setattr(Path, "home", lambda: Path("relative"))
+    assert machine.home_folder() is None
+
+    def unknown():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", unknown)
+    assert machine.home_folder() is None
