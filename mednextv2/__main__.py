@@ -27,6 +27,7 @@ def main() -> None:
         name_user()
         verb(**arguments)
     except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
         sys.exit(130)
     except Exception as e:
         error = find_input_error(e)

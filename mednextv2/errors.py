@@ -43,7 +43,9 @@ def show_plainly() -> None:
 
 def _hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     cause = find_input_error(error)
-    if cause is None:
+    if issubclass(kind, KeyboardInterrupt):
+        print("stopped by Ctrl-C", file=sys.stderr)
+    elif cause is None:
         sys.__excepthook__(kind, error, traceback)
     else:
         print(f"error: {cause}", file=sys.stderr)

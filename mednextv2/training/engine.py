@@ -1,6 +1,7 @@
 """MONAI's trainer and inferer, with what keeps a GPU busy."""
 
 import logging
+import re
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from mednextv2.errors import InputError
 from mednextv2.nets.cuda_graph import CudaGraphs
+from mednextv2.training.time_estimate import TimeEstimate
 from mednextv2.wording import count, times
 
 _OUT_OF_MEMORY = (
@@ -19,6 +21,14 @@ _OUT_OF_MEMORY = (
     "can't allocate memory",
     "ALLOC_FAILED",
 )  # of CUDA, of PyTorch on CPUs, of its libraries
+
+
+_SHARED_MEMORY = (
+    "Bus error",
+    "out of shared memory",
+    "unable to write to file </torch",
+    "unable to open shared memory",
+)
 
 
 class Trainer(SupervisedTrainer):
@@ -35,17 +45,24 @@ class Trainer(SupervisedTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.add_event_handler(Events.STARTED, _choose_scaler)
+        TimeEstimate(workflow_state(self).device.type).attach(self)
         self.logger.addFilter(_is_news)
 
     def run(self) -> None:  # type: ignore[override]  # as MONAI's, which takes none of ignite's arguments
         """Train.
 
         Raises:
-            InputError: When the memory is too small for a step.
+            InputError: If the memory is too small for a step, or for the workers that read patches.
         """
         try:
             super().run()
-        except (RuntimeError, MemoryError) as e:
+        except KeyboardInterrupt:
+            done, wanted = max(0, self.state.epoch - 1), self.state.max_epochs
+            self.logger.warning("Stopped after epoch %s of %s; the same command goes on from there.", done, wanted)
+            raise
+        except (RuntimeError, MemoryError, OSError) as e:
+            if advice := worker_advice(e):
+                raise InputError(advice) from e
             if not is_out_of_memory(e):
                 raise
             raise InputError(self._advice()) from e
@@ -89,6 +106,23 @@ def _is_news(record: logging.LogRecord) -> bool:
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an exception means that memory was too small, of a GPU or of the computer."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(t in str(error) for t in _OUT_OF_MEMORY)
+
+
+def worker_advice(error: BaseException) -> str:
+    """Return what to do if a worker of a data loader was killed or found no shared memory; empty for other errors."""
+    text = str(error)
+    if any(words in text for words in _SHARED_MEMORY):
+        return (
+            "/dev/shm: is too small for the batches of the worker processes; give fewer --num_workers (0 needs no "
+            "shared memory), or more shared memory to the container (docker run --shm-size=8g or --ipc=host). The same "
+            "command goes on from the last epoch"
+        )
+    if re.search(r"DataLoader worker .*(killed by signal|exited unexpectedly)", text):
+        return (
+            "num_workers: a worker process was killed, probably by the system for lack of memory; give fewer "
+            "--num_workers or a smaller --batch_size. The same command goes on from the last epoch"
+        )
+    return ""
 
 
 class RecordingInferer(SimpleInferer):

@@ -217,8 +217,8 @@ def test_gelu_in_bfloat16_is_closer_than_its_rounding():
 @pytest.mark.parametrize(
     ("message", "cause"),
     [
-        ("Error building extension 'x': [1/4] c++ -O3 a.cpp\na.cpp:3:1: error: no such thing\nmore", "a.cpp:3:1: error: no such thing"),
-        ("Error building\nc++: fatal error: cannot execute 'cc1plus': execvp: No such file\n", "c++: fatal error: cannot execute 'cc1plus': execvp: No such file"),
+        ("Error building 'x': [1/4] c++\na.cpp:3:1: error: no such thing\nmore", "a.cpp:3:1: error: no such thing"),
+        ("Error building\nc++: fatal error: cannot execute 'cc1plus'\n", "c++: fatal error: cannot execute 'cc1plus'"),
         ("x\nas: a.o: _ZN5: No space left on device\nerror: other", "No space left on device"),
         ("one line", "one line"),
         ("", ""),

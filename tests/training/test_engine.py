@@ -8,7 +8,7 @@ from torch import nn
 from mednextv2.errors import InputError
 from mednextv2.nets import CudaGraphs
 from mednextv2.training import GradientClipping, Progress, RecordingInferer, Trainer, TrainingCheckpoint, warmup_poly
-from mednextv2.training.engine import is_out_of_memory
+from mednextv2.training.engine import is_out_of_memory, worker_advice
 
 
 def batches(count=3):
@@ -178,3 +178,18 @@ def test_a_function_in_the_network_s_place_is_called_as_usual(monkeypatch):
     for _ in range(3):
         assert inferer(x, lambda x: x + 1) == 1
     assert cuda.captured == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("DataLoader worker (pid 12) is killed by signal: Killed. ", "a worker process was killed"),
+        ("DataLoader worker (pid(s) 12, 13) exited unexpectedly", "--num_workers or a smaller --batch_size"),
+        ("DataLoader worker (pid 12) is killed by signal: Bus error. It is possible that dataloader's workers are out "
+         "of shared memory.", "--shm-size"),
+        ("unable to write to file </torch_12_34>: No space left on device (28)", "/dev/shm: is too small"),
+    ],
+)  # fmt: skip
+def test_killed_workers_end_with_advice(text, words):
+    assert words in worker_advice(RuntimeError(text))
+    assert worker_advice(RuntimeError("shapes cannot be multiplied")) == ""
