@@ -16,7 +16,6 @@ ELSEWHERE = {
     "commands/ensemble.py": "bundle/test_cross_validation.py",
     "commands/fetch.py": "data/test_download.py",
     "commands/plan.py": "bundle/test_plan.py",
-    "commands/report.py": "report/test_page.py",
     "data/voxel_grids.py": "data/test_check.py",
     "distributed.py": "training/test_checkpoint.py",
     "images/dicom_file.py": "images/test_dicom.py",

@@ -5,15 +5,25 @@ def report(folder: str, output: str | None = None, images: str | None = None, la
     """Write one HTML page about an evaluation or a prediction, with tables, box plots, slices and training curves.
 
     Args:
-        folder: The output folder of an evaluation or a prediction, which contains a results.json.
+        folder: The output folder of an evaluation or a prediction, which contains a results.json. A folder of label
+            maps without one is scored first, as by mednextv2 score, if --labels and --images are given.
         output: The .html file to write. By default it is report.html in FOLDER.
-        images: The folder that the images are in now, if they have been moved.
-        labels: The folder that the label maps are in now, if they have been moved.
+        images: The folder that the images are in, if they have been moved or FOLDER has no results.json.
+        labels: The folder that the label maps are in, if they have been moved or FOLDER has no results.json.
 
     Examples:
         mednextv2 report bundles/mednextv2_liver/output/evaluation/fold_0
         mednextv2 report masks --output masks.html
     """
-    from mednextv2.report import write_report
+    from pathlib import Path
 
+    from mednextv2.paths import absolute
+    from mednextv2.report import write_report
+    from mednextv2.scores.folders import score_folders
+    from mednextv2.scores.results_json import RESULTS_NAME
+
+    if labels is not None and images is not None and not (Path(folder).expanduser() / RESULTS_NAME).exists():
+        scores = absolute(folder) / "scores"
+        score_folders(folder, labels, scores, images=images)
+        folder, images, labels = str(scores), None, None
     print(write_report(folder, *(value and str(value) for value in (output, images, labels))))

@@ -77,6 +77,8 @@ def find_images(
             for case, files in groups.items()
             if len(files) == len(channels) > 1 and [*map(stem, files)] != [f"{case}_{c:04d}" for c in range(len(files))]
         ]
+    if path.is_dir() and len(channels) == 1:
+        problems += _channels_of_one_case([file for files in groups.values() for file in files])
     if problems:
         raise InputError("\n".join(problems))
     return [
@@ -118,6 +120,19 @@ def _group(files: Sequence[Path], channels: int) -> dict[str, list[Path]]:
         key = match[1] if match and (channels > 1 or name.endswith("_0000")) else name
         groups.setdefault(key, []).append(file)
     return groups
+
+
+def _channels_of_one_case(files: Sequence[Path]) -> list[str]:
+    """Describe cases with several channels in front of a bundle of one, which are no patients of their own."""
+    numbered = [(match[1], file.name) for file in files if (match := re.fullmatch(r"(.+)_\d{4}", stem(file)))]
+    first = {stem(file)[:-5] for file in files if stem(file).endswith("_0000")}
+    found = {case: [name for other, name in numbered if other == case] for case in sorted(first)}
+    return [
+        f"case {case}: has {len(names)} channels ({', '.join(names)}), but the bundle expects one; keep the channel "
+        "that it was trained on in a folder of its own"
+        for case, names in found.items()
+        if len(names) > 1
+    ]
 
 
 def _read_datalist(path: Path) -> dict[str, list[Path]]:

@@ -338,3 +338,25 @@ def test_its_error_survives_monais_compose(tmp_path):
     with pytest.raises(RuntimeError) as caught:
         Compose([CheckImaged("image"), LoadImaged("image")])({"image": file})
     assert str(find_input_error(caught.value)).startswith(f"{file}: is 2D")
+
+
+@pytest.mark.parametrize(
+    ("names", "refused"),
+    [
+        (["a_0000", "a_0001"], True),
+        (["a_0000", "a_0003", "b_0000"], True),
+        (["scan_0001", "scan_0002"], False),  # numbers of patients
+        (["a_0000", "b_0000"], False),
+        (["a_0000", "b_0001"], False),
+    ],
+)
+def test_channels_of_a_case_are_no_patients_of_their_own(tmp_path, names, refused):
+    for name in names:
+        (tmp_path / f"{name}.nii.gz").touch()
+    if refused:
+        with pytest.raises(
+            InputError, match=r"case a: has 2 channels \(a_0000.nii.gz, .*\), but the bundle expects one"
+        ):
+            find_images(tmp_path, ["CT"])
+    else:
+        assert len(find_images(tmp_path, ["CT"])) == len(names)
