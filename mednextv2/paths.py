@@ -1,12 +1,18 @@
 """Paths that users give, and files that appear only when they are complete."""
 
+import hashlib
 import os
+import re
+import socket
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mednextv2.errors import InputError
+
+_OLD_S = 2 * 86400.0
 
 #: The settings of workflows that are paths.
 PATHS = (
@@ -104,6 +110,35 @@ def _remove_empty(folders: Iterable[Path]) -> None:
                 folder.rmdir()
 
 
+def remove_leftovers(folder: str | os.PathLike) -> None:
+    """Remove the temporary files that processes of this machine, which are gone, left in a folder.
+
+    Those of living processes stay. Those of other machines, on a shared file system, are removed after two days.
+    """
+    for file in Path(folder).expanduser().glob(".part-*"):
+        match = re.match(r"\.part-(\d+)(?:\.([0-9a-f]{8}))?-", file.name)
+        if match is None:
+            continue
+        with suppress(OSError):
+            own = match[2] in (None, _host())
+            if (own and not _is_alive(int(match[1]))) or time.time() - file.stat().st_mtime > _OLD_S:
+                file.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
+
+
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
 @contextmanager
 def writing(path: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary file in the same folder, which takes the name of `path` when the block ends well.
@@ -120,7 +155,7 @@ def writing(path: str | os.PathLike) -> Iterator[Path]:
         InputError: When the folder cannot be written or the disk is full.
     """
     path = Path(path)
-    temporary = path.with_name(f".part-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f".part-{os.getpid()}.{_host()}-{path.name}")
     try:
         yield temporary
         temporary.replace(path)

@@ -1,7 +1,11 @@
-"""Folders that results go to: none is left behind empty."""
+"""Folders that results go to, of which none is left behind empty, and temporary files."""
+
+import os
+import subprocess
 
 import pytest
 
+from mednextv2 import paths
 from mednextv2.errors import InputError
 from mednextv2.paths import new_folder, try_folder
 
@@ -42,3 +46,22 @@ def test_a_new_folder_goes_when_nothing_came_into_it(tmp_path):
     with new_folder(tmp_path / "c", "output"):
         pass
     assert (tmp_path / "c").is_dir()
+
+
+def test_leftovers_of_processes_that_are_gone_are_removed(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    here, there = paths._host(), "0" * 8
+    gone = [f".part-{ended.pid}-model.pt", f".part-{ended.pid}.{here}-model.pt", f".part-{ended.pid}.{there}-old.pt"]
+    stay = [
+        f".part-{os.getpid()}.{here}-model.pt",
+        f".part-{ended.pid}.{there}-new.pt",
+        ".part-x",
+        "model.pt",
+        ".part-1-a",
+    ]
+    for name in (*gone, *stay):
+        (tmp_path / name).touch()
+    os.utime(tmp_path / gone[2], (0, 0))
+    paths.remove_leftovers(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(stay)  # process 1 is alive

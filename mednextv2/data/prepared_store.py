@@ -3,6 +3,12 @@
 A case is four files: the image (float16, `(C, X, Y, Z)`) and the label map (int16, `(1, X, Y, Z)`) as memory-mapped
 NumPy arrays, positions of voxels of each structure, and a description, which is written last. Half precision keeps 11
 bits of a normalised intensity, more than the network's bfloat16, and halves the disk space and the reading.
+
+What is prepared is used again only where it is the same. The folder's name depends on the transform with all of its
+arguments, the labels and the version of this package; a case's file name on where its sources are, so that cases of
+the same name in two data sets do not meet. The description holds the size and the times of the sources, and the size,
+times and checksum of the parts. A part whose times changed is read and compared with its checksum: this costs nothing
+as long as nobody touched it, and finds what was cut, exchanged or overwritten, but not a disk that lost bits.
 """
 
 import hashlib
@@ -10,6 +16,7 @@ import json
 import logging
 import os
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -21,14 +28,18 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
+from mednextv2.data.description import describe
 from mednextv2.errors import InputError
-from mednextv2.images.volume import stem
+from mednextv2.images.label_map_files import read_label_map
+from mednextv2.images.volume import SUFFIXES, stem
 from mednextv2.label_scheme import LabelScheme
-from mednextv2.paths import prepare_folder, writing
+from mednextv2.paths import prepare_folder, remove_leftovers, writing
+from mednextv2.version import __version__
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1  # of the files; another number means that older ones are made again
+_FORMAT = 2  # of the files; another number means that older ones are made again
+_PARTS = ("image.npy", "label.npy", "positions.npy")
 _KEPT_VOXELS = 10_000  # positions a structure; of larger structures one in a hundred if that is more
 _SEED = 1234
 
@@ -37,19 +48,22 @@ class PreparedCase:
     """One preprocessed case. It opens its files when they are first asked for, in each process for itself.
 
     Args:
-        folder: Of the files.
-        name: Of the case.
+        folder: The folder of the files.
+        name: The name of the case.
+        sources: The files that it is prepared from, whose places are part of the files' names.
     """
 
-    def __init__(self, folder: str | os.PathLike, name: str) -> None:
+    def __init__(self, folder: str | os.PathLike, name: str, sources: Sequence[str] = ()) -> None:
         self.folder, self.name = Path(folder), name
+        places = "\n".join(os.path.abspath(source) for source in sources)
+        self.stem = f"{name}-{hashlib.sha256(places.encode()).hexdigest()[:10]}" if sources else name
 
     def file(self, part: str) -> Path:
         """Return the file of a part: `image.npy`, `label.npy`, `positions.npy` or `case.json`."""
-        return self.folder / f"{self.name}.{part}"
+        return self.folder / f"{self.stem}.{part}"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "name": self.name}  # a worker process maps the files anew
+        return {"folder": self.folder, "name": self.name, "stem": self.stem}  # a worker process maps the files anew
 
     @cached_property
     def image(self) -> np.ndarray:
@@ -93,7 +107,8 @@ class CaseStore:
         transform: From an item to tensors `image` `(C, X, Y, Z)` and `label` `(1, X, Y, Z)`.
         scheme: Whose structures' positions are stored.
         folder: Where to store cases; a folder inside, named after the settings, takes the files.
-        settings: What the result depends on, as plain data; other settings have files of their own.
+        settings: What the result depends on beside the transform, as plain data; other settings have files of their
+            own.
         workers: Threads.
     """
 
@@ -105,7 +120,8 @@ class CaseStore:
         settings: Mapping[str, Any],
         workers: int = 1,
     ) -> None:
-        digest = hashlib.sha256(json.dumps([_FORMAT, settings], sort_keys=True).encode()).hexdigest()[:12]
+        identity = [_FORMAT, __version__, settings, describe(transform)]
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
         self.folder = Path(folder).expanduser() / digest
         self.transform, self.scheme, self.workers = transform, scheme, max(1, workers)
 
@@ -119,14 +135,17 @@ class CaseStore:
             A prepared case an item, in their order.
 
         Raises:
-            InputError: When a file cannot be written.
+            InputError: If a file cannot be written, or a label map has a value that the task does not have.
         """
-        cases = [PreparedCase(self.folder, _name(item)) for item in items]
+        cases = [PreparedCase(self.folder, _name(item), _files(item)) for item in items]
         pairs = list(zip(cases, items, strict=True))
         distributed = dist.is_available() and dist.is_initialized()
         if not distributed or dist.get_rank() == 0:
             prepare_folder(self.folder, "prepared_dir")
-            work = [(case, item) for case, item in pairs if not _is_current(case, item)]
+            remove_leftovers(self.folder)
+            with ThreadPoolExecutor(self.workers) as pool:
+                current = pool.map(lambda pair: _is_current(pair[0], pair[1], check=True), pairs)
+                work = [pair for pair, good in zip(pairs, current, strict=True) if not good]
             if work:
                 logger.info("Preparing %d of %d cases in %s", len(work), len(cases), self.folder)
                 with ThreadPoolExecutor(self.workers) as pool:
@@ -147,14 +166,44 @@ def _files(item: Mapping[str, Any]) -> list[str]:
 
 def _signature(item: Mapping[str, Any]) -> list:
     """Return what changes when a source file is exchanged: name, size and time of each."""
-    return [[str(f), (status := os.stat(f)).st_size, status.st_mtime_ns] for f in _files(item)]
+    return [[os.path.abspath(f), *_status(Path(f))] for f in _files(item)]
 
 
-def _is_current(case: PreparedCase, item: Mapping[str, Any]) -> bool:
+def _status(file: Path) -> list[int]:
+    """Return size and times; the time of the last change of its entry is set by the system, and by nobody else."""
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _is_current(case: PreparedCase, item: Mapping[str, Any], check: bool = False) -> bool:
+    """Tell whether a case is prepared from these files; with `check`, also whether its parts are as they were."""
     try:
-        return PreparedCase(case.folder, case.name).facts["source"] == _signature(item)
-    except (OSError, ValueError, KeyError, TypeError):
+        facts = json.loads(case.file("case.json").read_text(encoding="utf-8"))
+        if facts["source"] != _signature(item):
+            return False
+        if check and (damaged := [part for part in _PARTS if not _is_whole(case.file(part), facts["parts"][part])]):
+            logger.warning(
+                "case %s: its prepared files (%s) were damaged, and are prepared anew", case.name, ", ".join(damaged)
+            )
+            case.file("case.json").unlink(missing_ok=True)  # it counts as not prepared from now on
+            return False
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
+    return True
+
+
+def _is_whole(file: Path, written: Mapping[str, Any]) -> bool:
+    if not file.is_file() or file.stat().st_size != written["status"][0]:
+        return False
+    return _status(file) == written["status"] or _checksum(file) == written["crc32"]
+
+
+def _checksum(file: Path) -> int:
+    found = 0
+    with file.open("rb") as f:
+        while piece := f.read(1 << 24):
+            found = zlib.crc32(piece, found)
+    return found
 
 
 def _prepare(case: PreparedCase, item: Mapping[str, Any], transform: Callable, scheme: LabelScheme) -> None:
@@ -162,6 +211,8 @@ def _prepare(case: PreparedCase, item: Mapping[str, Any], transform: Callable, s
         return  # another training that shares the folder has done it meanwhile; it may be reading the files
     source = _signature(item)
     case.file("case.json").unlink(missing_ok=True)  # until it is there again, the case counts as not prepared
+    if str(item["label"]).lower().endswith(SUFFIXES):
+        read_label_map(item["label"], scheme.declared)  # refuses values that the task does not have
     data = transform(dict(item))
     image = torch.as_tensor(data["image"]).clamp(-65504, 65504).to(torch.float16).numpy()
     label = torch.as_tensor(data["label"]).to(torch.int16)
@@ -171,17 +222,24 @@ def _prepare(case: PreparedCase, item: Mapping[str, Any], transform: Callable, s
             "after preprocessing; run mednextv2 check on the data set"
         )
     positions = _draw_positions(label, scheme)
-    _save(case.file("image.npy"), image)
-    _save(case.file("label.npy"), label.numpy())
-    _save(case.file("positions.npy"), np.concatenate(positions) if positions else np.zeros(0, np.int64))
-    with writing(case.file("case.json")) as temporary:
-        text = json.dumps({"source": source, "counts": [len(p) for p in positions], "shape": list(image.shape)})
-        temporary.write_text(text, encoding="utf-8")
+    arrays = (image, label.numpy(), np.concatenate(positions) if positions else np.zeros(0, np.int64))
+    facts: dict[str, Any] = {"source": source, "counts": [len(p) for p in positions], "shape": list(image.shape)}
+    facts["parts"] = {part: _save(case.file(part), array) for part, array in zip(_PARTS, arrays, strict=True)}
+    with writing(case.file("case.json")) as temporary, temporary.open("w", encoding="utf-8") as f:
+        json.dump(facts, f)
+        f.flush()
+        os.fsync(f.fileno())
 
 
-def _save(path: Path, array: np.ndarray) -> None:
-    with writing(path) as temporary, temporary.open("wb") as f:
-        np.save(f, np.ascontiguousarray(array))
+def _save(path: Path, array: np.ndarray) -> dict[str, Any]:
+    """Write a part to the disk, and return what tells later whether it is whole."""
+    with writing(path) as temporary:
+        with temporary.open("wb") as f:
+            np.save(f, np.ascontiguousarray(array))
+            f.flush()
+            os.fsync(f.fileno())
+        checksum = _checksum(temporary)
+    return {"status": _status(path), "crc32": checksum}
 
 
 def _draw_positions(label: torch.Tensor, scheme: LabelScheme) -> list[np.ndarray]:

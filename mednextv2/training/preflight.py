@@ -12,8 +12,10 @@ from mednextv2.data.cases import DatasetFolder
 from mednextv2.data.check import check_dataset
 from mednextv2.data.check_warnings import missing_classes
 from mednextv2.data.dataset import check_description
+from mednextv2.distributed import is_main_process
 from mednextv2.label_scheme import LabelScheme, mirroring_warning
-from mednextv2.paths import prepare_folder
+from mednextv2.locks import hold_folder
+from mednextv2.paths import prepare_folder, remove_leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +44,13 @@ def prepare_training(
         mirror_axes: Axes along which patches are mirrored; a warning tells when that swaps left and right structures.
 
     Raises:
-        InputError: For a folder that cannot be written, or defects in the data.
+        InputError: For a folder that cannot be written or that another training writes to, or defects in the data.
     """
     keep_freed_memory()
     prepare_folder(output_dir, "output_dir")
+    if is_main_process():
+        hold_folder(output_dir, "output_dir")
+        remove_leftovers(output_dir)
     check_description(dataset, scheme, channels)
     if warning := mirroring_warning(scheme, mirror_axes):
         others = [axis for axis in mirror_axes if axis != 0]

@@ -2,15 +2,18 @@ import errno
 import json
 import os
 import pickle
+import re
 import threading
 from datetime import timedelta
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
 
-from mednextv2.data import CaseStore, LabelScheme, PreparedCase
+from mednextv2.data import CaseStore, LabelScheme
 from mednextv2.errors import InputError
 
 LABELS = ["background", "liver", "vein"]
@@ -30,12 +33,16 @@ def item(folder, name, shape=SHAPE, seed=0):
 
 
 class Loading:
-    """A preprocessing that counts its calls, and fails for chosen cases."""
+    """A preprocessing that counts its calls, and fails for chosen cases; what it counts does not describe it."""
+
+    __slots__ = ("before", "calls", "fails")
 
     def __init__(self):
-        self.calls, self.fails = [], set()
+        self.calls, self.fails, self.before = [], set(), None
 
     def __call__(self, data):
+        if self.before is not None:
+            self.before(data)
         self.calls.append(data.get("case"))
         if data.get("case") in self.fails:
             raise RuntimeError("the power went off")
@@ -60,7 +67,9 @@ def all_positions(case, structure):
 
 
 def files(folder):
-    return sorted(p.name for p in (folder / "prepared").rglob("*") if p.is_file())
+    """The names of all files, without what tells the places of their sources."""
+    names = [p.name for p in (folder / "prepared").rglob("*") if p.is_file()]
+    return sorted(re.sub(r"-[0-9a-f]{10}(?=\.)", "", name) for name in names)
 
 
 # --- what is stored --------------------------------------------------------------------------------------------------
@@ -118,16 +127,20 @@ def test_image_and_label_of_other_shapes_are_refused_with_the_case_s_name(tmp_pa
 
 def test_item_without_a_name_is_named_after_its_first_file(tmp_path):
     image, label = tmp_path / "scan7.nii.gz", tmp_path / "mask.nii.gz"
-    image.touch()
-    label.touch()
+    for file in (image, label):
+        nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.uint8), np.eye(4)), file)
 
     def transform(data):
         return {"image": torch.zeros(1, *SHAPE), "label": torch.zeros(1, *SHAPE)}
 
     for images in (str(image), [str(image), str(label)], image):
-        (case,) = make_store(tmp_path, transform).prepare([{"image": images, "label": str(label)}])
+        (case,) = make_store(tmp_path, transform, LabelScheme(["background", "a"])).prepare(
+            [{"image": images, "label": str(label)}]
+        )
         assert case.name == "scan7"
-    assert files(tmp_path) == [f"scan7.{end}" for end in ("case.json", "image.npy", "label.npy", "positions.npy")]
+    assert sorted({*files(tmp_path)}) == [
+        f"scan7.{end}" for end in ("case.json", "image.npy", "label.npy", "positions.npy")
+    ]
 
 
 # --- once, and again when something changed --------------------------------------------------------------------------
@@ -274,7 +287,7 @@ def test_full_disk_is_named_with_the_file(tmp_path, monkeypatch, code):
     monkeypatch.setattr("mednextv2.data.prepared_store.np.save", full)
     with pytest.raises(InputError, match="cannot be written") as caught:
         make_store(tmp_path).prepare(items)
-    assert "a.image.npy" in str(caught.value)
+    assert ".image.npy" in str(caught.value)
     assert os.strerror(code) in str(caught.value)
     assert files(tmp_path) == []
 
@@ -345,11 +358,11 @@ def test_positions_of_flat_images(tmp_path):
 
 def test_pickled_case_has_its_files_names_and_no_arrays(tmp_path):
     (case,) = make_store(tmp_path).prepare([item(tmp_path, "a", (30, 30, 30))])
-    unused = pickle.dumps(PreparedCase(case.folder, case.name))
+    unused = len(pickle.dumps(case))
     position = case.position(1, 5)
     assert case.image.nbytes > 10_000
     text = pickle.dumps(case)
-    assert len(text) == len(unused)
+    assert len(text) == unused
     other = pickle.loads(text)
     assert isinstance(other.image, np.memmap)
     assert np.array_equal(other.image, case.image)
@@ -365,9 +378,9 @@ def test_training_that_shares_the_folder_does_not_prepare_again_what_the_other_h
         if data["case"] == "a":
             started.set()
             assert go_on.wait(30)
-        return slow(data)
 
-    thread = threading.Thread(target=make_store(tmp_path, waits).prepare, args=(items,))
+    slow.before = waits
+    thread = threading.Thread(target=make_store(tmp_path, slow).prepare, args=(items,))
     thread.start()
     assert started.wait(30)
     cases = make_store(tmp_path, fast).prepare(items)
@@ -404,3 +417,83 @@ def test_first_process_prepares_and_the_other_waits_for_the_same_cases(tmp_path)
     assert (sorted(calls), none) == (["a", "b", "c"], [])
     assert first == second
     assert first[1] == [np.load(i["label"])[0, 0, 0].tolist() for i in items]
+
+
+# --- damaged, mixed and stale ----------------------------------------------------------------------------------------
+
+
+def touch_like(file, content):
+    """Exchange a file's content without changing the times that anybody can set."""
+    status = file.stat()
+    file.write_bytes(content)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("part", ["image.npy", "label.npy", "positions.npy"])
+@pytest.mark.parametrize("change", ["cut", "zeros", "empty", "gone", "one bit"])
+def test_damaged_parts_are_noticed_and_prepared_anew(tmp_path, caplog, part, change):
+    items, transform = [item(tmp_path, name) for name in "ab"], Loading()
+    case, _ = make_store(tmp_path, transform).prepare(items)
+    file = case.file(part)
+    raw = file.read_bytes()
+    middle = len(raw) // 2
+    changed = {
+        "cut": raw[:middle], "zeros": raw[:128] + bytes(len(raw) - 128), "empty": b"",
+        "one bit": raw[:middle] + bytes([raw[middle] ^ 16]) + raw[middle + 1 :],
+    }  # fmt: skip
+    file.unlink() if change == "gone" else touch_like(file, changed[change])
+    transform.calls = []
+    make_store(tmp_path, transform).prepare(items)
+    assert transform.calls == ["a"]
+    assert file.read_bytes() == raw
+    assert f"case a: its prepared files ({part}) were damaged, and are prepared anew" in caplog.text
+
+
+def test_parts_that_were_touched_and_are_whole_are_kept(tmp_path, caplog):
+    items, transform = [item(tmp_path, "a")], Loading()
+    (case,) = make_store(tmp_path, transform).prepare(items)
+    os.utime(case.file("image.npy"), ns=(0, 0))
+    make_store(tmp_path, transform).prepare(items)
+    assert transform.calls == ["a"]
+    assert not caplog.text
+
+
+def test_cases_of_one_name_in_two_data_sets_do_not_meet(tmp_path):
+    folders = [tmp_path / name for name in "xy"]
+    items = []
+    for seed, folder in enumerate(folders):
+        folder.mkdir()
+        items.append(item(folder, "a", seed=seed))
+    cases = [make_store(tmp_path).prepare([entry])[0] for entry in (*items, *items)]
+    assert cases[0].file("image.npy") == cases[2].file("image.npy") != cases[1].file("image.npy")
+    for case, entry in zip(cases, items * 2, strict=True):
+        assert np.array_equal(case.image, np.load(entry["image"]).astype(np.float16))
+
+
+def test_a_source_that_was_exchanged_under_its_old_time_is_prepared_anew(tmp_path):
+    entry, transform = item(tmp_path, "a"), Loading()
+    make_store(tmp_path, transform).prepare([entry])
+    other = np.load(entry["image"])[::-1]
+    np.save(tmp_path / "other.npy", other)
+    touch_like(Path(entry["image"]), (tmp_path / "other.npy").read_bytes())
+    (case,) = make_store(tmp_path, transform).prepare([entry])
+    assert np.array_equal(case.image, other.astype(np.float16))
+
+
+@pytest.mark.parametrize("value", [7, 1.5, np.nan, -1])
+def test_values_that_the_task_does_not_have_are_refused(tmp_path, value):
+    label = np.zeros(SHAPE, np.float32)
+    label[0, 0, 0] = value
+    nib.save(nib.Nifti1Image(label, np.eye(4)), tmp_path / "l.nii.gz")
+    entry = {**item(tmp_path, "a"), "label": str(tmp_path / "l.nii.gz")}
+    with pytest.raises(InputError, match=r"l\.nii\.gz: has voxel values"):
+        make_store(tmp_path).prepare([entry])
+    assert files(tmp_path) == []
+
+
+def test_leftovers_of_a_killed_preparation_are_removed(tmp_path):
+    store = make_store(tmp_path)
+    store.folder.mkdir(parents=True)
+    (store.folder / ".part-999999999-a.image.npy").touch()
+    store.prepare([item(tmp_path, "a")])
+    assert not list(store.folder.glob(".part-*"))

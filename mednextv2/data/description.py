@@ -1,0 +1,52 @@
+"""What a transform does, as plain data: two transforms of one description give the same result."""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_DEPTH = 30
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def describe(value: Any, depth: int = 0) -> Any:
+    """Describe a transform, its parts and its arguments, so that JSON can hold it and another process says the same.
+
+    Args:
+        value: A transform, or whatever may be an attribute of one.
+        depth: How deep it lies in another one.
+
+    Returns:
+        Numbers, texts, lists and dictionaries. An object is the name of its class with its attributes, of which
+        generators of random numbers are left out.
+
+    Raises:
+        ValueError: If parts lie in each other without end.
+    """
+    if depth > _DEPTH:
+        raise ValueError("its parts lie in each other without end")
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): describe(entry, depth + 1) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [describe(entry, depth + 1) for entry in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(repr, value))
+    if isinstance(value, (np.ndarray, np.generic, Tensor)):
+        return [str(value.dtype), describe(value.tolist(), depth + 1)]
+    if isinstance(value, functools.partial):
+        return ["partial", *(describe(part, depth + 1) for part in (value.func, value.args, value.keywords))]
+    if isinstance(value, (np.dtype, torch.dtype, torch.device, Path)):
+        return str(value)
+    if isinstance(value, (np.random.RandomState, np.random.Generator, torch.Generator)):
+        return "random numbers"
+    if callable(value) and hasattr(value, "__qualname__"):  # a function or a class
+        return f"{value.__module__}.{value.__qualname__}"
+    attributes = getattr(value, "__dict__", {})
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    return {"class": kind, **{key: describe(attributes[key], depth + 1) for key in sorted(attributes)}}

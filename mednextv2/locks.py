@@ -1,0 +1,92 @@
+"""Locks on folders that one process writes to at a time; a lock goes with its process, however that ends."""
+
+import atexit
+import contextlib
+import errno
+import json
+import logging
+import os
+import socket
+from datetime import datetime
+from pathlib import Path
+from typing import IO
+
+from mednextv2.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+NAME = ".in-use"
+_held: dict[Path, IO[str]] = {}  # as long as this process lives
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def hold_folder(folder: str | os.PathLike, setting: str) -> None:
+    """Keep other processes from writing to a folder until this one ends.
+
+    The lock is the system's, on a file `.in-use` that names its holder. Where the file system has no locks, a warning
+    says so, and nothing is locked. A second call for the same folder changes nothing.
+
+    Args:
+        folder: A folder that exists.
+        setting: The name of the setting that it comes from, for the message.
+
+    Raises:
+        InputError: If another process holds the folder; the message names the process, its host and since when.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    path = Path(folder).expanduser().resolve() / NAME
+    if path in _held:
+        return
+    try:
+        file = path.open("a+", encoding="utf-8")
+    except OSError as e:
+        logger.warning("%s: cannot be locked (%s); make sure that no other process writes there", folder, e.strerror)
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = _describe(file.read())
+        file.close()
+        raise InputError(
+            f"{setting} {folder}: {holder} writes there; wait until it ends, stop it, or give another --{setting}"
+        ) from None
+    except OSError as e:
+        file.close()
+        if e.errno not in _WITHOUT_LOCKS:
+            raise
+        logger.warning("%s: has no locks (%s); make sure that no other process writes there", folder, e.strerror)
+        return
+    file.seek(0)
+    file.truncate()
+    since = datetime.now().astimezone().isoformat(timespec="minutes")
+    json.dump({"process": os.getpid(), "host": socket.gethostname(), "since": since}, file)
+    file.flush()
+    if not _held:
+        atexit.register(_release_all)
+    _held[path] = file
+
+
+def _release_all() -> None:
+    for path in list(_held):
+        release_folder(path.parent)
+
+
+def release_folder(folder: str | os.PathLike) -> None:
+    """Let go of a folder before the process ends."""
+    path = Path(folder).expanduser().resolve() / NAME
+    if file := _held.pop(path, None):
+        with contextlib.suppress(OSError):
+            path.unlink()
+        file.close()
+
+
+def _describe(text: str) -> str:
+    try:
+        holder = json.loads(text)
+        return f"process {holder['process']} on {holder['host']}, since {holder['since']},"
+    except (ValueError, KeyError, TypeError):
+        return "another process"
