@@ -15,7 +15,7 @@ from mednextv2.ops.parameters import Convolution, Mlp, Saved, Settings, Statisti
 
 FOLDER = Path(ops.__file__).parent
 IMPLEMENTATIONS = {
-    "block": {"halves", "triton"},
+    "block": {"in_two_steps", "triton"},
     "depthwise": {"native", "torch", "triton"},
     "folded_mlp": {"native", "torch", "triton"},
 }
@@ -26,7 +26,9 @@ def found_implementations():
     """Return the names of implementations that there are files of, by operator."""
     found = {}
     for file in FOLDER.glob("_*.py"):
-        if match := re.fullmatch(r"_(\w+)_(native|triton|torch|halves)", file.stem):
+        if file.stem.startswith("_trial_"):  # of the trial, whose files may be named after what they compare with
+            continue
+        if match := re.fullmatch(r"_(\w+?)_(native|triton|torch|in_two_steps)", file.stem):
             found.setdefault(match[1], set()).add(match[2])
     return found
 
