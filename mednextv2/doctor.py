@@ -96,10 +96,10 @@ def _versions() -> Iterator[_Row]:
 
 
 def _cpu() -> _Row:
-    loaded, reason = native.load()
-    if loaded:
-        return _Row("CPU kernels", f"{reason} ({native.built()})")
-    return _Row("CPU kernels", f"none: {reason}", not reason.startswith(native.BROKEN))
+    library = native.load()
+    if library.loaded:
+        return _Row("CPU kernels", f"{library.reason} ({native.built()})")
+    return _Row("CPU kernels", f"none: {library.reason}", library.state is not native.State.BROKEN)
 
 
 def _why_no_gpu() -> str:

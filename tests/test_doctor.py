@@ -27,7 +27,7 @@ def tried(monkeypatch, tmp_path):
     """A GPU whose kernels are right but for those of 32 channels; returns what was tried, and how often."""
     standin.install(monkeypatch.setattr)
     monkeypatch.setenv(native.CACHE, str(tmp_path / "cache"))
-    monkeypatch.setattr(native, "load", lambda: (True, "AVX2"))
+    monkeypatch.setattr(native, "load", lambda: native.Outcome(native.State.LOADED, "AVX2"))
     cases = []
 
     def try_all(found, job, number):
@@ -48,8 +48,8 @@ def test_without_a_gpu_it_says_so_and_shows_the_cpu_library(monkeypatch, capsys)
     assert shown["mednextv2"] == mednextv2.__version__
     assert shown["PyTorch"].startswith(torch.__version__)
     assert shown["GPU"].startswith("none that PyTorch can use: ")
-    loaded, reason = native.load()
-    assert shown["CPU"] == (f"{reason} ({native.built()})" if loaded else f"none: {reason}")
+    library = native.load()
+    assert shown["CPU"] == (f"{library.reason} ({native.built()})" if library.loaded else f"none: {library.reason}")
 
 
 def test_a_reason_is_given_for_a_gpu_that_is_not_there(monkeypatch):
@@ -113,12 +113,13 @@ def test_equal_gpus_are_tried_once_and_old_ones_not(tried, monkeypatch):
 
 def test_a_cpu_library_that_could_not_be_built_is_the_exit_code(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(native, "load", lambda: (False, f"{native.BROKEN}: out of order"))
+    words = "there is no C++ compiler (Debian: apt install g++)"
+    monkeypatch.setattr(native, "load", lambda: native.Outcome(native.State.BROKEN, words))
     assert not examine().well
-    monkeypatch.setattr(native, "load", lambda: (False, "there is no C++ compiler (Debian: apt install g++)"))
+    monkeypatch.setattr(native, "load", lambda: native.Outcome(native.State.ABSENT, words))
     found = examine()
     assert found.well
-    assert "CPU kernels none: there is no C++ compiler (Debian: apt install g++)" in rows(found.text)
+    assert f"CPU kernels none: {words}" in rows(found.text)
 
 
 def test_a_path_chosen_by_hand_is_shown(monkeypatch):

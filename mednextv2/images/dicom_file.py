@@ -34,8 +34,21 @@ _UNDEFINED = 0xFFFFFFFF  # length of compressed pixels, which have an end mark; 
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a slice is, in mm in DICOM's directions (left, posterior, superior).
+
+    Attributes:
+        position: Centre of the first pixel, 3 numbers.
+        orientation: Unit vectors along a row and along a column, 6 numbers.
+    """
+
+    position: tuple[float, ...]
+    orientation: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Slice:
-    """What the header of one file says. Lengths are in mm, in DICOM's directions (left, posterior, superior)."""
+    """What the header of one file says. Lengths are in mm."""
 
     file: str
     uid: str  # of the series
@@ -49,8 +62,7 @@ class Slice:
     samples: int
     photometric: str
     spacing: tuple[float, float] | None  # along a row, along a column
-    orientation: tuple[float, ...] | None  # along a row, along a column
-    position: tuple[float, ...] | None
+    place: Place | None  # None where position or orientation are not there
 
     @property
     def is_localizer(self) -> bool:
@@ -101,8 +113,11 @@ def read_header(file: str) -> Slice:
         if end > size or _lacks_pixels(header):
             raise ValueError(f"{file} is truncated, or has no pixels")
         if not header.get("SpecificCharacterSet"):
-            header.set_original_encoding(*header.original_encoding, ["utf8"])  # more than the standard's ASCII
+            implicit_vr, little_endian = header.original_encoding
+            header.set_original_encoding(implicit_vr, little_endian, ["utf8"])  # more than the standard's ASCII
         spacing = _numbers(header, "PixelSpacing", 2)
+        position = _numbers(header, "ImagePositionPatient", 3)
+        orientation = _numbers(header, "ImageOrientationPatient", 6)
         number = _value(header, "SeriesNumber")
         return Slice(
             file=file,
@@ -116,16 +131,15 @@ def read_header(file: str) -> Slice:
             frames=int(header.get("NumberOfFrames") or 1),
             samples=int(header.get("SamplesPerPixel") or 1),
             photometric=_text(header, "PhotometricInterpretation").upper(),
-            spacing=spacing and spacing[::-1],
-            orientation=_numbers(header, "ImageOrientationPatient", 6),
-            position=_numbers(header, "ImagePositionPatient", 3),
+            spacing=(spacing[1], spacing[0]) if spacing else None,
+            place=Place(position, orientation) if position and orientation else None,
         )
 
 
 def _lacks_pixels(header: Dataset) -> bool:
     if "PixelData" not in header:
         return True
-    pixels = header.get_item("PixelData", keep_deferred=True)
+    pixels: Any = header.get_item("PixelData", keep_deferred=True)  # pydicom's stubs say that it has been decoded
     # few enough to have been read; more were passed over, beyond the file's end where they are cut off
     return pixels.value is not None and pixels.length != _UNDEFINED and len(pixels.value) < pixels.length
 

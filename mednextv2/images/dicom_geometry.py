@@ -8,7 +8,7 @@ import numpy as np
 from monai.data.utils import orientation_ras_lps
 
 from mednextv2.errors import InputError
-from mednextv2.images.dicom_file import Slice
+from mednextv2.images.dicom_file import Place, Slice
 
 _COLOURS = ("PALETTE COLOR", "RGB")  # of one sample; those of several are known by their number
 _FEW = 5  # names of files in a message
@@ -21,10 +21,18 @@ _SAME_DIRECTION = 1e-3  # of direction cosines, which scanners write with some s
 def in_order(slices: Iterable[Slice]) -> list[Slice]:
     """Return slices from the first to the last, as far as they have positions."""
     slices = list(slices)
-    if any(s.position is None or s.orientation is None for s in slices):
+    placed = [(s.place, s) for s in slices if s.place]
+    if len(placed) < len(slices):
         return slices
-    normal = np.cross(slices[0].orientation[:3], slices[0].orientation[3:])
-    return sorted(slices, key=lambda s: (float(np.dot(s.position, normal)), s.file))
+    row, column = _directions(placed[0][0])
+    normal = np.cross(row, column)
+    placed.sort(key=lambda pair: (float(np.dot(pair[0].position, normal)), pair[1].file))
+    return [s for _, s in placed]
+
+
+def _directions(place: Place) -> tuple[np.ndarray, np.ndarray]:
+    """Return the unit vectors along a row and along a column."""
+    return np.array(place.orientation[:3]), np.array(place.orientation[3:])
 
 
 def find_defect(slices: Sequence[Slice]) -> str:
@@ -37,24 +45,25 @@ def find_defect(slices: Sequence[Slice]) -> str:
         return "is of enhanced multi-frame files; convert it to NIfTI first, for example with dcm2niix"
     if "MOSAIC" in first.image_type:
         return "is a mosaic of slices (a functional MR); convert it to NIfTI first, for example with dcm2niix"
-    for name, values in (("position and orientation", [s.position and s.orientation for s in slices]),
-                         ("pixel spacing", [s.spacing for s in slices])):  # fmt: skip
-        if lacking := [s.file for s, value in zip(slices, values, strict=True) if not value]:
-            return f"has no {name} in {name_files(lacking)}"
+    places, spacings = [s.place for s in slices if s.place], [s.spacing for s in slices if s.spacing]
+    if len(places) < len(slices):
+        return f"has no position and orientation in {name_files([s.file for s in slices if not s.place])}"
+    if len(spacings) < len(slices):
+        return f"has no pixel spacing in {name_files([s.file for s in slices if not s.spacing])}"
     if len(slices) < 2:
         return "has one slice"
     for name, same in (
-        ("sizes", lambda s: s.shape == first.shape),
-        ("pixel spacings", lambda s: np.allclose(s.spacing, first.spacing, rtol=1e-3, atol=0)),
-        ("orientations", lambda s: np.allclose(s.orientation, first.orientation, atol=_SAME_DIRECTION)),
+        ("sizes", [s.shape == first.shape for s in slices]),
+        ("pixel spacings", [np.allclose(spacing, spacings[0], rtol=1e-3, atol=0) for spacing in spacings]),
+        ("orientations", [np.allclose(p.orientation, places[0].orientation, atol=_SAME_DIRECTION) for p in places]),
     ):
-        if other := [s.file for s in slices if not same(s)]:
+        if other := [s.file for s, fits in zip(slices, same, strict=True) if not fits]:
             return (
                 f"mixes images of different {name} ({Path(first.file).name} and {name_files(other)}); "
                 "keep those of one volume in a folder of their own"
             )
-    directions = np.reshape(first.orientation, (2, 3))
-    if not np.allclose(directions @ directions.T, np.eye(2), atol=0.01) or min(first.spacing) <= 0:
+    directions = np.array(_directions(places[0]))
+    if not np.allclose(directions @ directions.T, np.eye(2), atol=0.01) or min(spacings[0]) <= 0:
         return "has an orientation or a pixel spacing that is none"
     return ""
 
@@ -68,13 +77,17 @@ def slices_affine(slices: Iterable[Slice], name: str) -> np.ndarray:
 
     Raises:
         InputError: When slices are missing, irregular, or sheared by a tilted gantry.
+        ValueError: For slices without position, orientation or pixel spacing, which are a defect.
 
     Source:
         DICOM PS3.3, C.7.6.2.1.1 (image position and orientation).
     """
     slices = in_order(slices)
-    positions = np.array([s.position for s in slices])
-    row, column = np.array(slices[0].orientation[:3]), np.array(slices[0].orientation[3:])
+    places, spacing = [s.place for s in slices if s.place], slices[0].spacing
+    if len(places) < len(slices) or spacing is None:
+        raise ValueError(f"{name}: slices without position, orientation or pixel spacing have no affine")
+    positions = np.array([place.position for place in places])
+    row, column = _directions(places[0])
     normal = np.cross(row, column)
     heights = positions @ normal
     gaps = np.diff(heights)
@@ -89,13 +102,13 @@ def slices_affine(slices: Iterable[Slice], name: str) -> np.ndarray:
             "dcm2niix, which writes a corrected image (its name ends in _Tilt)"
         )
     aside = np.linalg.norm(positions - positions[0] - np.outer(np.arange(len(slices)), drift), axis=1)
-    if aside.max() > _IRREGULAR * max(step, *slices[0].spacing):
+    if aside.max() > _IRREGULAR * max(step, *spacing):
         raise InputError(
             f"{name}: its slices are displaced sideways ({Path(slices[int(aside.argmax())].file).name} by "
             f"{aside.max():.1f} mm); several series were mixed, or positions in the headers are wrong"
         )
     affine = np.eye(4)
-    affine[:3, 0], affine[:3, 1] = row * slices[0].spacing[0], column * slices[0].spacing[1]
+    affine[:3, 0], affine[:3, 1] = row * spacing[0], column * spacing[1]
     affine[:3, 2], affine[:3, 3] = drift, positions[0]
     return orientation_ras_lps(affine)
 

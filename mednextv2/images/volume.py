@@ -81,7 +81,10 @@ def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
 def _load_nifti(path: Path) -> nib.Nifti1Image:
     """Load a NIfTI file; a compressed one to its very end, where its checksum is, which nibabel does not read."""
     if not path.name.lower().endswith(".gz"):
-        return nib.load(path)
+        image = nib.load(path)
+        if not isinstance(image, nib.Nifti1Image):  # of which NIfTI-2 is a kind, and CIFTI is none
+            raise ValueError(f"it is no NIfTI image, but a {type(image).__name__}")
+        return image
     content = gzip.decompress(path.read_bytes())
     size = {int.from_bytes(content[:4], order) for order in ("little", "big")}  # of the header
     return (nib.Nifti2Image if 540 in size else nib.Nifti1Image).from_bytes(content)

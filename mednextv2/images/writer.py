@@ -60,22 +60,27 @@ class MaskWriter(ImageWriter):
 
         Raises:
             InputError: For another ending, a folder that cannot be written, or a full disk.
+            ValueError: Before :meth:`set_data_array` was called.
         """
+        labels = self.labels
+        if labels is None:
+            raise ValueError("there is no label map to write; call set_data_array first")
         target = Path(filename)
         if not target.name.lower().endswith(MASK_SUFFIXES):
             raise InputError(f"{target}: a mask's file ends in {', '.join(MASK_SUFFIXES)}")
         prepare_folder(target.parent, "output_dir")
         with writing(target) as temporary:
             if target.name.lower().endswith(NIFTI):
-                nib.save(nib.Nifti1Image(self.labels, self._affine(), self._header()), temporary)
+                nib.save(nib.Nifti1Image(labels, self._affine(), self._header(labels)), temporary)
             else:
-                _write_itk(temporary, self.labels, self._affine())
+                _write_itk(temporary, labels, self._affine())
 
     def _source(self) -> nib.Nifti1Pair | None:
         name = self.meta.get("filename_or_obj")
         name = name[0] if isinstance(name, (list, tuple)) and name else name
         if isinstance(name, str) and name.lower().endswith(NIFTI) and Path(name).is_file():
-            return nib.load(name)
+            image = nib.load(name)
+            return image if isinstance(image, nib.Nifti1Pair) else None
         return None
 
     def _affine(self) -> np.ndarray:
@@ -87,13 +92,13 @@ class MaskWriter(ImageWriter):
             return np.eye(4)
         return np.asarray(affine.cpu() if isinstance(affine, torch.Tensor) else affine, dtype=np.float64)
 
-    def _header(self) -> nib.Nifti1Header | None:
+    def _header(self, labels: np.ndarray) -> nib.Nifti1Header | None:
         source = self._source()
         if source is None:
             return None
         header = nib.Nifti1Header.from_header(source.header, check=False)
-        header.set_data_dtype(self.labels.dtype)
-        header.set_data_shape(self.labels.shape)
+        header.set_data_dtype(labels.dtype)
+        header.set_data_shape(labels.shape)
         header.set_slope_inter(1, 0)
         header["cal_min"] = header["cal_max"] = 0  # display range of the source's intensities
         header.extensions.clear()
@@ -133,7 +138,7 @@ class SaveMaskd(SaveImaged):
 
     def __init__(self, keys: KeysCollection, output_dir: str | os.PathLike, suffix: str = "seg") -> None:
         super().__init__(
-            keys, output_dir=output_dir, output_postfix=suffix, output_ext=".nii.gz", separate_folder=False,
+            keys, output_dir=os.fspath(output_dir), output_postfix=suffix, output_ext=".nii.gz", separate_folder=False,
             resample=False, writer=MaskWriter, print_log=False,
         )  # fmt: skip
         self.folder, self.suffix = Path(output_dir).expanduser(), suffix

@@ -14,7 +14,7 @@ def forward(
     """Return the output and what the backward pass needs; whatever `keep` says, nothing is kept between calls."""
     y, statistics = choose_depthwise(x, convolution).forward(x, convolution)
     out, g = choose_mlp(y, mlp, residual is not None).forward(y, statistics, mlp, residual, settings)
-    return out, Saved(y, *statistics, g, x.new_empty(0), x.new_empty(0), x.new_empty(0))
+    return out, Saved(y, statistics.mean, statistics.variance, g, x.new_empty(0), x.new_empty(0), x.new_empty(0))
 
 
 def backward(

@@ -48,21 +48,19 @@ def gather_kernel(x, w, bias, onto, y, counts, means, squares, in_z, in_y, in_x,
     qx = place % tiles_x * BLOCK_X + voxel % BLOCK_X
     qy = place // tiles_x % tiles_y * BLOCK_Y + voxel // BLOCK_X
     qz = place // (tiles_x * tiles_y) * PLANES
+    TAPS_Z: tl.constexpr = (KZ + SZ - 1) // SZ if TRANSPOSED else KZ
+    loaded: tl.constexpr = PLANES + TAPS_Z - 1 if TRANSPOSED else SZ * (PLANES - 1) + KZ
     if TRANSPOSED:
-        TAPS_Z: tl.constexpr = (KZ + SZ - 1) // SZ
         first_z, first_y, first_x = (pz + KZ // 2) % SZ, (py + K // 2) % S, (px + K // 2) % S
         start_z = qz + (pz + KZ // 2) // SZ - (TAPS_Z - 1)
         start_y, start_x = qy + (py + K // 2) // S, qx + (px + K // 2) // S
-        loaded: tl.constexpr = PLANES + TAPS_Z - 1
         oy, ox = qy * S + py, qx * S + px
     else:
-        TAPS_Z: tl.constexpr = KZ
         first_z, first_y, first_x = 0, 0, 0
         start_z, start_y, start_x = qz * SZ - KZ // 2, qy * S - K // 2, qx * S - K // 2
-        loaded: tl.constexpr = SZ * (PLANES - 1) + KZ
         oy, ox = qy, qx
 
-    total = ()
+    total: tl.tuple = ()
     for _ in tl.static_range(PLANES):
         total = total + (tl.zeros([BLOCK_Y * BLOCK_X, BLOCK_C], tl.float32),)
     step: tl.constexpr = S if TRANSPOSED else 1
@@ -137,7 +135,7 @@ def weight_kernel(a, b, partial, a_z, a_y, a_x, b_z, b_y, b_x, tiles_z, tiles_y,
     c = tl.program_id(0) // (groups * K) * BLOCK_C + tl.arange(0, BLOCK_C)
     split = tl.program_id(1)
     voxel = tl.arange(0, BLOCK_Y * BLOCK_X)
-    total = ()
+    total: tl.tuple = ()
     for _ in tl.static_range(KZ * TAPS_X):
         total = total + (tl.zeros([BLOCK_Y * BLOCK_X, BLOCK_C], tl.float32),)
     for tile in range(split * per_split, tl.minimum((split + 1) * per_split, tiles)):
@@ -152,7 +150,7 @@ def weight_kernel(a, b, partial, a_z, a_y, a_x, b_z, b_y, b_x, tiles_z, tiles_y,
         inside_b = inside_a & ((y < a_y) & (iy >= 0))[:, None]
         pointer_b = b + n * b_z * b_y * b_x * C + (iy.to(tl.int64) * b_x + ix)[:, None] * C + c[None, :]
         if SZ == 1:
-            window = ()
+            window: tl.tuple = ()
             for _ in tl.static_range(KZ):
                 window = window + (tl.zeros([BLOCK_Y * BLOCK_X, BLOCK_C], tl.float32),)
             for step in range(0, length + KZ - 1):

@@ -50,7 +50,7 @@ def convolve(x: Tensor, convolution: Convolution) -> Tensor:
     weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
     padding = [size // 2 for size in weight.shape[2:]]
     if transposed:
-        function = F.conv_transpose3d if x.dim() == 5 else F.conv_transpose2d
-        return function(x, weight, bias, stride, padding, groups=x.shape[1])
-    function = F.conv3d if x.dim() == 5 else F.conv2d
-    return function(x, weight, bias, stride, padding, groups=x.shape[1])
+        spread = F.conv_transpose3d if x.dim() == 5 else F.conv_transpose2d
+        return spread(x, weight, bias, stride, padding, groups=x.shape[1])
+    gather = F.conv3d if x.dim() == 5 else F.conv2d
+    return gather(x, weight, bias, stride, padding, groups=x.shape[1])

@@ -41,7 +41,9 @@ def norms_kernel(y, mean, variance, w1n, b1n, squares, voxels, tiles, eps, C: tl
     c, split, n = tl.arange(0, BLOCK_C), tl.program_id(0), tl.program_id(1).to(tl.int64)
     y += n * voxels * C
     m, r = load_vector(mean + n * C, c, C), inverse_deviation(variance + n * C, c, eps, C)
-    weights, biases, totals = (), (), ()
+    weights: tl.tuple = ()
+    biases: tl.tuple = ()
+    totals: tl.tuple = ()
     for i in tl.static_range(blocks):
         e = i * BLOCK_E + tl.arange(0, BLOCK_E)
         weights = weights + (load_tile(w1n, c, e, 1, C, C, E),)
@@ -94,7 +96,8 @@ def compression_kernel(grad, y, mean, variance, w1n, b1n, g2, d_sum, voxels, til
     split, n = tl.program_id(0), tl.program_id(1).to(tl.int64)
     y, grad = y + n * voxels * C, grad + n * voxels * OUT
     m, r = load_vector(mean + n * C, c, C), inverse_deviation(variance + n * C, c, eps, C)
-    totals, sums = (), tl.zeros([BLOCK_P, BLOCK_O], tl.float32)
+    totals: tl.tuple = ()
+    sums = tl.zeros([BLOCK_P, BLOCK_O], tl.float32)
     for _ in tl.static_range(blocks):
         totals = totals + (tl.zeros([BLOCK_E, BLOCK_O], tl.float32),)
     for tile in range(split * tiles, tl.minimum((split + 1) * tiles, tl.cdiv(voxels, BLOCK_P))):
@@ -128,7 +131,8 @@ def expansion_kernel(grad, y, mean, variance, w1n, b1n, w2n, change, inverse, sh
         change, inverse = change + n * E, inverse + n * E
         common = shared_gradient(shared + n * BLOCKS, BLOCKS, BLOCK_B)
     m, r = load_vector(mean + n * C, c, C), inverse_deviation(variance + n * C, c, eps, C)
-    totals, columns = (), ()
+    totals: tl.tuple = ()
+    columns: tl.tuple = ()
     for _ in tl.static_range(blocks):
         totals = totals + (tl.zeros([BLOCK_E, BLOCK_C], tl.float32),)
         columns = columns + (tl.zeros([BLOCK_E, 16], tl.float32),)

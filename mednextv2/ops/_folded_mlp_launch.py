@@ -84,7 +84,7 @@ class Launch:
         squares = self.y.new_empty(self.samples, grid[1] if grn else 0, self.expanded, dtype=torch.float32)
         self._run(wide_kernels.expand_kernel, grid, config, *expansion, h, squares, self.voxels, tiles,
                   self.settings.norm_eps, NORMS=grn, BLOCK_K=configs.depth(config, self.channels))  # fmt: skip
-        return squares
+        return squares if grn else None
 
     def response(self, squares: Tensor, mlp: Mlp) -> tuple[Tensor, Tensor, Tensor]:
         """Return the compression's weight of every sample, its bias, and the norms."""
@@ -113,7 +113,8 @@ class Launch:
     def thin_compression(self, d, rows, folded: Folded) -> tuple[Tensor, Tensor]:
         """Return parts of `h^T D`, `(N, splits, E, O)`, and of the sums of `D`, `(N, splits, O)`."""
         shapes = [(self.expanded, self.out), (self.out,)]
-        return self._split("compression", thin_kernels.compression_kernel, (d, rows, *folded), shapes)
+        parts, sums = self._split("compression", thin_kernels.compression_kernel, (d, rows, *folded), shapes)
+        return parts, sums
 
     def scale_gradient(self, g2, d_sum, mlp: Mlp, g):
         """Return `W2'`; what makes `k`; and the gradients of w2, b2, gamma and beta."""

@@ -38,7 +38,7 @@ def forward(
 
         w2n, b2n = w2.to(mean.dtype), b2.to(mean.dtype)
         kept = None
-        if gamma is not None:
+        if gamma is not None and beta is not None:
             kept = [expanded(chunks[0])] if len(chunks) == 1 else None
             g = sum_of_squares(kept or map(expanded, chunks), mean.dtype).sqrt()
             norms.append(g)
@@ -80,11 +80,13 @@ def backward(
         d_sum = d_rows[n].sum(0, dtype=stat)
         db2 += d_sum
         s, k = None, None
-        if gamma is not None:
+        if gamma is None or beta is None:
+            dw2 += g2
+        else:
             s, k, own = grn_gradient(g2[None], w2s, g[n : n + 1], gamma, grn_eps, grn_sum)
             dgamma += own
             dbeta += w2s.t() @ d_sum
-        dw2 += g2 if s is None else g2 * s + torch.outer(d_sum, beta.to(stat))
+            dw2 += g2 * s + torch.outer(d_sum, beta.to(stat))
         w2n = (w2s if s is None else w2s * s).to(y.dtype)
         total, product, start = mean.new_zeros(y.shape[1]), mean.new_zeros(y.shape[1]), 0
         for c, d in pairs:

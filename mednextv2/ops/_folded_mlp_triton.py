@@ -67,7 +67,7 @@ def forward_folded(
     h = None if launch.thin else y.new_empty(launch.samples, launch.voxels, launch.expanded)
     squares = launch.norms(expansion, h, grn)
     w2n, b2n, g = mlp.w2, mlp.b2, folded.mean.new_empty(launch.samples, 0)
-    if grn:
+    if squares is not None:
         w2n, b2n, g = launch.response(squares, mlp)
     w2n = w2n.to(y.dtype).contiguous()
     out = y.new_empty(launch.samples, launch.voxels, launch.out)

@@ -75,17 +75,19 @@ def sizes(problem: Problem, work: float) -> list[Size]:
     return [Size(1, _TINY[dims]), Size(2, odd), Size(2, whole)]
 
 
-def run(problem: Problem, x: dict[str, Tensor | None]) -> dict[str, Tensor]:
+def run(problem: Problem, x: dict[str, Tensor]) -> dict[str, Tensor]:
     """Apply the operators of a problem to its inputs by name; returns the outputs by name.
 
     One sample, as the smallest size has it, takes GRN's other denominator, so that both are tried.
     """
-    mlp, settings = Mlp(*map(x.get, Mlp._fields)), Settings(grn_sum=x["x"].shape[0] == 1)
+    mlp, settings = Mlp._make(map(x.get, Mlp._fields)), Settings(grn_sum=x["x"].shape[0] == 1)
     if not problem.kernel_size:
         return {"output": folded_mlp(x["x"], mlp, x.get("residual"), settings)}
     convolution = Convolution(x["weight"], x["bias"], problem.stride, problem.transposed)
     if not problem.expanded:
         y, statistics = depthwise(x["x"], convolution)
+        if statistics is None:
+            raise RuntimeError("the plain definition was run, which gives no moments to compare")
         return {"output": y, **statistics._asdict()}
     own = problem.residual and (problem.stride, problem.transposed) == (1, False)
     return {"output": block(x["x"], convolution, mlp, x["x"] if own else x.get("residual"), settings)}

@@ -77,7 +77,8 @@ def _driver() -> str:
         text = DRIVER_FILE.read_text(encoding="utf-8", errors="replace")
         if found := re.search(r"\d+\.\d+(\.\d+)?", text):
             return found[0]
-    return f"for CUDA {torch._C._cuda_getDriverVersion()}"
+    version = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]  # PyTorch's stubs lack it
+    return f"for CUDA {version}"
 
 
 @functools.cache

@@ -10,8 +10,8 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Generator, Iterator, Sequence
+from typing import IO, NamedTuple
 
 from mednextv2.machine import usable_cpus
 from mednextv2.ops import _trial_store as store
@@ -50,7 +50,7 @@ def workers(memory: int) -> int:
     return max(1, min(MOST, usable_cpus(), memory // (MEMORY_GIB * 2**30)))
 
 
-def try_all(cases: Sequence[Problem], job: Job, number: int) -> Iterator[tuple[Problem, Verdict]]:
+def try_all(cases: Sequence[Problem], job: Job, number: int) -> Generator[tuple[Problem, Verdict], None, None]:
     """Try cases in several processes; yields each with its verdict as that comes.
 
     What ended a process, hung or found no memory while others ran beside it is tried once more alone.
@@ -126,10 +126,11 @@ class _Round:
                 self._lost(child, f"{self.job.device} is {message['ready']} in a process of its own")
             elif "ready" in message:
                 self._give(child)
-            elif "kind" in message and child.case is None:
-                self._lost(child, message["reason"].removeprefix("ended their process: "))
             elif "kind" in message:
                 case, child.case = child.case, None
+                if case is None:
+                    self._lost(child, message["reason"].removeprefix("ended their process: "))
+                    continue
                 verdict = Verdict(message["kind"], message["reason"])
                 if verdict.kind in (store.PASSED, store.WRONG):
                     self._give(child)
@@ -184,6 +185,7 @@ class _Child:
                 stderr=errors, env=environment, start_new_session=True,
             )  # fmt: skip
             self._errors: int | None = os.dup(errors.fileno())
+        self._input, self.output = _pipes(self.process)
         self.errors = ""  # the end of its standard error, once it has ended
         self.deadline = time.monotonic() + START_S
 
@@ -191,14 +193,14 @@ class _Child:
         """Let it try a case."""
         self.case, self.deadline = case, time.monotonic() + LIMIT_S
         with contextlib.suppress(OSError):  # it has died, as its other pipe will tell
-            self.process.stdin.write(json.dumps(store.to_json(case)).encode() + b"\n")
-            self.process.stdin.flush()
+            self._input.write(json.dumps(store.to_json(case)).encode() + b"\n")
+            self._input.flush()
 
     def messages(self) -> list[dict]:
         """Return what it has said since; each is a sign of life."""
         if not _readable([self], 0):
             return []
-        piece = os.read(self.process.stdout.fileno(), 1 << 16)
+        piece = os.read(self.output.fileno(), 1 << 16)
         self.closed = not piece
         *lines, self._line = (self._line + piece).split(b"\n")
         if lines:
@@ -214,7 +216,7 @@ class _Child:
         with contextlib.suppress(OSError):
             os.killpg(self.process.pid, signal.SIGKILL)  # what it has started, too: compilers
         self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
+        for pipe in (self._input, self.output):
             with contextlib.suppress(OSError):
                 pipe.close()
         size = os.fstat(self._errors).st_size
@@ -239,6 +241,13 @@ class _Child:
         return ": ".join([name, *self.errors.strip().splitlines()[-1:]])
 
 
+def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+    """Return both pipes of a process that was started with them: to its input, and from its output."""
+    if process.stdin is None or process.stdout is None:
+        raise ValueError("the process was started without pipes")
+    return process.stdin, process.stdout
+
+
 def _message(line: bytes) -> dict | None:
     """Return what a line says, or None where it is not from the trial: Python's start may print, too."""
     try:
@@ -257,5 +266,5 @@ def _ready(children: Sequence[_Child]) -> list[_Child]:
 def _readable(children: Sequence[_Child], timeout: float) -> list[_Child]:
     with selectors.DefaultSelector() as selector:
         for child in children:
-            selector.register(child.process.stdout, selectors.EVENT_READ, child)
+            selector.register(child.output, selectors.EVENT_READ, child)
         return [key.data for key, _ in selector.select(timeout)]

@@ -5,9 +5,8 @@ the two are one; where the residual is the input itself, the convolution's gradi
 residual's; and nobody sums the gradient of the convolution's bias, which is zero, since the norm takes the bias out.
 """
 
-from collections import namedtuple
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -105,12 +104,50 @@ def _nothing(x: Tensor, count: int) -> tuple[Tensor, ...]:
     return tuple(x.new_empty(0) for _ in range(count))
 
 
-# arguments of `block_op`, and their gradients; and what is kept for the backward pass
-_Inputs = namedtuple(
-    "_Inputs",
-    ["x", *Convolution._fields, *Mlp._fields, "residual", "own_residual", "keep", *Settings._fields],
-)  # fmt: skip
-_Kept = namedtuple("_Kept", ["x", "weight", *Mlp._fields, *Saved._fields])
+class _Inputs(NamedTuple):
+    """Arguments of `block_op`, by name; or their gradients, None where there is none."""
+
+    x: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    stride: int | None
+    transposed: bool | None
+    norm_weight: Tensor | None
+    norm_bias: Tensor | None
+    w1: Tensor | None
+    b1: Tensor | None
+    gamma: Tensor | None
+    beta: Tensor | None
+    w2: Tensor | None
+    b2: Tensor | None
+    residual: Tensor | None
+    own_residual: bool | None
+    keep: bool | None
+    norm_eps: float | None
+    grn_eps: float | None
+    grn_sum: bool | None
+
+
+class _Kept(NamedTuple):
+    """What is kept for the backward pass."""
+
+    x: Tensor
+    weight: Tensor
+    norm_weight: Tensor
+    norm_bias: Tensor
+    w1: Tensor
+    b1: Tensor
+    gamma: Tensor | None
+    beta: Tensor | None
+    w2: Tensor
+    b2: Tensor
+    y: Tensor
+    mean: Tensor
+    variance: Tensor
+    g: Tensor
+    w1n: Tensor
+    b1n: Tensor
+    taps: Tensor
 
 
 @torch.library.custom_op("mednextv2::block_backward", mutates_args=())

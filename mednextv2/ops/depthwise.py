@@ -1,8 +1,7 @@
 """The depthwise convolution of a MedNeXt block, with the statistics that its norm needs."""
 
-from collections import namedtuple
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,7 +57,14 @@ def depthwise_op(
         return y, *statistics
 
 
-_Inputs = namedtuple("_Inputs", ["x", *Convolution._fields])  # arguments of `depthwise_op`, and their gradients
+class _Inputs(NamedTuple):
+    """Arguments of `depthwise_op`, by name; or their gradients, None where there is none."""
+
+    x: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    stride: int | None
+    transposed: bool | None
 
 
 @torch.library.custom_op("mednextv2::depthwise_backward", mutates_args=())

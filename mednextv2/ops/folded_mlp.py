@@ -10,9 +10,8 @@ All of them are behind two custom operators, so that autograd, `torch.compile`, 
 one operation.
 """
 
-from collections import namedtuple
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -113,9 +112,41 @@ def folded_mlp_op(
         return module.forward(y, Statistics(mean, variance), mlp, residual, settings)
 
 
-# arguments of `folded_mlp_op`, and their gradients; and what is kept for the backward pass
-_Inputs = namedtuple("_Inputs", ["y", *Statistics._fields, *Mlp._fields, "residual", *Settings._fields])
-_Saved = namedtuple("_Saved", ["y", *Statistics._fields, *Mlp._fields, "g"])
+class _Inputs(NamedTuple):
+    """Arguments of `folded_mlp_op`, by name; or their gradients, None where there is none."""
+
+    y: Tensor | None
+    mean: Tensor | None
+    variance: Tensor | None
+    norm_weight: Tensor | None
+    norm_bias: Tensor | None
+    w1: Tensor | None
+    b1: Tensor | None
+    gamma: Tensor | None
+    beta: Tensor | None
+    w2: Tensor | None
+    b2: Tensor | None
+    residual: Tensor | None
+    norm_eps: float | None
+    grn_eps: float | None
+    grn_sum: bool | None
+
+
+class _Saved(NamedTuple):
+    """What is kept for the backward pass, in the order of the arguments of `folded_mlp_backward_op`."""
+
+    y: Tensor
+    mean: Tensor
+    variance: Tensor
+    norm_weight: Tensor
+    norm_bias: Tensor
+    w1: Tensor
+    b1: Tensor
+    gamma: Tensor | None
+    beta: Tensor | None
+    w2: Tensor
+    b2: Tensor
+    g: Tensor
 
 
 @torch.library.custom_op("mednextv2::folded_mlp_backward", mutates_args=())

@@ -101,9 +101,9 @@ def _choose_cpu(dtype: torch.dtype, kernel_size: int | None) -> Choice:
         return Choice(TORCH, f"the CPU kernels take float32 and bfloat16, not {_name(dtype)}")
     if kernel_size is not None and kernel_size not in KERNEL_SIZES:
         return Choice(TORCH, f"the CPU kernels take kernel sizes 3, 5 and 7, not {kernel_size}")
-    available, reason = native.load()
-    if not available:
-        return Choice(TORCH, reason)
+    library = native.load()
+    if not library.loaded:
+        return Choice(TORCH, library.reason)
     return Choice(NATIVE, *_instructions(dtype == torch.bfloat16))
 
 

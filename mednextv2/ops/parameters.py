@@ -8,12 +8,12 @@ from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
-T = TypeVar("T", bound=tuple)
+T = TypeVar("T", bound=NamedTuple)
 
 
 def pick(kind: type[T], values: Any) -> T:
     """Return the named tuple of a kind from an object that has its fields, among others."""
-    return kind(*(getattr(values, name) for name in kind._fields))
+    return kind._make(getattr(values, name) for name in kind._fields)
 
 
 class Convolution(NamedTuple):
@@ -69,19 +69,19 @@ class Mlp(NamedTuple):
 
     def contiguous(self) -> "Mlp":
         """Return the weights as the GPU kernels read them, row by row without gaps; mostly they are that already."""
-        return Mlp(*(None if weight is None else weight.contiguous() for weight in self))
+        return Mlp._make(None if weight is None else weight.contiguous() for weight in self)
 
     def with_dtypes(self, gradients: "Mlp") -> "Mlp":
         """Return gradients in the dtypes of these weights; empty tensors for those of GRN where there is none."""
         return Mlp(*(
-            self.w1.new_empty(0) if weight is None else gradient.to(weight.dtype)
+            self.w1.new_empty(0) if weight is None or gradient is None else gradient.to(weight.dtype)
             for weight, gradient in zip(self, gradients, strict=True)
         ))  # fmt: skip
 
     def where_given(self, gradients: "Mlp") -> "Mlp":
         """Return gradients as autograd takes them: None for those of GRN where there is none."""
         pairs = zip(self, gradients, strict=True)
-        return Mlp(*(None if weight is None else gradient for weight, gradient in pairs))
+        return Mlp._make(None if weight is None else gradient for weight, gradient in pairs)
 
 
 class Settings(NamedTuple):

@@ -1,5 +1,7 @@
 """The joining of an up block's parts: transformed features, shortcut and skip connection."""
 
+from types import EllipsisType
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,12 +9,15 @@ from torch import Tensor
 from mednextv2.ops import implementations, memory_layout
 from mednextv2.ops.missing_derivatives import first_only
 
+_Index = tuple[EllipsisType | slice, ...]
+
 
 def upsample_merge_reference(y: Tensor, shortcut: Tensor | None, skip: Tensor | None) -> Tensor:
     """Define :func:`upsample_merge` by its plain formula; arguments and result as there."""
     if shortcut is not None:
         grid = torch.zeros_like(y)
-        grid[(..., *[slice(None, None, 2)] * (y.dim() - 2))] = shortcut
+        every_second: _Index = (..., *[slice(None, None, 2)] * (y.dim() - 2))
+        grid[every_second] = shortcut
         y = y + grid
     y = F.pad(y, [1, 0] * (y.dim() - 2))
     return y if skip is None else y + skip
@@ -75,7 +80,7 @@ def _(grad, has_shortcut):
     return like, half if has_shortcut else grad.new_empty(0)
 
 
-def _places(dim: int) -> tuple[tuple, tuple]:
+def _places(dim: int) -> tuple[_Index, _Index]:
     """Index the voxels behind the zeros, and of these every second one."""
     spatial = dim - 2
     return (..., *[slice(1, None)] * spatial), (..., *[slice(1, None, 2)] * spatial)

@@ -167,6 +167,12 @@ def test_mask_is_of_bytes_whatever_the_source_is_of(tmp_path, dtype):
     assert written.header["bitpix"] == 8
 
 
+def test_a_writer_without_a_label_map_says_so(tmp_path):
+    with pytest.raises(ValueError, match="call set_data_array first"):
+        MaskWriter().write(tmp_path / "mask.nii.gz")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("largest", "dtype"), [(255, np.uint8), (256, np.int16), (1000, np.int16)])
 def test_more_than_255_labels_need_two_bytes(tmp_path, largest, dtype):
     mask = labels(count=largest)

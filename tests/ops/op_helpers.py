@@ -27,7 +27,7 @@ def nan_filled():
 
 def available_paths():
     """Paths of this machine's CPU; the C++ one must be there where there is a compiler."""
-    return ["auto", "torch"] if native.load()[0] else ["torch"]
+    return ["auto", "torch"] if native.load().loaded else ["torch"]
 
 
 def mlp_case(seed, dtype, **fixed):

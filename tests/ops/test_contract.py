@@ -68,6 +68,12 @@ def test_implementations_of_an_operator_have_the_same_two_functions(operator):
     assert differences({name: importlib.import_module(f"mednextv2.ops.{name}") for name in names}) == []
 
 
+def test_what_is_kept_for_the_backward_pass_is_named_as_its_parts_are():
+    block, mlp = (importlib.import_module(f"mednextv2.ops.{name}") for name in ("block", "folded_mlp"))
+    assert block._Kept._fields == ("x", "weight", *block.Mlp._fields, *block.Saved._fields)
+    assert mlp._Saved._fields == ("y", *mlp.Statistics._fields, *mlp.Mlp._fields, "g")
+
+
 def test_another_signature_and_a_missing_function_are_found():
     def one(x, y):
         """Take two."""

@@ -34,19 +34,20 @@ def test_half_precision_is_wanted_where_the_instructions_are():
     """By Linux' list of what the processor has, not by what the library says."""
     flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
     limited = os.environ.get(native.INSTRUCTIONS) in ("avx2", "avx512")
-    assert ops.half_is_fast("cpu") == (native.load()[0] and "avx512_bf16" in flags and not limited)
+    assert ops.half_is_fast("cpu") == (native.load().loaded and "avx512_bf16" in flags and not limited)
     assert ops.half_is_fast("cuda")
     assert not ops.half_is_fast("mps")
 
 
 def test_the_words_of_a_reason_decide_nothing(monkeypatch):
-    loaded, fast = native.load()[0], ops.half_is_fast("cpu")
-    monkeypatch.setattr(native, "load", lambda: (False, "words about bfloat16"))
+    loaded, fast = native.load().loaded, ops.half_is_fast("cpu")
+    monkeypatch.setattr(native, "load", lambda: native.Outcome(native.State.ABSENT, "words about bfloat16"))
     assert not ops.half_is_fast("cpu")
     assert implementations.choose("cpu", torch.float32) == Choice("torch", "words about bfloat16")
     if loaded:
         for words in ("words about bfloat16", "no words"):
-            monkeypatch.setattr(native, "load", lambda words=words: (True, words))
+            library = native.Outcome(native.State.LOADED, words)
+            monkeypatch.setattr(native, "load", lambda library=library: library)
             assert ops.half_is_fast("cpu") == fast
 
 

@@ -22,7 +22,7 @@ logging.basicConfig(format="%(levelname)s %(message)s")
 from mednextv2 import ops
 from mednextv2.nets import MedNeXt
 from mednextv2.ops import native
-loaded, reason = native.load()
+library = native.load()
 torch.manual_seed(0)
 net = MedNeXt(init_filters=4)
 x = torch.randn(1, 1, 16, 16, 16)
@@ -30,7 +30,7 @@ y = net(x)
 y.sum().backward()
 with ops.use("reference"):
     expected = net(x)
-print(loaded, "|", reason, "|", float((y - expected).norm() / expected.norm()) < 1e-5)
+print(library.state.name, "|", library.reason, "|", float((y - expected).norm() / expected.norm()) < 1e-5)
 """
 NAMES = {"avx2": "AVX2", "avx512": "AVX-512", "avx512_bf16": "AVX-512 with bfloat16", "amx": "AMX with bfloat16"}
 has_compiler = shutil.which(os.environ.get("CXX", "c++")) is not None
@@ -50,25 +50,25 @@ def start(**environment):
 def finish(process):
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
-    loaded, reason, right = out.strip().split(" | ")
+    state, reason, right = out.strip().split(" | ")
     assert right == "True"
-    return loaded == "True", reason, err
+    return native.State[state], reason, err
 
 
 def test_the_library_is_there_where_it_can_be():
-    loaded, reason = native.load()
-    assert loaded == can_build, reason
-    if loaded:
-        assert reason in NAMES.values()
+    library = native.load()
+    assert library.loaded == can_build, library.reason
+    if library.loaded:
+        assert library.reason in NAMES.values()
         assert native.built().exists()
     path = explain(create_mednext("v2_tiny"), (1, 1, 16, 16, 16))[0].path
-    assert path == ("native" if loaded else "torch")
+    assert path == ("native" if library.loaded else "torch")
 
 
 @pytest.mark.skipif(not can_build, reason="no C++ compiler for x86-64 Linux")
 def test_two_processes_that_start_together_build_it_once(tmp_path):
     results = [finish(p) for p in [start(MEDNEXTV2_CACHE=str(tmp_path / "cache")) for _ in range(2)]]
-    assert [r[0] for r in results] == [True, True]
+    assert [r[0] for r in results] == [native.State.LOADED] * 2
     assert sum("Building the fast CPU kernels" in r[2] for r in results) == 1
     left = sorted(p.name for p in (tmp_path / "cache").iterdir())
     assert left == [native.built().with_suffix(ending).name for ending in (".lock", ".sha256", ".so")]
@@ -76,8 +76,8 @@ def test_two_processes_that_start_together_build_it_once(tmp_path):
     whole = tmp_path / "cache" / native.built().name
     with whole.open("r+b") as file:
         file.truncate(10_000)
-    loaded, _, err = finish(start(MEDNEXTV2_CACHE=str(tmp_path / "cache")))
-    assert loaded
+    state, _, err = finish(start(MEDNEXTV2_CACHE=str(tmp_path / "cache")))
+    assert state is native.State.LOADED
     assert f"{whole} is damaged, or was not finished, and is built anew" in err
     assert finish(start(MEDNEXTV2_CACHE=str(tmp_path / "cache")))[2].count("damaged") == 0
 
@@ -85,8 +85,8 @@ def test_two_processes_that_start_together_build_it_once(tmp_path):
 def test_a_cache_folder_that_is_a_file_is_named(tmp_path):
     file = tmp_path / "cache"
     file.touch()
-    loaded, reason, _ = finish(start(MEDNEXTV2_CACHE=str(file)))
-    assert not loaded
+    state, reason, _ = finish(start(MEDNEXTV2_CACHE=str(file)))
+    assert state is (native.State.BROKEN if can_build else native.State.ABSENT)
     assert not can_build or f"{file} is no folder" in reason
 
 
@@ -94,7 +94,7 @@ def test_a_cache_folder_that_is_a_file_is_named(tmp_path):
 @pytest.mark.parametrize("isa", native.INSTRUCTION_SETS)
 def test_older_instruction_sets_agree_with_the_definition(isa):
     """The comparisons of the operators again, in a process that goes no further than this instruction set."""
-    if list(NAMES.values()).index(native.load()[1]) < list(NAMES).index(isa):
+    if list(NAMES.values()).index(native.load().reason) < list(NAMES).index(isa):
         pytest.skip(f"this processor has no {NAMES[isa]}")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header"]
     tests = [str(HERE / name) for name in ("test_folded_mlp.py", "test_depthwise.py", "test_block.py")]
@@ -105,15 +105,14 @@ def test_older_instruction_sets_agree_with_the_definition(isa):
     )
     assert result.returncode == 0, result.stdout[-3000:]
     assert " passed" in result.stdout
-    loaded, reason, _ = finish(start(MEDNEXTV2_ISA=isa))
-    assert (loaded, reason) == (True, NAMES[isa])
+    assert finish(start(MEDNEXTV2_ISA=isa))[:2] == (native.State.LOADED, NAMES[isa])
 
 
 def test_a_processor_with_tiles_uses_them():
     """By Linux' list of what the processor has, and PyTorch's question for the permission, not the library's own."""
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     tiles = {"amx_tile", "amx_bf16", "avx512_bf16"} <= set(flags.split()) and torch.cpu._init_amx()
-    assert (native.load()[1] == NAMES["amx"]) == (can_build and tiles and not os.environ.get(native.INSTRUCTIONS))
+    assert (native.load().reason == NAMES["amx"]) == (can_build and tiles and not os.environ.get(native.INSTRUCTIONS))
 
 
 @pytest.mark.parametrize("before", [None, "/nowhere"])
@@ -136,12 +135,12 @@ def test_the_path_is_longer_only_while_the_library_is_built(tmp_path, monkeypatc
 
 
 def test_it_can_be_switched_off():
-    assert finish(start(MEDNEXTV2_NATIVE="0"))[:2] == (False, "switched off by MEDNEXTV2_NATIVE=0")
+    assert finish(start(MEDNEXTV2_NATIVE="0"))[:2] == (native.State.ABSENT, "switched off by MEDNEXTV2_NATIVE=0")
 
 
 def test_without_a_compiler_everything_works_and_says_why(tmp_path):
-    loaded, reason, err = finish(start(MEDNEXTV2_CACHE=str(tmp_path), CXX="there-is-no-such-compiler"))
-    assert not loaded
+    state, reason, err = finish(start(MEDNEXTV2_CACHE=str(tmp_path), CXX="there-is-no-such-compiler"))
+    assert state is native.State.ABSENT
     if "for Linux on x86-64" not in reason:
         assert reason == "there is no C++ compiler: CXX is there-is-no-such-compiler, which is not there"
         assert err.count("PyTorch's slower operators take the place of the fast CPU kernels") == 1
@@ -166,8 +165,8 @@ def test_a_compiler_that_fails_leaves_a_warning_and_nothing_else(tmp_path):
         '#!/bin/sh\n[ "$1" = -dumpfullversion ] && echo 12.2.0 && exit 0\necho "out of order" >&2\nexit 1\n'
     )
     broken.chmod(0o755)
-    loaded, reason, err = finish(start(MEDNEXTV2_CACHE=str(tmp_path / "cache"), CXX=str(broken)))
-    assert not loaded
+    state, reason, err = finish(start(MEDNEXTV2_CACHE=str(tmp_path / "cache"), CXX=str(broken)))
+    assert state is native.State.BROKEN
     assert reason.startswith("the library could not be built")
     assert "PyTorch's slower operators take their place" in err
     assert not [p for p in (tmp_path / "cache").iterdir() if p.suffix != ".lock"]
@@ -176,8 +175,8 @@ def test_a_compiler_that_fails_leaves_a_warning_and_nothing_else(tmp_path):
 @pytest.mark.skipif(not can_build, reason="no C++ compiler for x86-64 Linux")
 def test_a_cache_that_cannot_be_written_does_not_stop_anybody(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    loaded, reason, _ = finish(start(MEDNEXTV2_CACHE=str(tmp_path / "file" / "cache")))
-    assert not loaded
+    state, reason, _ = finish(start(MEDNEXTV2_CACHE=str(tmp_path / "file" / "cache")))
+    assert state is native.State.BROKEN
     assert "could not be built" in reason
     assert "MEDNEXTV2_CACHE names another" in reason
 

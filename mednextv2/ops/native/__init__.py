@@ -16,6 +16,8 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 
 import torch
@@ -29,18 +31,40 @@ SETTING = "MEDNEXTV2_NATIVE"  # environment: 0 does without the library
 INSTRUCTIONS = "MEDNEXTV2_ISA"  # environment: nothing beyond one of these; read by the library when it is loaded
 INSTRUCTION_SETS = ("avx2", "avx512", "avx512_bf16")
 CACHE = "MEDNEXTV2_CACHE"  # environment: folder for built libraries, default ~/.cache/mednextv2
-BROKEN = "the library could not be built"  # begins the reason where it should have been there
 _FOLDER = Path(__file__).parent
 _FLAGS = ["-O3", "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-g0"]
 _NAME = "mednextv2_native"
 _FULL = ("No space left on device", "Disk quota exceeded")
 
 
-def load() -> tuple[bool, str]:
-    """Load the library, building it where that is needed.
+class State(Enum):
+    """What became of the library."""
 
-    Returns:
-        Whether it is loaded, and which instructions it uses or why it is not there.
+    LOADED = auto()
+    ABSENT = auto()  # switched off, of no use to this processor, or without a compiler
+    BROKEN = auto()  # could not be built or loaded, although nothing spoke against it
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the attempt to load the library came to.
+
+    Attributes:
+        state: What became of it.
+        reason: The instructions that it uses, or why it is not there; for people to read.
+    """
+
+    state: State
+    reason: str
+
+    @property
+    def loaded(self) -> bool:
+        """Whether its kernels can be called."""
+        return self.state is State.LOADED
+
+
+def load() -> Outcome:
+    """Load the library, building it where that is needed.
 
     Raises:
         InputError: For a value of a setting that does not exist.
@@ -49,15 +73,15 @@ def load() -> tuple[bool, str]:
         if os.environ.get(name) and os.environ[name] not in known:
             raise InputError(f"{name} is {' or '.join(known)}, not {os.environ[name]!r}")
     if os.environ.get(SETTING) == "0":
-        return False, f"switched off by {SETTING}=0"
+        return Outcome(State.ABSENT, f"switched off by {SETTING}=0")
     return _load()
 
 
 @functools.cache
-def _load() -> tuple[bool, str]:
+def _load() -> Outcome:
     unfit = _unfit() or _without_compiler()
     if unfit:
-        return False, unfit
+        return Outcome(State.ABSENT, unfit)
     try:
         path = library()
         if not hasattr(torch.ops.mednextv2_native, "instructions"):  # building has loaded it already
@@ -67,11 +91,11 @@ def _load() -> tuple[bool, str]:
         if isinstance(e, OSError) or any(words in reason for words in _FULL):
             reason += f" (the folder for built libraries is {cache_folder()}; {CACHE} names another)"
         logger.warning(
-            "The fast CPU kernels could not be built, PyTorch's slower operators take their place: %s", reason
+            "The fast CPU kernels could not be built, so PyTorch's slower operators take their place: %s", reason
         )
         logger.debug("The whole message: %s", e)
-        return False, f"{BROKEN}: {reason}"
-    return True, torch.ops.mednextv2_native.instructions()
+        return Outcome(State.BROKEN, f"the library could not be built: {reason}")
+    return Outcome(State.LOADED, torch.ops.mednextv2_native.instructions())
 
 
 def _cause(message: str) -> str:
