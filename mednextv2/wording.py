@@ -1,6 +1,13 @@
-"""Numbers in sentences that people read."""
+"""Numbers and values in sentences that people read."""
 
+import reprlib
 from collections.abc import Iterable
+from typing import Any
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = 60
+_BRIEF.maxlong = 24
+_BRIEF.maxlevel = 3
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
@@ -29,3 +36,16 @@ def times(sizes: Iterable[float]) -> str:
         ('48×64×48', '1×0.5')
     """
     return "×".join(f"{size:g}" if isinstance(size, float) else str(size) for size in sizes)
+
+
+def brief(value: Any) -> str:
+    """Return a value as Python writes it, shortened where it is long or nested: a file's content in a message.
+
+    Args:
+        value: Of any kind.
+
+    Example:
+        >>> brief("liver"), brief(10**400), brief([[[[[1]]]]])
+        ("'liver'", '1000000000...00000000000', '[[[[...]]]]')
+    """
+    return _BRIEF.repr(value)

@@ -3,7 +3,6 @@
 Two folders of equal names need no `dataset.json`: `scan7.nii.gz` in the one is the image, in the other the label map.
 """
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -12,10 +11,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from mednextv2.data.dataset_json import about, channel_names, label_values, read_description
 from mednextv2.errors import InputError
 from mednextv2.images.volume import SUFFIXES, stem
 from mednextv2.label_scheme import LabelScheme, declared_scheme
-from mednextv2.wording import count
+from mednextv2.wording import brief, count
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def read_dataset(dataset_dir: str | os.PathLike, labels_dir: str | os.PathLike |
     pair = _two_folders(folder, labels_dir)
     if pair:
         return _read_pair(folder, *pair)
-    description = _read_json(folder)
+    description = read_description(folder)
     if isinstance(description.get("training"), list):
         found = [_msd_case(folder, entry, i) for i, entry in enumerate(description["training"])]
     else:
@@ -108,15 +108,12 @@ def read_dataset(dataset_dir: str | os.PathLike, labels_dir: str | os.PathLike |
             "folders they are the files in imagesTr and labelsTr, with the ending that file_ending says"
         )
     cases = _sorted_cases(found, folder / "dataset.json")
-    channels = description.get("channel_names", description.get("modality", {}))
+    file = folder / "dataset.json"
     order = description.get("regions_class_order") or ()
     if not isinstance(order, (list, tuple)):
-        raise InputError(f'{folder / "dataset.json"}: "regions_class_order" should be a list, not {order!r}')
-    texts: dict[str, str] = {
-        key: str(description[key]) for key in ("name", "description", "reference", "licence") if key in description
-    }
-    texts.setdefault("licence", str(description.get("license", "")))
-    return DatasetFolder(folder, tuple(_by_number(channels, folder)), _labels(description), cases, tuple(order), texts)
+        raise InputError(f'{file}: "regions_class_order" should be a list, not {brief(order)}')
+    channels, labels = channel_names(description, file), label_values(description, file)
+    return DatasetFolder(folder, tuple(channels), labels, cases, tuple(order), about(description, file))
 
 
 def check_description(dataset: DatasetFolder, scheme: LabelScheme, channels: Sequence[str]) -> None:
@@ -135,6 +132,9 @@ def check_description(dataset: DatasetFolder, scheme: LabelScheme, channels: Seq
 
 
 def _sorted_cases(cases: list[Case], source: Path) -> tuple[Case, ...]:
+    for name in (case.name for case in cases):
+        if name in ("", ".", "..") or re.search(r"[/\\]", name):
+            raise InputError(f"{source}: the case {brief(name)} has no name that a file can have; rename it")
     cases = sorted(cases, key=lambda case: case.name)
     twice = sorted({a.name for a, b in pairwise(cases) if a.name == b.name})
     if twice:
@@ -202,32 +202,16 @@ def _volumes(folder: Path) -> list[Path]:
     return files
 
 
-def _read_json(folder: Path) -> dict[str, Any]:
-    file = folder / "dataset.json"
-    if not file.is_file():
-        inside = ", ".join(sorted(p.name for p in folder.iterdir())[:5]) or "nothing"
-        raise InputError(
-            f"{folder}: has no dataset.json (it holds {inside}). Give the folder of an MSD task or of an nnU-Net data "
-            "set: dataset.json, imagesTr, labelsTr; or one with two folders of equal file names: images, labels"
-        )
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise InputError(f"{file}: is not valid JSON: {e}") from e
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: should hold one JSON object, but holds a {type(content).__name__}")
-    return content
-
-
 def _msd_case(folder: Path, entry: Any, index: int) -> Case:
     if (
         not isinstance(entry, dict)
         or not isinstance(entry.get("image"), str)
+        or not entry["image"]
         or not isinstance(entry.get("label"), str)
     ):
         raise InputError(
             f'{folder / "dataset.json"}: entry {index} of "training" should be '
-            f'{{"image": "./imagesTr/…", "label": "./labelsTr/…"}}, but is {entry!r}'
+            f'{{"image": "./imagesTr/…", "label": "./labelsTr/…"}}, but is {brief(entry)}'
         )
     image, label = (str(folder / entry[key]) for key in ("image", "label"))
     return Case(stem(image), (image,), label)
@@ -237,12 +221,13 @@ def _nnunet_cases(folder: Path, description: dict[str, Any]) -> list[Case]:
     ending = description.get("file_ending", ".nii.gz")
     if not isinstance(ending, str) or not ending.endswith(SUFFIXES):
         raise InputError(
-            f"{folder / 'dataset.json'}: file_ending {ending!r} is not one of {', '.join(SUFFIXES)}; convert the images"
+            f"{folder / 'dataset.json'}: file_ending {brief(ending)} is not one of {', '.join(SUFFIXES)}; convert "
+            "the images"
         )
     listed = description.get("dataset")
     if isinstance(listed, dict):  # nnU-Net's explicit form
         return [_listed_case(folder, name, entry) for name, entry in listed.items()]
-    channels = len(_by_number(description.get("channel_names", description.get("modality", {})), folder)) or 1
+    channels = len(channel_names(description, folder / "dataset.json")) or 1
     if "channel_names" not in description and "modality" in description and "labels" not in description:
         raise InputError(
             f'{folder / "dataset.json"}: has neither "training", the cases of an MSD task, nor "labels" and '
@@ -274,24 +259,6 @@ def _listed_case(folder: Path, name: str, entry: Any) -> Case:
     if not isinstance(images, list) or not all(isinstance(i, str) for i in images) or not isinstance(label, str):
         raise InputError(
             f'{folder / "dataset.json"}: entry {name} of "dataset" should be '
-            f'{{"images": ["imagesTr/…", …], "label": "labelsTr/…"}}, but is {entry!r}'
+            f'{{"images": ["imagesTr/…", …], "label": "labelsTr/…"}}, but is {brief(entry)}'
         )
     return Case(name, tuple(str(folder / i) for i in images), str(folder / label))
-
-
-def _by_number(channels: Any, folder: Path) -> list[str]:
-    if not isinstance(channels, dict) or not all(str(k).isdigit() for k in channels):
-        raise InputError(
-            f'{folder / "dataset.json"}: "channel_names" (MSD: "modality") should map numbers to names, '
-            f'such as {{"0": "T1"}}, but is {channels!r}'
-        )
-    return [str(channels[k]) for k in sorted(channels, key=int)]
-
-
-def _labels(description: dict[str, Any]) -> dict[str, Any]:
-    labels = description.get("labels", {})
-    if not isinstance(labels, dict):
-        return {}
-    if all(str(k).isdigit() for k in labels):  # MSD: value to name
-        return {str(name): int(value) for value, name in labels.items()}
-    return dict(labels)  # nnU-Net: name to value, or to a region's values
