@@ -1,6 +1,7 @@
 """What the voxel values of label maps mean to the network: classes or overlapping regions, and an ignore label."""
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,11 +11,14 @@ from monai.utils import get_equivalent_dtype
 from torch import Tensor
 
 from mednextv2.errors import InputError
+from mednextv2.wording import brief
 
 _RIGHT_OF = {"left": "right", "l": "r", "lt": "rt", "lh": "rh", "sin": "dex", "sinister": "dexter"}
 
 #: Labels that a label map may have: values are int16 at most, in memory and in files.
 MAX_LABELS = 2**15
+#: Characters of the name of a label or a channel.
+MAX_NAME = 200
 
 
 def label_dtype(labels: int) -> np.dtype:
@@ -29,6 +33,18 @@ def label_dtype(labels: int) -> np.dtype:
     if labels > MAX_LABELS:
         raise InputError(f"label maps have values up to {MAX_LABELS - 1}, not {labels - 1}; renumber the labels")
     return np.dtype(np.uint8 if labels <= 256 else np.int16)
+
+
+def is_whole(value: Any) -> bool:
+    """Return whether a value is a whole number, which a truth value is not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_name(value: Any) -> bool:
+    """Return whether a value is a text that can name a label or a channel: of one line, not empty, and not too long."""
+    if not isinstance(value, str) or not value.strip() or len(value) > MAX_NAME:
+        return False
+    return not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in value)
 
 
 class Region(NamedTuple):
@@ -75,24 +91,26 @@ class LabelScheme:
         self.ignore_label = ignore_label
         if not regions and len(self.labels) < 2:
             raise InputError(f"labels {self.labels}: need the background and at least one class")
-        if ignore_label is not None and ignore_label != len(self.labels):
+        if ignore_label is not None and (not is_whole(ignore_label) or ignore_label != len(self.labels)):
             raise InputError(
-                f"ignore_label {ignore_label!r}: should be the value after the highest label, {len(self.labels)}"
+                f"ignore_label {brief(ignore_label)}: should be the value after the highest label, {len(self.labels)}"
             )
         self.regions = [self._region(entry) for entry in regions]
 
     def _region(self, entry: Mapping[str, Any]) -> Region:
         known = range(1, len(self.labels))
         if not isinstance(entry, Mapping) or set(entry) != {"name", "values", "paint"}:
-            raise InputError(f"regions: {entry!r} should have name, values and paint")
+            raise InputError(f"regions: {brief(entry)} should have name, values and paint")
         values = entry["values"] if isinstance(entry["values"], (list, tuple)) else [entry["values"]]
-        wrong = [v for v in (*values, entry["paint"]) if not isinstance(v, int) or v not in known]
+        if not is_name(entry["name"]):
+            raise InputError(f"regions: the name {brief(entry['name'])} should be a text of one line; put it in quotes")
+        wrong = [v for v in (*values, entry["paint"]) if not is_whole(v) or v not in known]
         if wrong or not values:
             raise InputError(
-                f"regions: {entry['name']} is made of the values {list(values)} and painted as {entry['paint']!r}; "
-                f"values should be from 1 to {len(self.labels) - 1}"
+                f"regions: {entry['name']} is made of the values {brief(list(values))} and painted as "
+                f"{brief(entry['paint'])}; values should be from 1 to {len(self.labels) - 1}"
             )
-        return Region(str(entry["name"]), tuple(values), entry["paint"])
+        return Region(entry["name"], tuple(values), entry["paint"])
 
     @property
     def declared(self) -> list[str]:
@@ -217,7 +235,7 @@ def declared_scheme(
         raise InputError(f'{source}: the labels lack the background; add "background": 0 in dataset.json')
     if used != list(range(len(used))) or len(used) < 2:
         raise InputError(
-            f"{source}: the label values are {', '.join(map(str, used)) or 'missing'}, but should be 0 (background), "
+            f"{source}: the label values are {_listed(used) or 'missing'}, but should be 0 (background), "
             "1, 2, … without gaps: renumber the labels in dataset.json and in the label maps"
         )
     ignored = None if ignore is None else ignore[0]
@@ -240,8 +258,14 @@ def declared_scheme(
     return LabelScheme(names, entries, ignored)
 
 
+def _listed(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values[:20])) + (", …" if len(values) > 20 else "")
+
+
 def _as_values(name: Any, entry: Any, source: str) -> list[int]:
     values = list(entry) if isinstance(entry, (list, tuple)) else [entry]
-    if not values or not all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values):
-        raise InputError(f"{source}: the label {name} should be a whole number from 0 or a list of them, not {entry!r}")
+    if not values or not all(is_whole(v) and v >= 0 for v in values):
+        raise InputError(
+            f"{source}: the label {name} should be a whole number from 0 or a list of them, not {brief(entry)}"
+        )
     return values

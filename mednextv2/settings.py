@@ -1,5 +1,6 @@
 """The check of a workflow's settings, before anything is read or trained."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ def _whole(low: int) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low
 
 
-def _number(low: float, high: float = float("inf")) -> Callable[[Any], bool]:
+def _number(low: float, high: float = sys.float_info.max) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 
@@ -33,7 +34,7 @@ _COUNT = _Rule(_whole(0), "a whole number from 0")
 _PART = _Rule(_number(0, 1), "a number from 0 to 1")
 _SWITCH = _Rule(lambda value: isinstance(value, bool), "True or False")
 _AXES = _Rule(
-    lambda v: v == [] or (_list(v, lambda n: n in (0, 1, 2)) and len({*v}) == len(v)),
+    lambda v: v == [] or (_list(v, lambda n: _whole(0)(n) and n <= 2) and len({*v}) == len(v)),
     'a list of axes, each once, such as "[0,1,2]" or "[]"',
 )
 

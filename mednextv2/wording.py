@@ -1,7 +1,14 @@
-"""Numbers in sentences that people read, and lines of a readable width."""
+"""Numbers and values in sentences that people read, and lines of a readable width."""
 
+import reprlib
 import textwrap
 from collections.abc import Iterable
+from typing import Any
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = 60
+_BRIEF.maxlong = 24
+_BRIEF.maxlevel = 3
 
 WIDTH = 100  # letters of a line of help
 
@@ -46,3 +53,16 @@ def wrap(text: str, first: str = "", further: str | None = None) -> str:
     return textwrap.fill(
         text, WIDTH, initial_indent=first, subsequent_indent=further, break_long_words=False, break_on_hyphens=False
     )
+
+
+def brief(value: Any) -> str:
+    """Return a value as Python writes it, shortened where it is long or nested: a file's content in a message.
+
+    Args:
+        value: Of any kind.
+
+    Example:
+        >>> brief("liver"), brief(10**400), brief([[[[[1]]]]])
+        ("'liver'", '1000000000...00000000000', '[[[[...]]]]')
+    """
+    return _BRIEF.repr(value)

@@ -109,8 +109,8 @@ def _metadata(task: Task) -> dict[str, Any]:
     outputs = {str(i): name for i, name in enumerate(scheme.foreground)} if scheme.regions else labels
     return {
         "schema": _SCHEMA,
-        "version": str(public["version"]),
-        "changelog": {str(k): v for k, v in public["changelog"].items()},
+        "version": public["version"],
+        "changelog": public["changelog"],
         **_TESTED,
         "required_packages_version": {**_PACKAGES, "mednextv2": __version__},
         "supported_apps": {},

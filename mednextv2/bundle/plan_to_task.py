@@ -1,10 +1,12 @@
 """From a plan to the `task.yaml` that a bundle is built from."""
 
+import itertools
 import json
 import os
 import re
 import tempfile
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +89,7 @@ def _task_text(plan: Plan, name: str) -> str:
             plan.dataset.path.resolve().name,
             "name of the folder in MEDNEXTV2_DATA; --dataset_dir replaces it",
         ),
-        ("channels", list(plan.dataset.channels) or ["image"], ""),
+        ("channels", _distinct(plan.dataset.channels) or ["image"], ""),
         ("labels", scheme.labels, "list index = voxel value"),
         ("regions", regions, "structures that consist of several labels; each is one output of the network"),
         ("ignore_label", scheme.ignore_label, "value of voxels that were not annotated"),
@@ -122,6 +124,15 @@ def _task_text(plan: Plan, name: str) -> str:
     return "\n".join(first) + "\n\n--- # information for readers and for MONAI's Model Zoo\n" + _public_text(plan, name)
 
 
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Number names that stand several times, as nnU-Net's `CT`, which says how a channel is normalised."""
+    found: list[str] = []
+    for name in names:
+        numbered = (name if i == 1 else f"{name} {i}" for i in itertools.count(1))
+        found.append(next(candidate for candidate in numbered if candidate not in found))
+    return found
+
+
 def _yaml(content: dict[str, Any]) -> str:
     """Write facts one a line, lists and mappings in brackets; a list of mappings has one a line."""
     lines = []
@@ -141,7 +152,8 @@ def _flow(value: Any) -> str:
 
 
 def _public_text(plan: Plan, name: str) -> str:
-    about = {key: text.strip() for key, text in plan.dataset.about.items()}
+    # what MONAI would run as an expression does not begin a text
+    about = {key: text.strip().lstrip("$@% ") for key, text in plan.dataset.about.items()}
     title = about.get("name") or name
     structures = ", ".join(plan.scheme.foreground)
     modality = ", ".join(plan.dataset.channels) or "not stated"

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mednextv2.bundle.task_kinds import wrong_kinds, wrong_public_kinds
 from mednextv2.errors import InputError
-from mednextv2.label_scheme import LabelScheme, mirroring_warning
+from mednextv2.label_scheme import LabelScheme, is_whole, mirroring_warning
 from mednextv2.nets.legal_sizes import DIVISOR, is_legal
 from mednextv2.nets.variants import VARIANTS
-from mednextv2.settings import RULES
+from mednextv2.text_files import MAX_YAML_BYTES, parse_yaml, read_text
 from mednextv2.transforms.normalize import NormalizeChannelsd
-from mednextv2.wording import count
+from mednextv2.wording import brief, count
 
 #: Facts of the first document, which every workflow configuration starts with.
 WORKFLOW_FACTS = (
@@ -48,7 +47,10 @@ PUBLIC_FACTS = (
     "references",
 )
 
-NAMES_RULE = "names hold no # and do not start with $, @ or %"
+_SHOWN = 20  # facts in a message
+_END = "end_of_the_facts"
+_REWRITTEN = ("$", "@", "%")
+NAMES_RULE = "names hold no # or :: and do not start with $, @ or %"
 
 
 @dataclass(frozen=True)
@@ -91,40 +93,28 @@ def read_task(path: str | os.PathLike) -> Task:
         InputError: When it is missing, is not two YAML documents, or a fact is missing, unknown or impossible.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file")
-    text = path.read_text(encoding="utf-8")
-    first, separator, second = text.partition("\n---")
-    try:
-        workflow, public = yaml.safe_load(first), yaml.safe_load(second.partition("\n")[2])
-    except yaml.YAMLError as e:
-        raise InputError(f"{path}: is not valid YAML: {e}") from e
+    first, separator, second = read_text(path, MAX_YAML_BYTES).partition("\n---")
+    workflow = parse_yaml(first, path)
+    public = parse_yaml(second.partition("\n")[2], path, first.count("\n") + 3)
     if not separator or not isinstance(workflow, dict) or not isinstance(public, dict):
         raise InputError(f"{path}: should be two YAML documents with a line --- between them")
     for facts, expected in ((workflow, WORKFLOW_FACTS), (public, PUBLIC_FACTS)):
         missing, unknown = [k for k in expected if k not in facts], [k for k in facts if k not in expected]
         if missing or unknown:
             lists = [
-                f"{word} facts: {', '.join(keys)}"
+                f"{word} facts: {', '.join(str(key)[:60] for key in keys[:_SHOWN])}"
                 for word, keys in (("missing", missing), ("unknown", unknown))
                 if keys
             ]
             raise InputError(f"{path}: {'; '.join(lists)}")
+    if parse_yaml(f"{first}\n{_END}: true\n", path) != {**workflow, _END: True}:
+        raise InputError(f"{path}: the recipes cannot follow its first document; write its facts one below the other")
     _check(path, workflow, public)
     return Task(path.resolve().parent.name, first.rstrip() + "\n", workflow, public)
 
 
 def _check(path: Path, workflow: dict[str, Any], public: dict[str, Any]) -> None:
-    lists = ("channels", "labels", "regions", "patch_size", "normalization")
-    wrong = [f"{k} should be a list, not {workflow[k]!r}" for k in lists if not isinstance(workflow[k], list)]
-    wrong += [
-        f"{k} should be {RULES[k].words}, not {workflow[k]!r}"
-        for k in ("spacing", "batch_size", "mirror_axes", "batch_dice")
-        if not RULES[k].fits(workflow[k])
-    ]
-    if not isinstance(public["changelog"], dict):
-        wrong.append(f"changelog should have a text for each version, not {public['changelog']!r}")
-    if wrong:
+    if wrong := [*wrong_kinds(workflow), *wrong_public_kinds(public)]:
         raise InputError(f"{path}: {'; '.join(wrong)}")
     patch = workflow["patch_size"]
     problems = []
@@ -140,17 +130,21 @@ def _check(path: Path, workflow: dict[str, Any], public: dict[str, Any]) -> None
         )
     if "_v" in path.resolve().parent.name:
         problems.append('the folder\'s name holds "_v", where MONAI cuts names: call it mednextv2_<organ>')
-    if len(patch) not in (2, 3) or not all(type(n) is int and is_legal(n) for n in patch):
-        problems.append(f"patch_size {patch} should be two or three whole numbers, each a multiple of {DIVISOR}")
+    if len(patch) not in (2, 3) or not all(is_whole(n) and is_legal(n) for n in patch):
+        problems.append(f"patch_size {brief(patch)} should be two or three whole numbers, each a multiple of {DIVISOR}")
     if len(workflow["spacing"]) != len(patch):
         problems.append(f"spacing {workflow['spacing']} and patch_size {patch} have different numbers of axes")
+    elif any(axis >= len(patch) for axis in workflow["mirror_axes"]):
+        problems.append(f"mirror_axes {workflow['mirror_axes']} are more than the axes of patch_size {patch}")
     if workflow["variant"] not in list(VARIANTS):
         problems.append(f"variant {workflow['variant']} is none of {', '.join(VARIANTS)}")
-    if not workflow["labels"] or workflow["labels"][0] != "background":
+    if workflow["labels"][0] != "background":
         problems.append("labels should start with background")
     if changed := [name for name in texts_in(workflow) if is_rewritten(name)]:
-        problems.append(f"MONAI reads more than a name into {', '.join(map(repr, changed))}: {NAMES_RULE}")
-    if str(public["version"]) not in public["changelog"]:
+        problems.append(f"MONAI reads more than a name into {', '.join(map(brief, changed))}: {NAMES_RULE}")
+    if changed := [text for text in texts_in(public) if text.startswith(_REWRITTEN)]:
+        problems.append(f"MONAI reads more than a text into {', '.join(map(brief, changed))}: begin it with a word")
+    if public["version"] not in public["changelog"]:
         problems.append(f"the changelog has no entry {public['version']}")
     if problems:
         raise InputError(f"{path}: {'; '.join(problems)}")
@@ -158,7 +152,7 @@ def _check(path: Path, workflow: dict[str, Any], public: dict[str, Any]) -> None
 
 def is_rewritten(name: str) -> bool:
     """Return whether MONAI's configuration parser would take a name for an expression, a reference or a path."""
-    return "#" in name or name.startswith(("$", "@", "%"))
+    return "#" in name or "::" in name or name.startswith(_REWRITTEN)
 
 
 def texts_in(content: Any) -> Iterator[str]:

@@ -29,7 +29,7 @@ def score(
 
     from mednextv2.bundle.cross_validation import bundle_scheme
     from mednextv2.bundle.run import find_bundle
-    from mednextv2.data.dataset import read_description
+    from mednextv2.data.dataset import read_scheme
     from mednextv2.paths import absolute
     from mednextv2.scores.evaluation import format_table
     from mednextv2.scores.folders import score_folders
@@ -39,7 +39,7 @@ def score(
         folder = Path(names).expanduser()
         folder = folder.parent if folder.name == "dataset.json" else folder
         described = (folder / "dataset.json").is_file()
-        scheme = read_description(folder) if described else bundle_scheme(find_bundle(names))
+        scheme = read_scheme(folder) if described else bundle_scheme(find_bundle(names))
     where = absolute(output if output is not None else Path(masks) / "scores")
     print(format_table(score_folders(masks, labels, where, scheme, images, skip_missing)))
     print(f"written: {where}")

@@ -3,7 +3,6 @@
 Two folders of equal names need no `dataset.json`: `scan7.nii.gz` in the one is the image, in the other the label map.
 """
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -11,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from mednextv2.data.cases import Case, DatasetFolder
+from mednextv2.data.dataset_json import about, channel_names, label_values, read_description
 from mednextv2.data.two_folders import find_two_folders, read_two_folders, sorted_cases
 from mednextv2.errors import InputError
 from mednextv2.images.volume import SUFFIXES, stem
 from mednextv2.label_scheme import LabelScheme
-from mednextv2.wording import count
+from mednextv2.wording import brief, count
 
 
 def read_dataset(dataset_dir: str | os.PathLike, labels_dir: str | os.PathLike | None = None) -> DatasetFolder:
@@ -40,9 +40,9 @@ def read_dataset(dataset_dir: str | os.PathLike, labels_dir: str | os.PathLike |
     pair = find_two_folders(folder, labels_dir)
     if pair:
         return read_two_folders(folder, *pair)
-    description = _read_json(folder)
+    description = read_description(folder)
     if isinstance(description.get("training"), list):
-        channels = _by_number(description.get("channel_names", description.get("modality", {})), folder)
+        channels = channel_names(description, folder / "dataset.json")
         found = [_msd_case(folder, entry, i, len(channels)) for i, entry in enumerate(description["training"])]
     else:
         found = _nnunet_cases(folder, description)
@@ -52,30 +52,23 @@ def read_dataset(dataset_dir: str | os.PathLike, labels_dir: str | os.PathLike |
             "folders they are the files in imagesTr and labelsTr, with the ending that file_ending says"
         )
     cases = sorted_cases(found, folder / "dataset.json")
-    channels = description.get("channel_names", description.get("modality", {}))
-    order = description.get("regions_class_order") or ()
-    if not isinstance(order, (list, tuple)):
-        raise InputError(f'{folder / "dataset.json"}: "regions_class_order" should be a list, not {order!r}')
-    texts: dict[str, str] = {
-        key: str(description[key]) for key in ("name", "description", "reference", "licence") if key in description
-    }
-    texts.setdefault("licence", str(description.get("license", "")))
-    labels, names = _labels(description), tuple(_by_number(channels, folder))
+    file = folder / "dataset.json"
+    labels, names = label_values(description, file), tuple(channel_names(description, file))
     number = description.get("numTraining")
     declared = number if isinstance(number, int) and not isinstance(number, bool) else None
-    return DatasetFolder(folder, names, labels, cases, tuple(order), texts, _folds(found, description), declared)
+    texts, folds = about(description, file), _folds(found, description)
+    return DatasetFolder(folder, names, labels, cases, _order(description, file), texts, folds, declared)
 
 
-def read_description(folder: str | os.PathLike) -> LabelScheme | None:
+def read_scheme(folder: str | os.PathLike) -> LabelScheme | None:
     """Return what the `dataset.json` of a folder says of label values, without looking for cases.
 
     Raises:
         InputError: If the file is missing, does not parse, or the declaration cannot be used.
     """
     folder = Path(folder).expanduser()
-    description = _read_json(folder)
-    order = description.get("regions_class_order") or ()
-    return DatasetFolder(folder, (), _labels(description), (), tuple(order)).scheme()
+    description, file = read_description(folder), folder / "dataset.json"
+    return DatasetFolder(folder, (), label_values(description, file), (), _order(description, file)).scheme()
 
 
 def check_description(dataset: DatasetFolder, scheme: LabelScheme, channels: Sequence[str]) -> None:
@@ -93,32 +86,23 @@ def check_description(dataset: DatasetFolder, scheme: LabelScheme, channels: Seq
         )
 
 
-def _read_json(folder: Path) -> dict[str, Any]:
-    file = folder / "dataset.json"
-    if not file.is_file():
-        inside = ", ".join(sorted(p.name for p in folder.iterdir())[:5]) or "nothing"
-        raise InputError(
-            f"{folder}: has no dataset.json (it holds {inside}). Give the folder of an MSD task or of an nnU-Net data "
-            "set: dataset.json, imagesTr, labelsTr; or one with two folders of equal file names: images, labels"
-        )
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise InputError(f"{file}: is not valid JSON: {e}") from e
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: should hold one JSON object, but holds a {type(content).__name__}")
-    return content
+def _order(description: dict[str, Any], file: Path) -> tuple[int, ...]:
+    order = description.get("regions_class_order") or ()
+    if not isinstance(order, (list, tuple)):
+        raise InputError(f'{file}: "regions_class_order" should be a list, not {brief(order)}')
+    return tuple(order)
 
 
 def _msd_case(folder: Path, entry: Any, index: int, channels: int) -> Case:
     if (
         not isinstance(entry, dict)
         or not isinstance(entry.get("image"), str)
+        or not entry["image"]
         or not isinstance(entry.get("label"), str)
     ):
         raise InputError(
             f'{folder / "dataset.json"}: entry {index} of "training" should be '
-            f'{{"image": "./imagesTr/…", "label": "./labelsTr/…"}}, but is {entry!r}'
+            f'{{"image": "./imagesTr/…", "label": "./labelsTr/…"}}, but is {brief(entry)}'
         )
     image, label = (_listed(folder, entry[key]) for key in ("image", "label"))
     return Case(stem(image), _channels_of(image, channels), str(label))
@@ -149,12 +133,13 @@ def _nnunet_cases(folder: Path, description: dict[str, Any]) -> list[Case]:
     ending = description.get("file_ending", ".nii.gz")
     if not isinstance(ending, str) or not ending.endswith(SUFFIXES):
         raise InputError(
-            f"{folder / 'dataset.json'}: file_ending {ending!r} is not one of {', '.join(SUFFIXES)}; convert the images"
+            f"{folder / 'dataset.json'}: file_ending {brief(ending)} is not one of {', '.join(SUFFIXES)}; convert "
+            "the images"
         )
     listed = description.get("dataset")
     if isinstance(listed, dict):  # nnU-Net's explicit form
         return [_listed_case(folder, name, entry) for name, entry in listed.items()]
-    channels = len(_by_number(description.get("channel_names", description.get("modality", {})), folder)) or 1
+    channels = len(channel_names(description, folder / "dataset.json")) or 1
     if "channel_names" not in description and "modality" in description and "labels" not in description:
         raise InputError(
             f'{folder / "dataset.json"}: has neither "training", the cases of an MSD task, nor "labels" and '
@@ -186,28 +171,6 @@ def _listed_case(folder: Path, name: str, entry: Any) -> Case:
     if not isinstance(images, list) or not all(isinstance(i, str) for i in images) or not isinstance(label, str):
         raise InputError(
             f'{folder / "dataset.json"}: entry {name} of "dataset" should be '
-            f'{{"images": ["imagesTr/…", …], "label": "labelsTr/…"}}, but is {entry!r}'
+            f'{{"images": ["imagesTr/…", …], "label": "labelsTr/…"}}, but is {brief(entry)}'
         )
     return Case(name, tuple(str(_listed(folder, i)) for i in images), str(_listed(folder, label)))
-
-
-def _by_number(channels: Any, folder: Path) -> list[str]:
-    if isinstance(channels, list):  # in the order of the channels
-        channels = {str(i): name for i, name in enumerate(channels)}
-    if not isinstance(channels, dict) or not all(str(k).isdigit() for k in channels):
-        raise InputError(
-            f'{folder / "dataset.json"}: "channel_names" (MSD: "modality") should map numbers to names, '
-            f'such as {{"0": "T1"}}, but is {channels!r}'
-        )
-    return [str(channels[k]) for k in sorted(channels, key=int)]
-
-
-def _labels(description: dict[str, Any]) -> dict[str, Any]:
-    labels = description.get("labels", {})
-    if isinstance(labels, list):  # in the order of the values
-        labels = {str(value): name for value, name in enumerate(labels)}
-    if not isinstance(labels, dict):
-        return {}
-    if all(str(k).isdigit() for k in labels):  # MSD: value to name
-        return {str(name): int(value) for value, name in labels.items()}
-    return dict(labels)  # nnU-Net: name to value, or to a region's values

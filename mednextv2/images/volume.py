@@ -1,7 +1,7 @@
 """Reading of one image file as an array with its position in space."""
 
-import gzip
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from monai.data import ITKReader
 
 from mednextv2.errors import InputError
 from mednextv2.images.dicom import DicomSeries, choose_series, read_series
+from mednextv2.images.itk_header import screen_itk
 from mednextv2.images.itk_loading import ITK_TURN, load_itk
+from mednextv2.images.nifti_header import read_nifti, screen_nifti
 from mednextv2.wording import times
 
 #: File endings of images, the ones that MONAI reads with nibabel first.
@@ -65,11 +67,14 @@ def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
         if path.name.lower().endswith(NIFTI):
             image = _load_nifti(path)
             return _without_ones(np.asanyarray(image.dataobj)), np.asarray(image.affine, dtype=np.float64)
+        screen_itk(path)
         load_itk()
         with ITK_TURN:
             reader = ITKReader()
             array, meta = reader.get_data(reader.read(str(path)))
         return array, _as_3d(np.asarray(meta["affine"], dtype=np.float64))
+    except InputError:
+        raise
     except Exception as e:  # zlib, gzip, nibabel and ITK each raise their own for a damaged file
         detail = " ".join(str(e).split())[:200]
         raise InputError(
@@ -78,14 +83,34 @@ def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
         ) from e
 
 
+def screen_file(path: str | os.PathLike) -> None:
+    """Check what an image's header declares, before another library reads the file.
+
+    Args:
+        path: A file with one of the endings in `SUFFIXES`; others are left to who reads them.
+
+    Raises:
+        InputError: For a header that no image has, voxels in a file that is not beside it, and data that are not as
+            many as declared.
+    """
+    path = Path(path)
+    if not path.is_file() or not path.name.lower().endswith(SUFFIXES):
+        return
+    try:
+        (screen_nifti if path.name.lower().endswith(NIFTI) else screen_itk)(path)
+    except (OSError, EOFError, zlib.error) as e:
+        raise InputError(f"{path}: cannot be read ({' '.join(str(e).split())[:200]}). Copy or convert it again") from e
+
+
 def _load_nifti(path: Path) -> nib.Nifti1Image:
     """Load a NIfTI file; a compressed one to its very end, where its checksum is, which nibabel does not read."""
     if not path.name.lower().endswith(".gz"):
+        screen_nifti(path)
         image = nib.load(path)
         if not isinstance(image, nib.Nifti1Image):  # of which NIfTI-2 is a kind, and CIFTI is none
             raise ValueError(f"it is no NIfTI image, but a {type(image).__name__}")
         return image
-    content = gzip.decompress(path.read_bytes())
+    content = read_nifti(path)
     size = {int.from_bytes(content[:4], order) for order in ("little", "big")}  # of the header
     return (nib.Nifti2Image if 540 in size else nib.Nifti1Image).from_bytes(content)
 

@@ -1,6 +1,5 @@
 """Finding the images that a user points at, and refusing the ones that cannot be segmented."""
 
-import json
 import logging
 import os
 import re
@@ -18,6 +17,8 @@ from mednextv2.errors import InputError
 from mednextv2.images.dicom import choose_series, has_dicom
 from mednextv2.images.dicom_file import is_dicom
 from mednextv2.images.volume import SUFFIXES, has_orientation, read_volume, stem
+from mednextv2.text_files import read_json
+from mednextv2.wording import brief
 
 logger = logging.getLogger(__name__)
 
@@ -136,10 +137,7 @@ def _channels_of_one_case(files: Sequence[Path]) -> list[str]:
 
 
 def _read_datalist(path: Path) -> dict[str, list[Path]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise InputError(f"{path}: is not valid JSON: {e}") from e
+    content = read_json(path)
     if isinstance(content, dict):
         content = next((content[k] for k in ("testing", "test", "validation", "training") if content.get(k)), None)
     if not isinstance(content, list) or not content:
@@ -148,8 +146,10 @@ def _read_datalist(path: Path) -> dict[str, list[Path]]:
     for number, entry in enumerate(content):
         images = entry.get("image") if isinstance(entry, dict) else entry
         images = [images] if isinstance(images, str) else images
-        if not isinstance(images, list) or not images or not all(isinstance(i, str) for i in images):
-            raise InputError(f'{path}: entry {number} should be {{"image": path or list of paths}}, but is {entry!r}')
+        if not isinstance(images, list) or not images or not all(isinstance(i, str) and i for i in images):
+            raise InputError(
+                f'{path}: entry {number} should be {{"image": path or list of paths}}, but is {brief(entry)}'
+            )
         files = [path.parent / i for i in images]
         case = re.sub(r"_0000$", "", stem(files[0]))
         if case in groups:

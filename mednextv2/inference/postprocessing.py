@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,13 @@ from torch import Tensor
 
 from mednextv2.errors import InputError
 from mednextv2.inference.components import apply_steps
+from mednextv2.label_scheme import MAX_LABELS
 from mednextv2.paths import writing
+from mednextv2.text_files import read_json
+from mednextv2.wording import brief
+
+_SHOWN = 10  # labels in a message
+_MAX_STEPS = 1000  # each searches the components of the whole label map
 
 
 @dataclass(frozen=True)
@@ -52,25 +58,44 @@ class Postprocessing:
             temporary.write_text(self.to_json(), encoding="utf-8")
 
     @staticmethod
-    def load(path: str | os.PathLike) -> list[list[int]]:
+    def load(path: str | os.PathLike, labels: Sequence[str] | None = None) -> list[list[int]]:
         """Read the steps of a saved decision; of a file written by hand, `steps` is all that is needed.
 
+        Args:
+            path: The file.
+            labels: Names of the values 0, 1, … that label maps of the task have; None where they are not known.
+
+        Returns:
+            The steps, for :func:`apply_steps`.
+
         Raises:
-            InputError: When the file is missing, damaged, or of other content.
+            InputError: When the file is missing, damaged, of other content, has a step twice, or label values that the
+                task does not have.
         """
         advice = "decide the post-processing again, or remove the file to go without"
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as e:
-            raise InputError(f"{path}: cannot be read as JSON ({e}); {advice}") from e
+        content = read_json(path, advice)
         steps = content.get("steps") if isinstance(content, dict) else None
-        if not isinstance(steps, list) or not all(map(_is_step, steps)):
+        if not isinstance(steps, list) or not all(map(_is_step, steps[: _MAX_STEPS + 1])):
             raise InputError(f'{path}: should have "steps", a list of lists of label values such as [[1, 2]]; {advice}')
+        if len(steps) > _MAX_STEPS:
+            raise InputError(f"{path}: has {len(steps)} steps; {_MAX_STEPS} are more than any task needs; {advice}")
+        highest = (MAX_LABELS if labels is None else len(labels)) - 1
+        for step in steps:
+            if max(step) > highest:
+                declared = f", but the task's labels are 0 to {highest}" + (f" ({_listed(labels)})" if labels else "")
+                raise InputError(f"{path}: its step {brief(step)} has the label value {max(step)}{declared}; {advice}")
+        if len({frozenset(step) for step in steps}) < len(steps):
+            raise InputError(f"{path}: has a step twice, which changes nothing; {advice}")
         return steps
 
 
 def _is_step(step: Any) -> bool:
-    return isinstance(step, list) and bool(step) and all(type(value) is int and value > 0 for value in step)
+    whole = isinstance(step, list) and bool(step) and all(type(value) is int and value > 0 for value in step)
+    return whole and len(set(step)) == len(step)
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return ", ".join(map(str, labels[:_SHOWN])) + (", …" if len(labels) > _SHOWN else "")
 
 
 class ApplyPostprocessingd(MapTransform):
@@ -82,17 +107,22 @@ class ApplyPostprocessingd(MapTransform):
         keys: Of the label maps, tensors `(1, X, Y, Z)` of whole numbers on any device.
         path: The file, or None.
         allow_missing_keys: Whether a key may be missing.
+        labels: Names of the values 0, 1, … that label maps of the task have; None where they are not known.
 
     Raises:
-        InputError: When the file is there and damaged.
+        InputError: When the file is there and cannot be used: see :meth:`Postprocessing.load`.
     """
 
     def __init__(
-        self, keys: KeysCollection, path: str | os.PathLike | None = None, allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        path: str | os.PathLike | None = None,
+        allow_missing_keys: bool = False,
+        labels: Sequence[str] | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         file = Path(path).expanduser() if path else None
-        self.steps = Postprocessing.load(file) if file is not None and file.exists() else []
+        self.steps = Postprocessing.load(file, labels) if file is not None and file.exists() else []
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with new label maps, of the same type, device and metadata."""

@@ -12,7 +12,7 @@ import torch
 from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
-from mednextv2.data.dataset import read_description
+from mednextv2.data.dataset import read_scheme
 from mednextv2.data.voxel_grids import compare_grids
 from mednextv2.errors import InputError
 from mednextv2.images.label_map_files import distinct_values, read_label_map
@@ -121,7 +121,7 @@ def find_scheme(*folders: Path) -> LabelScheme | None:
     """Return what label values mean by the first `dataset.json` in one of the folders or beside it, or None."""
     for place in (place for folder in folders for place in (folder, folder.parent)):
         if (place / "dataset.json").is_file():
-            scheme = read_description(place)
+            scheme = read_scheme(place)
             if scheme is not None:
                 return scheme
     return None

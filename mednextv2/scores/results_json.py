@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from mednextv2.errors import InputError
+from mednextv2.label_scheme import MAX_LABELS
 from mednextv2.paths import prepare_folder, writing
+from mednextv2.text_files import read_json
 from mednextv2.version import __version__
-from mednextv2.wording import count
+from mednextv2.wording import brief, count
 
 #: Name of the manifest in the folder of an evaluation or a prediction.
 RESULTS_NAME = "results.json"
@@ -22,6 +25,7 @@ KINDS = ("evaluation", "prediction")
 _REQUIRED = ("kind", "title", "labels", "values", "cases")
 _OPTIONAL = ("training_log", "made_by", "ignore_label")
 _FILES = ("image", "prediction", "label")
+_SHOWN = 20  # defects in a message
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,12 @@ class Results:
             defects.append("cases: should be a list of at least one case; was anything evaluated or segmented?")
         if not defects:
             self.cases = [as_case(case) for case in self.cases]
-            names = [case.case for case in self.cases]
-            if twice := sorted({name for name in names if names.count(name) > 1}) if _repeats(names) else []:
-                defects.append(f"cases: {', '.join(twice)} is listed more than once; keep one entry a case")
+            names = Counter(case.case for case in self.cases)
+            if twice := sorted(name for name, number in names.items() if number > 1):
+                defects.append(f"cases: {', '.join(twice[:_SHOWN])} is listed more than once; keep one entry a case")
         if defects:
-            raise InputError("\n".join(defects))
+            more = [f"and {count(len(defects) - _SHOWN, 'further defect')}"] if len(defects) > _SHOWN else []
+            raise InputError("\n".join(defects[:_SHOWN] + more))
         self.labels, self.values = list(self.labels), [tuple(group) for group in self.values]
         self.training_log = None if self.training_log is None else os.fspath(self.training_log)
         self.made_by = {str(name): str(text) for name, text in self.made_by.items()}
@@ -149,12 +154,7 @@ def read_results(folder: str | os.PathLike) -> Results:
             "or of a prediction; run it again if it was made by an older version, or write the file with "
             "mednextv2.report.write_results"
         )
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise InputError(f"{file}: cannot be read ({e.strerror or e}); change its permissions") from e
-    except ValueError as e:  # of JSON or UTF-8
-        raise InputError(f"{file}: is not valid JSON ({e}); run the evaluation or prediction again") from e
+    content = read_json(file, "run the evaluation or prediction again")
     try:
         return _from_content(content, folder)
     except InputError as e:
@@ -193,9 +193,9 @@ def _facts(results: Results) -> list[str]:
     """List what is wrong with everything but the cases."""
     defects = []
     if results.kind not in KINDS:
-        defects.append(f"kind: should be {' or '.join(KINDS)}, not {results.kind!r}")
+        defects.append(f"kind: should be {' or '.join(KINDS)}, not {brief(results.kind)}")
     if not isinstance(results.title, str):
-        defects.append(f"title: should be a text, not {results.title!r}")
+        defects.append(f"title: should be a text, not {brief(results.title)}")
     labels, values = results.labels, results.values
     if not (_is_list(labels) and labels and all(isinstance(name, str) for name in labels)):
         defects.append("labels: should be a list of the structures' names, without background")
@@ -209,11 +209,12 @@ def _facts(results: Results) -> list[str]:
             "give one list a structure"
         )
     if results.training_log is not None and not isinstance(results.training_log, (str, os.PathLike)):
-        defects.append(f"training_log: should be a path or null, not {results.training_log!r}")
-    if not isinstance(results.made_by, Mapping):
-        defects.append(f"made_by: should be versions by name, not {results.made_by!r}")
+        defects.append(f"training_log: should be a path or null, not {brief(results.training_log)}")
+    made = results.made_by
+    if not isinstance(made, Mapping) or not all(isinstance(text, (str, int, float)) for text in made.values()):
+        defects.append(f"made_by: should be versions by name, not {brief(results.made_by)}")
     if results.ignore_label is not None and not _is_value(results.ignore_label):
-        defects.append(f"ignore_label: should be a whole number from 1 or null, not {results.ignore_label!r}")
+        defects.append(f"ignore_label: should be a whole number from 1 or null, not {brief(results.ignore_label)}")
     return defects
 
 
@@ -221,7 +222,7 @@ def _case_defects(case: Any, number: int, kind: str) -> list[str]:
     """List what is wrong with one entry of the cases."""
     entry = asdict(case) if isinstance(case, CaseFiles) else case
     if not isinstance(entry, Mapping):
-        return [f"cases: entry {number} should have the keys case, {', '.join(_FILES)}, not be {entry!r}"]
+        return [f"cases: entry {number} should have the keys case, {', '.join(_FILES)}, not be {brief(entry)}"]
     missing = [key for key in ("case", "image", "prediction") if key not in entry]
     if kind == "evaluation" and entry.get("label") is None:
         missing.append("label")
@@ -234,7 +235,9 @@ def _case_defects(case: Any, number: int, kind: str) -> list[str]:
         wrong.append("image")
     if entry.get("label") is not None and (not isinstance(entry["label"], (str, os.PathLike)) or not entry["label"]):
         wrong.append("label")
-    return [f"{where}: {key} should be a {'name' if key == 'case' else 'path'}, not {entry[key]!r}" for key in wrong]
+    return [
+        f"{where}: {key} should be a {'name' if key == 'case' else 'path'}, not {brief(entry[key])}" for key in wrong
+    ]
 
 
 def as_case(case: CaseFiles | Mapping[str, Any]) -> CaseFiles:
@@ -260,7 +263,7 @@ def _is_list(value: Any) -> bool:
 
 
 def _is_value(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < MAX_LABELS
 
 
 def _repeats(names: Sequence[str]) -> bool:

@@ -9,9 +9,10 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import LoadImaged
+from monai.utils import ensure_tuple
 
 from mednextv2.images.dicom import DicomSeries
-from mednextv2.images.volume import read_volume
+from mednextv2.images.volume import read_volume, screen_file
 from mednextv2.warning_filters import without_warnings
 
 # MONAI makes all its readers each time, and warns twice that NVIDIA's decoders for pydicom are not installed
@@ -44,7 +45,8 @@ class LoadVolumed(LoadImaged):
             The item with MetaTensors, `(C, X, Y, Z)` where channels come first.
 
         Raises:
-            InputError: For series that are no volume: see :func:`mednextv2.data.read_series`.
+            InputError: For series that are no volume: see :func:`mednextv2.data.read_series`; for files whose header
+                declares what is not there: see :func:`mednextv2.images.volume.screen_file`.
         """
         d = dict(data)
         for key in self.key_iterator(d):
@@ -54,6 +56,8 @@ class LoadVolumed(LoadImaged):
             elif isinstance(value, DicomSeries) or (isinstance(value, (str, os.PathLike)) and os.path.isdir(value)):
                 d[key] = _from_dicom(value)
             else:
+                for file in ensure_tuple(value):
+                    screen_file(file)
                 d[key] = self._loader(value, reader)
         return d
 

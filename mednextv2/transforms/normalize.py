@@ -14,7 +14,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from mednextv2.errors import InputError
-from mednextv2.wording import count
+from mednextv2.wording import brief, count
 
 _SETTINGS = {
     "zscore": ("inside_mask",),
@@ -24,6 +24,7 @@ _SETTINGS = {
     "none": (),
 }
 _FLOOR = 1e-8  # of what is divided by
+_HUGE = 1e30  # more is no intensity, and near the end of float32
 _CHUNK = 2**20  # voxels that are float64 at a time
 
 
@@ -138,19 +139,21 @@ class NormalizeChannelsd(MapTransform):
 
 def _checked(scheme: Mapping[str, Any]) -> dict[str, Any]:
     name = scheme.get("scheme") if isinstance(scheme, Mapping) else None
-    if name not in _SETTINGS:
-        raise InputError(f"normalization {scheme!r}: should have a scheme, one of {', '.join(_SETTINGS)}")
+    if not isinstance(name, str) or name not in _SETTINGS:
+        raise InputError(f"normalization {brief(scheme)}: should have a scheme, one of {', '.join(_SETTINGS)}")
     given = {"inside_mask": False, **scheme} if name == "zscore" else dict(scheme)
     if set(given) != {"scheme", *_SETTINGS[name]}:
         settings = ", ".join(_SETTINGS[name]) or "no settings"
-        raise InputError(f"normalization {dict(scheme)}: the scheme {name} has {settings}")
+        raise InputError(f"normalization {brief(dict(scheme))}: the scheme {name} has {settings}")
     if name == "zscore" and not isinstance(given["inside_mask"], bool):
-        raise InputError(f"normalization {dict(scheme)}: inside_mask should be true or false")
+        raise InputError(f"normalization {brief(dict(scheme))}: inside_mask should be true or false")
     if name == "ct":
         numbers = [given[setting] for setting in _SETTINGS["ct"]]
-        finite = all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)
+        finite = all(isinstance(n, (int, float)) and not isinstance(n, bool) and abs(n) < _HUGE for n in numbers)
         if not finite or given["lower"] >= given["upper"] or given["std"] < 0:
-            raise InputError(f"normalization {dict(scheme)}: needs numbers, lower below upper, and std not below 0")
+            raise InputError(
+                f"normalization {brief(dict(scheme))}: needs numbers, lower below upper, and std not below 0"
+            )
     return given
 
 

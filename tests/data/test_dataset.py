@@ -208,7 +208,7 @@ def test_dataset_json_that_does_not_parse_is_named(tmp_path, text):
 
 def test_dataset_json_in_another_encoding_is_named(tmp_path):
     (tmp_path / "dataset.json").write_bytes(b'{"name": "\xe9t\xe9"}')
-    assert f"{tmp_path / 'dataset.json'}: is not valid JSON" in refused(tmp_path)
+    assert f"{tmp_path / 'dataset.json'}: is not UTF-8 (line 1" in refused(tmp_path)
 
 
 @pytest.mark.parametrize(("text", "kind"), [("[]", "list"), ("3", "int"), ('"a"', "str"), ("null", "NoneType")])

@@ -157,7 +157,7 @@ def test_datalist_that_does_not_parse_is_named(tmp_path, text):
 
 def test_datalist_in_another_encoding_is_named(tmp_path):
     (tmp_path / "list.json").write_bytes(b'["\xe9.nii.gz"]')
-    assert f"{tmp_path / 'list.json'}: is not valid JSON" in refused(tmp_path / "list.json")
+    assert f"{tmp_path / 'list.json'}: is not UTF-8 (line 1" in refused(tmp_path / "list.json")
 
 
 @pytest.mark.parametrize("content", [[], {}, {"testing": []}, {"images": ["a"]}, 3, {"testing": "a.nii.gz"}])

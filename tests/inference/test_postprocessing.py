@@ -606,6 +606,46 @@ def test_damaged_file_is_named_with_advice(tmp_path, content):
         ApplyPostprocessingd("pred", path)
 
 
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        ([[3]], r"its step \[3\] has the label value 3, but the task's labels are 0 to 2 \(background, liver, vein\)"),
+        ([[1], [1, 2, 900]], "has the label value 900, but"),
+        ([[10**18]], "has the label value 1000000000000000000"),
+        ([[1, 2], [2, 1]], "has a step twice"),
+        ([[1, 1]], "a list of lists of label values"),
+        ([["largest"]], "a list of lists of label values"),
+        ([[1]] * 1001, "has 1001 steps"),
+    ],
+)
+def test_steps_that_the_task_does_not_have_are_refused(tmp_path, steps, words):
+    path = tmp_path / "d.json"
+    path.write_text(json.dumps({"steps": steps}))
+    with pytest.raises(InputError, match=rf"d\.json: .*{words}.*; decide the post-processing again"):
+        ApplyPostprocessingd("pred", path, labels=["background", "liver", "vein"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"steps": ' + "[" * 9000 + "]" * 9000 + "}", "nested more than"),
+        ('{"steps": [[1]], "steps": [[2]]}', "the key 'steps' stands twice"),
+        ('{"steps": [[' + "1" * 5000 + "]]}", "no number that can be used"),
+    ],
+)
+def test_decisions_without_sense_are_refused(tmp_path, text, words):
+    path = tmp_path / "d.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=rf"d\.json: .*{words}.*; decide the post-processing again"):
+        Postprocessing.load(path)
+
+
+def test_without_labels_all_values_of_label_maps_are_steps(tmp_path):
+    Postprocessing([[32767], [3, 1]], [], 1).save(tmp_path / "d.json")
+    assert Postprocessing.load(tmp_path / "d.json") == [[32767], [3, 1]]
+    assert Postprocessing.load(tmp_path / "d.json", ["x"] * 32768) == [[32767], [3, 1]]
+
+
 def test_missing_file_and_folder_are_no_decision(tmp_path):
     for path in (tmp_path / "none.json", tmp_path):
         with pytest.raises(InputError, match=path.name):

@@ -47,7 +47,7 @@ def test_a_cpu_needs_no_trial(monkeypatch):
     cpu = torch.device("cpu")
     for dtype in (torch.float32, torch.bfloat16):
         found = implementation_choice.choose_for(problem(8, dtype), cpu)
-        assert found.name == ("native" if native.load()[0] else "torch")
+        assert found.name == ("native" if native.load().loaded else "torch")
     assert implementation_choice.choose_for(problem(8, torch.float64), cpu).name == "torch"
     assert implementation_choice.choose_for(problem(8)._replace(kernel_size=9), cpu).name == "torch"
     # the inside of a block has no depthwise kernel, whose size could be refused

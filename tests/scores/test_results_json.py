@@ -109,7 +109,7 @@ def test_files_that_are_no_manifest_are_refused(tmp_path, text, words):
 
 def test_bytes_that_are_no_text_are_refused(tmp_path):
     (tmp_path / "results.json").write_bytes(b"\xff\xfe{")
-    with pytest.raises(InputError, match="not valid JSON"):
+    with pytest.raises(InputError, match="is not UTF-8"):
         read_results(tmp_path)
 
 

@@ -1,0 +1,92 @@
+"""Of which kind each fact of a `task.yaml` is: texts, lists of texts, numbers.
+
+Facts become part of configurations, in which MONAI makes objects of mappings and runs expressions. So a name is a text
+and nothing else, and a mapping stands only where its keys are checked.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mednextv2.label_scheme import MAX_LABELS, MAX_NAME, is_name
+from mednextv2.settings import RULES
+from mednextv2.wording import brief
+
+_NAME_WORDS = f"a text of one line and up to {MAX_NAME} characters"
+_QUOTES = "; put what should be a text in quotes"
+
+
+def wrong_kinds(workflow: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each fact of the first document that is of a wrong kind; it begins with the fact's name.
+
+    Args:
+        workflow: All facts of that document.
+    """
+    wrong = [
+        _described(key, _NAME_WORDS, workflow[key]) + _QUOTES
+        for key in ("dataset_name", "variant")
+        if not is_name(workflow[key])
+    ]
+    for key in ("channels", "labels"):
+        wrong += _wrong_names(key, workflow[key])
+    wrong += [
+        _described(key, "a list", workflow[key])
+        for key in ("regions", "patch_size", "normalization")
+        if not isinstance(workflow[key], list)
+    ]
+    wrong += [
+        _described(key, RULES[key].words, workflow[key])
+        for key in ("spacing", "batch_size", "mirror_axes", "batch_dice")
+        if not RULES[key].fits(workflow[key])
+    ]
+    regions = workflow["regions"] if isinstance(workflow["regions"], list) else []
+    names = [region["name"] for region in regions if isinstance(region, dict) and is_name(region.get("name"))]
+    return wrong + [f"regions: the name {brief(name)} stands twice" for name in _repeated(names)]
+
+
+def wrong_public_kinds(public: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each fact of the second document that is of a wrong kind; it begins with the fact's name.
+
+    Args:
+        public: All facts of that document.
+    """
+    wrong = [
+        _described(key, "a text", value) + _QUOTES
+        for key, value in public.items()
+        if key not in ("changelog", "references") and not _is_text(value)
+    ]
+    changes = public["changelog"]
+    if not isinstance(changes, dict) or not all(is_name(k) and _is_text(v) for k, v in changes.items()):
+        wrong.append(f"changelog should have a text for each version, not {brief(changes)}{_QUOTES}")
+    references = public["references"]
+    if not isinstance(references, list) or not all(map(_is_text, references)):
+        wrong.append(_described("references", "a list of texts", references) + _QUOTES)
+    return wrong
+
+
+def _described(key: str, expected: str, value: Any) -> str:
+    return f"{key} should be {expected}, not {brief(value)}"
+
+
+def _wrong_names(key: str, names: Any) -> list[str]:
+    if not isinstance(names, list) or not names:
+        return [_described(key, "a list of names", names)]
+    if len(names) > MAX_LABELS:
+        return [f"{key} has {len(names)} entries; {MAX_LABELS} are possible"]
+    wrong = next((name for name in names if not is_name(name)), None)
+    if wrong is not None or None in names:
+        return [f"{key}: each name should be {_NAME_WORDS}, not {brief(wrong)}{_QUOTES}"]
+    return [f"{key}: the name {brief(name)} stands twice" for name in _repeated(names)]
+
+
+def _repeated(names: list[str]) -> Iterator[str]:
+    """Return the first name that stands twice, if one does."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            yield name
+            return
+        seen.add(name)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
