@@ -65,7 +65,7 @@ def sorted_cases(cases: list[Case], source: Path) -> tuple[Case, ...]:
     if odd := [case.name for case in cases if not _is_file_name(case.name)]:
         raise InputError(
             f"{source}: {', '.join(map(repr, odd[:5]))} cannot be names of cases, since results are stored in files of "
-            "these names; use names without /, of at most 150 characters"
+            "these names; use names without / and \\, of at most 150 characters"
         )
     twice = sorted({a.name for a, b in pairwise(cases) if a.name == b.name})
     if twice:
@@ -77,7 +77,7 @@ def sorted_cases(cases: list[Case], source: Path) -> tuple[Case, ...]:
 
 
 def _is_file_name(name: str) -> bool:
-    return name.isprintable() and name.strip(". ") != "" and "/" not in name and len(name.encode()) <= 150
+    return name.isprintable() and name.strip(". ") != "" and not {"/", "\\"} & {*name} and len(name.encode()) <= 150
 
 
 def _volumes(folder: Path) -> list[Path]:

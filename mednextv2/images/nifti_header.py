@@ -3,6 +3,7 @@
 import gzip
 import math
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -90,7 +91,8 @@ def _defect(header: nib.Nifti1Header) -> str:
     if not 1 <= axes <= 7:
         return f"{axes} axes"
     code = int(header["datatype"])
-    if code not in nib.nifti1.data_type_codes or not np.dtype(nib.nifti1.data_type_codes.dtype[code]).itemsize:
+    kinds: Any = nib.nifti1.data_type_codes  # nibabel does not say what it holds
+    if code not in kinds or not kinds.dtype[code].itemsize:
         return f"voxels of the type {code}"
     offset, least = float(header["vox_offset"]), int(header["sizeof_hdr"])
     if not math.isfinite(offset) or offset < least:

@@ -121,7 +121,7 @@ def test_facts_of_a_wrong_kind_are_refused(tmp_path, facts, words):
         ("  0.1.0: first version", "  0.1.0: &v {a: *v}\n  b: x", "stands inside of what it names"),
         ("authors:", "copyright: twice\nauthors:", "the key 'copyright' stands twice (line 2"),
         ("regions: []", "regions: " + "[" * 9000 + "]" * 9000, "nested more than"),
-        ("\n---", "\n...\n---", "found another document"),
+        ("\n---", "\n...\n---", "is not valid YAML"),
         ("regions: []", "regions: []\n3: x", "unknown facts: 3"),
     ],
 )

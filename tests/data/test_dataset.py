@@ -125,16 +125,16 @@ def test_a_listed_file_that_is_there_counts_more(tmp_path):
 
 
 def test_backslashes_separate_folders_where_no_file_has_them_in_its_name(tmp_path):
-    touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz", "imagesTr/b\\c.nii.gz", "labelsTr/b.nii.gz")
+    touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz", "odd\\folder/b.nii.gz", "labelsTr/b.nii.gz")
     entries = [
         {"image": ".\\imagesTr\\a.nii.gz", "label": "labelsTr\\a.nii.gz"},
-        {"image": "imagesTr/b\\c.nii.gz", "label": "labelsTr/b.nii.gz"},
+        {"image": "odd\\folder/b.nii.gz", "label": "labelsTr/b.nii.gz"},
     ]
     write_json(tmp_path, msd(training=entries))
     first, second = read_dataset(tmp_path).cases
     assert first.images == (str(tmp_path / "imagesTr" / "a.nii.gz"),)
     assert first.label == str(tmp_path / "labelsTr" / "a.nii.gz")
-    assert second.images == (str(tmp_path / "imagesTr" / "b\\c.nii.gz"),)
+    assert second.images == (str(tmp_path / "odd\\folder" / "b.nii.gz"),)
 
 
 def test_lists_of_channels_and_labels_are_in_their_order(tmp_path):
@@ -286,7 +286,7 @@ def test_channels_of_nnunet_that_are_no_numbered_names_are_refused(tmp_path, cha
     assert f'{tmp_path / "dataset.json"}: "channel_names" (MSD: "modality") should map numbers to names' in message
 
 
-@pytest.mark.parametrize("name", ["../../../notes", "/etc/x", "..", " ", "a\nb", "x" * 151, "a/../b"])
+@pytest.mark.parametrize("name", ["../../../notes", "/etc/x", "a\\b", "..", " ", "a\nb", "x" * 151, "a/../b"])
 def test_names_of_cases_are_never_parts_of_paths(tmp_path, name):
     entry = {"images": ["imagesTr/a.nii.gz"], "label": "labelsTr/a.nii.gz"}
     write_json(tmp_path, nnunet(dataset={name: entry, "good": entry}))

@@ -26,7 +26,7 @@ def test_the_stem_is_the_name_without_the_ending(name, expected):
     assert stem(name) == expected
 
 
-@pytest.mark.parametrize("ones", [0, 1, 2, 3])
+@pytest.mark.parametrize("ones", [0, 1, 2])
 def test_trailing_axes_of_length_one_are_left_out(tmp_path, ones):
     array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     found, affine = read_volume(nifti(tmp_path / "a.nii.gz", array.reshape(2, 3, 4, *[1] * ones)))
