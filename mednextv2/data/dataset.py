@@ -116,9 +116,11 @@ def _listed(folder: Path, text: str) -> Path:
 
 def _channels_of(image: Path, channels: int) -> tuple[str, ...]:
     """Return the files of a listed image: nnU-Net's lists name case.nii.gz, where case_0000.nii.gz, … are the files."""
+    if not image.name or image.exists():
+        return (str(image),)
     ending = image.name[len(stem(image)) :]
     files = [image.with_name(f"{stem(image)}_{c:04d}{ending}") for c in range(max(channels, 1))]
-    return tuple(map(str, files)) if not image.exists() and files[0].exists() else (str(image),)
+    return tuple(map(str, files)) if files[0].exists() else (str(image),)
 
 
 def _folds(cases: Sequence[Case], description: dict[str, Any]) -> dict[str, int]:
