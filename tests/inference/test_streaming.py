@@ -12,34 +12,18 @@ from cuda_stand_in import StandIn
 from monai.data import MetaTensor, decollate_batch
 from monai.data.utils import list_data_collate
 from monai.inferers import SlidingWindowInferer
-from monai.transforms import Compose, CropForegroundd, Invertd, Orientationd
-from step_helpers import META, Calls
+from monai.transforms import Compose, Orientationd
+from streaming_helpers import WINDOW, Blobs, axes_of, batch_of, invert, scheme_of
 from torch import nn
 
 from mednextv2.data import LabelScheme
 from mednextv2.errors import InputError
-from mednextv2.inference import MirroringInferer, StreamingInferer, air_level
-from mednextv2.inference.air_skipping import air_windows
+from mednextv2.inference import MirroringInferer, StreamingInferer
 from mednextv2.inference.fold_ensemble import FoldEnsemble
-from mednextv2.inference.logits_to_labels import LabelWriter, Target
-from mednextv2.inference.window_cells import Axis, Cells, most_waiting, shift, window_order
+from mednextv2.inference.window_cells import most_waiting
 from mednextv2.transforms import Resampled
 
 OBLIQUE = np.array([[0.9, 0.3, 0.1, 5], [-0.3, 0.9, 0.2, -8], [0.0, -0.2, 1.9, 3], [0, 0, 0, 1]])
-WINDOW = {"sw_batch_size": 2, "overlap": 0.5, "mode": "gaussian"}
-
-
-class Blobs(nn.Module):
-    """A small network whose classes form blobs of some voxels, as anatomy does; logits as different as real ones."""
-
-    def __init__(self, outputs, dims=3, seed=0):
-        super().__init__()
-        torch.manual_seed(seed)
-        self.conv = (nn.Conv3d if dims == 3 else nn.Conv2d)(1, outputs, 5, padding=2)
-        self.pool = (nn.AvgPool3d if dims == 3 else nn.AvgPool2d)(3, 1, 1)
-
-    def forward(self, x):
-        return 20 * self.pool(self.conv(x))
 
 
 class Last(nn.Module):
@@ -51,35 +35,6 @@ class Last(nn.Module):
 
     def forward(self, x):
         return self.network(x).contiguous(memory_format=torch.channels_last_3d)
-
-
-def scheme_of(outputs, regions):
-    if not regions:
-        return LabelScheme(["background", *(f"class {i}" for i in range(1, outputs))])
-    entries = [{"name": f"region {i}", "values": [1 + i % 3], "paint": 1 + i % 3} for i in range(outputs)]
-    return LabelScheme(["background", "a", "b", "c"], entries)
-
-
-def batch_of(shape, affine, pixdim, seed=0):
-    """Preprocess a random image; return the batch and the transforms."""
-    torch.manual_seed(seed)
-    image = torch.randn(1, *shape)
-    for axis in range(1, len(shape) + 1):
-        image = image.cumsum(axis) / 2
-    image -= image.mean()
-    image[:, :2] = 0  # is cut away
-    transforms = Compose([
-        Orientationd("image", "RAS"[: len(shape)], labels=[["L", "R"], ["P", "A"], ["I", "S"]][: len(shape)]),
-        CropForegroundd("image", source_key="image", select_fn=lambda x: x != 0),
-        Resampled("image", pixdim),
-    ])  # fmt: skip
-    item = transforms({"image": MetaTensor(image, affine=torch.as_tensor(affine, dtype=torch.float64))})
-    return list_data_collate([item]), transforms
-
-
-def invert(batch, pred, transforms):
-    item = decollate_batch({"image": batch["image"], "pred": pred})[0]
-    return Invertd("pred", transform=transforms, orig_keys="image", nearest_interp=False)(item)["pred"]
 
 
 def both(shape, affine, pixdim, roi, outputs=4, regions=False, mirror=(), network=None, seed=0, **settings):
@@ -227,146 +182,6 @@ def test_resampling_before_the_end_is_refused():
         StreamingInferer((8, 8, 8), scheme_of(2, False))(batch["image"], Blobs(2))
 
 
-# --- what is kept ----------------------------------------------------------------------------------------------------
-
-
-def axes_of(sizes, patch, step):
-    return [Axis(n, patch, tuple(sorted({*range(0, n - patch + 1, step), n - patch}))) for n in sizes]
-
-
-@pytest.mark.parametrize(("sizes", "step"), [((64, 64, 76), 8), ((40, 30, 50), 8), ((64, 64, 70), 12)])
-def test_cells_never_take_more_memory_than_waits_at_most(sizes, step):
-    axes = axes_of(sizes, 16, step)
-    cells, logits, weights = Cells(axes, torch.float32, torch.device("cpu")), torch.zeros(2, 16, 16, 16), torch.ones(16)
-    peak = 0
-    for window in window_order(axes):
-        for index in cells.add(window, logits, weights.expand(16, 16, 16)):
-            cells.give_back(*cells.take(index))
-        held = [*cells._weights.values(), *(weights for free in cells._free.values() for _, weights in free)]
-        peak = max(peak, sum(tensor.numel() for tensor in held))
-    assert 0.9 * most_waiting(axes) < peak <= most_waiting(axes)
-
-
-@pytest.mark.parametrize(("sizes", "patch", "step"), [((37, 41, 29), 16, 8), ((16, 50, 33), 16, 12), ((20, 20), 8, 8)])
-def test_every_voxel_lies_in_one_cell_that_all_its_windows_cover(sizes, patch, step):
-    axes = axes_of(sizes, patch, step)
-    for axis in axes:
-        assert axis.edges[0] == 0
-        assert axis.edges[-1] == axis.size
-        for voxel in range(axis.size):
-            cell = next(i for i in range(axis.cells) if axis.edges[i] <= voxel < axis.edges[i + 1])
-            windows = [w for w, start in enumerate(axis.starts) if start <= voxel < start + patch]
-            assert [w for w in range(len(axis.starts)) if cell in axis.covered(w)] == windows
-            assert axis.windows[cell] == len(windows)
-
-
-def test_cells_are_given_away_once_and_each_after_those_before_it():
-    axes = axes_of((37, 41, 29), 16, 8)
-    cells, seen = Cells(axes, torch.float32, torch.device("cpu")), []
-    for window in window_order(axes):
-        done = cells.add(window, torch.ones(2, 16, 16, 16), torch.ones(16, 16, 16))
-        for index in done:
-            before = {tuple(i - (a == b) for b, i in enumerate(index)) for a in range(3) if index[a]}
-            assert before <= set(seen)
-            seen.append(index)
-            sums, weights = cells.take(index)
-            assert (sums == weights).all()
-            assert (weights == np.prod([axis.windows[i] for axis, i in zip(axes, index, strict=True)])).all()
-    assert len(set(seen)) == len(seen) == np.prod([axis.cells for axis in axes])
-    assert not cells._sums
-
-
-@pytest.mark.parametrize("sizes", [(64, 64, 96), (30, 80, 44)])
-def test_no_more_is_kept_than_said(sizes):
-    axes = axes_of(sizes, 16, 8)
-    cells, most = Cells(axes, torch.float32, torch.device("cpu")), 0
-    for window in window_order(axes):
-        done = cells.add(window, torch.zeros(1, 16, 16, 16), torch.ones(16, 16, 16))
-        most = max(most, sum(s.numel() for s in cells._sums.values()))
-        for index in done:
-            cells.take(index)
-    assert most == most_waiting(axes)
-    # half a window of the cross-section, and the row of windows at work; the whole volume is many times that
-    assert most < 0.55 * 16 * np.prod(sorted(sizes)[:2]) + 16 * 16 * max(sorted(sizes)[:2])
-
-
-def test_shifted_logits_have_the_same_softmax_and_fit_into_half_precision():
-    logits = torch.randn(5, 1000) * 40 + 500
-    shifted = shift(logits)
-    assert torch.allclose(shifted.softmax(0), logits.softmax(0), atol=1e-5)
-    assert shifted.max() == 0
-    assert torch.isfinite(27 * shift(torch.tensor([[0.0], [-1e9]])).half()).all()
-
-
-# --- air -------------------------------------------------------------------------------------------------------------
-
-
-def body(size=64):
-    """A CT in HU, normalised to thousands: air, a ball of tissue, and in it a bubble of air."""
-    z, y, x = np.ogrid[:size, :size, :size]
-    distance = np.sqrt((z - size / 2) ** 2 + (y - size / 2) ** 2 + (x - size / 2) ** 2)
-    image = np.where(distance < 20, 0.04, -1.0)
-    return torch.from_numpy(np.where(distance < 9, -1.0, image)).float()[None, None]
-
-
-def test_windows_of_air_are_not_predicted_and_labels_of_the_body_stay(caplog):
-    image, scheme, seen = body(), scheme_of(4, False), []
-    net = Blobs(4)
-
-    def network(x):
-        seen.append(len(x))
-        return net(x)
-
-    settings = {"roi_size": (8, 8, 8), **WINDOW}
-    full = StreamingInferer(scheme=scheme, **settings)(image, network)
-    windows, _ = sum(seen), seen.clear()
-    with caplog.at_level(logging.INFO):
-        fast = StreamingInferer(scheme=scheme, air=-0.9, **settings)(image, network)
-    assert sum(seen) < 0.7 * windows
-    assert f"{windows - sum(seen)} of {windows} windows are nothing but air" in caplog.text
-    inside = image > -0.9
-    assert inside.any()
-    assert torch.equal(full[inside], fast[inside])
-    assert (fast != full).any()  # around it, background instead of what the network makes of air
-    assert (fast[0, 0, :4, :4, :4] == 0).all()
-
-
-@pytest.mark.parametrize("regions", [False, True], ids=["classes", "regions"])
-def test_air_next_to_the_body_is_background_after_resampling_too(regions):
-    image = MetaTensor(body(40)[0] * 3, affine=torch.eye(4))
-    batch = list_data_collate([Resampled("image", (1.3, 1.1, 0.9))({"image": image})])
-    infer = StreamingInferer((8, 8, 8), scheme_of(3, regions), air=-2.7, **WINDOW)
-    labels = infer(batch["image"], Blobs(3))[0, 0]
-    assert labels.shape == (40, 40, 40)
-    assert (labels[:3, :3, :3] == 0).all()
-    assert len(labels.unique()) > 2
-
-
-def test_air_inside_the_body_is_predicted():
-    image, axes = body()[0], axes_of((64, 64, 64), 8, 4)
-    skipped = air_windows(image, axes, [-0.9])
-    for window in window_order(axes):
-        place = tuple(slice(axis.starts[w], axis.starts[w] + 8) for axis, w in zip(axes, window, strict=True))
-        centre = np.array([axis.starts[w] + 4 for axis, w in zip(axes, window, strict=True)]) - 32
-        all_air = bool((image[0][place] <= -0.9).all())
-        assert (window in skipped) == (all_air and np.linalg.norm(centre) > 12)
-    assert (image[0, 29:37, 29:37, 29:37] == -1).all()
-
-
-def test_an_image_of_air_is_background():
-    labels = StreamingInferer((8, 8, 8), scheme_of(3, False), air=0.0)(torch.zeros(1, 1, 20, 20, 20), Blobs(3))
-    assert (labels == 0).all()
-
-
-def test_level_of_air_is_that_of_the_normalisation():
-    ct = {"scheme": "ct", "lower": -1000.0, "upper": 1000.0, "mean": 100.0, "std": 200.0}
-    assert air_level([ct]) == [-5.0]
-    assert air_level([ct, {**ct, "std": 100.0}]) == [-5.0, -10.0]
-    assert air_level([{**ct, "lower": -160.0}]) is None  # fat is clipped to the same value
-    assert air_level([ct, {"scheme": "zscore", "inside_mask": False}]) is None
-    assert air_level([]) is None
-
-
 # --- too little memory -----------------------------------------------------------------------------------------------
 
 
@@ -447,28 +262,6 @@ def test_a_process_that_keeps_freed_memory_does_not_grow_with_the_windows():
 
 
 # --- a GPU that is not waited for ------------------------------------------------------------------------------------
-
-
-def test_windows_of_air_are_found_with_one_copy():
-    image = torch.zeros(2, 40, 30, 20)
-    image[:, 20:] = -1
-    axes = [Axis(n, 16, tuple(range(0, n - 15, 4))) for n in (40, 30, 20)]
-    with Calls() as calls:
-        found = air_windows(image, axes, [-0.9, -0.9])
-    assert found == {w for w in window_order(axes) if axes[0].starts[w[0]] >= 20}
-    assert calls.waits == []  # no number is read; on the CPU the copy is none
-
-
-def test_taps_are_copied_to_the_device_once():
-    axes = [Axis(32, 16, (0, 8, 16)), Axis(32, 16, (0, 8, 16))]
-    scheme = LabelScheme(["background", "organ"])
-    writer = LabelWriter([Target(axes[0], 50), Target(axes[1], 47, nearest=True)], scheme, META)
-    for index in ((0, 0), (1, 1), (2, 2)):
-        with Calls() as calls:
-            taps = writer._taps(index, META)
-            writer._on_target(index, torch.zeros(5, 16, device=META))
-        assert taps.keys() == {0}
-        assert (calls.waits == []) == (index != (0, 0))
 
 
 class OneAtATime(Blobs):
