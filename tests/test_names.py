@@ -17,14 +17,11 @@ ELSEWHERE = {
     "commands/fetch.py": "data/test_download.py",
     "commands/plan.py": "bundle/test_plan.py",
     "data/voxel_grids.py": "data/test_check.py",
-    "distributed.py": "training/test_checkpoint.py",
     "images/dicom_file.py": "images/test_dicom.py",
     "images/dicom_geometry.py": "images/test_dicom.py",
     "images/itk_loading.py": "images/test_dicom.py",
     "inference/probabilities.py": "test_predict_files.py",
     "predictor.py": "test_predict_files.py",
-    "version.py": "test_rooms.py",
-    "weights/files.py": "weights/test_loading.py",
 }
 
 

@@ -1,15 +1,11 @@
 import os
-import stat
-import threading
-from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 import torch
 
 from mednextv2.errors import InputError
 from mednextv2.nets import MedNeXt, create_mednext
-from mednextv2.weights import load_file, load_weights
+from mednextv2.weights import load_weights
 from mednextv2.weights.files import save_file
 
 V1 = {"global_resp_norm": False}
@@ -49,23 +45,6 @@ def test_a_state_dict_and_a_training_checkpoint_are_loaded(settings, wrap, tmp_p
         target.load_state_dict(tiny(**settings).state_dict())
         assert load_weights(target, path) is target
         assert_same_weights(target.state_dict(), source.state_dict())
-
-
-def test_what_pytorch_may_read_elsewhere_stays(tmp_path):
-    """A program's own list of harmless types, of which ours have some, too."""
-    save_file({"loss": np.float64(0.5)}, tmp_path / "log.pt")
-    before = torch.serialization.get_safe_globals()
-    with torch.serialization.safe_globals([np.dtype]):
-        assert load_file(tmp_path / "log.pt") == {"loss": 0.5}
-        assert set(torch.serialization.get_safe_globals()) == {*before, np.dtype}
-    assert set(torch.serialization.get_safe_globals()) == set(before)
-
-
-def test_threads_that_read_at_the_same_time_all_may(tmp_path):
-    save_file({"loss": np.arange(3.0)}, tmp_path / "log.pt")
-    with ThreadPoolExecutor(4) as pool:
-        read = list(pool.map(load_file, [tmp_path / "log.pt"] * 100))
-    assert all(np.array_equal(each["loss"], np.arange(3.0)) for each in read)
 
 
 def test_the_mode_of_the_network_is_kept(tmp_path):
@@ -213,79 +192,7 @@ def test_weights_that_would_run_code_are_refused_and_run_none(wrapped, tmp_path)
     assert (tmp_path / "sentinel").exists()  # the attack works where it is not kept out
 
 
-def test_numpy_numbers_and_arrays_are_harmless_inside_load_file_only(tmp_path):
-    content = {"loss": np.float64(0.5), "dice": [np.float32(0.25)], "array": np.arange(6).reshape(2, 3)}
-    torch.save(content, tmp_path / "numbers.pt")
-    loaded = load_file(tmp_path / "numbers.pt")
-    assert (loaded["loss"], loaded["dice"]) == (0.5, [0.25])
-    np.testing.assert_array_equal(loaded["array"], content["array"])
-    with pytest.raises(Exception, match="weights_only"):  # nothing is allowed for good
-        torch.load(tmp_path / "numbers.pt", weights_only=True)
-
-
 # --------------------------------------------------------------------------------------------- saving
-
-
-def test_a_saved_file_is_read_back_and_replaces_the_old_one(tmp_path):
-    for value in (1.0, 2.0):
-        save_file({"a": torch.full((3,), value)}, tmp_path / "model.pt")
-        assert torch.equal(load_file(tmp_path / "model.pt")["a"], torch.full((3,), value))
-        assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
-
-
-def test_a_failure_in_writing_leaves_the_old_file_and_nothing_else(tmp_path):
-    save_file({"a": torch.ones(3)}, tmp_path / "model.pt")
-    before = (tmp_path / "model.pt").read_bytes()
-    with pytest.raises(Exception, match="pickle"):
-        save_file({"a": torch.zeros(3), "lock": threading.Lock()}, tmp_path / "model.pt")
-    assert (tmp_path / "model.pt").read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
-
-
-def test_a_failure_in_writing_a_new_file_leaves_nothing(tmp_path):
-    with pytest.raises(Exception, match="pickle"):
-        save_file(threading.Lock(), tmp_path / "model.pt")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_interruption_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    save_file({"a": torch.ones(3)}, tmp_path / "model.pt")
-
-    def write_a_part(content, file):
-        file.write(b"half of the file")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(torch, "save", write_a_part)
-    with pytest.raises(KeyboardInterrupt):
-        save_file({"a": torch.zeros(3)}, tmp_path / "model.pt")
-    assert torch.equal(load_file(tmp_path / "model.pt")["a"], torch.ones(3))
-    assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
-
-
-def test_a_reader_never_sees_a_part(tmp_path, monkeypatch):
-    path, seen, save = tmp_path / "model.pt", [], torch.save
-    save_file({"a": torch.ones(3)}, path)
-
-    def look_after_writing(content, file):
-        save(content, file)
-        file.flush()
-        seen.append(load_file(path)["a"])
-
-    monkeypatch.setattr(torch, "save", look_after_writing)
-    save_file({"a": torch.zeros(3)}, path)
-    assert torch.equal(seen[0], torch.ones(3))
-    assert torch.equal(load_file(path)["a"], torch.zeros(3))
-
-
-@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664), (0o027, 0o640)])
-def test_permissions_follow_the_umask(umask, mode, tmp_path):
-    before = os.umask(umask)
-    try:
-        save_file({"a": torch.ones(3)}, tmp_path / "model.pt")
-        assert os.umask(umask) == umask  # left as it was
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE((tmp_path / "model.pt").stat().st_mode) == mode
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
