@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,23 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mednextv2.distributed import is_main_process, process_rank
 from mednextv2.errors import InputError
+from mednextv2.paths import writing
 from mednextv2.scores.results_json import LOG_NAME
+from mednextv2.training.checkpoint_content import (
+    LATEST_NAME,
+    PREVIOUS_NAME,
+    check_optimizer_state,
+    check_state,
+    read_checkpoint,
+)
 from mednextv2.training.engine import workflow_state
 from mednextv2.training.preflight import keep_previous
 from mednextv2.version import __version__
-from mednextv2.weights.files import load_file, save_file
-from mednextv2.weights.loading import describe_mismatch, load_weights
+from mednextv2.weights.files import save_file
+from mednextv2.weights.loading import load_weights
 
 logger = logging.getLogger(__name__)
 
-LATEST_NAME = "checkpoint_latest.pt"
 _OWN_SETTING = {"adamw": "betas", "sgd": "momentum"}  # by the names of `create_optimizer`: what no other one has
 _ADVICE = "Choose another --output_dir, or start anew with --resume False"
 
@@ -49,21 +57,10 @@ def check_start(
     """
     latest = Path(output_dir).expanduser() / LATEST_NAME
     if resume and latest.is_file():
-        content = load_file(latest)
-        _check_content(latest, content, network, _names(cases))
+        content = read_checkpoint(latest, network, _names(cases))
         _check_optimizer(latest, content, optimizer_name)
     elif pretrained:
         load_weights(network, pretrained)
-
-
-def _check_content(file: Path, content: Any, network: nn.Module, cases: list[str]) -> None:
-    if not isinstance(content, dict) or not {"model", "optimizer", "epoch"} <= content.keys():
-        raise InputError(f"{file}: not a checkpoint of this training. {_ADVICE}")
-    problem = describe_mismatch(network.state_dict(), content["model"])
-    if problem:
-        raise InputError(f"{file}: a training of another network is there. {problem} {_ADVICE}")
-    if content.get("cases", cases) != cases:
-        raise InputError(f"{file}: a training on other cases is there, of another fold or data set. {_ADVICE}")
 
 
 def _check_optimizer(file: Path, content: dict[str, Any], name: str | None) -> None:
@@ -71,7 +68,7 @@ def _check_optimizer(file: Path, content: dict[str, Any], name: str | None) -> N
     groups = content["optimizer"].get("param_groups") if isinstance(content["optimizer"], dict) else None
     settings = groups[0] if isinstance(groups, list) and groups and isinstance(groups[0], dict) else {}
     found = next((own for own, setting in _OWN_SETTING.items() if setting in settings), None)
-    if name is not None and found != name:
+    if name is not None and settings and found != name:  # without settings it is damaged, which is told later
         raise InputError(f"{file}: a training with optimizer_name {found or 'unknown'} is there, not {name}. {_ADVICE}")
 
 
@@ -82,7 +79,8 @@ def _names(cases: Sequence[dict[str, Any]]) -> list[str]:
 class TrainingCheckpoint:
     """Save `checkpoint_latest.pt` after every epoch and `model.pt` at every best validation; resume from the former.
 
-    Both files are replaced in one step, so a kill at any moment leaves a whole one. A run that is started again with
+    Both files are replaced in one step, so a kill at any moment leaves a whole one; the checkpoint of the epoch before
+    stays as `checkpoint_previous.pt`. A run that is started again with
     the same `output_dir` goes on after the last finished epoch, with the same optimizer, schedule and best score.
 
     Args:
@@ -103,7 +101,8 @@ class TrainingCheckpoint:
             :meth:`mednextv2.data.Split.about`.
 
     Raises:
-        InputError: On attaching, when the checkpoint or the pretrained weights are of another network.
+        InputError: When the training starts, if the checkpoint is damaged, or it or the pretrained weights are of
+            another network.
     """
 
     def __init__(
@@ -149,19 +148,25 @@ class TrainingCheckpoint:
     def _start(self, engine: Engine) -> None:
         self.epochs = engine.state.max_epochs
         if self.resume and self.latest.is_file():
-            self._load(engine, load_file(self.latest))
+            self._load(engine, read_checkpoint(self.latest, self.network, self.cases))
             return
         if self.pretrained:
             load_weights(self.network, self.pretrained)
         if is_main_process():
             for file in (self.best, self.latest, self.folder / LOG_NAME):
                 keep_previous(file)
+            self.latest.with_name(PREVIOUS_NAME).unlink(missing_ok=True)
 
     def _load(self, engine: Engine, content: dict[str, Any]) -> None:
-        _check_content(self.latest, content, self.network, self.cases)
         settings = self.optimizer.param_groups[0]
         own = next((name for name, setting in _OWN_SETTING.items() if setting in settings), None)
         _check_optimizer(self.latest, content, own)
+        shapes = [tuple(weight.shape) for group in self.optimizer.param_groups for weight in group["params"]]
+        check_optimizer_state(self.latest, content["optimizer"], shapes, self.optimizer.state_dict())
+        scaler = getattr(engine, "scaler", None)  # MONAI's trainer has one
+        for name, part in (("lr_scheduler", self.lr_scheduler), ("metric", self.metric), ("scaler", scaler)):
+            if part is not None and content.get(name):
+                check_state(self.latest, name, part.state_dict(), content[name])
         if content["epoch"] >= engine.state.max_epochs:
             logger.info(
                 "%s: already trained for %d epochs of %d; more need a larger --epochs, a new training --resume False",
@@ -177,10 +182,9 @@ class TrainingCheckpoint:
             for group, way in zip(self.optimizer.param_groups, ways, strict=True):
                 group.update(way)  # an older file may say otherwise how to compute
             self.lr_scheduler.load_state_dict(content["lr_scheduler"])
-        except (ValueError, KeyError) as e:
+        except (ValueError, KeyError, TypeError) as e:
             raise InputError(f"{self.latest}: was trained with another optimizer or schedule ({e}). {_ADVICE}") from e
         self._set_rates(rates)
-        scaler = getattr(engine, "scaler", None)  # MONAI's trainer has one
         if scaler is not None and content.get("scaler"):
             scaler.load_state_dict(content["scaler"])
         engine.state.epoch = content["epoch"]
@@ -214,6 +218,8 @@ class TrainingCheckpoint:
         if not is_main_process():
             return
         scaler = getattr(engine, "scaler", None)
+        if self.latest.is_file():
+            self._keep_one_before()
         state = workflow_state(self.evaluator) if self.evaluator is not None else None
         save_file(
             {
@@ -231,6 +237,12 @@ class TrainingCheckpoint:
         )
         if state is None or state.best_metric_epoch < 1:  # until a validation tells which is the best
             self._save_weights(engine)
+
+    def _keep_one_before(self) -> None:
+        """Let the checkpoint of the epoch before have a second name; without it when the disk has no such names."""
+        before = self.latest.with_name(PREVIOUS_NAME)
+        with suppress(InputError), writing(before) as temporary:
+            os.link(self.latest, temporary)
 
     def _save_best(self, engine: Engine) -> None:
         # the evaluator's epoch was set to the trainer's by ValidationHandler, and best_metric was just updated

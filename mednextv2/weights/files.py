@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import threading
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from mednextv2.errors import InputError
 from mednextv2.paths import writing
-from mednextv2.weights.provenance import add_about
+from mednextv2.weights.provenance import ENTRY, add_about
 
 _multiarray = importlib.import_module("numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray")
 #: NumPy scalars and arrays stand in many checkpoints of other projects (nnU-Net's logs); rebuilding them runs no code
@@ -27,6 +29,7 @@ _HARMLESS = [
     _multiarray._reconstruct,
     *{type(np.dtype(t)) for t in (np.float64, np.float32, np.float16, np.int64, np.int32, np.uint8, np.bool_)},
 ]
+_ZIP = b"PK\x03\x04"  # begins an archive
 _TURN = threading.RLock()  # held while they are in PyTorch's list: another thread's end of reading would take them out
 
 
@@ -46,8 +49,9 @@ def load_file(path: str | os.PathLike) -> Any:
     if not path.is_file():
         raise InputError(f"{path}: there is no such checkpoint file; train first, or give the weights of a training")
     try:
+        _check_archive(path)
         with _harmless_allowed():
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
         if "weights_only" in str(e).lower() and "GLOBAL" in str(e):
             found = re.search(r"GLOBAL (\S+)", str(e))
@@ -59,6 +63,54 @@ def load_file(path: str | os.PathLike) -> Any:
         raise _damaged(path, e) from e
     except Exception as e:  # a text read as a pickle raises nearly anything
         raise _damaged(path, e) from e
+    if defect := _find_odd_tensor(content):
+        raise InputError(f"{path}: {defect}; weights are plain tensors, of which each number is in the file")
+    return content
+
+
+def _check_archive(path: Path) -> None:
+    """Raise an error when a file of PyTorch's present format does not hold what its checksums say.
+
+    PyTorch does not compare them. It writes nothing compressed, so what is could only be there to fill the memory.
+    """
+    with path.open("rb") as f:
+        if f.read(len(_ZIP)) != _ZIP:
+            return  # the format of before 2020, which has no checksums
+    with zipfile.ZipFile(path) as archive:
+        members = [m for m in archive.infolist() if not m.filename.endswith(f"/{ENTRY}")]  # read by others
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise zipfile.BadZipFile("it is compressed")
+        names = {member.filename for member in members}
+        if len(names) < len(members) or sum(member.file_size for member in members) > path.stat().st_size:
+            raise zipfile.BadZipFile("its parts overlap")
+        if broken := archive.testzip():  # reads in pieces
+            raise zipfile.BadZipFile(f"the checksum of {broken} does not hold")
+
+
+def _find_odd_tensor(content: Any) -> str:
+    """Say which tensor is not made of numbers that are in the file, or return an empty text."""
+    stack, seen = [("", content)], set()
+    while stack:
+        name, part = stack.pop()
+        if isinstance(part, Tensor):
+            if problem := _oddity(part):
+                return f"its tensor{name and ' '}{name} {problem}"
+        elif isinstance(part, (dict, list, tuple)) and id(part) not in seen:  # a list may contain itself
+            seen.add(id(part))
+            parts = part.items() if isinstance(part, dict) else enumerate(part)
+            stack += [(f"{name}.{key}".lstrip(".")[:100], value) for key, value in parts]
+    return ""
+
+
+def _oddity(tensor: Tensor) -> str:
+    if type(tensor) not in (Tensor, nn.Parameter):
+        return f"is a {type(tensor).__name__}"
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized:
+        return "is sparse, nested or quantized"
+    if tensor.device.type != "cpu":
+        return f"has no numbers (device {tensor.device})"
+    there, needed = tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size()
+    return f"repeats numbers: {needed} bytes of {there}" if needed > there else ""
 
 
 def unwrap_state(content: Any) -> Any:

@@ -1,13 +1,14 @@
 """Loading of our own weights into a network that exists: every tensor or none."""
 
 import os
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mednextv2.errors import InputError
 from mednextv2.weights.files import load_file, unwrap_state
-from mednextv2.wording import count
+from mednextv2.wording import brief, count
 
 _SHOWN = 3  # tensors named in an error; the rest are counted
 
@@ -27,7 +28,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike) -> nn.Module:
             size, number of channels or classes. The network is left as it was.
     """
     state = unwrap_state(load_file(path))
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()) or not state:
+    if not isinstance(state, dict) or not state or wrong_tensors(state):
         raise InputError(
             f"{path}: holds no state dict of this network. For checkpoints of nnU-Net trainers of the MedNeXt authors' "
             "code use mednextv2.weights.import_official"
@@ -35,6 +36,8 @@ def load_weights(network: nn.Module, path: str | os.PathLike) -> nn.Module:
     problem = describe_mismatch(network.state_dict(), state)
     if problem:
         raise InputError(f"{path}: the weights are of another network. {problem}")
+    if problem := wrong_tensors(state, network.state_dict()):
+        raise InputError(f"{path}: {problem}")
     broken = [k for k, v in state.items() if not torch.isfinite(v).all()]
     if broken:
         raise InputError(
@@ -42,6 +45,23 @@ def load_weights(network: nn.Module, path: str | os.PathLike) -> nn.Module:
         )
     network.load_state_dict(state)
     return network
+
+
+def wrong_tensors(state: dict[str, Any], own: dict[str, Tensor] | None = None) -> str:
+    """Say in words which entry of a state dict is no tensor of numbers that a network has; empty when all are.
+
+    Args:
+        state: The state dict.
+        own: The network's own, of the same names: then the types of the numbers are compared, too. A network of half
+            precision takes float32.
+    """
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            return f"Its entry {brief(key)} is {brief(value)}, where names and tensors are expected."
+        kind = value.dtype if own is None else own[key].dtype
+        if value.dtype != kind and not (value.dtype == torch.float32 and kind.is_floating_point):
+            return f"Its tensor {key} is {value.dtype}, the network's is {kind}; save it again as the latter."
+    return ""
 
 
 def describe_mismatch(own: dict[str, Tensor], other: dict[str, Tensor]) -> str:

@@ -57,7 +57,7 @@ def _find_state_dict(content: Any, name: str) -> dict[str, Tensor]:
     if (
         not isinstance(state, dict)
         or not state
-        or not all(isinstance(v, Tensor) and isinstance(k, str) for k, v in state.items())
+        or not all(isinstance(v, Tensor) and v.is_floating_point() and isinstance(k, str) for k, v in state.items())
     ):
         raise InputError(f"{name}: holds no state dict: a dict of names and tensors was expected")
     if "stem.weight" not in state or not any(k.startswith("enc_block_0.0.") for k in state):

@@ -20,7 +20,7 @@ from mednextv2.training import (
 
 def test_files_of_a_training_are_whole_and_hold_what_is_promised(tmp_path):
     run = Run(tmp_path).run()
-    assert names(tmp_path) == ["checkpoint_latest.pt", "model.pt", "training_log.csv"]
+    assert names(tmp_path) == ["checkpoint_latest.pt", "checkpoint_previous.pt", "model.pt", "training_log.csv"]
     latest = load(tmp_path / "checkpoint_latest.pt")
     assert same(latest["model"], run.network.state_dict())
     assert same(latest["optimizer"], run.optimizer.state_dict())
@@ -69,7 +69,7 @@ def test_files_go_to_the_folder_that_was_prepared(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     prepare_folder("~/out", "output_dir")
     Run("~/out").run()
-    assert names(tmp_path / "out") == ["checkpoint_latest.pt", "model.pt", "training_log.csv"]
+    assert names(tmp_path / "out") == ["checkpoint_latest.pt", "checkpoint_previous.pt", "model.pt", "training_log.csv"]
 
 
 @pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
@@ -100,7 +100,7 @@ def test_interrupted_save_leaves_the_older_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"checkpoint_latest\.pt: cannot be written \(No space left"):
         run.run()
     assert load(tmp_path / "checkpoint_latest.pt")["epoch"] == 2
-    assert names(tmp_path) == ["checkpoint_latest.pt", "model.pt", "training_log.csv"]
+    assert names(tmp_path) == ["checkpoint_latest.pt", "checkpoint_previous.pt", "model.pt", "training_log.csv"]
 
 
 def test_training_that_diverges_stops_with_the_epochs_before(tmp_path):
@@ -180,7 +180,7 @@ def test_without_resume_older_files_are_kept_under_previous_names(tmp_path, olde
         assert (tmp_path / f"checkpoint_latest.previous-{number}.pt").read_bytes() == content
         assert (tmp_path / f"model.previous-{number}.pt").is_file()
         assert (tmp_path / f"training_log.previous-{number}.csv").is_file()
-    assert len(names(tmp_path)) == 3 + 3 * older
+    assert len(names(tmp_path)) == 4 + 3 * older
 
 
 def test_weights_without_a_checkpoint_are_kept_too(tmp_path):
@@ -209,7 +209,7 @@ def test_training_starts_from_pretrained_weights(tmp_path, name):
     assert not same(run.network.state_dict(), load(tmp_path / "old" / "model.pt"))
     assert same(first_weights(run), load(tmp_path / "old" / "model.pt"))
     assert run.steps[0] == 1
-    assert names(tmp_path / "new") == ["checkpoint_latest.pt", "model.pt", "training_log.csv"]
+    assert names(tmp_path / "new") == ["checkpoint_latest.pt", "checkpoint_previous.pt", "model.pt", "training_log.csv"]
 
 
 def test_pretrained_weights_of_the_same_folder_are_kept(tmp_path):

@@ -1,4 +1,5 @@
 import os
+import zipfile
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ import torch
 from mednextv2.errors import InputError
 from mednextv2.nets import MedNeXt, create_mednext
 from mednextv2.weights import load_weights
-from mednextv2.weights.files import save_file
+from mednextv2.weights.files import load_file, save_file
 
 V1 = {"global_resp_norm": False}
 
@@ -217,3 +218,98 @@ def test_weights_that_other_trainers_wrapped_are_loaded(tmp_path, wrap):
     torch.save(wrap(source.state_dict()), tmp_path / "a.pt")
     load_weights(target, tmp_path / "a.pt")
     assert all(torch.equal(value, target.state_dict()[key]) for key, value in source.state_dict().items())
+
+
+# -------------------------------------------------------------------------------------- damaged and odd files
+
+
+def altered(path, change):
+    """Change the bytes of the first weights in a file, and nothing of the archive around them."""
+    with zipfile.ZipFile(path) as archive:
+        member = max(archive.infolist(), key=lambda m: m.file_size)
+        with archive.open(member) as f:
+            data = f.read()
+    raw = path.read_bytes()
+    assert raw.count(data) == 1
+    path.write_bytes(raw.replace(data, change(bytearray(data))))
+
+
+def flipped(data, byte=5, bit=1):
+    data[byte] ^= bit
+    return bytes(data)
+
+
+@pytest.mark.parametrize("change", [flipped, lambda d: flipped(d, -1, 128), lambda d: bytes(len(d))])
+def test_any_change_of_a_weight_is_noticed(change, tmp_path):
+    save_file(tiny().state_dict(), tmp_path / "model.pt")
+    altered(tmp_path / "model.pt", change)
+    assert "the checksum of archive/data/" in refuse(tiny(), tmp_path / "model.pt").replace("model/", "archive/")
+
+
+def test_compressed_and_overlapping_archives_are_refused(tmp_path):
+    save_file({"weight": torch.zeros(2**22)}, tmp_path / "model.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "model.pt") as archive,
+        zipfile.ZipFile(tmp_path / "small.pt", "w", zipfile.ZIP_DEFLATED) as small,
+    ):
+        for member in archive.infolist():
+            small.writestr(member.filename, archive.read(member))
+    assert (tmp_path / "small.pt").stat().st_size < 2**18
+    assert "it is compressed" in refuse(tiny(), tmp_path / "small.pt")
+    with zipfile.ZipFile(tmp_path / "model.pt", "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr(archive.namelist()[0], b"another")
+    assert "its parts overlap" in refuse(tiny(), tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda w: w.to_sparse(), "is sparse, nested or quantized"),
+        (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), "is sparse, nested or quantized"),
+        (lambda w: w.to("meta"), "has no numbers (device meta)"),
+        (lambda w: torch.zeros(1).expand(w.shape), "repeats numbers"),
+        (lambda w: w.to(torch.float64), "is torch.float64, the network's is torch.float32"),
+        (lambda w: w.half(), "is torch.float16"),
+        (lambda w: w.to(torch.complex64), "is torch.complex64"),
+        (lambda w: w.to(torch.int64), "is torch.int64"),
+        (lambda w: w > 0, "is torch.bool"),
+        (lambda w: w.tolist(), "holds no state dict"),
+        (lambda w: w.numpy(), "holds no state dict"),
+        (lambda w: None, "holds no state dict"),
+        (lambda w: {"weight": w}, "holds no state dict"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_of_other_kinds_are_refused(make, words, tmp_path):
+    state = tiny().state_dict()
+    key = next(key for key in state if key.endswith("weight"))
+    torch.save(state | {key: make(state[key])}, tmp_path / "model.pt")
+    assert words in refuse(tiny(), tmp_path / "model.pt")
+
+
+def test_a_small_file_with_a_large_shape_fills_no_memory(tmp_path):
+    torch.save({"log": [{"deep": torch.zeros(1).expand(2**40)}]}, tmp_path / "model.pt")
+    with pytest.raises(InputError, match=r"its tensor log\.0\.deep repeats numbers: 4398046511104 bytes of 4"):
+        load_file(tmp_path / "model.pt")
+
+
+def test_content_that_contains_itself_has_an_end(tmp_path):
+    content = {"weights": [torch.ones(1)]}
+    content["weights"].append(content["weights"])
+    torch.save(content, tmp_path / "model.pt")
+    assert "holds no state dict" in refuse(tiny(), tmp_path / "model.pt")
+
+
+def test_names_that_are_numbers_are_refused(tmp_path):
+    torch.save({**tiny().state_dict(), 3: torch.ones(1)}, tmp_path / "model.pt")
+    assert "holds no state dict" in refuse(tiny(), tmp_path / "model.pt")
+
+
+def test_tied_weights_are_read(tmp_path):
+    weight = torch.arange(12.0)
+    torch.save(
+        {"a": weight, "b": weight.view(3, 4), "c": weight[3:9:2], "d": weight.view(3, 4).T}, tmp_path / "model.pt"
+    )
+    content = load_file(tmp_path / "model.pt")
+    assert torch.equal(content["d"], weight.view(3, 4).T)
+    assert torch.equal(content["c"], weight[3:9:2])

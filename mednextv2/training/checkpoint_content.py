@@ -1,0 +1,160 @@
+"""What a training's checkpoint holds, checked before any of it is taken: kinds, sizes and numbers of everything."""
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from mednextv2.errors import InputError
+from mednextv2.label_scheme import is_whole
+from mednextv2.weights.files import load_file
+from mednextv2.weights.loading import describe_mismatch, wrong_tensors
+from mednextv2.wording import brief
+
+#: Names of the checkpoints of the last epoch, and of the one before.
+LATEST_NAME, PREVIOUS_NAME = "checkpoint_latest.pt", "checkpoint_previous.pt"
+_ANEW = "Choose another --output_dir, or start anew with --resume False"
+_MAPPINGS = ("model", "optimizer", "lr_scheduler", "scaler", "metric")
+_MAX_EPOCHS = 10**7
+
+
+def advice(file: Path) -> str:
+    """Return what to do when a checkpoint cannot be used; the one of the epoch before is offered where it is there."""
+    before = file.with_name(PREVIOUS_NAME)
+    if not before.is_file():
+        return _ANEW
+    return f"{before} is of the epoch before: rename it to {LATEST_NAME} to go on from there. {_ANEW}"
+
+
+def read_checkpoint(file: Path, network: nn.Module, cases: list[str]) -> dict[str, Any]:
+    """Read a checkpoint and check what does not depend on the optimizer.
+
+    Args:
+        file: The checkpoint.
+        network: That is trained.
+        cases: Names of the training cases.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        InputError: When it is damaged, of another network or of other cases, or has something of a wrong kind.
+    """
+    try:
+        content = load_file(file)
+    except InputError as e:
+        raise InputError(f"{e}. {advice(file)}") from e
+    if not isinstance(content, dict) or not {"model", "optimizer", "epoch"} <= content.keys():
+        raise InputError(f"{file}: not a checkpoint of this training. {advice(file)}")
+    wrong = [
+        key
+        for key in _MAPPINGS
+        if not isinstance(content.get(key), dict) and (key in ("model", "optimizer") or content.get(key) is not None)
+    ]
+    wrong += [key for key, fits in _COUNTERS.items() if key in content and not fits(content[key])]
+    if content.get("best_metric") is not None and content.get("best_metric_epoch") is None:
+        wrong.append("best_metric_epoch")
+    if wrong:
+        shown = ", ".join(f"{key} is {brief(content.get(key))}" for key in wrong)
+        raise InputError(f"{file}: is damaged, since {shown}. {advice(file)}")
+    own = network.state_dict()
+    if problem := wrong_tensors(content["model"]) or describe_mismatch(own, content["model"]):
+        raise InputError(f"{file}: a training of another network is there. {problem} {_ANEW}")
+    if problem := wrong_tensors(content["model"], own):
+        raise InputError(f"{file}: is damaged. {problem} {advice(file)}")
+    if content.get("cases", cases) != cases:
+        raise InputError(f"{file}: a training on other cases is there, of another fold or data set. {_ANEW}")
+    return content
+
+
+def check_state(file: str | os.PathLike, name: str, own: Any, given: Any) -> None:
+    """Raise an InputError when a part of a checkpoint is not of the same kind as what it shall replace.
+
+    Args:
+        file: The checkpoint.
+        name: Of the part, such as `optimizer`.
+        own: The present state, as of `state_dict()`.
+        given: That of the file.
+    """
+    if difference := _difference(own, given, name):
+        raise InputError(f"{file}: is damaged, or of another version of PyTorch: {difference}. {advice(Path(file))}")
+
+
+def check_optimizer_state(file: Path, given: Mapping[str, Any], shapes: list[tuple[int, ...]], own: Any) -> None:
+    """Raise an InputError when an optimizer's state does not fit the weights.
+
+    Args:
+        file: The checkpoint.
+        given: The state of the file.
+        shapes: Of the weights, in the optimizer's order.
+        own: The state of the optimizer that takes it.
+    """
+    groups, state = given.get("param_groups"), given.get("state")
+    if not isinstance(groups, list) or not isinstance(state, dict):
+        raise InputError(f"{file}: is damaged, since its optimizer has no groups or no state. {advice(file)}")
+    if len(groups) != len(own["param_groups"]):
+        raise InputError(f"{file}: was trained with another optimizer or schedule. {_ANEW}")
+    for ours, theirs in zip(own["param_groups"], groups, strict=True):
+        free = (
+            "fused",
+            "foreach",
+            "params",
+        )  # how to compute is decided here; the numbers of weights are checked below
+        check_state(
+            file,
+            "optimizer",
+            {key: value for key, value in ours.items() if key not in free},
+            {key: value for key, value in theirs.items() if key not in free} if isinstance(theirs, dict) else theirs,
+        )
+        if not isinstance(theirs.get("params"), list) or theirs["params"] != ours["params"]:
+            raise InputError(f"{file}: was trained with another optimizer or schedule. {_ANEW}")
+    for number, entry in state.items():
+        fits = is_whole(number) and 0 <= number < len(shapes) and isinstance(entry, dict)
+        values = entry.values() if fits else ()
+        if not fits or not all(_fits_weight(value, shapes[number]) for value in values):
+            raise InputError(
+                f"{file}: is damaged, since its optimizer's state of the weight {brief(number)} does not fit the "
+                f"weight. {advice(file)}"
+            )
+
+
+def _fits_weight(value: Any, shape: tuple[int, ...]) -> bool:
+    if isinstance(value, Tensor):
+        return value.is_floating_point() and tuple(value.shape) in (shape, ()) and bool(value.isfinite().all())
+    return value is None or _is_number(value)
+
+
+def _difference(own: Any, given: Any, name: str) -> str:
+    """Say where two states differ in kind, or return an empty text."""
+    if isinstance(own, dict):
+        if not isinstance(given, dict):
+            return f"{name} is {brief(given)}"
+        return next((d for k in given if k in own if (d := _difference(own[k], given[k], f"{name}.{k}"))), "")
+    if isinstance(own, (list, tuple)):
+        if not isinstance(given, (list, tuple)) or len(given) != len(own):
+            return f"{name} is {brief(given)}"
+        parts = enumerate(zip(own, given, strict=True))
+        return next((d for i, (a, b) in parts if (d := _difference(a, b, f"{name}.{i}"))), "")
+    if own is None or isinstance(own, (bool, str)):
+        return "" if given is None or type(given) is type(own) else f"{name} is {brief(given)}"
+    if _is_number(own):
+        return "" if _is_number(given) else f"{name} is {brief(given)}"
+    return ""
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and not value.is_complex() and math.isfinite(value.item())
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_COUNTERS = {
+    "epoch": lambda value: is_whole(value) and 0 <= value < _MAX_EPOCHS,
+    "cases": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
+    "best_metric": lambda value: value is None or _is_number(value),
+    "best_metric_epoch": lambda value: value is None or (is_whole(value) and -1 <= value < _MAX_EPOCHS),
+}
