@@ -10,23 +10,31 @@ import numpy as np
 from tqdm import tqdm
 
 from mednextv2.errors import InputError
-from mednextv2.images.dicom_file import Slice, holds_slices, is_dicom, read_header, read_pixels
-from mednextv2.images.dicom_geometry import find_defect, in_order, name_files, slices_affine
+from mednextv2.images.dicom_file import Slice, holds_slices, is_dicom, read_slices
+from mednextv2.images.dicom_geometry import describe_tilt, find_defect, in_order, name_files, slices_affine
+from mednextv2.images.dicom_parts import split_volumes, without_copies
+from mednextv2.images.dicom_pixels import read_pixels
 
 
 @dataclass(frozen=True)
 class DicomSeries(os.PathLike):
-    """The slices of one series; for `os.fspath` its folder.
+    """The slices of one series, or of one of its volumes; for `os.fspath` its folder.
 
     Attributes:
         folder: Where its first file is.
         slices: In no order; without localizers, unless there is nothing else.
         problem: Why it cannot be a volume, as far as the headers tell; empty if it can.
+        volume: Which of the series' volumes it is, from 1; None where there is one.
+        part: What tells it from the other volumes, such as `EchoTime 9`.
+        copies: How many copies of its images were left out.
     """
 
     folder: str
     slices: tuple[Slice, ...] = field(repr=False)
     problem: str = ""
+    volume: int | None = None
+    part: str = ""
+    copies: int = 0
 
     @property
     def uid(self) -> str:
@@ -35,8 +43,25 @@ class DicomSeries(os.PathLike):
 
     @property
     def files(self) -> list[str]:
-        """The files, from the first slice to the last."""
-        return [s.file for s in in_order(self.slices)]
+        """The files, from the first slice to the last, each once."""
+        return list(dict.fromkeys(s.file for s in in_order(self.slices)))
+
+    @property
+    def names(self) -> list[str]:
+        """By what it can be chosen exactly: number and UID, with the volume's number where there are several."""
+        first = self.slices[0]
+        found = [str(name) for name in (first.number, first.uid) if name not in (None, "")]
+        return found if self.volume is None else [f"{name}:{self.volume}" for name in found or [""]]
+
+    def notes(self) -> list[str]:
+        """Return what a user should know of how it was read.
+
+        Raises:
+            InputError: As :func:`series_affine`.
+        """
+        copies = f"{self.copies} of its images are copies of others and were left out" if self.copies else ""
+        tilt = describe_tilt(in_order(self.slices), series_affine(self))
+        return [f"{self}: {note}" for note in (copies, tilt) if note]
 
     def __fspath__(self) -> str:
         return self.folder
@@ -48,7 +73,12 @@ class DicomSeries(os.PathLike):
     def label(self) -> str:
         """Number and description, for people."""
         first = self.slices[0]
-        words = ["" if first.number is None else str(first.number), first.description and f'"{first.description}"']
+        number = "" if first.number is None else str(first.number)
+        words = [
+            number if self.volume is None else f"{number}:{self.volume}",
+            first.description and f'"{first.description}"',
+            self.part and f"({self.part})",
+        ]
         return " ".join(w for w in words if w) or first.uid or "without a name"
 
     def row(self) -> str:
@@ -65,8 +95,19 @@ def has_dicom(folder: str | os.PathLike) -> bool:
 
 
 def _dicom_files(folder: str | os.PathLike) -> Iterator[str]:
-    found = (str(p) for p in sorted(Path(folder).rglob("*")) if p.is_file() and not p.name.startswith("."))
-    return (file for file in found if is_dicom(file))
+    """Give the DICOM files in a folder and below; linked folders are entered, each folder once."""
+    entered: set[tuple[int, int]] = set()
+    for where, folders, files in os.walk(folder, followlinks=True):
+        found = os.stat(where)
+        if (found.st_dev, found.st_ino) in entered:  # a loop of links, or a second link to the same folder
+            folders.clear()
+            continue
+        entered.add((found.st_dev, found.st_ino))
+        folders.sort()
+        for name in sorted(files):
+            file = os.path.join(where, name)
+            if not name.startswith(".") and os.path.isfile(file) and is_dicom(file):
+                yield file
 
 
 def find_series(folder: str | os.PathLike) -> list[DicomSeries]:
@@ -84,19 +125,19 @@ def find_series(folder: str | os.PathLike) -> list[DicomSeries]:
     """
     files = [f for f in _dicom_files(folder) if holds_slices(f)]
     bar = tqdm(files, desc="reading headers", unit="file", delay=2, leave=False)
-    found = [_try_header(file) for file in bar]
-    damaged = [f for f, header in zip(files, found, strict=True) if header is None]
+    found = [_try_slices(file) for file in bar]
+    damaged = [f for f, slices in zip(files, found, strict=True) if slices is None]
     if damaged:
         raise InputError(
             f"{folder}: {len(damaged)} of {len(files)} DICOM files cannot be read ({name_files(damaged)}): they are "
             "truncated, damaged or no DICOM; copy the series again, or remove them"
         )
     groups: dict[tuple, list[Slice]] = {}
-    for s in filter(None, found):
+    for s in (s for slices in found for s in slices or []):
         # series whose UIDs were removed are told apart by the rest
         groups.setdefault((s.uid,) if s.uid else (os.path.dirname(s.file), s.number, s.description), []).append(s)
-    series = [_series(slices) for slices in groups.values()]
-    return sorted(series, key=lambda s: (s.slices[0].study, s.slices[0].number or 0, s.uid))
+    series = [volume for slices in groups.values() for volume in _volumes(slices)]
+    return sorted(series, key=lambda s: (s.slices[0].study, s.slices[0].number or 0, s.uid, s.volume or 0))
 
 
 def choose_series(folder: str | os.PathLike, series: str | int | None = None) -> list[DicomSeries]:
@@ -104,8 +145,8 @@ def choose_series(folder: str | os.PathLike, series: str | int | None = None) ->
 
     Args:
         folder: Of a series, a study, or a patient.
-        series: A series' number, UID or description (or a part of it); `all` for all that are volumes. Needed where
-            the folder holds several.
+        series: A series' number, UID or description (or a part of it), with `:2` behind number or UID for the second
+            of its volumes; `all` for all that are volumes. Needed where the folder holds several.
 
     Returns:
         One series, or with `all` at least one.
@@ -131,7 +172,7 @@ def choose_series(folder: str | os.PathLike, series: str | int | None = None) ->
         return volumes
     word = str(series).strip()
     for same in (
-        lambda s: s.uid == word or str(s.slices[0].number) == word,
+        lambda s: word in s.names or word in (s.uid, str(s.slices[0].number)),
         lambda s: s.slices[0].description.lower() == word.lower(),
         # 3 is not the series "Abdomen 3.0"
         lambda s: not re.fullmatch(r"[\d.]+", word) and word.lower() in s.slices[0].description.lower(),
@@ -155,28 +196,28 @@ def read_series(series: DicomSeries) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
         The voxels `(columns, rows, slices)`, float32, and the affine, `(4, 4)`, from voxel indices to millimetres
-        (right, anterior, superior).
+        (right, anterior, superior), whose third column is sheared where the gantry was tilted.
 
     Raises:
-        InputError: For colour images, several images at one position, missing slices, irregular distances, a tilted
-            gantry, files that cannot be decoded.
+        InputError: For colour images, several images at one position, missing slices, irregular distances, files that
+            cannot be decoded.
     """
     affine = series_affine(series)
-    files, (columns, rows) = series.files, series.slices[0].shape
+    slices, (columns, rows) = in_order(series.slices), series.slices[0].shape
     try:
-        voxels = np.empty((len(files), rows, columns), dtype=np.float32)
+        voxels = np.empty((len(slices), rows, columns), dtype=np.float32)
     except MemoryError as e:
         raise InputError(
-            f"{series}: {columns}×{rows}×{len(files)} voxels do not fit into memory; are its headers right?"
+            f"{series}: {columns}×{rows}×{len(slices)} voxels do not fit into memory; are its headers right?"
         ) from e
-    for plane, file in zip(voxels, files, strict=True):
-        pixels = read_pixels(file)
-        if pixels.shape != plane.shape:
+    by_file = sorted(range(len(slices)), key=lambda k: slices[k].file)  # frames lie in one file in any order
+    for k, pixels in zip(by_file, read_pixels([slices[k] for k in by_file]), strict=True):
+        if pixels.shape != (rows, columns):
             raise InputError(
-                f"{file}: holds {pixels.shape[1]}×{pixels.shape[0]} pixels, but its header says {columns}×{rows}; "
-                "export the series again"
+                f"{slices[k].file}: holds {pixels.shape[1]}×{pixels.shape[0]} pixels, but its header says "
+                f"{columns}×{rows}; export the series again"
             )
-        plane[:] = pixels
+        voxels[k] = pixels
     return voxels.transpose(2, 1, 0), affine
 
 
@@ -191,14 +232,26 @@ def series_affine(series: DicomSeries) -> np.ndarray:
     return slices_affine(series.slices, str(series))
 
 
-def _series(slices: Sequence[Slice]) -> DicomSeries:
+def _volumes(slices: Sequence[Slice]) -> list[DicomSeries]:
     images = [s for s in slices if not s.is_localizer]
-    kept = tuple(images or slices)
-    return DicomSeries(os.path.dirname(kept[0].file), kept, "is a localizer" if not images else find_defect(kept))
+    kept = without_copies(images or slices)
+    copies = len(images or slices) - len(kept)
+    parts = split_volumes(kept)
+    return [
+        DicomSeries(
+            os.path.dirname(part[0].file),
+            tuple(part),
+            "is a localizer" if not images else find_defect(part),
+            number if len(parts) > 1 else None,
+            name,
+            copies if len(parts) == 1 else 0,
+        )
+        for number, (name, part) in enumerate(parts, start=1)
+    ]
 
 
-def _try_header(file: str) -> Slice | None:
+def _try_slices(file: str) -> list[Slice] | None:
     try:
-        return read_header(file)
+        return read_slices(file)
     except Exception:  # pydicom raises many kinds for what is damaged or no DICOM
         return None

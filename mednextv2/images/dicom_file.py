@@ -1,21 +1,21 @@
-"""One DICOM file: what it is and what its header says, read by pydicom; its pixels, decoded by ITK's GDCM."""
+"""One DICOM file: what it is, and what its header says of each slice, read by pydicom."""
 
 import math
 import os
+import struct
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.filereader import read_partial
 from pydicom.misc import is_dicom as begins_as_dicom
 from pydicom.multival import MultiValue
 from pydicom.uid import MediaStorageDirectoryStorage
+from pydicom.valuerep import VR
 
-from mednextv2.errors import InputError
-from mednextv2.images.itk_loading import ITK_TURN, load_itk
 from mednextv2.warning_filters import without_warnings
 
 _ENDINGS = (".dcm", ".ima")
@@ -25,11 +25,30 @@ _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _NO_SLICES = tuple(_STORAGE + group for group in ("9.", "11.", "66", "67", "78.", "88.", "104.", "481."))
 _UP_TO_CLASS = range(0x00080000, 0x00080017)  # tags of a data set's first group, up to SOP Class UID
 _TAGS = [
-    "ImageType", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality",
-    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "NumberOfFrames",
-    "SamplesPerPixel", "PhotometricInterpretation", "PixelData",
+    "SOPClassUID", "SOPInstanceUID", "ImageType", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID",
+    "SeriesNumber", "SeriesDescription", "Modality", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
+    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "RescaleSlope",
+    "RescaleIntercept", "EchoTime", "InversionTime", "TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime",
+    "DiffusionBValue", "AcquisitionTime", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "PixelData",
 ]  # fmt: skip
+#: What tells the volumes of one series apart, the most telling first: a keyword, and the functional group and keyword
+#: of enhanced files.
+PARTS = {
+    "ImageType": (("MRImageFrameTypeSequence", "FrameType"), ("CTImageFrameTypeSequence", "FrameType")),
+    "EchoTime": (("MREchoSequence", "EffectiveEchoTime"),),
+    "InversionTime": (("MRModifierSequence", "InversionTimes"),),
+    "TemporalPositionIdentifier": (("FrameContentSequence", "TemporalPositionIndex"),),
+    "AcquisitionNumber": (("FrameContentSequence", "FrameAcquisitionNumber"),),
+    "DiffusionBValue": (("MRDiffusionSequence", "DiffusionBValue"),),
+    "TriggerTime": (("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"),),
+    "StackID": (("FrameContentSequence", "StackID"),),
+    "AcquisitionTime": (("FrameContentSequence", "FrameAcquisitionDateTime"),),
+}
 _LONG = 4096  # bytes of a value that are passed over: those of pixels
+_START, _ELEMENTS = 4096, 4  # bytes and elements that are looked at in a file without preamble
+_VRS = {vr.value for vr in VR if len(vr.value) == 2}
+_LONG_VRS = {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"}  # lengths of four bytes
 _UNDEFINED = 0xFFFFFFFF  # length of compressed pixels, which have an end mark; without it they are not in a data set
 
 
@@ -48,21 +67,26 @@ class Place:
 
 @dataclass(frozen=True)
 class Slice:
-    """What the header of one file says. Lengths are in mm."""
+    """What the header of one file, or of one frame in a file, says. Lengths are in mm."""
 
     file: str
+    frame: int | None  # from 0; None in a file of a single image
+    instance: str  # SOPInstanceUID
+    sop_class: str
     uid: str  # of the series
     study: str
+    reference: str  # FrameOfReferenceUID
     number: int | None
     description: str
     modality: str
     image_type: tuple[str, ...]
     shape: tuple[int, int]  # columns, rows
-    frames: int
     samples: int
     photometric: str
+    rescale: tuple[float, float]  # slope and intercept
     spacing: tuple[float, float] | None  # along a row, along a column
     place: Place | None  # None where position or orientation are not there
+    parts: tuple[str, ...]  # values of `PARTS`
 
     @property
     def is_localizer(self) -> bool:
@@ -79,14 +103,38 @@ def quiet_pydicom() -> AbstractContextManager[None]:
 
 
 def is_dicom(path: str | os.PathLike) -> bool:
-    """Return whether a file begins as DICOM files do, or ends in `.dcm` or `.ima`."""
+    """Return whether a file begins as DICOM files do, with their preamble or without, or ends in `.dcm` or `.ima`."""
     path = Path(path)
     if path.suffix.lower() in _ENDINGS:
         return True
     try:
-        return begins_as_dicom(path)
+        return begins_as_dicom(path) or _begins_with_tags(path)
     except OSError:
         return False
+
+
+def _begins_with_tags(path: Path) -> bool:
+    """Return whether a file begins with elements of group 0002 or 0008 in rising order: DICOM without a preamble."""
+    with open(path, "rb") as f:
+        start = f.read(_START)
+    place, last = 0, (0, 0)
+    for number in range(_ELEMENTS):
+        if len(start) < place + 8:
+            return number > 1
+        group, element, vr, short = struct.unpack_from("<HH2sH", start, place)
+        if (number == 0 and group not in (0x0002, 0x0008)) or group > 0x0010 or (group, element) <= last and number:
+            return False
+        last = (group, element)
+        if vr.decode("latin-1") not in _VRS:  # implicit: four bytes of length
+            length, head = struct.unpack_from("<I", start, place + 4)[0], 8
+        elif vr.decode() in _LONG_VRS:
+            length, head = struct.unpack_from("<I", start.ljust(place + 12, b"\0"), place + 8)[0], 12
+        else:
+            length, head = short, 8
+        if length == _UNDEFINED or length % 2:  # a sequence, or no DICOM
+            return number > 1 and not length % 2
+        place += head + length
+    return True
 
 
 def holds_slices(file: str) -> bool:
@@ -100,8 +148,8 @@ def holds_slices(file: str) -> bool:
     return uid != MediaStorageDirectoryStorage and not uid.startswith(_NO_SLICES)
 
 
-def read_header(file: str) -> Slice:
-    """Read one file's header, and none of its pixels.
+def read_slices(file: str) -> list[Slice]:
+    """Read one file's header, and none of its pixels: of an enhanced file a slice for each frame.
 
     Raises:
         ValueError: When it is damaged or truncated; pydicom and the system raise others.
@@ -115,25 +163,62 @@ def read_header(file: str) -> Slice:
         if not header.get("SpecificCharacterSet"):
             implicit_vr, little_endian = header.original_encoding
             header.set_original_encoding(implicit_vr, little_endian, ["utf8"])  # more than the standard's ASCII
-        spacing = _numbers(header, "PixelSpacing", 2)
-        position = _numbers(header, "ImagePositionPatient", 3)
-        orientation = _numbers(header, "ImageOrientationPatient", 6)
-        number = _value(header, "SeriesNumber")
-        return Slice(
-            file=file,
-            uid=_text(header, "SeriesInstanceUID"),
-            study=_text(header, "StudyInstanceUID"),
-            number=int(number) if isinstance(number, int) else None,
-            description=" ".join(_text(header, "SeriesDescription").split()),
-            modality=_text(header, "Modality"),
-            image_type=tuple(part.strip().upper() for part in _text(header, "ImageType").split("\\")),
-            shape=(int(header.Columns), int(header.Rows)),
-            frames=int(header.get("NumberOfFrames") or 1),
-            samples=int(header.get("SamplesPerPixel") or 1),
-            photometric=_text(header, "PhotometricInterpretation").upper(),
-            spacing=(spacing[1], spacing[0]) if spacing else None,
-            place=Place(position, orientation) if position and orientation else None,
-        )
+        frames = int(header.get("NumberOfFrames") or 1)
+        own, shared = (_value(header, f"{kind}FunctionalGroupsSequence") for kind in ("PerFrame", "Shared"))
+        if not own and frames == 1:
+            return [_read_slice(file, header, None, [])]
+        groups = [own[k] if own and k < len(own) else Dataset() for k in range(frames)]
+        return [_read_slice(file, header, k, [group, *(shared or [])[:1]]) for k, group in enumerate(groups)]
+
+
+def _read_slice(file: str, header: Dataset, frame: int | None, groups: Sequence[Dataset]) -> Slice:
+    """Return one slice: what its functional groups say goes before what the header says."""
+
+    def source(sequence: str, keyword: str) -> Dataset:
+        found = (items[0] for group in groups if (items := _value(group, sequence)))
+        return next((item for item in found if keyword in item), header)
+
+    def numbers(sequence: str, keyword: str, count: int) -> tuple[float, ...] | None:
+        return _numbers(source(sequence, keyword), keyword, count)
+
+    def rescale(keyword: str, default: float) -> float:
+        value = _value(source("PixelValueTransformationSequence", keyword), keyword)
+        return float(value) if isinstance(value, float) and math.isfinite(value) else default
+
+    def part(keyword: str) -> str:
+        for sequence, other in PARTS[keyword]:
+            for group in groups:
+                if (items := _value(group, sequence)) and other in items[0]:
+                    return _text(items[0], other)
+        return _text(header, keyword)
+
+    spacing = numbers("PixelMeasuresSequence", "PixelSpacing", 2)
+    position = numbers("PlanePositionSequence", "ImagePositionPatient", 3)
+    if frame is not None and not any(_value(group, "PlanePositionSequence") for group in groups):
+        position = None  # one position for many frames is none
+    orientation = numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6)
+    number = _value(header, "SeriesNumber")
+    meta = getattr(header, "file_meta", Dataset())
+    return Slice(
+        file=file,
+        frame=frame,
+        instance=_text(header, "SOPInstanceUID") or _text(meta, "MediaStorageSOPInstanceUID"),
+        sop_class=_text(header, "SOPClassUID") or _text(meta, "MediaStorageSOPClassUID"),
+        uid=_text(header, "SeriesInstanceUID"),
+        study=_text(header, "StudyInstanceUID"),
+        reference=_text(header, "FrameOfReferenceUID"),
+        number=int(number) if isinstance(number, int) else None,
+        description=" ".join(_text(header, "SeriesDescription").split()),
+        modality=_text(header, "Modality"),
+        image_type=tuple(word.strip().upper() for word in _text(header, "ImageType").split("\\")),
+        shape=(int(header.Columns), int(header.Rows)),
+        samples=int(header.get("SamplesPerPixel") or 1),
+        photometric=_text(header, "PhotometricInterpretation").upper(),
+        rescale=(rescale("RescaleSlope", 1.0) or 1.0, rescale("RescaleIntercept", 0.0)),
+        spacing=(spacing[1], spacing[0]) if spacing else None,
+        place=Place(position, orientation) if position and orientation else None,
+        parts=tuple(part(keyword) for keyword in PARTS),
+    )
 
 
 def _lacks_pixels(header: Dataset) -> bool:
@@ -164,18 +249,3 @@ def _numbers(header: Dataset, keyword: str, count: int) -> tuple[float, ...] | N
     if not isinstance(values, MultiValue) or len(values) != count or not all(isinstance(v, float) for v in values):
         return None
     return tuple(map(float, values)) if all(map(math.isfinite, values)) else None
-
-
-def read_pixels(file: str) -> np.ndarray:
-    """Return a file's rescaled pixels, `(rows, columns)`, float32.
-
-    Raises:
-        InputError: When they cannot be decoded.
-    """
-    itk = load_itk()
-    try:
-        with ITK_TURN:
-            array: Any = itk.array_from_image(itk.imread(file, itk.F))
-    except (RuntimeError, OSError) as e:
-        raise InputError(f"{file}: its pixels cannot be decoded; copy or export the series again") from e
-    return array.reshape(array.shape[-2:])

@@ -16,7 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage, RL
 from mednextv2.data import choose_series, find_series, read_series, read_volume
 from mednextv2.errors import InputError
 from mednextv2.images import dicom
-from mednextv2.images.dicom_file import read_header
+from mednextv2.images.dicom_file import read_slices
 
 ROTATION = nib.eulerangles.euler2mat(0.3, -0.2, 0.5)
 AFFINES = {
@@ -293,8 +293,8 @@ def moved(distance, *which, axis=2):
     return change
 
 
-def tilted(ds, k):
-    ds.ImagePositionPatient = [ds.ImagePositionPatient[0], ds.ImagePositionPatient[1] + 0.4 * k, 2.0 * k]
+def lying(ds, k):
+    ds.ImagePositionPatient = [ds.ImagePositionPatient[0], ds.ImagePositionPatient[1] + 4.0 * k, 2.0 * k]
 
 
 def set_in(which, **tags):
@@ -327,7 +327,9 @@ DEFECTS = {
     "missing slices": (without(2, 3), "lacks slices (2 between IM0001 and IM0004)"),
     "two distances": (moved(2.5, 4, 5), "irregular distances, 2.00 to 4.50 mm"),
     "slightly irregular": (moved(0.3, 3), "irregular distances"),
-    "tilted gantry": (tilted, "sheared by 11.3° (a tilted gantry)"),
+    "lying slices": (lying, "sheared by 63.4°, more than any gantry"),
+    "two studies": (set_in([4], StudyInstanceUID="1.2.9"), "different studies (IM0000 and IM0004)"),
+    "two frames of reference": (set_in([4], FrameOfReferenceUID="1.2.9"), "different frames of reference"),
     "sideways": (moved(30.0, 2, 3, axis=0), "displaced sideways (IM0002 by 30.0 mm)"),
     "parallel directions": (set_in(EVERY, ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "orientation or a pixel"),
     "palette": (palette, "is in colour (PALETTE COLOR"),
@@ -366,14 +368,14 @@ def test_colour_is_refused(tmp_path):
     assert "is in colour (RGB, 3 samples a pixel)" in refused(tmp_path)
 
 
-def test_multi_frame_is_refused(tmp_path):
+def test_frames_without_positions_are_refused(tmp_path):
     def frames(ds, k):
         ds.NumberOfFrames = 2
         ds.PixelData = ds.PixelData * 2
         return k == 0
 
     write_series(tmp_path, numbers(), change=frames)
-    assert "multi-frame" in refused(tmp_path)
+    assert "has no position and orientation in IM0000" in refused(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -396,16 +398,16 @@ def test_wherever_a_file_ends_too_early_it_is_found(tmp_path, compressed):
         ds.compress(RLELossless)
         ds.save_as(file)
     whole = file.read_bytes()
-    read_header(str(file))
+    read_slices(str(file))
     for length in [*range(132, 1200), *range(1200, len(whole), 97), len(whole) - 1]:
         file.write_bytes(whole[:length])
         with pytest.raises(Exception):  # noqa: B017, PT011  # pydicom has many kinds
-            read_header(str(file))
+            read_slices(str(file))
 
 
 def test_pixels_of_another_size_than_the_header_says(tmp_path, monkeypatch):
     write_series(tmp_path, numbers())
-    monkeypatch.setattr(dicom, "read_pixels", lambda file: np.zeros((1, 9), np.float32))
+    monkeypatch.setattr(dicom, "read_pixels", lambda slices: [np.zeros((1, 9), np.float32)] * len(slices))
     assert "IM0000: holds 9×1 pixels, but its header says 9×7" in refused(tmp_path)
 
 

@@ -13,7 +13,8 @@ from dicom_helpers import LPS, numbers, write_series
 
 from mednextv2.data import LabelScheme, choose_series, read_series
 from mednextv2.errors import InputError
-from mednextv2.images.dicom_seg import find_code, write_dicom_seg
+from mednextv2.images.dicom_codes import find_code
+from mednextv2.images.dicom_seg import write_dicom_seg
 from mednextv2.predictor import Segmentation
 
 DATA = os.environ.get("MEDNEXTV2_DATA")
