@@ -7,7 +7,7 @@ from mednextv2.version import __version__
 
 _LATER = {
     "Predictor": "mednextv2.predictor",
-    "Segmentation": "mednextv2.predictor",
+    "Segmentation": "mednextv2.segmentation",
     "keep_freed_memory": "mednextv2.allocator",
     "predict": "mednextv2.predictor",
 }

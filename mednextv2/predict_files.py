@@ -1,46 +1,29 @@
-"""The command `mednextv2 predict`: images in, masks, DICOM SEG and a report out."""
+"""The command `mednextv2 predict`: images in; masks, DICOM objects and a report out."""
 
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from monai.utils import ensure_tuple
 from tqdm import tqdm
 
+from mednextv2.bundle.metadata import read_facts
 from mednextv2.bundle.run import check_overrides, find_bundle, workflow_files
 from mednextv2.errors import InputError
-from mednextv2.images.dicom import DicomSeries
-from mednextv2.images.dicom_seg import check_dicom_seg
-from mednextv2.images.writer import MASK_SUFFIXES, mask_path
 from mednextv2.inference.fold_ensemble import describe_choice
 from mednextv2.inference.inputs import CheckImaged, find_images
-from mednextv2.inference.preflight import check_images
+from mednextv2.inference.orders import CheckOrder, Extras, Order, check_extras, place_masks, warn_of_modalities
+from mednextv2.inference.preflight import find_defects
 from mednextv2.paths import new_folder
-from mednextv2.predictor import Predictor, Segmentation
+from mednextv2.predictor import Predictor
+from mednextv2.segmentation import Segmentation
+from mednextv2.wording import count
 
 logger = logging.getLogger(__name__)
-
-
-_SEG, _PROBABILITIES = ".dcm", "_probabilities.npy"  # endings of what comes beside a mask
-_OTHER_FILES = (".gz", ".dcm", ".png", ".jpg", ".zip", ".json", ".mhd", ".img", ".hdr")
-
-
-@dataclass(frozen=True)
-class Order:
-    """One image and where its mask goes."""
-
-    item: dict[str, Any]
-    mask: Path
-
-    def beside(self, ending: str) -> Path:
-        """Return the mask's file with another ending."""
-        name = self.mask.name
-        own = next(suffix for suffix in MASK_SUFFIXES if name.lower().endswith(suffix))
-        return self.mask.with_name(name[: -len(own)] + ending)
 
 
 def predict_files(
@@ -51,105 +34,114 @@ def predict_files(
     dicom_seg: bool = False,
     report: bool = False,
     probabilities: bool = False,
+    rtstruct: bool = False,
+    dicom_seg_storage: str | None = None,
     **settings: Any,
 ) -> list[Path]:
     """Segment images and write their masks.
 
-    Everything that can be checked is, before weights are loaded: settings, where masks go, all images.
+    Everything that can be checked is, before weights are loaded: settings, where masks go, all images. Of several DICOM
+    series each ends on its own: one that cannot be segmented keeps no other from it.
 
     Args:
         bundle: Its folder or name.
         source: See :func:`mednextv2.inference.find_images`.
         output: For one image a file to write, `.nii.gz`, `.nii`, `.nrrd` or `.mha`; or a folder, in which
             masks are named `case_seg.nii.gz`.
-        series: Which series of a DICOM study: see :func:`mednextv2.data.choose_series`.
+        series: Which series of a DICOM study: see :func:`mednextv2.inference.find_images`.
         dicom_seg: Write a DICOM SEG beside each mask.
         report: Write `report.html` beside the masks.
-        probabilities: Write each output's probabilities beside each mask: see :meth:`Predictor.__call__`.
+        probabilities: Write each output's probabilities beside each mask: see :meth:`mednextv2.Predictor.__call__`.
+        rtstruct: Write a DICOM RT Structure Set beside each mask.
+        dicom_seg_storage: See :func:`mednextv2.images.dicom_seg.write_dicom_seg`.
         **settings: Of the bundle's `inference.yaml`.
 
     Returns:
         The files that were written.
 
     Raises:
-        InputError: For whatever cannot work; nothing is written then.
+        InputError: For whatever cannot work; nothing is written then, except the masks of other series.
     """
-    files = workflow_files(find_bundle(bundle), "inference")
-    check_overrides(files, settings, more=("series", "dicom_seg", "report", "probabilities"))
+    root = find_bundle(bundle)
+    files = workflow_files(root, "inference")
+    extras = Extras(dicom_seg, dicom_seg_storage, rtstruct, probabilities, report)
+    check_overrides(files, settings, more=("series", *(field.name for field in fields(extras))))
     if wrong := [name for name in ("input", "output_dir", "series") if name in settings]:
         raise InputError(f"--{wrong[0]}: predict takes it as an argument: mednextv2 predict BUNDLE INPUT OUTPUT")
     channels, spatial_dims = _facts(files)
-    beside = [ending for ending, wanted in ((_SEG, dicom_seg), (_PROBABILITIES, probabilities)) if wanted]
-    orders = place_masks(find_images(source, channels, series), output, beside)
+    orders = place_masks(find_images(source, channels, series), output, extras.beside)
     folder = orders[0].mask.parent
     if Path(source).is_dir() and folder.resolve() == Path(source).resolve():
         raise InputError(f"{folder}: holds the images; choose another output, or masks would be taken for images later")
     if report:
         _check_report(folder)
-    if dicom_seg:
-        check_dicom_seg()
-        if others := [o.item["case"] for o in orders if not isinstance(o.item["image"], DicomSeries)]:
-            raise InputError(f"--dicom-seg: refers to DICOM images, but {', '.join(others[:5])} is no DICOM series")
+    check_extras(orders, extras)
+    warn_of_modalities(orders, read_facts(root).modalities)
     with new_folder(folder, "output"):
-        check_images([o.item for o in orders], CheckImaged("image", len(channels), spatial_dims))
+        check = CheckOrder(CheckImaged("image", len(channels), spatial_dims), extras)
+        orders, failed = _sound(orders, check)
         predictor = Predictor(bundle, **settings)
         for line in describe_choice(predictor.network.weights):
             print(line)
-        return _carry_out(orders, predictor, dicom_seg, report, probabilities)
+        return _carry_out(orders, predictor, extras, failed)
 
 
-def _carry_out(
-    orders: Sequence[Order], predictor: Predictor, dicom_seg: bool, report: bool, probabilities: bool
-) -> list[Path]:
+def _sound(orders: list[Order], check: CheckOrder) -> tuple[list[Order], list[str]]:
+    """Return the orders that can be carried out, and what is wrong with each other one."""
+    defects = find_defects([order.item for order in orders], check)
+    failed = [f"{order.case}: {defect}" for order, defect in zip(orders, defects, strict=True) if defect]
+    sound = [order for order, defect in zip(orders, defects, strict=True) if not defect]
+    if failed and len(orders) == 1:
+        raise InputError(next(filter(None, defects)))
+    if failed and not (sound and orders[0].series):  # of files, which a user chose, none is left out
+        lines = [f"{len(failed)} of {count(len(orders), 'image')} cannot be segmented: mend or remove them"]
+        raise InputError("\n".join(lines + [f"- {text}" for text in filter(None, defects)]))
+    return sound, failed
+
+
+def _carry_out(orders: Sequence[Order], predictor: Predictor, extras: Extras, failed: list[str]) -> list[Path]:
     written: list[Path] = []
-    bar = tqdm(orders, desc="segmenting", unit="image", disable=len(orders) < 2, file=sys.stderr)
-    for order in bar:
-        if isinstance(order.item["image"], DicomSeries):
-            tqdm.write(f"series {order.item['image'].row()}", file=sys.stdout)
-        into = order.beside(_PROBABILITIES) if probabilities else None
-        segmentation = predictor(order.item["image"], case=order.item["case"], probabilities=into)
-        written += _write(segmentation, order, dicom_seg)
-        written += [into] if into else []
-        tqdm.write(f"{order.mask}: {_volumes(segmentation)}", file=sys.stdout)
-    if report:
-        written.append(_report(predictor, orders))
+    done: list[Order] = []
+    total = len(orders) + len(failed)
+    for text in failed:
+        logger.error("%s", text)
+    for order in tqdm(orders, desc="segmenting", unit="image", disable=len(orders) < 2, file=sys.stderr):
+        try:
+            written += _segment(order, predictor, extras)
+            done.append(order)
+        except InputError as e:
+            if total == 1 or not order.series:
+                raise
+            failed.append(f"{order.case}: {e}")
+            logger.error("%s", failed[-1])  # its traceback tells a user nothing
+    if extras.report and done:
+        written.append(_report(predictor, done))
+    if failed:
+        lines = [f"{len(failed)} of {count(total, 'series', 'series')} could not be segmented; the others were"]
+        raise InputError("\n".join(lines + [f"- {text}" for text in failed]))
     return written
 
 
-def place_masks(items: Sequence[dict[str, Any]], output: str | os.PathLike, beside: Sequence[str] = ()) -> list[Order]:
-    """Decide the file of each mask, and make sure that neither it nor what comes beside it replaces an image.
-
-    Args:
-        items: The images.
-        output: A file or a folder.
-        beside: Endings of the files that come beside each mask.
-
-    Raises:
-        InputError: When it cannot.
-    """
-    output = Path(output).expanduser()
-    name = output.name.lower()
-    if name.endswith(MASK_SUFFIXES) and not output.is_dir():
-        if len(items) > 1:
-            raise InputError(f"{output}: is one file for {len(items)} images; give a folder")
-        orders = [Order(items[0], output)]
-    elif output.is_file() or name.endswith(_OTHER_FILES):
-        raise InputError(f"{output}: give a folder, or a file that ends in {', '.join(MASK_SUFFIXES)}")
+def _segment(order: Order, predictor: Predictor, extras: Extras) -> list[Path]:
+    """Segment one image and write what was asked for."""
+    for one in order.series:
+        tqdm.write(f"series {one.row()}", file=sys.stdout)
+        for note in one.notes():
+            logger.warning("%s", note)
+    into = order.beside(Extras.ENDINGS["probabilities"]) if extras.probabilities else None
+    segmentation = predictor(order.item["image"], case=order.case, probabilities=into)
+    written = [segmentation.save(order.mask)]
+    objects: dict[str, Callable[[Path], Path]] = {
+        "dicom_seg": lambda path: segmentation.save_dicom_seg(path, extras.dicom_seg_storage),
+        "rtstruct": segmentation.save_rtstruct,
+    }
+    wanted = {name: save for name, save in objects.items() if getattr(extras, name)}
+    if wanted and not segmentation.labels.any():
+        logger.warning("%s: nothing was segmented, so that there is no DICOM object", order.case)
     else:
-        places = [i["case"] if isinstance(i["image"], DicomSeries) else ensure_tuple(i["image"])[0] for i in items]
-        orders = [Order(item, mask_path(output, place)) for item, place in zip(items, places, strict=True)]
-    inputs = {Path(f).resolve() for item in items for f in _files(item)}
-    for order in orders:
-        for file in (order.mask, *map(order.beside, beside)):
-            if file.resolve() in inputs:
-                raise InputError(f"{file}: is one of the images, which would be replaced; choose another output")
-            if file.is_dir():
-                raise InputError(f"{file}: is a folder; choose another output")
-    return orders
-
-
-def _files(item: dict[str, Any]) -> Sequence[str]:
-    return item["image"].files if isinstance(item["image"], DicomSeries) else ensure_tuple(item["image"])
+        written += [save(order.beside(Extras.ENDINGS[name])) for name, save in wanted.items()]
+    tqdm.write(f"{order.mask}: {_volumes(segmentation)}", file=sys.stdout)
+    return [*written, into] if into else written
 
 
 def _facts(files: Sequence[str]) -> tuple[list[str], int]:
@@ -167,15 +159,6 @@ def _check_report(folder: Path) -> None:
         raise InputError(
             f"{folder}: holds the results of an evaluation, which a report would replace; choose another output"
         )
-
-
-def _write(segmentation: Segmentation, order: Order, dicom_seg: bool) -> list[Path]:
-    written = [segmentation.save(order.mask)]
-    if dicom_seg and segmentation.labels.any():
-        written.append(segmentation.save_dicom_seg(order.beside(_SEG)))
-    elif dicom_seg:
-        logger.warning("%s: nothing was segmented, so that there is no DICOM SEG", order.item["case"])
-    return written
 
 
 def _volumes(segmentation: Segmentation) -> str:

@@ -3,8 +3,6 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -14,74 +12,20 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.transforms import Compose, Invertd, SaveImage, SaveImaged
 
+from mednextv2.bundle.metadata import read_facts
 from mednextv2.bundle.run import as_setting, check_overrides, find_bundle, workflow_files
 from mednextv2.errors import InputError, find_input_error
-from mednextv2.images.dicom import DicomSeries
-from mednextv2.images.writer import MaskWriter
-from mednextv2.inference.inputs import find_images
-from mednextv2.inference.probabilities import probabilities_into
+from mednextv2.images.dicom import DicomSeries, series_affine
+from mednextv2.images.dicom_references import Model
+from mednextv2.images.dicom_tilt import is_tilted, to_slices
+from mednextv2.inference.inputs import find_images, series_of
+from mednextv2.inference.probabilities import bring_to_slices, probabilities_into
 from mednextv2.label_scheme import LabelScheme
+from mednextv2.segmentation import Segmentation
+from mednextv2.weights.files import digest_file
 
 #: What can be segmented: a file, one file a channel, the folder of a DICOM series, or an image in memory.
 Image = str | os.PathLike | Sequence[str | os.PathLike] | nib.spatialimages.SpatialImage | tuple[Any, Any] | MetaTensor
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """A label map in the geometry of its image.
-
-    Attributes:
-        labels: `(X, Y, Z)`, of the scheme's `dtype`.
-        affine: From voxel indices to millimetres (right, anterior, superior), `(4, 4)`.
-        scheme: What the values mean.
-        source: The image: a file, a DICOM series; None for an image in memory.
-        meta: MONAI's metadata of the image.
-    """
-
-    labels: np.ndarray
-    affine: np.ndarray
-    scheme: LabelScheme
-    source: str | DicomSeries | None = None
-    meta: dict[str, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def volumes(self) -> dict[str, float]:
-        """Volume of each structure in millilitres."""
-        voxel = abs(np.linalg.det(self.affine[:3, :3])) / 1000
-        counts = np.bincount(self.labels.reshape(-1, order="A"), minlength=len(self.scheme.labels))
-        return {
-            name: float(counts[list(values)].sum() * voxel)
-            for name, values in zip(self.scheme.foreground, self.scheme.members, strict=True)
-        }
-
-    def to_nibabel(self) -> nib.Nifti1Image:
-        """Return it as a NIfTI image."""
-        return nib.Nifti1Image(self.labels, self.affine)
-
-    def save(self, path: str | os.PathLike) -> Path:
-        """Write it, as `.nii.gz`, `.nii`, `.nrrd` or `.mha`, with the header of a NIfTI source.
-
-        Raises:
-            InputError: When it cannot be written.
-        """
-        writer = MaskWriter()
-        writer.set_data_array(self.labels[None])
-        writer.set_metadata({**self.meta, "affine": self.affine, "original_affine": self.affine})
-        writer.write(path)
-        return Path(path)
-
-    def save_dicom_seg(self, path: str | os.PathLike) -> Path:
-        """Write it as DICOM SEG that refers to the images it was made from.
-
-        Raises:
-            InputError: When the source is no DICOM series, highdicom is not installed, nothing was segmented, or it
-                cannot be written.
-        """
-        from mednextv2.images.dicom_seg import write_dicom_seg
-
-        if not isinstance(self.source, DicomSeries):
-            raise InputError(f"{path}: a DICOM SEG refers to a DICOM series; the image is {self.source or 'in memory'}")
-        return write_dicom_seg(path, self.labels, self.scheme, self.source)
 
 
 @contextmanager
@@ -131,6 +75,8 @@ class Predictor:
         after = self._get("postprocessing")
         self.postprocessing = Compose([t for t in after.transforms if not isinstance(t, (SaveImage, SaveImaged))])
         self._inverse = next(t for t in after.transforms if isinstance(t, Invertd))
+        facts = read_facts(root)
+        self.model = Model(facts.name, facts.version, tuple(digest_file(file) for file in self.network.weights))
         self._autocast = {"enabled": bool(self._get("engine_amp")), **self._get("amp_kwargs")}
 
     def __call__(
@@ -143,10 +89,11 @@ class Predictor:
         """Segment one image.
 
         Args:
-            image: A file; a list of files, one a channel; a folder of a DICOM series; a nibabel image; a pair of
-                array `(X, Y, Z)` (channels, if several, as the last axis) and affine `(4, 4)`; or a MetaTensor
+            image: A file; a list of files, one a channel; a folder of a DICOM series, a
+                :class:`mednextv2.data.DicomSeries` or a list of them, one a channel; a nibabel image; a pair of array
+                `(X, Y, Z)` (channels, if several, as the last axis) and affine `(4, 4)`; or a MetaTensor
                 `(C, X, Y, Z)` or `(X, Y, Z)`.
-            series: Which of several DICOM series: see :func:`mednextv2.data.choose_series`.
+            series: Which of several DICOM series: see :func:`mednextv2.inference.find_images`.
             case: A name for messages.
             probabilities: A `.npy` file to write: `(outputs, X, Y, Z)`, float16, in the image's geometry. It is made
                 piece by piece, so that memory never holds it.
@@ -170,8 +117,14 @@ class Predictor:
         meta = dict(result.meta)
         affine = np.asarray(torch.as_tensor(meta.get("original_affine", result.affine)).cpu(), dtype=np.float64)
         labels = result.as_tensor()[0].to(self.scheme.dtype).cpu().numpy()
+        for first in series_of(item)[:1]:
+            slices, shape = series_affine(first), (*first.slices[0].shape, len(first.slices))
+            if is_tilted(slices):
+                labels, affine = to_slices(labels, slices, shape), slices
+                if probabilities is not None:
+                    bring_to_slices(probabilities, slices, shape)
         source = item["image"] if not isinstance(item["image"], MetaTensor) else None
-        return Segmentation(labels, affine, self.scheme, source, meta)
+        return Segmentation(labels, affine, self.scheme, source, meta, self.model)
 
     def _segmented(self, images: MetaTensor) -> MetaTensor:
         with torch.no_grad(), torch.autocast(self.device.type, **self._autocast):
@@ -188,6 +141,8 @@ class Predictor:
     def _item(self, image: Image, series: str | int | None) -> dict[str, Any]:
         if isinstance(image, DicomSeries):
             return {"image": image, "case": image.label}
+        if isinstance(image, (list, tuple)) and image and all(isinstance(i, DicomSeries) for i in image):
+            return {"image": list(image), "case": image[0].label}
         if series is not None and not isinstance(image, (str, os.PathLike)):
             raise InputError(f"series {series}: is for a folder of DICOM files")
         if isinstance(image, (str, os.PathLike)):

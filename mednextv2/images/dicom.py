@@ -1,10 +1,10 @@
 """DICOM series: which ones a folder holds, and one of them as an array with its position in space."""
 
+import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from tqdm import tqdm
@@ -14,6 +14,8 @@ from mednextv2.images.dicom_file import Slice, holds_slices, is_dicom, read_slic
 from mednextv2.images.dicom_geometry import describe_tilt, find_defect, in_order, name_files, slices_affine
 from mednextv2.images.dicom_parts import split_volumes, without_copies
 from mednextv2.images.dicom_pixels import read_pixels
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def has_dicom(folder: str | os.PathLike) -> bool:
 def _dicom_files(folder: str | os.PathLike) -> Iterator[str]:
     """Give the DICOM files in a folder and below; linked folders are entered, each folder once."""
     entered: set[tuple[int, int]] = set()
-    for where, folders, files in os.walk(folder, followlinks=True):
+    for where, folders, files in os.walk(str(folder), followlinks=True):
         found = os.stat(where)
         if (found.st_dev, found.st_ino) in entered:  # a loop of links, or a second link to the same folder
             folders.clear()
@@ -121,22 +123,20 @@ def find_series(folder: str | os.PathLike) -> list[DicomSeries]:
         and other objects without slices are left out.
 
     Raises:
-        InputError: For files that are truncated or damaged.
+        InputError: When all files are truncated or damaged. Where some are, the series of their folders get a problem,
+            since a slice may be missing.
     """
     files = [f for f in _dicom_files(folder) if holds_slices(f)]
     bar = tqdm(files, desc="reading headers", unit="file", delay=2, leave=False)
     found = [_try_slices(file) for file in bar]
     damaged = [f for f, slices in zip(files, found, strict=True) if slices is None]
-    if damaged:
-        raise InputError(
-            f"{folder}: {len(damaged)} of {len(files)} DICOM files cannot be read ({name_files(damaged)}): they are "
-            "truncated, damaged or no DICOM; copy the series again, or remove them"
-        )
+    if damaged and len(damaged) == len(files):
+        raise InputError(f"{folder}: {_describe_damage(damaged, files)}")
     groups: dict[tuple, list[Slice]] = {}
     for s in (s for slices in found for s in slices or []):
         # series whose UIDs were removed are told apart by the rest
         groups.setdefault((s.uid,) if s.uid else (os.path.dirname(s.file), s.number, s.description), []).append(s)
-    series = [volume for slices in groups.values() for volume in _volumes(slices)]
+    series = [_beside(damaged, files, volume) for slices in groups.values() for volume in _volumes(slices)]
     return sorted(series, key=lambda s: (s.slices[0].study, s.slices[0].number or 0, s.uid, s.volume or 0))
 
 
@@ -162,6 +162,8 @@ def choose_series(folder: str | os.PathLike, series: str | int | None = None) ->
     if series is not None and (isinstance(series, bool) or not str(series).strip()):
         raise InputError(f"--series: needs a series' number, UID or description, or all; those of {folder}:\n{listed}")
     if series is None or str(series) == "all":
+        if not volumes and len(found) == 1:
+            raise InputError(f"{found[0]}: {found[0].problem}")
         if not volumes:
             raise InputError(f"{folder}: holds no series that is a volume:\n{listed}")
         if len(volumes) > 1 and series is None:
@@ -169,6 +171,9 @@ def choose_series(folder: str | os.PathLike, series: str | int | None = None) ->
                 f"{folder}: holds {len(found)} series; choose one with --series and its number, UID or description, "
                 f"or all:\n{listed}"
             )
+        for s in found:
+            if s.problem:
+                logger.warning("%s: is left out, since it %s", s, s.problem)
         return volumes
     word = str(series).strip()
     for same in (
@@ -248,6 +253,26 @@ def _volumes(slices: Sequence[Slice]) -> list[DicomSeries]:
         )
         for number, (name, part) in enumerate(parts, start=1)
     ]
+
+
+def _beside(damaged: Sequence[str], files: Sequence[str], series: DicomSeries) -> DicomSeries:
+    """Return a series, as one that cannot be a volume where it lies beside files that may be slices of it."""
+    folders = {os.path.dirname(file) for file in series.files}
+    near = [file for file in damaged if os.path.dirname(file) in folders]
+    if not near or series.problem:
+        return series
+    return replace(series, problem=f"may lack slices: {_describe_damage(near, _in_folders(files, folders))}")
+
+
+def _in_folders(files: Sequence[str], folders: Container[str]) -> list[str]:
+    return [file for file in files if os.path.dirname(file) in folders]
+
+
+def _describe_damage(damaged: Sequence[str], files: Sequence[str]) -> str:
+    return (
+        f"{len(damaged)} of {len(files)} DICOM files cannot be read ({name_files(damaged)}): they are truncated, "
+        "damaged or no DICOM; copy the series again, or remove them"
+    )
 
 
 def _try_slices(file: str) -> list[Slice] | None:

@@ -1,5 +1,6 @@
 """Codes of structures: SNOMED CT from DICOM's context groups, and private ones for all other names."""
 
+import colorsys
 import hashlib
 import re
 from functools import lru_cache
@@ -21,6 +22,13 @@ def plain_name(name: str) -> str:
     """Return a structure's name as DICOM can have it: without backslashes, which part values, and not too long."""
     text = " ".join(re.sub(r"[\x00-\x1f\x7f]", " ", name.replace("\\", "/")).split())
     return text[:_LONGEST].strip() or "structure"
+
+
+def display_rgb(number: int) -> tuple[int, int, int]:
+    """Return a segment's colour, 0 to 255: hues by the golden ratio, which never repeat, in three shades."""
+    hue, shade = number * 0.6180339887 % 1, number % 3
+    red, green, blue = colorsys.hsv_to_rgb(hue, (0.9, 0.55, 0.75)[shade], (0.95, 1.0, 0.65)[shade])
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def find_code(name: str) -> tuple[tuple[str, str, str], bool, str | None]:

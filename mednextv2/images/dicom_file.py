@@ -122,7 +122,7 @@ def _begins_with_tags(path: Path) -> bool:
         if len(start) < place + 8:
             return number > 1
         group, element, vr, short = struct.unpack_from("<HH2sH", start, place)
-        if (number == 0 and group not in (0x0002, 0x0008)) or group > 0x0010 or (group, element) <= last and number:
+        if (number == 0 and group not in (0x0002, 0x0008)) or group > 0x0010 or ((group, element) <= last and number):
             return False
         last = (group, element)
         if vr.decode("latin-1") not in _VRS:  # implicit: four bytes of length

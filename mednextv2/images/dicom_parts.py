@@ -25,7 +25,7 @@ def without_copies(slices: Sequence[Slice]) -> list[Slice]:
         if s.place is None or often[where] == 1:
             kept.append(s)
             continue
-        marks = {(where, "uid", s.instance, s.frame)} if s.instance else set()
+        marks: set[tuple] = {(where, "uid", s.instance, s.frame)} if s.instance else set()
         if s.frame is None:
             marks.add((where, "pixels", s.parts, _digest(s.file)))
         if not marks & seen:

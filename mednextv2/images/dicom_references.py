@@ -1,8 +1,10 @@
-"""What a DICOM SEG takes over from its source images: who, which study, and where each slice is."""
+"""What a DICOM object that was made from images refers to: patient, study, where each slice is, and the network."""
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,8 @@ from pydicom.valuerep import DA, TM
 from mednextv2.errors import InputError
 from mednextv2.images.dicom import DicomSeries, series_affine
 from mednextv2.images.dicom_file import Slice, quiet_pydicom
-from mednextv2.images.dicom_geometry import in_order
+from mednextv2.images.dicom_geometry import in_order, name_files
+from mednextv2.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -29,17 +32,55 @@ _LONGEST = {"SH": 16, "CS": 16, "LO": 64, "PN": 194}
 _PATTERNS = {"AS": r"\d{3}[DWMY]", "DA": r"\d{8}", "TM": r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?"}
 _CHOICES = {"PatientSex": ("M", "F", "O"), "PatientIdentityRemoved": ("YES", "NO")}
 _UTF_8 = "ISO_IR 192"
+#: What makes the objects.
+OUR_NAME = "mednextv2"
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which network made a segmentation.
+
+    Attributes:
+        name: Of the bundle.
+        version: Of the bundle.
+        digests: SHA-256 of each file of weights, as hexadecimal digits.
+    """
+
+    name: str = OUR_NAME
+    version: str = __version__
+    digests: tuple[str, ...] = ()
+
+
+def check_references(series: DicomSeries) -> None:
+    """Make sure that other objects can refer to a series' images.
+
+    Raises:
+        InputError: When an image has no SOP instance UID or no class, or several have the same.
+    """
+    if missing := [s.file for s in series.slices if not s.instance or not s.sop_class]:
+        raise InputError(
+            f"{series}: {missing[0]} has no SOPInstanceUID or no SOPClassUID, so that no DICOM object can refer to it; "
+            "export the series again, or ask for no DICOM object"
+        )
+    often = Counter((s.instance, s.frame) for s in series.slices)
+    if twice := [s.file for s in series.slices if often[s.instance, s.frame] > 1]:
+        raise InputError(
+            f"{series}: {name_files(twice)} have the same SOPInstanceUID, so that no DICOM object can tell which of "
+            "them it refers to; export the series again, or ask for no DICOM object"
+        )
 
 
 def reference_images(series: DicomSeries) -> list[Dataset]:
     """Return what highdicom must know of a series: its slices in order, or one data set of frames in that order.
 
-    Their classes are ones that highdicom knows: see :func:`refer_to_files`. Texts are re-encoded as UTF-8. Values that DICOM does not allow are left empty, with one warning. Identifiers that
-    de-identification took are made anew from those that are left, so that several objects of the same images agree.
+    Their classes are ones that highdicom knows: see :func:`refer_to_files`. Texts are re-encoded as UTF-8. Values that
+    DICOM does not allow are left empty, with one warning. Identifiers that de-identification took are made anew from
+    those that are left, so that several objects of the same images agree.
 
     Raises:
-        InputError: When an image has no SOP instance UID.
+        InputError: As :func:`check_references`.
     """
+    check_references(series)
     slices = in_order(series.slices)
     common, texts = _identity(slices, series), _patient(slices[0].file, series)
     affine = orientation_ras_lps(series_affine(series))
@@ -114,11 +155,6 @@ def _thickness(file: str) -> float:
 
 
 def _identity(slices: Sequence[Slice], series: DicomSeries) -> dict[str, Any]:
-    if missing := [s.file for s in slices if not s.instance or not s.sop_class]:
-        raise InputError(
-            f"{series}: {missing[0]} has no SOPInstanceUID or no SOPClassUID, so that a DICOM SEG cannot refer to it; "
-            "export the series again, or leave out --dicom-seg"
-        )
     first = slices[0]
     given = {"StudyInstanceUID": first.study, "SeriesInstanceUID": first.uid, "FrameOfReferenceUID": first.reference}
     made = [name for name, uid in given.items() if not uid]
@@ -135,7 +171,8 @@ def _patient(file: str, series: DicomSeries) -> dict[str, Any]:
     with quiet_pydicom():
         source = dcmread(file, stop_before_pixels=True, force=True, specific_tags=[*_NEEDED, *_OPTIONAL])
         if not source.get("SpecificCharacterSet"):
-            source.set_original_encoding(*source.original_encoding, ["utf8"])
+            implicit_vr, little_endian = source.original_encoding
+            source.set_original_encoding(implicit_vr, little_endian, ["utf8"])
         found: dict[str, Any] = {"SpecificCharacterSet": _UTF_8}
         odd = []
         for keyword in (*_NEEDED, *_OPTIONAL):
@@ -154,7 +191,7 @@ def _patient(file: str, series: DicomSeries) -> dict[str, Any]:
 def _allowed(source: Dataset, keyword: str) -> tuple[str, bool]:
     """Return a value, empty if DICOM does not allow it, and whether it does."""
     try:
-        element = source[keyword] if keyword in source else None
+        element = source[keyword] if keyword in source else None  # noqa: SIM401  # `get` returns the value alone
         value = "" if element is None or element.value is None else str(element.value).strip("\0 ")
         vr = "" if element is None else element.VR
     except Exception:  # pydicom raises many kinds for values that it cannot convert

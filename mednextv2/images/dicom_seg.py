@@ -1,9 +1,7 @@
 """Label maps as DICOM segmentation objects (DICOM SEG)."""
 
-import colorsys
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +11,16 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, 
 
 from mednextv2.errors import InputError
 from mednextv2.images.dicom import DicomSeries
-from mednextv2.images.dicom_codes import SIDES, find_code, plain_name
+from mednextv2.images.dicom_codes import SIDES, display_rgb, find_code, plain_name
 from mednextv2.images.dicom_file import quiet_pydicom
-from mednextv2.images.dicom_references import reference_images, refer_to_files
+from mednextv2.images.dicom_references import OUR_NAME, Model, refer_to_files, reference_images
 from mednextv2.label_scheme import LabelScheme
 from mednextv2.paths import prepare_folder, writing
 from mednextv2.version import __version__
 
-_OUR_NAME = "mednextv2"
 #: How segments are stored: one bit a voxel, the same deflated, or one label map (of Supplement 243, which is new).
 STORAGES = ("binary", "deflated", "labelmap")
 _MANY = 20  # segments, above which they are deflated by default
-
-
-@dataclass(frozen=True)
-class Model:
-    """Which network made a segmentation.
-
-    Attributes:
-        name: Of the bundle.
-        version: Of the bundle.
-        digests: SHA-256 of each file of weights, as hexadecimal digits.
-    """
-
-    name: str = _OUR_NAME
-    version: str = __version__
-    digests: tuple[str, ...] = ()
 
 
 def write_dicom_seg(
@@ -122,12 +104,12 @@ def _segmentation(
         series_number=max(series.slices[0].number or 0, 0) + 1000,
         sop_instance_uid=hd.UID(),
         instance_number=1,
-        manufacturer=_OUR_NAME,
+        manufacturer=OUR_NAME,
         manufacturer_model_name=plain_name(model.name),
-        software_versions=(f"{_OUR_NAME} {__version__}"),
+        software_versions=f"{OUR_NAME} {__version__}",
         device_serial_number="none",
         content_label="SEGMENTATION",
-        content_description=f"made by {_OUR_NAME}, not a medical device",
+        content_description=f"made by {OUR_NAME}, not a medical device",
         series_description=plain_name(f"Segmentation {model.name} {model.version}"),
     )
 
@@ -171,7 +153,4 @@ def _segment(hd: Any, number: int, name: str, given: Sequence[str] | None, model
 
 
 def _colour(hd: Any, number: int) -> Any:
-    """Return a segment's colour: hues by the golden ratio, which never repeat, in three shades."""
-    hue, shade = number * 0.6180339887 % 1, number % 3
-    rgb = colorsys.hsv_to_rgb(hue, (0.9, 0.55, 0.75)[shade], (0.95, 1.0, 0.65)[shade])
-    return hd.color.CIELabColor.from_rgb(*(255 * value for value in rgb))
+    return hd.color.CIELabColor.from_rgb(*display_rgb(number))

@@ -5,6 +5,9 @@ import math
 import numpy as np
 from scipy import ndimage
 
+_RIGHT_ANGLE = 0.01  # degrees
+_SMALLEST_STEP = 1e-4  # of a column from slice to slice: a hundredth in a hundred slices
+
 
 def tilt_degrees(affine: np.ndarray) -> float:
     """Return the angle between the direction in which slices follow each other and their normal."""
@@ -12,6 +15,20 @@ def tilt_degrees(affine: np.ndarray) -> float:
     normal /= np.linalg.norm(normal)
     drift = affine[:3, 2]
     return math.degrees(math.atan2(np.linalg.norm(drift - normal * (drift @ normal)), abs(drift @ normal)))
+
+
+def is_tilted(affine: np.ndarray) -> bool:
+    """Return whether slices are sheared; :func:`mednextv2.images.dicom.series_affine` puts what is less right."""
+    return tilt_degrees(affine) > _RIGHT_ANGLE
+
+
+def without_shear(affine: np.ndarray) -> np.ndarray:
+    """Return an affine whose slices follow each other along their normal, at the same distance."""
+    found = affine.copy()
+    normal = np.cross(affine[:3, 0], affine[:3, 1])
+    normal /= np.linalg.norm(normal)
+    found[:3, 2] = normal * (affine[:3, 2] @ normal)
+    return found
 
 
 def straighten(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -28,19 +45,16 @@ def straighten(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.n
     moves, low, more = _moves(affine, voxels.shape[2])
     if not moves.any():
         return voxels, affine
-    straight = np.full(
-        (voxels.shape[0] + more[0], voxels.shape[1] + more[1], voxels.shape[2]), voxels.min(), np.float32
-    )
-    for k in range(voxels.shape[2]):
-        ndimage.affine_transform(
-            voxels[..., k], np.ones(2), low - moves[k], straight.shape[:2], straight[..., k], order=1,
-            mode="grid-constant", cval=float(voxels.min()),
+    columns, rows, count = voxels.shape
+    outside = float(voxels.min())
+    straight = np.empty((columns + more[0], rows + more[1], count), np.float32)
+    for k in range(count):
+        straight[..., k] = ndimage.affine_transform(
+            voxels[..., k], np.ones(2), low - moves[k], straight.shape[:2], np.float32, order=1, mode="grid-constant",
+            cval=outside,
         )  # fmt: skip
-    found = affine.copy()
+    found = without_shear(affine)
     found[:3, 3] += affine[:3, :2] @ low
-    normal = np.cross(affine[:3, 0], affine[:3, 1])
-    normal /= np.linalg.norm(normal)
-    found[:3, 2] = normal * (affine[:3, 2] @ normal)
     return straight, found
 
 
@@ -63,7 +77,7 @@ def _moves(affine: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, tupl
     """Return by how many columns and rows each slice is moved, the least of them, and how many more are needed."""
     in_plane = affine[:3, :2]
     step = (affine[:3, 2] @ in_plane) / (in_plane**2).sum(axis=0)
-    step[np.abs(step) < 1e-4] = 0  # below a hundredth of a column in a hundred slices: the numbers' last digits
+    step[np.abs(step) < _SMALLEST_STEP] = 0  # the numbers' last digits
     moves = np.arange(count)[:, None] * step
     low, high = np.floor(moves.min(axis=0)), np.ceil(moves.max(axis=0))
     return moves, low, (int(high[0] - low[0]), int(high[1] - low[1]))

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from monai.utils import ensure_tuple
 
 from mednextv2.data.check import check_image
 from mednextv2.data.voxel_grids import compare_grids
 from mednextv2.errors import InputError
-from mednextv2.images.dicom import choose_series, has_dicom
+from mednextv2.images.dicom import DicomSeries, choose_series, find_series, has_dicom, series_affine
 from mednextv2.images.dicom_file import is_dicom
+from mednextv2.images.dicom_tilt import without_shear
 from mednextv2.images.volume import SUFFIXES, has_orientation, read_volume, stem
 from mednextv2.text_files import read_json
 from mednextv2.wording import brief
@@ -33,11 +35,12 @@ def find_images(
             case); a folder of DICOM files, of one series or of a study; or a JSON file: a list of `{"image": …}`, or
             such a list under `testing`, `test`, `validation` or `training`, with paths relative to the JSON file.
         channels: Names of the channels that the bundle expects.
-        series: Which DICOM series: see :func:`mednextv2.data.choose_series`.
+        series: Which DICOM series: see :func:`mednextv2.data.choose_series`; for several channels one for each, with
+            commas between them.
 
     Returns:
-        MONAI items, `image` (a path, one a channel, or a :class:`mednextv2.data.DicomSeries`) and `case`, sorted by
-        case.
+        MONAI items, `image` (a path or a :class:`mednextv2.data.DicomSeries`, or a list with one of them for each
+        channel) and `case`, sorted by case.
 
     Raises:
         InputError: When nothing is found, a file is missing, or the number of channels is another.
@@ -91,17 +94,44 @@ def find_images(
 def _find_dicom(folder: Path, channels: Sequence[str], series: str | int | None) -> list[dict[str, Any]]:
     if not has_dicom(folder):
         raise InputError(f"{folder}: holds no images ({', '.join(SUFFIXES)}) and no DICOM files")
+    name = _case_name(folder.resolve().name)
     if len(channels) > 1:
-        raise InputError(
-            f"{folder}: holds DICOM series, but the bundle expects {len(channels)} channels ({', '.join(channels)}); "
-            "convert each to NIfTI, in one grid: CASE_0000.nii.gz, CASE_0001.nii.gz, …"
-        )
+        return [{"image": _find_channels(folder, channels, series), "case": name}]
     found = choose_series(folder, series)
-    names = [_case_name(folder.resolve().name)]
+    names = [name]
     if len(found) > 1:
-        names = [_case_name(f"{names[0]} {s.slices[0].number or ''} {s.slices[0].description}") for s in found]
+        names = [_case_name(f"{name} {s.slices[0].number or ''} {s.slices[0].description} {s.part}") for s in found]
         names = [f"{name}_{i}" if names.count(name) > 1 else name for i, name in enumerate(names)]
     return [{"image": s, "case": name} for s, name in zip(found, names, strict=True)]
+
+
+def _find_channels(folder: Path, channels: Sequence[str], series: str | int | None) -> list[DicomSeries]:
+    """Find the series that are a case's channels, one for each."""
+    chosen = [part.strip() for part in str("" if series is None else series).split(",")]
+    if len(chosen) != len(channels) or not all(chosen):
+        listed = "\n".join(f"- {s.row()}" for s in find_series(folder))
+        raise InputError(
+            f"{folder}: the bundle expects {len(channels)} channels ({', '.join(channels)}); name the series of each, "
+            f"in this order, such as --series {','.join(map(str, range(1, len(channels) + 1)))}. The folder holds:\n"
+            f"{listed}"
+        )
+    found = [choose_series(folder, part)[0] for part in chosen]
+    first = found[0]
+    for other in found[1:]:
+        if other.slices[0].reference != first.slices[0].reference or other.slices[0].study != first.slices[0].study:
+            raise InputError(
+                f"--series: {first.label} and {other.label} are of different studies or frames of reference, so that "
+                "they may lie apart; register them first, and give one NIfTI file for each channel"
+            )
+        one, two = ((str(s), (*s.slices[0].shape, len(s.slices)), series_affine(s)) for s in (first, other))
+        if difference := compare_grids(one, two):
+            raise InputError(f"{difference}. Resample the series to one grid, and give one NIfTI file for each channel")
+    return found
+
+
+def series_of(item: Mapping[str, Any]) -> list[DicomSeries]:
+    """Return the DICOM series of an item, one a channel; none for an item of files."""
+    return [part for part in ensure_tuple(item["image"]) if isinstance(part, DicomSeries)]
 
 
 def _case_name(text: str) -> str:
@@ -187,6 +217,8 @@ class CheckImaged(MapTransform):
             grids: list[tuple] = []
             for file in files:
                 array, affine = read_volume(file)
+                if os.path.isdir(file):  # DICOM, which may be sheared: it is brought to right angles
+                    affine = without_shear(affine)
                 if not has_orientation(file):
                     logger.warning(
                         "%s: has no orientation (sform_code and qform_code are 0), so that left and right may be "

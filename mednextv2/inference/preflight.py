@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,21 @@ def check_images(images: Sequence[Mapping[Any, Any]], check: CheckImaged) -> Non
     Raises:
         InputError: With one line a defect.
     """
+    defects = [text for text in find_defects(images, check) if text]
+    if len(images) == 1 and defects:
+        raise InputError(defects[0])
+    if defects:
+        lines = [f"{len(defects)} of {count(len(images), 'image')} cannot be segmented: mend or remove them"]
+        raise InputError("\n".join(lines + [f"- {text}" for text in defects]))
+
+
+def find_defects(images: Sequence[Mapping[Any, Any]], check: Callable[[Mapping[Any, Any]], Any]) -> list[str]:
+    """Read all images, and say for each what is wrong with it; an empty text where nothing is.
+
+    Args:
+        images: Items.
+        check: The check of one, which raises an InputError.
+    """
 
     def defect(item: Mapping[Any, Any]) -> str:
         try:
@@ -140,10 +155,4 @@ def check_images(images: Sequence[Mapping[Any, Any]], check: CheckImaged) -> Non
 
     load_itk_for(file for item in images for file in ensure_tuple(item["image"]))
     with ThreadPoolExecutor(4) as pool:
-        found = list(tqdm(pool.map(defect, images), total=len(images), desc="checking the images", delay=1))
-    defects = [text for text in found if text]
-    if len(images) == 1 and defects:
-        raise InputError(defects[0])
-    if defects:
-        lines = [f"{len(defects)} of {count(len(images), 'image')} cannot be segmented: mend or remove them"]
-        raise InputError("\n".join(lines + [f"- {text}" for text in defects]))
+        return list(tqdm(pool.map(defect, images), total=len(images), desc="checking the images", delay=1))

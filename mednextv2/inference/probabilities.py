@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import Invertd
 
 from mednextv2.errors import InputError
+from mednextv2.images.dicom_tilt import to_slices
 from mednextv2.inference.streaming import StreamingInferer
 from mednextv2.paths import prepare_folder, writing
 
@@ -88,3 +89,22 @@ def _mapped(file: Path, shape: tuple[int, ...]) -> np.memmap:
         with file.open("r+b") as f:
             os.posix_fallocate(f.fileno(), 0, file.stat().st_size)
     return array
+
+
+def bring_to_slices(path: str | os.PathLike, affine: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Bring probabilities of a tilted DICOM series back to its slices, one class at a time.
+
+    Args:
+        path: The `.npy` file, on the grid of right angles; it is replaced.
+        affine: Of the slices.
+        shape: Of the slices, `(columns, rows, slices)`.
+
+    Raises:
+        InputError: When it cannot be written.
+    """
+    straight = np.load(path, mmap_mode="r")
+    with writing(path) as temporary:
+        back = np.lib.format.open_memmap(temporary, "w+", straight.dtype, (len(straight), *shape))
+        for output, probabilities in zip(back, straight, strict=True):
+            output[...] = to_slices(probabilities, affine, shape)
+        back.flush()

@@ -1,7 +1,7 @@
 """Loading of images, from more than files."""
 
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from monai.transforms import LoadImaged
 from monai.utils import ensure_tuple
 
 from mednextv2.images.dicom import DicomSeries
+from mednextv2.images.dicom_tilt import straighten
 from mednextv2.images.volume import read_volume, screen_file
 from mednextv2.warning_filters import without_warnings
 
@@ -37,8 +38,8 @@ class LoadVolumed(LoadImaged):
         """Load one item.
 
         Args:
-            data: Under each key a file, a list of files (one a channel), a :class:`mednextv2.data.DicomSeries`, the
-                folder of one series, or a MetaTensor `(C, X, Y, Z)`.
+            data: Under each key a file, a list of files (one a channel), a :class:`mednextv2.data.DicomSeries` or a
+                list of them (one a channel), the folder of one series, or a MetaTensor `(C, X, Y, Z)`.
             reader: As for `LoadImaged`.
 
         Returns:
@@ -53,8 +54,8 @@ class LoadVolumed(LoadImaged):
             value = d[key]
             if isinstance(value, MetaTensor):
                 d[key] = value.to(torch.float32)
-            elif isinstance(value, DicomSeries) or (isinstance(value, (str, os.PathLike)) and os.path.isdir(value)):
-                d[key] = _from_dicom(value)
+            elif _is_dicom(value):
+                d[key] = _from_dicom(ensure_tuple(value))
             else:
                 for file in ensure_tuple(value):
                     screen_file(file)
@@ -62,13 +63,23 @@ class LoadVolumed(LoadImaged):
         return d
 
 
-def _from_dicom(series: str | os.PathLike) -> MetaTensor:
-    array, affine = read_volume(series)
-    position = torch.from_numpy(affine)
+def _is_dicom(value: Any) -> bool:
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    return bool(parts) and all(
+        isinstance(part, DicomSeries) or (isinstance(part, (str, os.PathLike)) and os.path.isdir(part))
+        for part in parts
+    )
+
+
+def _from_dicom(channels: Sequence[str | os.PathLike]) -> MetaTensor:
+    """Read a series for each channel; slices of a tilted gantry are brought to right angles, as networks know them."""
+    voxels, affine = zip(*(straighten(*read_volume(series)) for series in channels), strict=True)
+    position = torch.from_numpy(affine[0])
     meta = {
-        "filename_or_obj": os.fspath(series),
+        "filename_or_obj": os.fspath(channels[0]),
         "original_affine": position.clone(),
-        "spatial_shape": np.array(array.shape),
+        "spatial_shape": np.array(voxels[0].shape),
         "original_channel_dim": 0,
     }
-    return MetaTensor(torch.from_numpy(np.ascontiguousarray(array))[None], affine=position, meta=meta)
+    stacked = np.stack(voxels) if len(voxels) > 1 else np.ascontiguousarray(voxels[0])[None]
+    return MetaTensor(torch.from_numpy(stacked), affine=position, meta=meta)

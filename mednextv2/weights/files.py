@@ -1,5 +1,6 @@
 """Reading and writing of checkpoint files without running code from them."""
 
+import hashlib
 import importlib
 import os
 import pickle
@@ -29,6 +30,7 @@ _HARMLESS = [
     _multiarray._reconstruct,
     *{type(np.dtype(t)) for t in (np.float64, np.float32, np.float16, np.int64, np.int32, np.uint8, np.bool_)},
 ]
+_PIECE = 2**20  # bytes that are read at once
 _ZIP = b"PK\x03\x04"  # begins an archive
 _TURN = threading.RLock()  # held while they are in PyTorch's list: another thread's end of reading would take them out
 
@@ -165,3 +167,19 @@ def save_file(content: Any, path: str | os.PathLike, about: Mapping[str, Any] | 
             add_about(temporary, about)
         with temporary.open("rb+") as f:
             os.fsync(f.fileno())
+
+
+def digest_file(path: str | os.PathLike) -> str:
+    """Return the SHA-256 of a file, as hexadecimal digits.
+
+    Raises:
+        InputError: When it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with Path(path).expanduser().open("rb") as f:
+            while piece := f.read(_PIECE):
+                digest.update(piece)
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read ({e.strerror or e})") from e
+    return digest.hexdigest()

@@ -1,0 +1,48 @@
+"""What a bundle's metadata say that other parts need: its name, its version and the modality of its images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mednextv2.text_files import read_json
+
+_DICOM_MODALITIES = {"MRI": "MR", "PET": "PT"}  # other words for those of DICOM
+
+
+@dataclass(frozen=True)
+class BundleFacts:
+    """Of a bundle.
+
+    Attributes:
+        name: Of its folder.
+        version: Empty where the metadata do not say.
+        modalities: DICOM's codes of the modalities that its images may have, such as `CT`; empty where the metadata do
+            not say, or say it in words.
+    """
+
+    name: str
+    version: str
+    modalities: tuple[str, ...]
+
+
+def read_facts(root: Path) -> BundleFacts:
+    """Read `configs/metadata.json`.
+
+    Args:
+        root: The bundle's folder.
+
+    Raises:
+        InputError: When the file cannot be read.
+    """
+    file = root / "configs" / "metadata.json"
+    content: Any = read_json(file) if file.is_file() else {}
+    image: Any = content if isinstance(content, dict) else {}
+    version = image.get("version")
+    for key in ("network_data_format", "inputs", "image", "modality"):
+        image = image.get(key) if isinstance(image, dict) else None
+    words = image.replace("/", ",").split(",") if isinstance(image, str) else []
+    codes = [_DICOM_MODALITIES.get(word.strip().upper(), word.strip().upper()) for word in words]
+    known = tuple(code for code in codes if len(code) == 2 and code.isalpha())
+    return BundleFacts(
+        root.resolve().name, version if isinstance(version, str) else "", known if len(known) == len(codes) else ()
+    )

@@ -1,0 +1,97 @@
+"""What a network made of one image: a label map in the image's geometry, and the files it can be written to."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monai.utils import ensure_tuple
+
+from mednextv2.errors import InputError
+from mednextv2.images.dicom import DicomSeries
+from mednextv2.images.dicom_references import Model
+from mednextv2.images.writer import MaskWriter
+from mednextv2.label_scheme import LabelScheme
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A label map in the geometry of its image.
+
+    Attributes:
+        labels: `(X, Y, Z)`, of the scheme's `dtype`.
+        affine: From voxel indices to millimetres (right, anterior, superior), `(4, 4)`.
+        scheme: What the values mean.
+        source: The image: a file or a DICOM series, or a list with one of them for each channel; None for an image in
+            memory.
+        meta: MONAI's metadata of the image.
+        model: Which network made it, for a DICOM SEG.
+    """
+
+    labels: np.ndarray
+    affine: np.ndarray
+    scheme: LabelScheme
+    source: Any = None
+    meta: dict[str, Any] = field(default_factory=dict, repr=False)
+    model: Model | None = None
+
+    @property
+    def volumes(self) -> dict[str, float]:
+        """Volume of each structure in millilitres."""
+        voxel = abs(np.linalg.det(self.affine[:3, :3])) / 1000
+        counts = np.bincount(self.labels.reshape(-1, order="A"), minlength=len(self.scheme.labels))
+        return {
+            name: float(counts[list(values)].sum() * voxel)
+            for name, values in zip(self.scheme.foreground, self.scheme.members, strict=True)
+        }
+
+    def to_nibabel(self) -> nib.Nifti1Image:
+        """Return it as a NIfTI image."""
+        return nib.Nifti1Image(self.labels, self.affine)
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write it, as `.nii.gz`, `.nii`, `.nrrd` or `.mha`, with the header of a NIfTI source.
+
+        Raises:
+            InputError: When it cannot be written.
+        """
+        writer = MaskWriter()
+        writer.set_data_array(self.labels[None])
+        writer.set_metadata({**self.meta, "affine": self.affine, "original_affine": self.affine})
+        writer.write(path)
+        return Path(path)
+
+    def save_dicom_seg(self, path: str | os.PathLike, storage: str | None = None) -> Path:
+        """Write it as DICOM SEG that refers to the images it was made from; those of the first of several channels.
+
+        Args:
+            path: The file.
+            storage: How segments are stored: see :func:`mednextv2.images.dicom_seg.write_dicom_seg`.
+
+        Raises:
+            InputError: When the source is no DICOM series, highdicom is not installed, nothing was segmented, or it
+                cannot be written.
+        """
+        from mednextv2.images.dicom_seg import write_dicom_seg
+
+        series = self._series(path, "DICOM SEG")
+        return write_dicom_seg(path, self.labels, self.scheme, series, model=self.model, storage=storage)
+
+    def save_rtstruct(self, path: str | os.PathLike) -> Path:
+        """Write it as DICOM RT Structure Set, outlines of the structures on the slices of its first channel.
+
+        Raises:
+            InputError: When the source is no DICOM series of one file a slice, contourpy is not installed, nothing was
+                segmented, or it cannot be written.
+        """
+        from mednextv2.images.rtstruct import write_rtstruct
+
+        return write_rtstruct(path, self.labels, self.scheme, self._series(path, "RTSTRUCT"), self.model)
+
+    def _series(self, path: str | os.PathLike, what: str) -> DicomSeries:
+        source = ensure_tuple(self.source)[0]
+        if not isinstance(source, DicomSeries):
+            raise InputError(f"{path}: {what} refers to a DICOM series; the image is {source or 'in memory'}")
+        return source
