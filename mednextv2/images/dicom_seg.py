@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 from pydicom import Dataset
+from pydicom.sr.coding import Code
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless
 
 from mednextv2.errors import InputError
 from mednextv2.images.dicom import DicomSeries
-from mednextv2.images.dicom_codes import SIDES, display_rgb, find_code, plain_name
+from mednextv2.images.dicom_codes import StructureCodes, display_rgb, find_code, of_anatomy, plain_name
 from mednextv2.images.dicom_file import quiet_pydicom
 from mednextv2.images.dicom_references import OUR_NAME, Model, refer_to_files, reference_images
 from mednextv2.label_scheme import LabelScheme
@@ -91,7 +92,8 @@ def _segmentation(
     if scheme.regions:  # they may overlap: one channel each
         volume = np.stack([np.isin(volume, values) for values in scheme.members], axis=-1).astype(np.uint8)
     segments = [
-        _segment(hd, number, name, codes.get(name), model) for number, name in enumerate(scheme.foreground, start=1)
+        _segment(hd, number, name, _codes(codes.get(name), name, scheme), model)
+        for number, name in enumerate(scheme.foreground, start=1)
     ]
     kinds = hd.seg.SegmentationTypeValues
     return hd.seg.Segmentation(
@@ -127,10 +129,11 @@ def _highdicom() -> Any:
     return highdicom
 
 
-def _segment(hd: Any, number: int, name: str, given: Sequence[str] | None, model: Model) -> Any:
-    code, lesion, side = (tuple(given), False, None) if given else find_code(name)
-    category = ("49755003", "SCT", "Morphologically Abnormal Structure") if lesion else (
-        "91723000", "SCT", "Anatomical Structure")  # fmt: skip
+def _codes(given: Sequence[str] | None, name: str, scheme: LabelScheme) -> StructureCodes:
+    return of_anatomy(Code(*given)) if given else find_code(name, scheme.foreground)
+
+
+def _segment(hd: Any, number: int, name: str, found: StructureCodes, model: Model) -> Any:
     algorithm = hd.AlgorithmIdentificationSequence(
         name=plain_name(model.name),
         version=plain_name(model.version),
@@ -140,15 +143,20 @@ def _segment(hd: Any, number: int, name: str, given: Sequence[str] | None, model
     segment = hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=plain_name(name),
-        segmented_property_category=hd.sr.CodedConcept(*category),
-        segmented_property_type=hd.sr.CodedConcept(*code),
+        segmented_property_category=found.category,
+        segmented_property_type=found.kind,
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=algorithm,
+        anatomic_regions=[found.region] if found.region else None,
         display_color=_colour(hd, number),
     )
-    if side:
-        modifier = hd.sr.CodedConcept(SIDES[side][0], "SCT", SIDES[side][1])
-        segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [modifier]
+    concepts = hd.sr.CodedConcept.from_code
+    if found.modifiers:
+        kind = segment.SegmentedPropertyTypeCodeSequence[0]
+        kind.SegmentedPropertyTypeModifierCodeSequence = [concepts(code) for code in found.modifiers]
+    if found.region_modifiers:
+        region = segment.AnatomicRegionSequence[0]
+        region.AnatomicRegionModifierSequence = [concepts(code) for code in found.region_modifiers]
     return segment
 
 

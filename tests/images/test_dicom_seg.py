@@ -13,7 +13,6 @@ from dicom_helpers import LPS, numbers, write_series
 
 from mednextv2.data import LabelScheme, choose_series, read_series
 from mednextv2.errors import InputError
-from mednextv2.images.dicom_codes import find_code
 from mednextv2.images.dicom_seg import write_dicom_seg
 from mednextv2.predictor import Segmentation
 
@@ -116,29 +115,6 @@ def test_codes_may_be_given(tmp_path):
     write_dicom_seg(tmp_path / "seg.dcm", label_map((9, 7, 6)), SCHEME, series, codes)
     found = hd.seg.segread(tmp_path / "seg.dcm").get_segment_description(3)
     assert found.segmented_property_type == hd.sr.CodedConcept("1234", "SCT", "Thing")
-
-
-@pytest.mark.parametrize(
-    ("name", "code", "lesion", "side"),
-    [
-        ("Liver", "10200004", False, None),
-        ("adrenal_gland_right", "23451007", False, "right"),
-        ("left atrium", "82471001", False, None),  # a name of its own, not the left of an atrium
-        ("tumour", "108369006", True, None),
-        ("hippocampus", "5366008", False, None),
-    ],
-)
-def test_codes_of_dicoms_context_groups(name, code, lesion, side):
-    (value, scheme, _), is_lesion, found_side = find_code(name)
-    assert (value, scheme, is_lesion, found_side) == (code, "SCT", lesion, side)
-
-
-@pytest.mark.parametrize("name", ["anterior", "left", "label 3", "肝"])
-def test_other_names_get_private_codes(name):
-    (value, scheme, meaning), lesion, side = find_code(name)
-    assert (scheme, meaning, lesion, side) == ("99MEDNEXTV2", name, False, None)
-    assert len(value) <= 16
-    assert value != find_code(name + "x")[0][0]
 
 
 @pytest.mark.skipif(not DATA, reason="MEDNEXTV2_DATA is not set")
