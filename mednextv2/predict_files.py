@@ -182,4 +182,4 @@ def _report(predictor: Predictor, orders: Sequence[Order]) -> Path:
     scheme = predictor.scheme
     title = f"Prediction with {predictor.root.name}"
     write_results(folder, Results("prediction", title, scheme.foreground, scheme.members, cases))
-    return write_report(folder)
+    return write_report(folder, sources={order.case: ensure_tuple(order.item["image"]) for order in orders})

@@ -141,7 +141,9 @@ def fill(path, shape):
 def make_prediction(root, count=8):
     cases = []
     for n in range(count):
-        image = save(root / "images" / f"{n}.nii.gz", np.random.default_rng(n).random(label_map().shape, np.float32))
+        image = save(
+            root / "masks" / "images" / f"{n}.nii.gz", np.random.default_rng(n).random(label_map().shape, np.float32)
+        )
         mask = save(root / "masks" / f"{n}_seg.nii.gz", predicted(n % 5))
         cases.append({"case": f"case {n}", "image": [image], "prediction": mask})
     write_results(root / "masks", Results("prediction", "Masks", ["front", "back"], [[1], [2]], cases))

@@ -26,4 +26,4 @@ def report(folder: str, output: str | None = None, images: str | None = None, la
         scores = absolute(folder) / "scores"
         score_folders(folder, labels, scores, images=images)
         folder, images, labels = str(scores), None, None
-    print(write_report(folder, *(value and str(value) for value in (output, images, labels))))
+    print(write_report(folder, output, images, labels))

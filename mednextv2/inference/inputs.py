@@ -118,14 +118,14 @@ def _find_channels(folder: Path, channels: Sequence[str], series: str | int | No
     found = [choose_series(folder, part)[0] for part in chosen]
     first = found[0]
     for other in found[1:]:
-        if other.slices[0].reference != first.slices[0].reference or other.slices[0].study != first.slices[0].study:
-            raise InputError(
-                f"--series: {first.label} and {other.label} are of different studies or frames of reference, so that "
-                "they may lie apart; register them first, and give one NIfTI file for each channel"
-            )
         one, two = ((str(s), (*s.slices[0].shape, len(s.slices)), series_affine(s)) for s in (first, other))
         if difference := compare_grids(one, two):
             raise InputError(f"{difference}. Resample the series to one grid, and give one NIfTI file for each channel")
+        if other.slices[0].reference != first.slices[0].reference:
+            logger.warning(
+                "%s: %s and %s have the same grid but different frames of reference; the mask is right only if they "
+                "were registered to each other", folder, first.label, other.label,
+            )  # fmt: skip
     return found
 
 

@@ -36,8 +36,8 @@ def move_files(results: Results, images: str | os.PathLike | None, labels: str |
         if folder is not None and not Path(folder).expanduser().is_dir():
             raise InputError(f"--{setting} {folder}: there is no such folder")
 
-    def there(path: str, folder: str | os.PathLike | None) -> str:
-        return path if folder is None else str(Path(folder).expanduser() / Path(path).name)
+    def there(path: str | os.PathLike, folder: str | os.PathLike | None) -> str:
+        return os.fspath(path) if folder is None else str(Path(folder).expanduser() / Path(path).name)
 
     cases = [
         replace(c, image=tuple(there(p, images) for p in c.image), label=c.label and there(c.label, labels))
@@ -147,6 +147,7 @@ def load_case(case: CaseFiles) -> tuple[np.ndarray, np.ndarray, np.ndarray | Non
     """
     file = case.image[0]
     image, affine = read_volume(file)
+    name = str(file)
     image = image[..., 0] if image.ndim == 4 else image
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim != 3 or not image.size or image.dtype.kind not in "biuf":
@@ -155,7 +156,7 @@ def load_case(case: CaseFiles) -> tuple[np.ndarray, np.ndarray, np.ndarray | Non
 
     def read(path: str) -> np.ndarray:
         array, other = read_labels(path)
-        check_grids((file, image, affine), (path, array, other))
+        check_grids((name, image, affine), (path, array, other))
         return nib.apply_orientation(array, turn)
 
     prediction, label = read(case.prediction), None if case.label is None else read(case.label)

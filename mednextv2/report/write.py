@@ -1,6 +1,8 @@
 """Writing of a report from a folder of results."""
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ def write_report(
     output: str | os.PathLike | None = None,
     images: str | os.PathLike | None = None,
     labels: str | os.PathLike | None = None,
+    sources: Mapping[str, Sequence[str | os.PathLike]] | None = None,
 ) -> Path:
     """Write one HTML page about an evaluation or a prediction: tables, box plots, slices of cases, training curves.
 
@@ -29,6 +32,8 @@ def write_report(
         output: The `.html` to write; `report.html` in the folder by default.
         images: Folder in which the images are now, under the same file names.
         labels: Folder in which the label maps are now.
+        sources: The images of cases, by the cases' names, where they are known better than `results.json` tells: files,
+            or DICOM series, one a channel.
 
     Returns:
         The page, which needs no other file and no network.
@@ -38,6 +43,8 @@ def write_report(
     """
     folder = Path(folder).expanduser()
     results = move_files(read_results(folder), images, labels)
+    if sources is not None:
+        results.cases = [replace(case, image=tuple(sources.get(case.case, case.image))) for case in results.cases]
     output = _check_output(folder / "report.html" if output is None else Path(output).expanduser())
     check_files(results)
     scores = read_scores(results, folder)

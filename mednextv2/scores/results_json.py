@@ -40,7 +40,7 @@ class CaseFiles:
     """
 
     case: str
-    image: tuple[str, ...]
+    image: tuple[str | os.PathLike, ...]
     prediction: str
     label: str | None = None
 
@@ -107,8 +107,8 @@ def write_results(folder: str | os.PathLike, results: Results) -> Path:
     """Write the manifest of a folder.
 
     Args:
-        folder: Where the results are; made if missing. Paths inside it are stored relative to it, so that it may be
-            moved; others as absolute paths.
+        folder: Where the results are; made if missing. Paths are stored relative to it. Of a prediction's images
+            outside of it only their names are, since the folders above a scan often bear a patient's name.
         results: What is in it. Relative paths are seen from the working directory.
 
     Returns:
@@ -120,7 +120,7 @@ def write_results(folder: str | os.PathLike, results: Results) -> Path:
     folder = Path(os.path.abspath(prepare_folder(folder, "output_dir")))
     content = asdict(results)
     for case in content["cases"]:
-        images = [_store(path, folder) for path in case["image"]]
+        images = [_store(path, folder, results.kind == "prediction") for path in case["image"]]
         case["image"] = images[0] if len(images) == 1 else images
         for key in ("prediction", "label"):
             case[key] = case[key] and _store(case[key], folder)
@@ -173,20 +173,26 @@ def _from_content(content: Any, folder: Path) -> Results:
     results.cases = [
         CaseFiles(
             case.case,
-            tuple(str(folder / path) for path in case.image),
-            str(folder / case.prediction),
-            case.label and str(folder / case.label),
+            tuple(_whole(path, folder) for path in case.image),
+            _whole(case.prediction, folder),
+            case.label and _whole(case.label, folder),
         )
         for case in results.cases
     ]
-    results.training_log = results.training_log and str(folder / results.training_log)
+    results.training_log = results.training_log and _whole(os.fspath(results.training_log), folder)
     return results
 
 
-def _store(path: str, folder: Path) -> str:
-    """Return a path relative to the folder if it is inside, and absolute otherwise."""
+def _whole(path: str | os.PathLike, folder: Path) -> str:
+    return os.path.normpath(folder / path)
+
+
+def _store(path: str | os.PathLike, folder: Path, only_name: bool = False) -> str:
+    """Return a path relative to the folder; only the name of what is outside where that is wanted."""
     whole = Path(os.path.abspath(Path(path).expanduser()))
-    return whole.relative_to(folder).as_posix() if whole.is_relative_to(folder) else str(whole)
+    if whole.is_relative_to(folder):
+        return whole.relative_to(folder).as_posix()
+    return whole.name if only_name else Path(os.path.relpath(whole, folder)).as_posix()
 
 
 def _facts(results: Results) -> list[str]:

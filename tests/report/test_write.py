@@ -122,7 +122,10 @@ def test_output_that_cannot_be_is_refused_before_work(tmp_path, monkeypatch, cap
         assert code == 1
         assert words in err
         assert "measuring" not in err
-    for arguments, words in (((tmp_path / "none",), "no such folder"), ((tmp_path / "images",), "has no results.json")):
+    for arguments, words in (
+        ((tmp_path / "none",), "no such folder"),
+        ((tmp_path / "folder.html",), "has no results.json"),
+    ):
         code, _, err = call(monkeypatch, capsys, "report", *arguments)
         assert code == 1
         assert words in err
@@ -144,7 +147,7 @@ def test_a_report_that_fails_leaves_the_page_of_before(tmp_path):
     with pytest.raises(InputError, match="truncated"):
         write_report(folder)
     assert (folder / "report.html").read_bytes() == before
-    assert sorted(path.name for path in folder.iterdir()) == ["0_seg.nii.gz", "report.html", "results.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["0_seg.nii.gz", "images", "report.html", "results.json"]
 
 
 @pytest.mark.parametrize(("count", "shown"), [(1, 1), (6, 6), (8, 6)])

@@ -34,8 +34,9 @@ def test_paths_inside_are_relative_so_that_the_folder_may_move(tmp_path, monkeyp
     write_results("", results(old, training_log="log.csv"))  # relative to the working directory
     content = json.loads((old / "results.json").read_text())
     assert content["training_log"] == "log.csv"
+    up = "/".join([".."] * (len(old.parts) - 1))
     assert content["cases"] == [
-        {"case": "a", "image": "a.nii.gz", "prediction": "/else/a_seg.nii.gz", "label": "/else/l.nii"}
+        {"case": "a", "image": "a.nii.gz", "prediction": f"{up}/else/a_seg.nii.gz", "label": f"{up}/else/l.nii"}
     ]
     monkeypatch.chdir(tmp_path)
     old.rename(new)
@@ -46,8 +47,28 @@ def test_channels_and_names_of_any_kind_survive(tmp_path):
     case = {"case": "ö\udce9 <b>", "image": ["/i/0.nii", "/i/1.nii"], "prediction": Path("/p.nii")}
     write_results(tmp_path, results(tmp_path, kind="prediction", cases=[case]))
     (read,) = read_results(tmp_path).cases
-    assert (read.case, read.image, read.label) == ("ö\udce9 <b>", ("/i/0.nii", "/i/1.nii"), None)
+    # of images elsewhere the names alone, since a folder may bear a patient's
+    assert (read.case, read.label) == ("ö\udce9 <b>", None)
+    assert read.image == (str(tmp_path / "0.nii"), str(tmp_path / "1.nii"))
     assert read_results(tmp_path).made_by.keys() >= {"mednextv2", "torch", "monai", "date"}
+
+
+@pytest.mark.parametrize("kind", ["evaluation", "prediction"])
+def test_no_path_is_absolute_and_no_folder_of_a_scan_is_told(tmp_path, kind):
+    scan = str(tmp_path / "DOE^JANE" / "ct")
+    case = {
+        "case": "a",
+        "image": [scan],
+        "prediction": str(tmp_path / "out" / "a.nii"),
+        "label": str(tmp_path / "l.nii"),
+    }
+    write_results(tmp_path / "out", results(tmp_path, kind=kind, cases=[case], training_log=str(tmp_path / "log.csv")))
+    text = (tmp_path / "out" / "results.json").read_text()
+    assert str(tmp_path) not in text
+    assert ("DOE" in text) == (kind == "evaluation")
+    (read,) = read_results(tmp_path / "out").cases
+    assert read.image == ((scan,) if kind == "evaluation" else (str(tmp_path / "out" / "ct"),))
+    assert read.label == str(tmp_path / "l.nii")
 
 
 CASE = {"case": "a", "image": "i.nii", "prediction": "p.nii", "label": "l.nii"}
