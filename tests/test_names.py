@@ -20,8 +20,6 @@ ELSEWHERE = {
     "images/dicom_file.py": "images/test_dicom.py",
     "images/dicom_geometry.py": "images/test_dicom.py",
     "images/itk_loading.py": "images/test_dicom.py",
-    "inference/probabilities.py": "test_predict_files.py",
-    "predictor.py": "test_predict_files.py",
 }
 
 
