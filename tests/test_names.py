@@ -9,10 +9,8 @@ ROOT = Path(__file__).parents[1]
 # Modules without a test file of their name, and the file that tests them. The list only gets shorter: a new module gets
 # its own test file.
 ELSEWHERE = {
-    "data/voxel_grids.py": "data/test_check.py",
     "images/dicom_file.py": "images/test_dicom.py",
     "images/dicom_geometry.py": "images/test_dicom.py",
-    "images/itk_loading.py": "images/test_dicom.py",
 }
 
 

@@ -1,36 +1,17 @@
 import gzip
 import shutil
-from itertools import permutations, product
+from itertools import product
 
 import itk
 import nibabel as nib
 import numpy as np
 import pytest
+from check_helpers import LABELS, OBLIQUE, SHAPE, mask, noise, only, save, save_itk, sound_case, times
 
 from mednextv2.data import Case, check_case, check_dataset, read_dataset, read_volume
-from mednextv2.data.check import CaseReport, check_image, inspect_case
+from mednextv2.data.check import CaseReport, inspect_case
 from mednextv2.data.check_warnings import missing_classes
-from mednextv2.data.voxel_grids import oriented_spacing
 from mednextv2.errors import InputError
-
-LABELS = ["background", "anterior", "posterior"]
-SHAPE = (9, 8, 7)
-OBLIQUE = nib.affines.from_matvec(
-    nib.eulerangles.euler2mat(0.3, -0.2, 0.5) @ np.diag([0.8, 1.1, 2.5]), [-20.0, 13.0, 40.0]
-)
-
-
-def noise(shape=SHAPE, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def mask(shape=SHAPE):
-    return np.random.default_rng(1).integers(0, 3, shape).astype(np.uint8)
-
-
-def save(path, array, affine=None):
-    nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
-    return str(path)
 
 
 def save_header_only_affine(path, array, affine):
@@ -54,18 +35,6 @@ def defects(tmp_path, image=None, label=None, affine=None, label_affine=None, ch
         LABELS,
         channels,
     )
-
-
-def times(*shape):
-    return "\N{MULTIPLICATION SIGN}".join(map(str, shape))
-
-
-def only(found, path, *words):
-    """Assert that there is one defect, of this file, with these words."""
-    assert len(found) == 1, found
-    assert found[0].startswith(f"{path}: "), found
-    for word in words:
-        assert word in found[0]
 
 
 # --- good data pass --------------------------------------------------------------------------------------------------
@@ -382,18 +351,6 @@ def test_defects_beyond_fifty_are_counted(tmp_path):
 # --- formats of ITK --------------------------------------------------------------------------------------------------
 
 
-def save_itk(path, array, affine):
-    """Write the volume with ITK, whose axes are left, posterior, superior; ours are right, anterior, superior."""
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-    spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    image = itk.image_from_array(np.ascontiguousarray(array.T))
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(lps[:3, 3].tolist())
-    image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(lps[:3, :3] / spacing)))
-    itk.imwrite(image, str(path))
-    return str(path)
-
-
 @pytest.mark.parametrize("ending", [".nrrd", ".mha", ".mhd", ".nii"])
 @pytest.mark.parametrize("affine", [np.eye(4), OBLIQUE, np.diag([-2.0, 1, 3, 1])], ids=["plain", "oblique", "flipped"])
 def test_volume_written_by_itk_has_the_voxels_and_the_affine_of_nifti(tmp_path, ending, affine):
@@ -425,21 +382,7 @@ def test_channels_of_an_itk_file_are_the_last_axis(tmp_path, ending):
     assert "expected 3D with 1 channel" in check_case(Case("a", (file,)), LABELS, ["T1"])[0]
 
 
-@pytest.mark.parametrize("side", [1e-3, 400.0])
-def test_voxels_that_cannot_be_are_found(side):
-    problems = check_image(np.arange(27.0).reshape(3, 3, 3), np.diag([1.0, side, 1.0, 1.0]))
-    assert len(problems) == 1
-    assert f"{side:.3g}" in problems[0]
-    assert "correct the spacing" in problems[0]
-    assert check_image(np.arange(27.0).reshape(3, 3, 3), np.diag([0.05, 8.0, 1.0, 1.0])) == []
-
-
 # --- reports ---------------------------------------------------------------------------------------------------------
-
-
-def sound_case(tmp_path, name="case_7", affine=None, label=None, channels=1):
-    images = tuple(save(tmp_path / f"{name}_{c}.nii.gz", noise(seed=c), affine) for c in range(channels))
-    return Case(name, images, save(tmp_path / f"{name}.nii.gz", mask() if label is None else label, affine))
 
 
 def test_report_of_a_sound_case_has_its_spacing_and_values(tmp_path):
@@ -479,48 +422,12 @@ def test_classes_without_a_voxel_in_any_case_are_named():
 # --- spacing ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("axes", list(permutations(range(3))))
-@pytest.mark.parametrize("signs", list(product((1, -1), repeat=3)))
-def test_spacing_is_along_right_anterior_superior_whatever_the_order_of_the_axes(axes, signs):
-    affine = np.zeros((4, 4))
-    affine[3, 3] = 1
-    for voxel_axis, (world, sign) in enumerate(zip(axes, signs, strict=True)):
-        affine[world, voxel_axis] = sign * (0.7, 1.5, 4.0)[world]
-    assert oriented_spacing(affine) == pytest.approx((0.7, 1.5, 4.0))
-
-
-@pytest.mark.parametrize("axes", list(permutations(range(3))))
-def test_spacing_of_an_oblique_volume_is_that_of_its_closest_axes(axes):
-    assert oriented_spacing(OBLIQUE[:, [*axes, 3]]) == pytest.approx((0.8, 1.1, 2.5))
-    reordered = nib.as_closest_canonical(nib.Nifti1Image(noise(), OBLIQUE[:, [*axes, 3]]))
-    assert reordered.header.get_zooms() == pytest.approx((0.8, 1.1, 2.5))
-
-
-def test_spacing_of_two_axes():
-    assert oriented_spacing(np.diag([0.5, 2.0, 1, 1]), 2) == (0.5, 2.0)
-    assert oriented_spacing(np.diag([0.5, 2.0, 1, 1])[:, [1, 0, 2, 3]], 2) == (0.5, 2.0)
-
-
 @pytest.mark.parametrize("signs", list(product((1, -1), repeat=3)))
 def test_images_with_negative_directions_pass(tmp_path, signs):
     affine = np.diag([*np.multiply(signs, (0.7, 1.5, 4.0)), 1])
     report = inspect_case(sound_case(tmp_path, affine=affine), LABELS, ["T1"])
     assert report.defects == ()
     assert report.spacing == pytest.approx((0.7, 1.5, 4.0))
-
-
-@pytest.mark.parametrize(
-    "affine",
-    [
-        np.diag([1, 0, 1, 1.0]),
-        np.diag([0, 0, 0, 1.0]),
-        np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]),
-    ],
-    ids=["no length", "nothing", "two parallel axes"],
-)
-def test_singular_affines_do_not_pass(affine):
-    (problem,) = check_image(noise(), affine)
-    assert "an affine that is no position in space" in problem
 
 
 @pytest.mark.parametrize("factor", [10.0, 0.1])
@@ -618,11 +525,3 @@ def test_cases_with_defects_or_without_label_are_not_visited(tmp_path):
     bad, unlabelled = sound_case(tmp_path, "bad"), Case("a", (save(tmp_path / "a.nii.gz", noise()),))
     for case, labels in ((bad, LABELS[:2]), (unlabelled, LABELS)):
         assert inspect_case(case, labels, ["T1"], visit=lambda *given: pytest.fail("visited")).extra is None
-
-
-@pytest.mark.parametrize(("degrees", "sound"), [(0.5, True), (1.5, False), (20, False)])
-def test_sheared_affines_do_not_pass(degrees, sound):
-    affine = np.diag([0.8, 0.9, 2.5, 1.0])
-    affine[1, 2] = 2.5 * np.tan(np.radians(degrees))
-    problems = check_image(np.arange(60.0).reshape(3, 4, 5), affine)
-    assert problems == [] if sound else f"{degrees:.1f}° off right angles" in problems[0]
