@@ -4,7 +4,7 @@ import itk
 import nibabel as nib
 import numpy as np
 
-from mednextv2.data import Case
+from mednextv2.data import Case, check_case
 
 LABELS = ["background", "anterior", "posterior"]
 SHAPE = (9, 8, 7)
@@ -53,3 +53,16 @@ def only(found, path, *words):
     assert found[0].startswith(f"{path}: "), found
     for word in words:
         assert word in found[0]
+
+
+def defects(tmp_path, image=None, label=None, affine=None, label_affine=None, channels=("T1",)):
+    """Check one case that is good, but for what is given."""
+    return check_case(
+        Case(
+            "case",
+            (save(tmp_path / "image.nii.gz", noise() if image is None else image, affine),),
+            save(tmp_path / "label.nii.gz", mask() if label is None else label, label_affine),
+        ),
+        LABELS,
+        channels,
+    )
