@@ -4,11 +4,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import (
-    Compose,
-    EnsureChannelFirstd,
-    LoadImaged,
-)
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
 SHAPE = (11, 9, 7)
 ROTATION = nib.eulerangles.euler2mat(0.3, -0.2, 0.5)

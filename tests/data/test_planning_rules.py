@@ -2,13 +2,7 @@ import numpy as np
 import pytest
 
 from mednextv2.data.fingerprint import ChannelFacts, Fingerprint
-from mednextv2.data.planning_rules import (
-    batch_dice,
-    median_shape,
-    normalization,
-    resampled_shapes,
-    target_spacing,
-)
+from mednextv2.data.planning_rules import batch_dice, median_shape, normalization, resampled_shapes, target_spacing
 from mednextv2.errors import InputError
 
 

@@ -5,13 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from mednextv2.data.planning_rules import (
-    batch_dice,
-    median_shape,
-    patch_and_batch,
-    resampled_shapes,
-    target_spacing,
-)
+from mednextv2.data.planning_rules import batch_dice, median_shape, patch_and_batch, resampled_shapes, target_spacing
 from mednextv2.errors import InputError
 
 PLENTY = 1e18

@@ -3,12 +3,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import (
-    Compose,
-    EnsureChannelFirstd,
-    LoadImaged,
-    SaveImaged,
-)
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, SaveImaged
 from writer_helpers import AFFINES, FIELDS, SHAPE, labels, nifti, voxels, with_mask
 
 from mednextv2.inference import MaskWriter, SaveMaskd

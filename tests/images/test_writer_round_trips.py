@@ -11,14 +11,7 @@ from ignite.engine import Events
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
 from monai.inferers import SlidingWindowInferer
-from monai.transforms import (
-    AsDiscreted,
-    Compose,
-    Invertd,
-    LoadImaged,
-    Orientationd,
-    Spacingd,
-)
+from monai.transforms import AsDiscreted, Compose, Invertd, LoadImaged, Orientationd, Spacingd
 from writer_helpers import AFFINES, FIELDS, nifti
 
 from mednextv2.inference import CheckImaged, SaveMaskd, find_images

@@ -3,9 +3,7 @@
 import nibabel as nib
 import numpy as np
 import pytest
-from monai.transforms import (
-    Compose,
-)
+from monai.transforms import Compose
 from writer_helpers import AFFINES, labels, nifti, with_mask
 
 from mednextv2.errors import InputError, find_input_error
