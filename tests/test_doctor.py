@@ -1,14 +1,12 @@
-"""What `mednextv2 doctor` shows; GPUs are stand-ins."""
+"""What the examination of a machine finds; GPUs are stand-ins."""
 
 import types
-from pathlib import Path
 
 import pytest
 import torch
 import trial_standin as standin
-from verb_helpers import call
+from doctor_helpers import install_gpu, rows
 
-import mednextv2
 from mednextv2.doctor import examine
 from mednextv2.errors import InputError
 from mednextv2.nets import create_mednext
@@ -17,39 +15,10 @@ from mednextv2.ops import implementations, native
 from mednextv2.ops._trial_store import Verdict
 
 
-def rows(text):
-    """The lines of a table, whatever the width of its columns."""
-    return [" ".join(line.split()) for line in text.splitlines()]
-
-
 @pytest.fixture
 def tried(monkeypatch, tmp_path):
     """A GPU whose kernels are right but for those of 32 channels; returns what was tried, and how often."""
-    standin.install(monkeypatch.setattr)
-    monkeypatch.setenv(native.CACHE, str(tmp_path / "cache"))
-    monkeypatch.setattr(native, "load", lambda: native.Outcome(native.State.LOADED, "AVX2"))
-    cases = []
-
-    def try_all(found, job, number):
-        for case in found:
-            cases.append(case)
-            wrong = case.channels == 32 and not case.transposed
-            yield case, Verdict("wrong", "gave other numbers") if wrong else Verdict("passed")
-
-    monkeypatch.setattr(children, "try_all", try_all)
-    return cases
-
-
-def test_without_a_gpu_it_says_so_and_shows_the_cpu_library(monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    code, out, _ = call(monkeypatch, capsys, "doctor")
-    shown = dict(row.split(maxsplit=1) for row in rows(out.replace("CPU kernels", "CPU")))
-    assert code == 0
-    assert shown["mednextv2"] == mednextv2.__version__
-    assert shown["PyTorch"].startswith(torch.__version__)
-    assert shown["GPU"].startswith("none that PyTorch can use: ")
-    library = native.load()
-    assert shown["CPU"] == (f"{library.reason} ({native.built()})" if library.loaded else f"none: {library.reason}")
+    return install_gpu(monkeypatch, tmp_path)
 
 
 def test_a_reason_is_given_for_a_gpu_that_is_not_there(monkeypatch):
@@ -65,31 +34,6 @@ def test_a_reason_is_given_for_a_gpu_that_is_not_there(monkeypatch):
     assert "CUDA_VISIBLE_DEVICES is ''" in examine().text
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert "it finds no device" in examine().text
-
-
-def test_a_gpu_is_shown_with_its_verdicts_and_a_failure_is_the_exit_code(tried, monkeypatch, capsys):
-    code, out, _ = call(monkeypatch, capsys, "doctor", "--network", "v2_small")
-    problems = create_mednext("v2_small").problems(torch.bfloat16)
-    assert tried == problems
-    assert code == 1
-    shown = rows(out)
-    assert f"GPU 0 {standin.NAME}, compute capability 9.0, 80 GiB" in shown
-    right = len(problems) - 2
-    assert f"kernels of v2_small, kernel 3, bfloat16: {right} of {len(problems)} kinds give PyTorch's numbers" in shown
-    assert "FAILED 32 channels, expansion to 64, kernel 3, bfloat16: gave other numbers" in shown
-    assert "right 64 channels, expansion to 128, kernel 3, bfloat16" in shown
-    assert sum(row.startswith("right") for row in shown) == right
-    (kept,) = (row.removeprefix("kept in ") for row in shown if row.startswith("kept in"))
-    assert Path(kept).is_file()
-
-    call(monkeypatch, capsys, "doctor", "--network", "v2_small")
-    assert len(tried) == len(problems)
-    call(monkeypatch, capsys, "doctor", "--network", "v2_small", "--dtype", "float16")
-    assert len(tried) == 2 * len(problems)
-    call(monkeypatch, capsys, "doctor", "--network", "v2_small", "--repeat")
-    assert len(tried) == 3 * len(problems)
-    call(monkeypatch, capsys, "doctor", "--network", "v2_small", "--dtype", "float16")  # these were not forgotten
-    assert len(tried) == 3 * len(problems)
 
 
 def test_what_could_not_be_tried_is_no_verdict(tried, monkeypatch):
@@ -142,16 +86,3 @@ def test_a_path_chosen_by_hand_is_shown(monkeypatch):
 def test_arguments_that_do_not_exist_are_refused(arguments, words):
     with pytest.raises(InputError, match=words):
         examine(**arguments)
-
-
-def test_misspelt_options_end_in_one_line(monkeypatch, capsys):
-    code, out, err = call(monkeypatch, capsys, "doctor", "--netwrk", "v2_tiny")
-    assert (code, out) == (1, "")
-    assert err.strip() == "error: --netwrk: doctor has no such option; did you mean --network?"
-
-
-def test_every_size_of_network_is_named_in_the_help():
-    from mednextv2.commands import doctor
-    from mednextv2.nets.variants import VARIANTS
-
-    assert all(name in doctor.__doc__ for name in VARIANTS)

@@ -9,19 +9,8 @@ ROOT = Path(__file__).parents[1]
 # Modules without a test file of their name, and the file that tests them. The list only gets shorter: a new module gets
 # its own test file.
 ELSEWHERE = {
-    "bundle/plan_to_task.py": "bundle/test_plan.py",
-    "bundle/task.py": "bundle/test_plan.py",
-    "commands/bundle.py": "bundle/test_build.py",
-    "commands/doctor.py": "test_doctor.py",
-    "commands/ensemble.py": "bundle/test_cross_validation.py",
-    "commands/fetch.py": "data/test_download.py",
-    "commands/plan.py": "bundle/test_plan.py",
-    "data/voxel_grids.py": "data/test_check.py",
     "images/dicom_file.py": "images/test_dicom.py",
     "images/dicom_geometry.py": "images/test_dicom.py",
-    "images/itk_loading.py": "images/test_dicom.py",
-    "inference/probabilities.py": "test_predict_files.py",
-    "predictor.py": "test_predict_files.py",
 }
 
 

@@ -1,5 +1,6 @@
 """What the tests of bundles share."""
 
+import csv
 import os
 import subprocess
 import sys
@@ -37,3 +38,9 @@ def run_monai(workflow: str, settings: dict, bundle: Path = HIPPOCAMPUS, **kwarg
         "-m", "monai.bundle", "run", "--config_file", bundle / "configs" / f"{workflow}.yaml", "--bundle_root", bundle,
         *as_arguments(settings), **kwargs,
     )  # fmt: skip
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a table."""
+    with path.open(newline="", encoding="utf-8") as f:
+        return list(csv.DictReader(f))

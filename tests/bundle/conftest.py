@@ -19,3 +19,13 @@ def trained(tmp_path_factory, small_phantom):
     )
     assert result.returncode == 0, result.stderr[-3000:]
     return output
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory, small_phantom):
+    """What runs of many settings have in common, in a folder that they may add to; `at:NAME` is a file of it."""
+    from setting_runs import make_shared
+
+    folder = tmp_path_factory.mktemp("shared")
+    make_shared(folder, small_phantom)
+    return folder

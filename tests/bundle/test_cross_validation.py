@@ -1,24 +1,19 @@
 """The end of a cross-validation, on predictions drawn by hand, and what inference makes of it."""
 
 import csv
-import io
-import json
 import re
 import shutil
-import sys
-from contextlib import redirect_stderr, redirect_stdout
-from unittest import mock
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from bundle_helpers import HIPPOCAMPUS, as_arguments
+from cross_validation_helpers import CASES, NAMES, make_folds, predicted, truth
 from dataset_helpers import make_folders, make_nnunet, run_verbs, save
 from scipy import ndimage
 from sklearn.model_selection import KFold
 
-from mednextv2.__main__ import main
 from mednextv2.bundle import write_bundle
 from mednextv2.bundle.cross_validation import bundle_scheme, finish_cross_validation
 from mednextv2.bundle.plan import plan_dataset
@@ -28,51 +23,11 @@ from mednextv2.inference.postprocessing import Postprocessing
 from mednextv2.nets import create_mednext
 from mednextv2.report import read_results, write_report
 
-CASES = 11  # folds of three, two, two, two and two
-NAMES = sorted(f"case_{n:02d}" for n in range(CASES))
-
-
-def truth(case):
-    """Two boxes that touch; their size differs from case to case."""
-    label = np.zeros((16, 20, 8), np.uint8)
-    label[2:8, 2 : 8 + case % 3, 2:6] = 1
-    label[8:14, 2:8, 2:6] = 2
-    return label
-
-
-def predicted(case):
-    """The truth, and far from it an island of each label, too small to be the largest component."""
-    label = truth(case)
-    label[1:3, 15:18, 1:3] = 1
-    label[12:14, 16:18, 1:3] = 2
-    return label
-
 
 @pytest.fixture
 def bundle(tmp_path):
     """A bundle whose five folds are trained and evaluated, and its data set."""
-    root, data = tmp_path / "mednextv2_copy", tmp_path / "data"
-    shutil.copytree(HIPPOCAMPUS / "configs", root / "configs")
-    for case, name in enumerate(NAMES):
-        save(data / "labelsTr" / f"{name}.nii.gz", truth(case))
-        save(data / "imagesTr" / f"{name}.nii.gz", truth(case).astype(np.float32) + 1)
-    entries = [{"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/{name}.nii.gz"} for name in NAMES]
-    labels = {"0": "background", "1": "anterior", "2": "posterior"}
-    (data / "dataset.json").write_text(
-        json.dumps({"modality": {"0": "MRI"}, "labels": labels, "training": entries[::-1]})
-    )
-    for fold, (_, unseen) in enumerate(KFold(5, shuffle=True, random_state=12345).split(NAMES)):
-        folder = root / "output" / "evaluation" / f"fold_{fold}"
-        for case, name in enumerate(NAMES):  # those that it was trained on, too: they must not count
-            array = predicted(case) if case in unseen else np.zeros_like(truth(case))
-            save(folder / "predictions" / f"{name}_seg.nii.gz", array)
-        rows = [[NAMES[case], label, 0.01 * case + 0.5 * i, 0.5, 2.0 + i]
-                for case in unseen for i, label in enumerate(("anterior", "posterior"))]  # fmt: skip
-        with (folder / "cases.csv").open("w", newline="") as f:
-            csv.writer(f).writerows([["case", "label", "dice", "surface_dice_1mm", "hd95_mm"], *rows])
-        (root / "models" / f"fold_{fold}").mkdir(parents=True)
-        (root / "models" / f"fold_{fold}" / "model.pt").touch()
-    return root, data
+    return make_folds(tmp_path)
 
 
 def dice_of(pairs, value):
@@ -135,19 +90,6 @@ def test_post_processing_that_helps_is_accepted_and_left_for_inference(bundle):
     assert union["dice_after"] == 1
     assert [row["accepted"] for row in decision.table] == [True, False, False]
     assert Postprocessing.load(bundle[0] / "models" / "postprocessing.json") == [[1, 2]]
-
-
-def test_the_verb_prints_scores_and_verdicts(bundle):
-    out, err = io.StringIO(), io.StringIO()
-    arguments = ["mednextv2", "ensemble", *map(str, bundle)]
-    with mock.patch.object(sys, "argv", arguments), redirect_stdout(out), redirect_stderr(err):
-        main()
-    lines = out.getvalue().splitlines()
-    assert lines[0].startswith("class")
-    assert any(line.startswith("largest component of foreground: Dice 0.9") for line in lines)
-    verdicts = [line.rsplit(": ", 1)[1] for line in lines if line.startswith("largest component")]
-    assert verdicts == ["kept", "not kept", "not kept"]
-    assert lines[-1].split() == ["mednextv2", "report", str(bundle[0] / "output" / "evaluation" / "cross_validation")]
 
 
 def test_folds_that_are_missing_are_all_named_with_their_commands(bundle):

@@ -1,23 +1,17 @@
 """The bundle run as a user runs it: MONAI's command line, from another directory, on a small phantom."""
 
-import csv
 import json
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_helpers import HIPPOCAMPUS, QUICK, as_arguments, run_monai, run_python
+from bundle_helpers import HIPPOCAMPUS, QUICK, as_arguments, read_csv, run_monai, run_python
 
 from mednextv2.data import kfold_indices, read_dataset
 from mednextv2.nets import create_mednext
 
 WINDOW = {"patch_size": QUICK["patch_size"], "overlap": 0.0, "num_workers": 0}
-
-
-def read_csv(path):
-    with path.open(newline="", encoding="utf-8") as f:
-        return list(csv.DictReader(f))
 
 
 def test_training_leaves_weights_checkpoint_table_and_curves(trained):

@@ -1,36 +1,16 @@
 import math
 from collections import defaultdict
-from datetime import timedelta
 
 import pytest
 import torch
+from loss_helpers import SCHEMES, some, value_and_gradients
 from monai.data import MetaTensor
 from monai.losses import DeepSupervisionLoss, DiceCELoss
-from torch import nn
 
-from mednextv2.label_scheme import LabelScheme
 from mednextv2.training.loss import MEDNEXT_WEIGHTS, SegmentationLoss
 
-LABELS = ["background", "edema", "core", "enhancing"]
-REGIONS = [
-    {"name": "whole", "values": [1, 2, 3], "paint": 1},
-    {"name": "core", "values": [2, 3], "paint": 2},
-    {"name": "enhancing", "values": [3], "paint": 3},
-]
-SCHEMES = {
-    "classes": LabelScheme(LABELS),
-    "classes and ignore": LabelScheme(LABELS, ignore_label=4),
-    "regions": LabelScheme(LABELS, REGIONS),
-    "regions and ignore": LabelScheme(LABELS, REGIONS, ignore_label=4),
-}
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 both_dices = pytest.mark.parametrize("batch_dice", [False, True], ids=["sample Dice", "batch Dice"])
-
-
-def some(scheme, *sizes, batch=2, dtype=torch.float32, scale=3.0):
-    """Logits of heads of these sizes, and a label map of the first."""
-    heads = [scale * torch.randn(batch, scheme.outputs, *size).to(dtype) for size in sizes]
-    return [head.requires_grad_() for head in heads], torch.randint(len(scheme.declared), (batch, 1, *sizes[0]))
 
 
 def definition(logits, label, scheme, batch_dice):
@@ -64,11 +44,6 @@ def monai_loss(batch_dice=False):
     return DiceCELoss(
         include_background=False, to_onehot_y=True, softmax=True, smooth_nr=1e-5, smooth_dr=1e-5, batch=batch_dice
     )
-
-
-def value_and_gradients(loss, heads, label):
-    value = loss(heads, label)
-    return value.detach(), torch.autograd.grad(value, heads)
 
 
 # ------------------------------------------------------------------------------------------------ its definition
@@ -255,90 +230,3 @@ def test_loss_of_a_prediction_that_is_nearly_right_is_small_and_positive(scheme)
     channels = structures if scheme.regions else torch.cat([~structures.any(1, keepdim=True), structures], 1)
     logits = torch.where(channels, 9.0, -9.0) + torch.rand(channels.shape)
     assert 0 < SegmentationLoss(scheme)(logits, label) < 1e-3
-
-
-# --------------------------------------------------------------------------------------- compiled and distributed
-
-
-@pytest.mark.parametrize("name", ["classes", "regions and ignore"])
-def test_compiled_loss_is_the_same(name):
-    heads, label = some(SCHEMES[name], (8, 6), (4, 3))
-    loss = SegmentationLoss(SCHEMES[name])
-    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
-    found, expected = value_and_gradients(compiled, heads, label), value_and_gradients(loss, heads, label)
-    torch.testing.assert_close(found, expected)
-
-
-def test_compiled_loss_is_the_same_where_processes_are_summed_over():
-    heads, label = some(SCHEMES["classes"], (8, 6), (4, 3))
-    loss = SegmentationLoss(SCHEMES["classes"], batch_dice=True)
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    try:
-        found = value_and_gradients(torch.compile(loss, backend="aot_eager", fullgraph=True), heads, label)
-    finally:
-        torch.distributed.destroy_process_group()
-    torch.testing.assert_close(found, value_and_gradients(loss, heads, label))
-
-
-class TwoHeads(nn.Module):
-    def __init__(self, outputs):
-        super().__init__()
-        self.heads = nn.ModuleList([nn.Conv2d(1, outputs, 3, stride=s, padding=1) for s in (1, 2)])
-
-    def forward(self, x):
-        return [head(x) for head in self.heads]
-
-
-def distributed_loss(scheme, data, rank):
-    """The loss of one of two processes, which has one of the two samples, and DDP's gradients."""
-    network = TwoHeads(scheme.outputs).double()
-    network.load_state_dict(data["model"])
-    network = nn.parallel.DistributedDataParallel(network)
-    x, label = data["x"][rank : rank + 1], data["label"][rank : rank + 1]
-    value = SegmentationLoss(scheme, batch_dice=True)(network(x), label)
-    value.backward()
-    alone = SegmentationLoss(scheme, batch_dice=False)(network(x), label)
-    return {
-        "value": value.detach(),
-        "gradients": [p.grad for p in network.parameters()],
-        "sample Dice": alone.detach(),
-    }
-
-
-def one_process_of_two(rank, folder):
-    where, wait = f"file://{folder}/rendezvous", timedelta(seconds=120)
-    torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=2, timeout=wait)
-    data = torch.load(folder / "data.pt", weights_only=True)
-    found = {name: distributed_loss(SCHEMES[name], data[name], rank) for name in data}
-    torch.save(found, folder / f"{rank}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
-def the_other_process(index, folder):
-    one_process_of_two(index + 1, folder)
-
-
-def test_two_processes_have_the_loss_and_the_gradients_of_one_with_both_samples(tmp_path):
-    data = {}
-    for name in ("classes", "regions"):
-        _, label = some(SCHEMES[name], (8, 10))
-        label[1] //= 2  # the samples differ, and so would Dices of their own
-        x = label + torch.randn(label.shape, dtype=torch.float64)
-        data[name] = {"model": TwoHeads(SCHEMES[name].outputs).double().state_dict(), "x": x, "label": label}
-    torch.save(data, tmp_path / "data.pt")
-    other = torch.multiprocessing.spawn(the_other_process, args=(tmp_path,), nprocs=1, join=False)
-    one_process_of_two(0, tmp_path)
-    assert other.join()
-    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    for name, one in data.items():
-        scheme = SCHEMES[name]
-        network = TwoHeads(scheme.outputs).double()
-        network.load_state_dict(one["model"])
-        value = SegmentationLoss(scheme, batch_dice=True)(network(one["x"]), one["label"])
-        value.backward()
-        torch.testing.assert_close((found[0][name]["value"] + found[1][name]["value"]) / 2, value.detach())
-        for rank in range(2):
-            torch.testing.assert_close(found[rank][name]["gradients"], [p.grad for p in network.parameters()])
-            alone = network(one["x"][rank : rank + 1]), one["label"][rank : rank + 1]
-            torch.testing.assert_close(found[rank][name]["sample Dice"], SegmentationLoss(scheme)(*alone).detach())

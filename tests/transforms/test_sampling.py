@@ -6,30 +6,13 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
+from sampling_helpers import assert_same, interpolate, make_case, random_matrix, vote
 
 from mednextv2.transforms import sampling
 from mednextv2.transforms.sampling import extract_patch
-from mednextv2.transforms.spatial import (
-    RandPlacement,
-    placement_matrix,
-)
+from mednextv2.transforms.spatial import RandPlacement, placement_matrix
 
 ALMOST_ONE = 1 + 1e-12  # the same offsets as the identity in float32, but sampled
-
-
-def make_case(shape, channels=1, dtype=np.float32, label_dtype=np.int8, values=(0, 1, 2), seed=0):
-    """Noise, and a label map of blobs."""
-    random = np.random.RandomState(seed)
-    image = random.randn(channels, *shape).astype(dtype)
-    coarse = random.choice(values, [n // 3 + 1 for n in shape])
-    label = np.kron(coarse, np.ones([3] * len(shape)))[tuple(slice(n) for n in shape)]
-    return image, label[None].astype(label_dtype)
-
-
-def random_matrix(dims, seed):
-    random = np.random.RandomState(seed)
-    return placement_matrix(random.uniform(-math.pi, math.pi, 3 if dims == 3 else 1), random.uniform(0.6, 1.6))
 
 
 def crop(array, centre, patch, fill):
@@ -38,26 +21,6 @@ def crop(array, centre, patch, fill):
     padded = np.pad(array, [(0, 0)] + [(far, far)] * len(patch), constant_values=fill)
     start = [far + c - p // 2 for c, p in zip(centre, patch, strict=True)]
     return padded[(slice(None), *(slice(s, s + p) for s, p in zip(start, patch, strict=True)))]
-
-
-def interpolate(array, matrix, centre, patch, outside):
-    offset = np.asarray(centre) - matrix @ (np.asarray(patch) // 2)
-    return ndimage.affine_transform(
-        array.astype(np.float64), matrix, offset, tuple(patch), order=1, mode="grid-constant", cval=outside
-    )
-
-
-def vote(label, matrix, centre, patch, fill):
-    """Return the labels of the largest indicators, and by how much each is ahead of the next."""
-    values = np.unique([*np.unique(label), fill])
-    scores = np.stack([interpolate(label[0] == v, matrix, centre, patch, float(v == fill)) for v in values])
-    ordered = np.sort(scores, axis=0)
-    lead = ordered[-1] - ordered[-2] if len(values) > 1 else np.ones(patch)
-    return values[scores.argmax(0)], lead
-
-
-def assert_same(found, expected):
-    np.testing.assert_array_equal(found.numpy(), expected)
 
 
 # plain crops
@@ -261,67 +224,6 @@ def test_flat_axis_is_not_interpolated_even_next_to_infinite_values():
     random = RandPlacement((8, 8, 4), 1, 1, flat_axis=2).set_random_state(0)
     found, _ = extract_patch(image, label, (6, 6, 2), (8, 8, 4), random.draw())
     assert found[..., [0, 2, 3]].isfinite().all()
-
-
-# labels
-
-
-@pytest.mark.parametrize("fill", [0, -1, 2])
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("seed", range(4))
-def test_labels_have_the_largest_interpolated_indicator(dims, seed, fill):
-    shape, patch = (14, 12, 11)[:dims], (12, 10, 13)[:dims]
-    matrix = random_matrix(dims, seed)
-    centre = [(7, 6, 5), (0, 0, 0), (13, 11, 10), (2, 9, 5)][seed][:dims]
-    image, label = make_case(shape, seed=seed)
-    expected, lead = vote(label, matrix, centre, patch, fill)
-    _, found = extract_patch(image, label, centre, patch, matrix, fill_label=fill)
-    assert (lead > 1e-4).mean() > 0.9
-    assert_same(found[0][lead > 1e-4], expected[lead > 1e-4])
-
-
-@pytest.mark.parametrize(
-    ("values", "dtype"),
-    [(range(120), np.int8), (range(0, 250, 5), np.uint8), ([3, 4, 20000], np.int16), ([-300, 4, 100], np.int16)],
-)
-def test_many_and_large_label_values_are_kept(values, dtype):
-    random = np.random.RandomState(0)
-    label = random.choice(list(values), (1, 9, 9, 9)).astype(dtype)
-    matrix = random_matrix(3, 5)
-    expected, lead = vote(label, matrix, (4, 4, 4), (7, 7, 7), -1)
-    _, found = extract_patch(label.astype(np.float32), label, (4, 4, 4), (7, 7, 7), matrix, fill_label=-1)
-    assert (lead > 1e-4).mean() > 0.9
-    assert_same(found[0][lead > 1e-4], expected[lead > 1e-4])
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-def test_lowest_of_equal_indicators_wins(dims):
-    random = np.random.RandomState(0)
-    label = random.randint(0, 4, (1, *(9,) * dims)).astype(np.int8)
-    matrix = np.eye(dims) * 0.5  # weights of 1, 1/2, 1/4 and 1/8 are exact
-    expected, lead = vote(label, matrix, (4,) * dims, (8,) * dims, -1)
-    _, found = extract_patch(label.astype(np.float32), label, (4,) * dims, (8,) * dims, matrix, fill_label=-1)
-    assert (lead == 0).mean() > 0.1
-    assert_same(found[0], expected)
-
-
-@pytest.mark.parametrize("fill", [0, 1, -1])
-@pytest.mark.parametrize("centre", [(6, 6, 6), (0, 6, 11), (40, 40, 40)])
-def test_volumes_of_one_label_differ_from_it_only_outside(fill, centre):
-    label = np.ones((1, 12, 12, 12), np.int8)
-    matrix = random_matrix(3, 4)
-    _, found = extract_patch(label.astype(np.float32), label, centre, (5, 6, 7), matrix, fill_label=fill)
-    expected, lead = vote(label, matrix, centre, (5, 6, 7), fill)
-    assert_same(found[0][lead > 1e-4], expected[lead > 1e-4])
-
-
-def test_fill_label_may_lie_outside_the_range_of_small_labels():
-    image, label = make_case((8, 8))
-    _, found = extract_patch(image, label, (0, 0), (6, 6), placement_matrix([1.0]), fill_label=300)
-    assert found.unique().tolist()[-1] == 300
-    inside = np.pad(label, [(0, 0), (20, 20), (20, 20)], constant_values=2)
-    _, found = extract_patch(inside * 1.0, inside, (24, 24), (6, 6), placement_matrix([1.0]), fill_label=300)
-    assert 300 not in found
 
 
 # reading
