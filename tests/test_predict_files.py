@@ -1,6 +1,7 @@
 """Masks of files: where they are written, what stays untouched, and every mistake told."""
 
 import errno
+import hashlib
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ import sys
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from dicom_helpers import write_series
 from monai.transforms import LoadImage
@@ -57,6 +59,39 @@ def test_a_study_of_which_all_series_are_wanted(tmp_path, voxels):
     assert [f.name for f in files] == ["study_4_T1_mprage_seg.nii.gz", "study_5_T1_second_seg.nii.gz"]
     one = predict_files(BUNDLE, tmp_path / "study", tmp_path / "one", series=5, **QUICK)
     assert [f.name for f in one] == ["study_seg.nii.gz"]
+
+
+def test_each_series_ends_on_its_own(tmp_path, voxels, caplog, capsys):
+    """One series is sound, one has no pixels that can be decoded, one lacks a slice, one is of another modality."""
+    study = tmp_path / "study"
+    common = {"StudyInstanceUID": "1.2.3", "Modality": "MR"}
+    write_series(study / "a", voxels, AFFINE, SeriesNumber=1, SeriesDescription="sound", **common)
+    for file in write_series(study / "b", voxels, AFFINE, SeriesNumber=2, SeriesDescription="odd", **common):
+        ds = pydicom.dcmread(file)
+        ds.BitsStored, ds.BitsAllocated, ds.HighBit = 7, 9, 6
+        ds.save_as(file)
+    lacking = write_series(study / "c", voxels, AFFINE, SeriesNumber=3, SeriesDescription="lacking", **common)
+    lacking[5].unlink()
+    write_series(study / "d", voxels, AFFINE, SeriesNumber=4, SeriesDescription="other", **{**common, "Modality": "CT"})
+    with pytest.raises(InputError) as caught:
+        predict_files(BUNDLE, study, tmp_path / "out", "all", dicom_seg=True, rtstruct=True, report=True, **QUICK)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "1 of 4 series could not be segmented; the others were" or lines[0].startswith("2 of 4 series")
+    assert any("study_2_odd" in line and "cannot be decoded" in line for line in lines[1:])
+    written = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert written == [
+        "report.html", "results.json",
+        *(f"study_{name}_seg{ending}" for name in ("1_sound", "4_other")
+          for ending in (".dcm", ".nii.gz", "_rtstruct.dcm")),
+    ]  # fmt: skip
+    assert "lacks slices" in caplog.text + str(caught.value)
+    assert "its modality is CT, but the bundle was trained on MR" in caplog.text
+    seg = pydicom.dcmread(tmp_path / "out" / "study_1_sound_seg.dcm")
+    assert "mednextv2_hippocampus" in seg.SeriesDescription
+    digest = hashlib.sha256((BUNDLE / "models" / "model.pt").read_bytes()).hexdigest()
+    assert digest in seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmParameters
+    assert str(tmp_path) not in (tmp_path / "out" / "results.json").read_text()
+    assert "1 sound" in capsys.readouterr().out.replace('"', "")
 
 
 def test_a_slice_of_the_series_is_never_replaced(tmp_path, voxels):

@@ -12,7 +12,9 @@ from monai.transforms import LoadImage
 from predict_helpers import AFFINE, BUNDLE, QUICK, SHAPE, noise, save
 
 import mednextv2
+from mednextv2.data import choose_series
 from mednextv2.errors import InputError
+from mednextv2.transforms import LoadVolumed
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nrrd", ".mha"])
@@ -145,3 +147,45 @@ def test_a_killed_loader_of_the_bundle_is_named(tmp_path):
     (broken / "models" / "model.pt").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"model\.pt"):
         mednextv2.Predictor(broken, **QUICK)
+
+
+class Bright(torch.nn.Module):
+    """A network that finds what is bright, whatever the window."""
+
+    weights = ()
+
+    def forward(self, x):
+        return torch.cat([torch.zeros_like(x), 20 * (x - 1), torch.full_like(x, -20)], dim=1)
+
+
+@pytest.mark.parametrize("degrees", [14.0, -20.0, 0.3])
+def test_a_tilted_series_is_masked_on_its_slices(tmp_path, predictor, monkeypatch, degrees):
+    tilted = np.diag([1.0, 1.0, 2.0, 1.0])
+    tilted[1, 2] = 2 * np.tan(np.radians(degrees))
+    shape = (40, 50, 20)
+    places = np.tensordot(tilted[:3, :3], np.indices(shape), axes=1)
+    centre = places[:, 18, 24, 9].reshape(3, 1, 1, 1)
+    ball = np.linalg.norm(places - centre, axis=0) < 11
+    write_series(tmp_path / "in", (100 + 900 * ball).astype(np.int16), tilted, slope=1.0, intercept=0.0, Modality="MR")
+    monkeypatch.setattr(predictor, "network", Bright())
+    found = predictor(tmp_path / "in", probabilities=tmp_path / "p.npy")
+    assert found.labels.shape == shape
+    where = np.tensordot(found.affine[:3, :3], np.indices(shape), axes=1) + found.affine[:3, 3].reshape(3, 1, 1, 1)
+    expected = np.linalg.norm(where - centre, axis=0) < 11  # by millimetres, however the series' axes run
+    assert 2 * (found.labels.astype(bool) & expected).sum() / (found.labels.astype(bool).sum() + expected.sum()) > 0.95
+    probabilities = np.load(tmp_path / "p.npy")
+    assert probabilities.shape == (3, *shape)
+    assert (probabilities.argmax(axis=0) == found.labels).mean() > 0.99
+
+
+def test_each_channel_may_be_a_series(tmp_path, predictor):
+    series = []
+    for number in (1, 2):
+        write_series(tmp_path / str(number), np.full((9, 7, 6), number, np.int16), slope=1.0, intercept=0.0)
+        series.append(choose_series(tmp_path / str(number))[0])
+    item = predictor._item(series, None)
+    loaded = LoadVolumed("image")(item)["image"]
+    assert loaded.shape == (2, 9, 7, 6)
+    assert [channel.unique().tolist() for channel in loaded] == [[1.0], [2.0]]
+    with pytest.raises(InputError, match="1 channel"):
+        predictor(series)  # the bundle takes one

@@ -11,6 +11,7 @@ import numpy as np
 from monai.data.utils import orientation_ras_lps
 from nibabel.affines import voxel_sizes
 from pydicom import Dataset, dcmread
+from pydicom.datadict import dictionary_VR
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import CTImageStorage, EnhancedMRImageStorage, generate_uid
 from pydicom.valuerep import DA, TM
@@ -193,7 +194,7 @@ def _allowed(source: Dataset, keyword: str) -> tuple[str, bool]:
     try:
         element = source[keyword] if keyword in source else None  # noqa: SIM401  # `get` returns the value alone
         value = "" if element is None or element.value is None else str(element.value).strip("\0 ")
-        vr = "" if element is None else element.VR
+        vr = dictionary_VR(keyword)  # not that of the file, which may be wrong
     except Exception:  # pydicom raises many kinds for values that it cannot convert
         return "", False
     if not value:

@@ -20,7 +20,7 @@ from mednextv2.images.dicom_file import is_dicom
 from mednextv2.images.dicom_tilt import without_shear
 from mednextv2.images.volume import SUFFIXES, has_orientation, read_volume, stem
 from mednextv2.text_files import read_json
-from mednextv2.wording import brief
+from mednextv2.wording import brief, count
 
 logger = logging.getLogger(__name__)
 
@@ -214,6 +214,11 @@ class CheckImaged(MapTransform):
             if not isinstance(files, (str, os.PathLike, list, tuple)):
                 continue  # an array, from MONAI Label
             files = [files] if isinstance(files, (str, os.PathLike)) else files
+            if len(files) not in (1, self.channels):
+                raise InputError(
+                    f"{files[0]}: is one of {count(len(files), 'image')} for {count(self.channels, 'channel')} of the "
+                    "bundle; give one file, or one for each channel"
+                )
             grids: list[tuple] = []
             for file in files:
                 array, affine = read_volume(file)

@@ -1,0 +1,53 @@
+"""Facts of a bundle that its metadata tell."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mednextv2.bundle.metadata import read_facts
+from mednextv2.errors import InputError
+
+BUNDLES = Path(__file__).parents[2] / "bundles"
+
+
+def bundle(folder, content):
+    (folder / "configs").mkdir()
+    (folder / "configs" / "metadata.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder
+
+
+def with_modality(words):
+    return {"version": "1.2", "network_data_format": {"inputs": {"image": {"modality": words}}}}
+
+
+def test_facts_of_the_hippocampus():
+    facts = read_facts(BUNDLES / "mednextv2_hippocampus")
+    assert (facts.name, facts.modalities) == ("mednextv2_hippocampus", ("MR",))
+    assert facts.version == json.loads((BUNDLES / facts.name / "configs" / "metadata.json").read_text())["version"]
+
+
+@pytest.mark.parametrize(
+    ("words", "codes"),
+    [
+        ("CT", ("CT",)), ("mr", ("MR",)), ("MRI", ("MR",)), ("CT, PET", ("CT", "PT")), ("CT/MR", ("CT", "MR")),
+        ("T1-weighted", ()), ("CT, contrast", ()), ("", ()), (3, ()), (None, ()),
+    ],
+)  # fmt: skip
+def test_modalities_are_dicoms_codes_or_none(tmp_path, words, codes):
+    assert read_facts(bundle(tmp_path, with_modality(words))).modalities == codes
+
+
+@pytest.mark.parametrize("content", [{}, [], {"version": 3}, {"network_data_format": "x"}, {"network_data_format": []}])
+def test_metadata_of_another_shape_tell_nothing(tmp_path, content):
+    facts = read_facts(bundle(tmp_path, content))
+    assert (facts.name, facts.version, facts.modalities) == (tmp_path.name, "", ())
+
+
+def test_without_metadata_there_is_the_name(tmp_path):
+    assert read_facts(tmp_path).name == tmp_path.name
+
+
+def test_metadata_that_are_no_json_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"metadata\.json"):
+        read_facts(bundle(tmp_path, "{"))
