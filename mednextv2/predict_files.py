@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,13 @@ from mednextv2.inference.orders import CheckOrder, Extras, Order, check_extras, 
 from mednextv2.inference.preflight import find_defects
 from mednextv2.paths import new_folder
 from mednextv2.predictor import Predictor
-from mednextv2.segmentation import Segmentation
+from mednextv2.scores.csv_tables import write_csv
 from mednextv2.wording import count
 
 logger = logging.getLogger(__name__)
+
+#: Name of the table of volumes that a report comes with.
+VOLUMES_NAME = "volumes.csv"
 
 
 def predict_files(
@@ -50,7 +53,7 @@ def predict_files(
             masks are named `case_seg.nii.gz`.
         series: Which series of a DICOM study: see :func:`mednextv2.inference.find_images`.
         dicom_seg: Write a DICOM SEG beside each mask.
-        report: Write `report.html` beside the masks.
+        report: Write `report.html`, `volumes.csv` and `results.json` beside the masks.
         probabilities: Write each output's probabilities beside each mask: see :meth:`mednextv2.Predictor.__call__`.
         rtstruct: Write a DICOM RT Structure Set beside each mask.
         dicom_seg_storage: See :func:`mednextv2.images.dicom_seg.write_dicom_seg`.
@@ -101,29 +104,29 @@ def _sound(orders: list[Order], check: CheckOrder) -> tuple[list[Order], list[st
 
 def _carry_out(orders: Sequence[Order], predictor: Predictor, extras: Extras, failed: list[str]) -> list[Path]:
     written: list[Path] = []
-    done: list[Order] = []
+    done: dict[str, dict[str, float]] = {}  # the volumes by the cases' names
     total = len(orders) + len(failed)
     for text in failed:
         logger.error("%s", text)
     for order in tqdm(orders, desc="segmenting", unit="image", disable=len(orders) < 2, file=sys.stderr):
         try:
-            written += _segment(order, predictor, extras)
-            done.append(order)
+            files, done[order.case] = _segment(order, predictor, extras)
+            written += files
         except InputError as e:
             if total == 1 or not order.series:
                 raise
             failed.append(f"{order.case}: {e}")
             logger.error("%s", failed[-1])  # its traceback tells a user nothing
     if extras.report and done:
-        written.append(_report(predictor, done))
+        written += _report(predictor, [order for order in orders if order.case in done], done)
     if failed:
         lines = [f"{len(failed)} of {count(total, 'series', 'series')} could not be segmented; the others were"]
         raise InputError("\n".join(lines + [f"- {text}" for text in failed]))
     return written
 
 
-def _segment(order: Order, predictor: Predictor, extras: Extras) -> list[Path]:
-    """Segment one image and write what was asked for."""
+def _segment(order: Order, predictor: Predictor, extras: Extras) -> tuple[list[Path], dict[str, float]]:
+    """Segment one image and write what was asked for; return the files and the structures' volumes."""
     for one in order.series:
         tqdm.write(f"series {one.row()}", file=sys.stdout)
         for note in one.notes():
@@ -140,8 +143,9 @@ def _segment(order: Order, predictor: Predictor, extras: Extras) -> list[Path]:
         logger.warning("%s: nothing was segmented, so that there is no DICOM object", order.case)
     else:
         written += [save(order.beside(Extras.ENDINGS[name])) for name, save in wanted.items()]
-    tqdm.write(f"{order.mask}: {_volumes(segmentation)}", file=sys.stdout)
-    return [*written, into] if into else written
+    volumes = segmentation.volumes
+    tqdm.write(f"{order.mask}: {_shown(volumes)}", file=sys.stdout)
+    return [*written, into] if into else written, volumes
 
 
 def _facts(files: Sequence[str]) -> tuple[list[str], int]:
@@ -161,25 +165,29 @@ def _check_report(folder: Path) -> None:
         )
 
 
-def _volumes(segmentation: Segmentation) -> str:
-    found = [(name, ml) for name, ml in segmentation.volumes.items() if ml > 0]
+def _shown(volumes: Mapping[str, float]) -> str:
+    found = [(name, ml) for name, ml in volumes.items() if ml > 0]
     shown = ", ".join(f"{name} {ml:.3g} ml" for name, ml in found[:8])
     return (shown or "nothing was segmented") + (f" and {len(found) - 8} more" if len(found) > 8 else "")
 
 
-def _report(predictor: Predictor, orders: Sequence[Order]) -> Path:
+def _report(predictor: Predictor, orders: Sequence[Order], volumes: Mapping[str, dict[str, float]]) -> list[Path]:
+    """Write the report's page, the volumes as a table, and what the page can be made from again."""
     from mednextv2.report import CaseFiles, Results, write_report, write_results
 
-    folder = orders[0].mask.parent
+    folder, scheme = orders[0].mask.parent, predictor.scheme
+    images = {order.case: ensure_tuple(order.item["image"]) for order in orders}
     cases = [
         CaseFiles(
-            order.item["case"],
-            tuple(os.path.abspath(os.fspath(file)) for file in ensure_tuple(order.item["image"])),
+            order.case,
+            tuple(os.path.abspath(os.fspath(file)) for file in images[order.case]),
             str(order.mask.absolute()),
+            volumes_ml=volumes[order.case],
         )
         for order in orders
     ]
-    scheme = predictor.scheme
+    rows = [{"case": case, "label": name, "volume_ml": ml} for case, own in volumes.items() for name, ml in own.items()]
+    write_csv(folder / VOLUMES_NAME, rows)
     title = f"Prediction with {predictor.root.name}"
     write_results(folder, Results("prediction", title, scheme.foreground, scheme.members, cases))
-    return write_report(folder, sources={order.case: ensure_tuple(order.item["image"]) for order in orders})
+    return [folder / VOLUMES_NAME, write_report(folder, sources=images)]

@@ -1,5 +1,6 @@
 """Masks of files: where they are written, what stays untouched, and every mistake told."""
 
+import csv
 import errno
 import hashlib
 import json
@@ -33,13 +34,23 @@ def test_the_command_segments_a_folder_and_reports(tmp_path, voxels):
     done = command(BUNDLE, tmp_path / "in", tmp_path / "out", "--report", "--overlap", "0.25")
     assert done.returncode == 0, done.stderr[-2000:]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "a_seg.nii.gz", "b_seg.nii.gz", "report.html", "results.json"]  # fmt: skip
+        "a_seg.nii.gz", "b_seg.nii.gz", "report.html", "results.json", "volumes.csv"]  # fmt: skip
     assert "a_seg.nii.gz: anterior" in done.stdout
     assert " ml" in done.stdout
     assert {p.name: p.read_bytes() for p in (tmp_path / "in").iterdir()} == before
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [c["case"] for c in results["cases"]] == ["a", "b"]
     assert results["kind"] == "prediction"
+    with open(tmp_path / "out" / "volumes.csv", newline="") as f:
+        rows = {(row["case"], row["label"]): float(row["volume_ml"]) for row in csv.DictReader(f)}
+    assert list(rows) == [(case, label) for case in "ab" for label in ("anterior", "posterior")]
+    for entry in results["cases"]:
+        mask = nib.load(tmp_path / "out" / entry["prediction"])
+        ml = abs(np.linalg.det(mask.affine[:3, :3])) / 1000
+        for value, label in ((1, "anterior"), (2, "posterior")):
+            expected = int((np.asarray(mask.dataobj) == value).sum()) * ml
+            assert rows[entry["case"], label] == pytest.approx(expected, rel=1e-5)
+            assert entry["volumes_ml"][label] == pytest.approx(expected, rel=1e-5)
     assert "<html" in (tmp_path / "out" / "report.html").read_text()
 
 
@@ -83,6 +94,7 @@ def test_each_series_ends_on_its_own(tmp_path, voxels, caplog, capsys):
         "report.html", "results.json",
         *(f"study_{name}_seg{ending}" for name in ("1_sound", "4_other")
           for ending in (".dcm", ".nii.gz", "_rtstruct.dcm")),
+        "volumes.csv",
     ]  # fmt: skip
     assert "lacks slices" in caplog.text + str(caught.value)
     assert "its modality is CT, but the bundle was trained on MR" in caplog.text

@@ -26,7 +26,8 @@ def predict(
             UID, or a part of its description. With the value all, every series that is a volume is segmented. A bundle
             of several channels takes one series for each, such as --series 3,4,5,6.
         dicom_seg: Also write each mask as a DICOM SEG file. This needs the package highdicom.
-        report: Also write report.html, a page with the volume of each class and pictures of the cases.
+        report: Also write report.html, a page with the volume of each class and pictures of the cases, and the volumes
+            in ml as the table volumes.csv.
         probabilities: Also write CASE_seg_probabilities.npy, an array of the shape (classes, X, Y, Z) in float16.
         rtstruct: Also write each mask as a DICOM RT Structure Set, for radiotherapy planning systems. This needs the
             package contourpy.

@@ -13,7 +13,7 @@ def report(folder: str, output: str | None = None, images: str | None = None, la
 
     Examples:
         mednextv2 report bundles/mednextv2_liver/output/evaluation/fold_0
-        mednextv2 report masks --output masks.html
+        mednextv2 report masks --images scans --output masks.html
     """
     from pathlib import Path
 

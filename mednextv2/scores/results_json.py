@@ -37,12 +37,14 @@ class CaseFiles:
         image: One file a channel, or one file.
         prediction: The mask.
         label: The reference label map, or None.
+        volumes_ml: Volume of each structure of the mask in millilitres, or None where it was not measured.
     """
 
     case: str
     image: tuple[str | os.PathLike, ...]
     prediction: str
     label: str | None = None
+    volumes_ml: Mapping[str, float] | None = None
 
 
 def made_by() -> dict[str, str]:
@@ -124,6 +126,8 @@ def write_results(folder: str | os.PathLike, results: Results) -> Path:
         case["image"] = images[0] if len(images) == 1 else images
         for key in ("prediction", "label"):
             case[key] = case[key] and _store(case[key], folder)
+        if case["volumes_ml"] is None:
+            del case["volumes_ml"]
     content["training_log"] = content["training_log"] and _store(content["training_log"], folder)
     if content["ignore_label"] is None:
         del content["ignore_label"]
@@ -176,6 +180,7 @@ def _from_content(content: Any, folder: Path) -> Results:
             tuple(_whole(path, folder) for path in case.image),
             _whole(case.prediction, folder),
             case.label and _whole(case.label, folder),
+            case.volumes_ml,
         )
         for case in results.cases
     ]
@@ -241,9 +246,11 @@ def _case_defects(case: Any, number: int, kind: str) -> list[str]:
         wrong.append("image")
     if entry.get("label") is not None and (not isinstance(entry["label"], (str, os.PathLike)) or not entry["label"]):
         wrong.append("label")
-    return [
-        f"{where}: {key} should be a {'name' if key == 'case' else 'path'}, not {brief(entry[key])}" for key in wrong
-    ]
+    volumes = entry.get("volumes_ml")
+    if volumes is not None and not (isinstance(volumes, Mapping) and all(map(_is_volume, volumes.values()))):
+        wrong.append("volumes_ml")
+    what = {"case": "a name", "volumes_ml": "numbers by the structures' names"}
+    return [f"{where}: {key} should be {what.get(key, 'a path')}, not {brief(entry[key])}" for key in wrong]
 
 
 def as_case(case: CaseFiles | Mapping[str, Any]) -> CaseFiles:
@@ -251,7 +258,7 @@ def as_case(case: CaseFiles | Mapping[str, Any]) -> CaseFiles:
 
     Args:
         case: These, or a dict with the keys `case`, `image` (a path, or a list of one path a channel), `prediction`,
-            and `label` where there is one.
+            `label` where there is one, and `volumes_ml` where they are known.
     """
     entry = asdict(case) if isinstance(case, CaseFiles) else case
     images = entry["image"] if _is_list(entry["image"]) else [entry["image"]]
@@ -261,6 +268,7 @@ def as_case(case: CaseFiles | Mapping[str, Any]) -> CaseFiles:
         tuple(os.fspath(path) for path in images),
         os.fspath(entry["prediction"]),
         None if label is None else os.fspath(label),
+        entry.get("volumes_ml"),
     )
 
 
@@ -270,6 +278,10 @@ def _is_list(value: Any) -> bool:
 
 def _is_value(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < MAX_LABELS
+
+
+def _is_volume(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
 
 
 def _repeats(names: Sequence[str]) -> bool:

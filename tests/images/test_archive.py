@@ -65,7 +65,8 @@ def archive(tmp_path_factory):
     port, dicom = free_port(), free_port()
     settings = {
         "StorageDirectory": str(folder), "IndexDirectory": str(folder), "HttpPort": port, "DicomPort": dicom,
-        "RemoteAccessAllowed": False, "AuthenticationEnabled": False, "Plugins": [PLUGIN], "SslEnabled": False, "DefaultEncoding": "Utf8",
+        "RemoteAccessAllowed": False, "AuthenticationEnabled": False, "Plugins": [PLUGIN], "SslEnabled": False,
+        "DefaultEncoding": "Utf8",
     }  # fmt: skip
     (folder / "orthanc.json").write_text(json.dumps(settings))
     with subprocess.Popen(

@@ -53,6 +53,16 @@ def test_channels_and_names_of_any_kind_survive(tmp_path):
     assert read_results(tmp_path).made_by.keys() >= {"mednextv2", "torch", "monai", "date"}
 
 
+def test_volumes_are_kept_where_they_are_known(tmp_path):
+    case = {"case": "a", "image": "a.nii", "prediction": "a_seg.nii", "volumes_ml": {"x": 0.5, "y": 0.0}}
+    write_results(tmp_path, results(tmp_path, kind="prediction", cases=[case, {**CASE, "case": "b"}]))
+    one, two = read_results(tmp_path).cases
+    assert (one.volumes_ml, two.volumes_ml) == ({"x": 0.5, "y": 0.0}, None)
+    for odd in ([1.0], {"x": "1"}, {"x": float("nan")}, {"x": -1}, {"x": True}):
+        with pytest.raises(InputError, match="volumes_ml should be numbers by the structures' names"):
+            results(tmp_path, kind="prediction", cases=[{**case, "volumes_ml": odd}])
+
+
 @pytest.mark.parametrize("kind", ["evaluation", "prediction"])
 def test_no_path_is_absolute_and_no_folder_of_a_scan_is_told(tmp_path, kind):
     scan = str(tmp_path / "DOE^JANE" / "ct")
