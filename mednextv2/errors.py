@@ -1,8 +1,12 @@
 """The one exception for mistakes that a user can make and mend."""
 
+import errno
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class InputError(ValueError):
@@ -20,15 +24,33 @@ class UsageError(InputError):
     """
 
 
-def find_input_error(error: BaseException | None) -> InputError | None:
-    """Return the InputError behind an exception that a library wrapped around it, or None."""
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Go through an exception and those behind it, from the last that was raised to the first."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, InputError):
-            return error
+        yield error
         error = error.__cause__ or error.__context__
-    return None
+
+
+def find_input_error(error: BaseException | None) -> InputError | None:
+    """Return the InputError behind an exception that a library wrapped around it, or None.
+
+    A full disk that a library met is one, too: its files are not written by this package, which tells it by itself
+    otherwise.
+    """
+    found = next((e for e in causes(error) if isinstance(e, InputError)), None)
+    if found is None and (full := find_full_disk(error)):
+        found = InputError(
+            f"{full.filename or 'a file, or the output of the program'}: cannot be written ({full.strerror}); make "
+            "room on the disk, or choose another folder, and give the same command again"
+        )
+    return found
+
+
+def find_full_disk(error: BaseException | None) -> OSError | None:
+    """Return the error behind an exception that says that a disk is full or a file larger than allowed, or None."""
+    return next((e for e in causes(error) if isinstance(e, OSError) and e.errno in _NO_ROOM), None)
 
 
 def show_plainly() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from monai.apps import DecathlonDataset, download_url, extractall
 
-from mednextv2.errors import InputError
+from mednextv2.errors import InputError, find_full_disk
 
 
 def fetch_msd_task(task: str, folder: str | os.PathLike, url: str | None = None, md5: str | None = None) -> Path:
@@ -48,6 +48,10 @@ def fetch_msd_task(task: str, folder: str | os.PathLike, url: str | None = None,
     except InputError:
         raise
     except Exception as e:  # MONAI, urllib and tarfile each raise their own, some of them plain Exceptions
+        if full := find_full_disk(e):
+            raise InputError(
+                f"{folder}: {task} cannot be written ({full.strerror}); make room, or choose another folder"
+            ) from e
         detail = " ".join(str(e).split())[:300]
         raise InputError(
             f"{task}: could not be downloaded from {address} to {folder} ({type(e).__name__}: {detail})"
