@@ -190,7 +190,9 @@ def test_unpacking_that_was_cut_short_is_not_taken_for_the_whole_task(server, tm
 
     with monkeypatch.context() as patch:
         patch.setattr("monai.apps.utils.shutil.copyfileobj", disk_full)
-        refused(tmp_path, **settings)
+        message = refused(tmp_path, **settings)
+    assert f"{tmp_path}: {TASK} cannot be written (No space left on device); make room" in message
+    assert not any(tmp_path.iterdir())
     task = fetch_msd_task(TASK, tmp_path, **settings)
     for name, content in FILES.items():
         assert (task / name).read_bytes() == content
