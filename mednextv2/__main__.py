@@ -64,6 +64,7 @@ def _show_everything() -> None:
     A line of the log that cannot be written, as to a full disk, does not become a traceback either.
     """
     logging.raiseExceptions = False
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # MONAI imports it; it warns where there is no home folder
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not where a test or a notebook took the stream's place
             stream.reconfigure(errors="replace")
