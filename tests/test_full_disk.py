@@ -118,7 +118,7 @@ def test_prepared_cases_leave_nothing_half_written(tmp_path):
     load = lambda item: {k: torch.from_numpy(nib.load(item[k]).get_fdata())[None] for k in ("image", "label")}  # noqa: E731
     item = {"case": "one", "image": str(image), "label": str(label)}
     store = CaseStore(load, SCHEME, tmp_path / "store", {})
-    with room_for(5000), pytest.raises(InputError, match=r"one-.*image\.npy: cannot be written .*; make room"):
+    with room_for(5000), pytest.raises(InputError, match=r"-one\.image\.npy: cannot be written .*; make room"):
         store.prepare([item])
     assert not any(file.is_file() for file in (tmp_path / "store").rglob("*"))
     assert store.prepare([item])[0].image.shape == (1, 21, 19, 17)

@@ -69,7 +69,7 @@ def all_positions(case, structure):
 def files(folder):
     """The names of all files, without what tells the places of their sources."""
     names = [p.name for p in (folder / "prepared").rglob("*") if p.is_file()]
-    return sorted(re.sub(r"-[0-9a-f]{10}(?=\.)", "", name) for name in names)
+    return sorted(re.sub(r"[0-9a-f]{10}-", "", name) for name in names)
 
 
 # --- what is stored --------------------------------------------------------------------------------------------------
