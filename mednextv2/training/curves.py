@@ -56,6 +56,8 @@ class CurveWriter:
             self._records.write(Event(wall_time=time.time(), **event).SerializeToString())
         except OSError as e:
             logger.warning("%s: no more TensorBoard curves (%s); scores are in the CSV", self.folder, e.strerror or e)
+            if self._file is not None and not os.fstat(self._file.fileno()).st_size:
+                os.unlink(self._file.name)
             self.close()
 
     def _open(self) -> None:

@@ -176,7 +176,8 @@ def test_archive_with_links_is_refused_with_its_name(server, tmp_path):
 def test_folder_that_cannot_be_written_is_named(server, tmp_path):
     (tmp_path / "file").touch()
     message = refused(tmp_path / "file" / "data", **serve(server, make_tar()))
-    assert str(tmp_path / "file") in message
+    assert message.startswith(f"folder {tmp_path / 'file' / 'data'}: cannot be written (")
+    assert "choose another folder" in message
 
 
 def test_unpacking_that_was_cut_short_is_not_taken_for_the_whole_task(server, tmp_path, monkeypatch):

@@ -71,6 +71,17 @@ def test_a_full_disk_costs_the_curves_alone(tmp_path, caplog):
     assert 1 < len(found) < 20
 
 
+def test_a_disk_without_any_room_has_no_empty_file(tmp_path, caplog):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        CurveWriter(tmp_path).add_scalar("loss", 1, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "no more TensorBoard curves" in caplog.text
+    assert not any(tmp_path.iterdir())
+
+
 def test_another_process_of_a_training_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("mednextv2.training.curves.is_main_process", lambda: False)
     CurveWriter(tmp_path).add_scalar("loss", 1, 1)
