@@ -36,6 +36,7 @@ def prepare_training(
     batch: Sequence[int] = (),
     num_workers: int = 0,
     prefetch_factor: int | None = None,
+    pin_memory: bool = False,
 ) -> None:
     """Check output folder and data set.
 
@@ -54,13 +55,14 @@ def prepare_training(
             :func:`check_shared_memory`.
         num_workers: Worker processes that make batches.
         prefetch_factor: Batches that each of them makes ahead.
+        pin_memory: Whether batches are moved to pinned memory when they are made; then each worker has one at a time.
 
     Raises:
         InputError: For a folder that cannot be written or that another training writes to, too little shared memory, or
             defects in the data.
     """
     keep_freed_memory()
-    check_shared_memory(batch, len(channels), num_workers * (prefetch_factor or 0))
+    check_shared_memory(batch, len(channels), num_workers * (1 if pin_memory else prefetch_factor or 0))
     prepare_folder(output_dir, "output_dir")
     if is_main_process():
         hold_folder(output_dir, "output_dir")
@@ -86,7 +88,7 @@ def check_shared_memory(
     Args:
         batch: `(B, *patch)`.
         channels: Of the images.
-        ahead: Batches that the workers of a process make ahead; none needs shared memory without workers.
+        ahead: Batches that the workers of a process have in shared memory; without workers there are none.
         folder: Where the system has its shared memory; where there is no such folder, nothing is checked.
 
     Raises:

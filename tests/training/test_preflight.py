@@ -84,6 +84,12 @@ def test_a_training_is_refused_before_it_makes_anything(little, phantom, tmp_pat
     assert not (tmp_path / "new").exists()
 
 
+def test_batches_that_are_pinned_at_once_need_less(little, phantom, tmp_path):
+    given = {"batch": (2, 48, 64, 48), "num_workers": 3, "prefetch_factor": 4}  # 1.7 MiB a batch
+    prepare_training(**settings(phantom, tmp_path, pin_memory=True, **given))
+    assert "need 20 MiB" in refused(prepare_training, **settings(phantom, tmp_path, **given))
+
+
 # --- training --------------------------------------------------------------------------------------------------------
 
 
