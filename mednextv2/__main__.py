@@ -1,7 +1,9 @@
 """The command line: `mednextv2 VERB …` or `python -m mednextv2 VERB …`."""
 
+import logging
 import os
 import sys
+from contextlib import suppress
 
 from mednextv2.commands import VERBS
 from mednextv2.commands.arguments import find_verb, read_arguments
@@ -17,28 +19,52 @@ def main() -> None:
     """
     _show_everything()
     try:
-        text = find_help(VERBS, sys.argv[1:])
-        if text is not None:
-            print(text)
-            return
-        verb = find_verb(VERBS, sys.argv[1])
-        arguments = read_arguments(verb, sys.argv[2:])
-        _check_working_directory()
-        name_user()
-        verb(**arguments)
+        _run(sys.argv[1:])
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # the reader of the output, such as head, has seen enough
+        _give_up_output()
+        sys.exit(1)
     except Exception as e:
         error = find_input_error(e)
         if error is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        with suppress(OSError):  # of messages that are written to a full disk
+            print(f"error: {error}", file=sys.stderr)
+        _give_up_output()
         sys.exit(2 if isinstance(error, UsageError) else 1)
 
 
+def _run(words: list[str]) -> None:
+    text = find_help(VERBS, words)
+    if text is not None:
+        print(text)
+    else:
+        verb = find_verb(VERBS, words[0])
+        arguments = read_arguments(verb, words[1:])
+        _check_working_directory()
+        name_user()
+        verb(**arguments)
+    sys.stdout.flush()  # here, where what is on a full disk can still be told
+
+
+def _give_up_output() -> None:
+    """Let what cannot be written to a full disk or a closed pipe not fail once more when the program ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _show_everything() -> None:
-    """Let a terminal or a log that is not UTF-8 show a question mark for what it cannot show, instead of failing."""
+    """Let a terminal or a log that is not UTF-8 show a question mark for what it cannot show, instead of failing.
+
+    A line of the log that cannot be written, as to a full disk, does not become a traceback either.
+    """
+    logging.raiseExceptions = False
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # MONAI imports it; it warns where there is no home folder
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not where a test or a notebook took the stream's place
             stream.reconfigure(errors="replace")

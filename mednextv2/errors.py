@@ -1,8 +1,21 @@
 """The one exception for mistakes that a user can make and mend."""
 
+import errno
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: What PyTorch says when tensors of worker processes find no room in /dev/shm, or no file handle.
+_SHARED_MEMORY = r"Bus error|out of shared memory|unable to (allocate|open|resize|write|mmap|map).*</torch_"
+_OPEN_FILES = r"received \d+ items of ancdata|Too many open files"
+SHARED_MEMORY_REMEDY = (
+    "give fewer --num_workers (0 needs no shared memory), or more shared memory to the container (docker run "
+    "--shm-size=8g or --ipc=host)"
+)
+_GOES_ON = "A training goes on from its last epoch with the same command"
 
 
 class InputError(ValueError):
@@ -20,15 +33,55 @@ class UsageError(InputError):
     """
 
 
-def find_input_error(error: BaseException | None) -> InputError | None:
-    """Return the InputError behind an exception that a library wrapped around it, or None."""
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Go through an exception and those behind it, from the last that was raised to the first."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, InputError):
-            return error
+        yield error
         error = error.__cause__ or error.__context__
-    return None
+
+
+def find_input_error(error: BaseException | None) -> InputError | None:
+    """Return the InputError behind an exception that a library wrapped around it, or None.
+
+    What the machine ran short of in a library is one, too: room on a disk, shared memory for the worker processes of a
+    data loader, memory (so that the system killed a worker), open files.
+    """
+    found = next((e for e in causes(error) if isinstance(e, InputError)), None)
+    if found is None and (text := next(filter(None, map(_shortage, causes(error))), None)):
+        found = InputError(text)
+    return found
+
+
+def _shortage(error: BaseException) -> str:
+    """Say what the machine was short of and what to do, or return an empty text."""
+    if full := find_full_disk(error):
+        return (
+            f"{full.filename or 'a file, or the output of the program'}: cannot be written ({full.strerror}); make "
+            "room on the disk, or choose another folder, and give the same command again"
+        )
+    text = str(error)
+    if (isinstance(error, OSError) and error.errno == errno.EMFILE) or re.search(_OPEN_FILES, text):
+        return (
+            "num_workers: too many files are open for this user; allow more (ulimit -n 65536), or give fewer "
+            f"--num_workers. {_GOES_ON}"
+        )
+    if isinstance(error, (RuntimeError, OSError)) and re.search(_SHARED_MEMORY, text):
+        return f"/dev/shm: is too small for the batches of the worker processes; {SHARED_MEMORY_REMEDY}. {_GOES_ON}"
+    if isinstance(error, RuntimeError) and re.search(
+        r"DataLoader worker .*(killed by signal|exited unexpectedly)", text
+    ):
+        return (
+            "num_workers: a worker process was killed, probably by the system for lack of memory; give fewer "
+            f"--num_workers or a smaller --batch_size. {_GOES_ON}"
+        )
+    return ""
+
+
+def find_full_disk(error: BaseException | None) -> OSError | None:
+    """Return the error behind an exception that says that a disk is full or a file larger than allowed, or None."""
+    return next((e for e in causes(error) if isinstance(e, OSError) and e.errno in _NO_ROOM), None)
 
 
 def show_plainly() -> None:

@@ -60,11 +60,11 @@ def hold_folder(folder: str | os.PathLike, setting: str) -> None:
             raise
         logger.warning("%s: has no locks (%s); make sure that no other process writes there", folder, e.strerror)
         return
-    file.seek(0)
-    file.truncate()
+    os.ftruncate(file.fileno(), 0)
     since = datetime.now().astimezone().isoformat(timespec="minutes")
-    json.dump({"process": os.getpid(), "host": socket.gethostname(), "since": since}, file)
-    file.flush()
+    own = {"process": os.getpid(), "host": socket.gethostname(), "since": since}
+    with contextlib.suppress(OSError):  # of a full disk: the folder is locked without a word about its holder
+        os.write(file.fileno(), json.dumps(own).encode())
     if not _held:
         atexit.register(_release_all)
     _held[path] = file

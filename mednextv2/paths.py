@@ -1,8 +1,10 @@
 """Paths that users give, and files that appear only when they are complete."""
 
+import errno
 import hashlib
 import os
 import re
+import shutil
 import socket
 import tempfile
 import time
@@ -10,9 +12,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mednextv2.errors import InputError
+from mednextv2.errors import InputError, find_full_disk
 
 _OLD_S = 2 * 86400.0
+_LITTLE_ROOM = 1 << 16  # bytes; a disk with less has no room for what was to be written
 
 #: The settings of workflows that are paths.
 PATHS = (
@@ -159,12 +162,21 @@ def writing(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
-    except (OSError, RuntimeError) as e:  # torch.save raises a RuntimeError on a full disk
-        if isinstance(e, OSError):
-            reason = e.strerror or str(e)
-        else:
-            reason = " ".join(str(e).split())[:200]
+    except (OSError, RuntimeError) as e:  # PyTorch and ITK raise a RuntimeError on a full disk
+        reason = _reason(e, path.parent)
         raise InputError(f"{path}: cannot be written ({reason}); make room, or choose another folder") from e
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _reason(error: Exception, folder: Path) -> str:
+    """Say why a file could not be written; NumPy and ITK do not tell that the disk is full."""
+    if full := find_full_disk(error):
+        return full.strerror or str(full)
+    with suppress(OSError):
+        if shutil.disk_usage(folder).free < _LITTLE_ROOM:
+            return os.strerror(errno.ENOSPC)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split())[:200]

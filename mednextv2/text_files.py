@@ -34,6 +34,10 @@ class _RefusedError(ValueError):
     """Something in a file that is not read; the message says what and where."""
 
 
+class _NumberError(yaml.MarkedYAMLError):
+    """A number of a YAML file that is not read."""
+
+
 def read_text(path: str | os.PathLike, limit: int = MAX_JSON_BYTES, advice: str = "") -> str:
     r"""Read a text file.
 
@@ -140,10 +144,17 @@ def parse_yaml(text: str, name: str | os.PathLike, first_line: int = 1) -> Any:
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
         place = f" (line {mark.line + first_line}, column {mark.column + 1})" if mark else ""
-        raise InputError(f"{name}: is not valid YAML: {e.problem or e.context}{place}; correct it") from e
+        key = _key_above(text, mark.line) if mark and isinstance(e, _NumberError) else "is not valid YAML"
+        raise InputError(f"{name}: {key}: {e.problem or e.context}{place}; correct it") from e
     except (yaml.YAMLError, ValueError) as e:  # characters that YAML forbids; dates such as 2024-99-99
         raise InputError(f"{name}: is not valid YAML: {' '.join(str(e).split())[:200]}; correct it") from e
     return content
+
+
+def _key_above(text: str, line: int) -> str:
+    """Return the key at the left margin that a line belongs to."""
+    rows = text.split("\n")[line::-1]
+    return next((found[1] for row in rows if (found := re.match(r"([\w-]+) *:", row))), "is not valid YAML")
 
 
 def _check_depth(text: str) -> None:
@@ -278,8 +289,7 @@ class _Loader(yaml.SafeLoader):
             number = self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
             if math.isfinite(number):
                 return number
-        problem = f"{brief(node.value)} is no number that can be used"
-        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        raise _NumberError(problem=f"{brief(node.value)} is no number that can be used", problem_mark=node.start_mark)
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)

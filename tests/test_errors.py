@@ -81,6 +81,42 @@ def test_none_is_found_where_there_is_none(error):
     assert find_input_error(error) is None
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. "), "a worker process was killed"),
+        (RuntimeError("DataLoader worker (pid(s) 12, 13) exited unexpectedly"), "--num_workers or a smaller --batch"),
+        (RuntimeError("DataLoader worker (pid 12) is killed by signal: Bus error. It is possible that dataloader's "
+         "workers are out of shared memory."), "--shm-size"),
+        (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\n  …\nRuntimeError: unable to "
+         "allocate shared memory(shm) for file </torch_7_8_0>: No space left on device (28)"), "/dev/shm: is too"),
+        (RuntimeError("unable to write to file </torch_2_4>: No space left on device (28)"), "--num_workers (0 needs"),
+        (RuntimeError("unable to mmap 96 bytes from file </torch_1_2>: Cannot allocate memory (12)"), "/dev/shm: is"),
+        (RuntimeError("unable to open shared memory object </torch_5_6> in read-write mode"), "/dev/shm: is too small"),
+        (RuntimeError("received 0 items of ancdata"), "ulimit -n"),
+        (OSError(24, "Too many open files"), "num_workers: too many files are open"),
+        (OSError(28, "No space left on device", "/data/x.tmp"), "/data/x.tmp: cannot be written (No space left"),
+        (OSError(122, "Disk quota exceeded"), "cannot be written (Disk quota exceeded); make room"),
+    ],
+)  # fmt: skip
+def test_what_the_machine_is_short_of_is_told_with_what_to_do(error, words):
+    wrapped = raised(lambda: _raise(RuntimeError("Failed to evaluate ConfigExpression"), error))
+    assert words in str(find_input_error(wrapped))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("unable to open file </home/me/torch_model.pt>"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        OSError(2, "No such file or directory", "x"),
+        RuntimeError("DataLoader worker 3 read a patch"),
+    ],
+)
+def test_other_errors_are_no_shortage(error):
+    assert find_input_error(error) is None
+
+
 def test_show_plainly_leaves_other_programs_alone(monkeypatch):
     hook = sys.excepthook
     for program in ("pytest", "/x/bundle/main.py", "/x/other/__main__.py", "-c", ""):

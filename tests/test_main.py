@@ -1,9 +1,11 @@
 """The command line as a program: exit status, streams, the working directory."""
 
 import os
+import shutil
 import subprocess
 import sys
 
+import pytest
 from verb_helpers import call
 
 from mednextv2 import __main__ as program
@@ -45,3 +47,19 @@ def test_a_working_directory_that_is_gone_is_named(tmp_path):
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path / "gone", capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.strip().startswith("error: the working directory was deleted")
+
+
+_NOBODY = ["unshare", "-U", "--map-user=12345", "--map-group=12345"]  # as docker run --user 12345
+
+
+@pytest.mark.skipif(
+    shutil.which("unshare") is None or subprocess.run([*_NOBODY, "true"], capture_output=True).returncode != 0,
+    reason="needs unshare, and user namespaces that anybody may make",
+)
+def test_a_user_without_a_name_and_a_home_needs_to_set_nothing(tmp_path):
+    known = ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR")
+    env = {name: value for name, value in os.environ.items() if name not in known}
+    words = [*_NOBODY, sys.executable, "-m", "mednextv2", "phantom", "data", "--cases", "1"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "data" / "dataset.json").is_file()

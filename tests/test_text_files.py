@@ -131,6 +131,20 @@ def test_yaml_that_has_no_sense_is_refused_with_its_place(text, words):
     assert words in message
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("labels: [a]\nweight_decay: .inf\n", "weight_decay: '.inf' is no number that can be used (line 2, column 15)"),
+        ("one: 1\npatch_size:\n- 16\n- .NaN\ntwo: 2\n", "patch_size: '.NaN' is no number that can be used (line 4"),
+        ("normalization:\n- {scheme: clip,\n   low: 1.0e+400}\n", "normalization: '1.0e+400' is no number"),
+        ("regions :\n  # high: 1\n  low:\n    - " + "9" * 60, "regions: '9999"),
+        ("- 1\n- .nan\n", "is not valid YAML: '.nan' is no number"),
+    ],
+)
+def test_a_number_that_cannot_be_used_is_named_with_its_key(text, words):
+    assert refused(parse_yaml, text, "task.yaml").startswith(f"task.yaml: {words}")
+
+
 def test_lines_are_counted_from_where_the_document_starts():
     assert "line 41" in refused(parse_yaml, "a: 1\na: 2\n", "task.yaml", 40)
 

@@ -8,6 +8,7 @@ copied as they are.
 
 import json
 import os
+from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -15,7 +16,7 @@ from typing import Any
 
 from mednextv2.bundle.task import Task, read_task
 from mednextv2.nets.legal_sizes import DIVISOR
-from mednextv2.paths import prepare_folder
+from mednextv2.paths import new_folder, writing
 from mednextv2.version import __version__
 
 #: What each workflow is joined of: what all share, its own recipe, what evaluation and inference share.
@@ -74,20 +75,25 @@ def write_bundle(task_file: str | os.PathLike, check: bool = False) -> list[str]
 
     Returns:
         The files that changed, or with `check` would change, relative to the bundle's folder.
+
+    Raises:
+        InputError: When the facts are incomplete or impossible, or a file cannot be written.
     """
     folder = Path(task_file).resolve().parent
-    changed = []
-    for name, text in build_bundle(task_file).items():
-        file = folder / name
-        if file.is_file() and file.read_text(encoding="utf-8") == text:
-            continue
-        changed.append(name)
-        if not check:
-            prepare_folder(file.parent, "bundle")
-            temporary = file.with_name(f".{file.name}.part")
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(file)
+    built = build_bundle(task_file)
+    changed = [name for name, text in built.items() if not _holds(folder / name, text)]
+    if not check:
+        with ExitStack() as stack:  # all take their names at its end, so that a full disk leaves the files of before
+            for name in changed:
+                stack.enter_context(new_folder((folder / name).parent, "bundle"))
+            for name in changed:
+                temporary = stack.enter_context(writing(folder / name))
+                temporary.write_text(built[name], encoding="utf-8")
     return changed
+
+
+def _holds(file: Path, text: str) -> bool:
+    return file.is_file() and file.read_text(encoding="utf-8") == text
 
 
 def _recipe(name: str) -> str:

@@ -17,7 +17,7 @@ from mednextv2.bundle.task import read_task
 from mednextv2.data.cases import DatasetFolder
 from mednextv2.errors import InputError
 from mednextv2.nets.legal_sizes import DIVISOR
-from mednextv2.paths import prepare_folder, writing
+from mednextv2.paths import new_folder, writing
 from mednextv2.wording import count
 
 _REFERENCE = (
@@ -53,11 +53,14 @@ def write_task(plan: Plan, folder: str | os.PathLike) -> Path:
         draft.parent.mkdir()
         draft.write_text(text, encoding="utf-8")
         read_task(draft)
-    prepare_folder(folder, "output")
-    with writing(folder / "fingerprint.json") as temporary:
-        temporary.write_text(json.dumps(plan.fingerprint.to_dict(), indent=1) + "\n", encoding="utf-8")
-    with writing(folder / "task.yaml") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    facts = json.dumps(plan.fingerprint.to_dict(), indent=1) + "\n"
+    with (
+        new_folder(folder, "output"),
+        writing(folder / "fingerprint.json") as fingerprint,
+        writing(folder / "task.yaml") as task,
+    ):
+        fingerprint.write_text(facts, encoding="utf-8")
+        task.write_text(text, encoding="utf-8")
     return folder / "task.yaml"
 
 

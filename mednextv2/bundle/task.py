@@ -140,12 +140,14 @@ def _check(path: Path, workflow: dict[str, Any], public: dict[str, Any]) -> None
         problems.append(f"variant {workflow['variant']} is none of {', '.join(VARIANTS)}")
     if workflow["labels"][0] != "background":
         problems.append("labels should start with background")
-    if changed := [name for name in texts_in(workflow) if is_rewritten(name)]:
-        problems.append(f"MONAI reads more than a name into {', '.join(map(brief, changed))}: {NAMES_RULE}")
-    if changed := [text for text in texts_in(public) if text.startswith(_REWRITTEN)]:
-        problems.append(f"MONAI reads more than a text into {', '.join(map(brief, changed))}: begin it with a word")
+    for key, value in workflow.items():
+        if changed := [name for name in texts_in(value) if is_rewritten(name)]:
+            problems.append(f"{key}: MONAI reads more than a name into {', '.join(map(brief, changed))}: {NAMES_RULE}")
+    for key, value in public.items():
+        if changed := [text for text in texts_in(value) if text.startswith(_REWRITTEN)]:
+            problems.append(f"{key}: MONAI reads more than a text into {brief(changed[0])}: begin it with a word")
     if public["version"] not in public["changelog"]:
-        problems.append(f"the changelog has no entry {public['version']}")
+        problems.append(f"the changelog has no entry for the version {brief(public['version'])}")
     if problems:
         raise InputError(f"{path}: {'; '.join(problems)}")
 

@@ -183,7 +183,7 @@ def _split(
         if name.startswith("no") and name[2:] in names and not equals:
             name, value = name[2:], "false"
         hint = hint_for(verb.__name__, name)
-        if name in named:
+        if name in named and name in names:  # of a workflow's setting the last one counts, as on MONAI's command line
             problems.append(f"{shown}: is given twice")
         elif name not in names and (hint or not open_ended):
             problems.append(f"{shown}: {verb.__name__} has no such option; {hint or _near(name, names)}")

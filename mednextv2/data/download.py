@@ -8,7 +8,8 @@ from pathlib import Path
 
 from monai.apps import DecathlonDataset, download_url, extractall
 
-from mednextv2.errors import InputError
+from mednextv2.errors import InputError, find_full_disk
+from mednextv2.paths import prepare_folder
 
 
 def fetch_msd_task(task: str, folder: str | os.PathLike, url: str | None = None, md5: str | None = None) -> Path:
@@ -36,7 +37,7 @@ def fetch_msd_task(task: str, folder: str | os.PathLike, url: str | None = None,
     address = url or DecathlonDataset.resource[task]
     archive = Path(folder) / f"{task}.tar"
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        prepare_folder(folder, "folder")
         archive.unlink(missing_ok=True)  # what an earlier attempt left
         download_url(address, archive, hash_val=md5 or DecathlonDataset.md5[task], hash_type="md5", progress=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".") as partial:
@@ -48,6 +49,10 @@ def fetch_msd_task(task: str, folder: str | os.PathLike, url: str | None = None,
     except InputError:
         raise
     except Exception as e:  # MONAI, urllib and tarfile each raise their own, some of them plain Exceptions
+        if full := find_full_disk(e):
+            raise InputError(
+                f"{folder}: {task} cannot be written ({full.strerror}); make room, or choose another folder"
+            ) from e
         detail = " ".join(str(e).split())[:300]
         raise InputError(
             f"{task}: could not be downloaded from {address} to {folder} ({type(e).__name__}: {detail})"

@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -9,7 +11,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from mednextv2.errors import InputError
-from mednextv2.paths import prepare_folder
+from mednextv2.paths import new_folder, writing
 
 
 def make_phantom_dataset(folder: str | os.PathLike, cases: int = 60, seed: int = 0) -> Path:
@@ -35,17 +37,7 @@ def make_phantom_dataset(folder: str | os.PathLike, cases: int = 60, seed: int =
         raise InputError(f"cases {cases!r}: should be a whole number from 1")
     if (folder / "dataset.json").exists():
         raise InputError(f"{folder}: holds a data set already; choose another folder")
-    prepare_folder(folder, "folder")
-    for name in ("imagesTr", "labelsTr"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    entries = []
-    for number, child in enumerate(np.random.SeedSequence(seed).spawn(cases)):
-        image, label = _phantom(np.random.default_rng(child))
-        entry = {k: f"./{k}sTr/phantom_{number:03d}.nii.gz" for k in ("image", "label")}
-        affine = np.diag([1.0, 1.0, 1.0, 1.0])
-        nib.save(nib.Nifti1Image(image, affine), folder / entry["image"])
-        nib.save(nib.Nifti1Image(label, affine), folder / entry["label"])
-        entries.append(entry)
+    entries = [{k: f"./{k}sTr/phantom_{n:03d}.nii.gz" for k in ("image", "label")} for n in range(cases)]
     description = {
         "name": "Phantom",
         "description": "Computer-made images of two touching ellipsoids; not anatomy",
@@ -55,9 +47,31 @@ def make_phantom_dataset(folder: str | os.PathLike, cases: int = 60, seed: int =
         "numTraining": cases,
         "training": entries,
     }
-    # last, so that a folder with dataset.json is a complete one
-    (folder / "dataset.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    with ExitStack() as stack:
+        for made in (folder, folder / "imagesTr", folder / "labelsTr"):
+            stack.enter_context(new_folder(made, "folder"))
+        written = stack.enter_context(_removed_after_errors())
+        for entry, child in zip(entries, np.random.SeedSequence(seed).spawn(cases), strict=True):
+            for file, array in zip(entry.values(), _phantom(np.random.default_rng(child)), strict=True):
+                with writing(folder / file) as temporary:
+                    nib.save(nib.Nifti1Image(array, np.eye(4)), temporary)
+                written.append(folder / file)
+        # last, so that a folder with dataset.json is a complete one
+        with writing(folder / "dataset.json") as temporary:
+            temporary.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     return folder
+
+
+@contextmanager
+def _removed_after_errors() -> Iterator[list[Path]]:
+    """Give a list for the names of files, which are removed if the block ends with an error."""
+    files: list[Path] = []
+    try:
+        yield files
+    except BaseException:
+        for file in files:
+            file.unlink(missing_ok=True)
+        raise
 
 
 def _phantom(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

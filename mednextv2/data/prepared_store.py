@@ -38,7 +38,7 @@ from mednextv2.version import __version__
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 2  # of the files; another number means that older ones are made again
+_FORMAT = 3  # of the files; another number means that older ones are made again
 _PARTS = ("image.npy", "label.npy", "positions.npy")
 _KEPT_VOXELS = 10_000  # positions a structure; of larger structures one in a hundred if that is more
 _SEED = 1234
@@ -56,7 +56,7 @@ class PreparedCase:
     def __init__(self, folder: str | os.PathLike, name: str, sources: Sequence[str] = ()) -> None:
         self.folder, self.name = Path(folder), name
         places = "\n".join(os.path.abspath(source) for source in sources)
-        self.stem = f"{name}-{hashlib.sha256(places.encode()).hexdigest()[:10]}" if sources else name
+        self.stem = f"{hashlib.sha256(places.encode()).hexdigest()[:10]}-{name}" if sources else name
 
     def file(self, part: str) -> Path:
         """Return the file of a part: `image.npy`, `label.npy`, `positions.npy` or `case.json`."""

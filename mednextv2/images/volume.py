@@ -76,11 +76,16 @@ def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     except InputError:
         raise
     except Exception as e:  # zlib, gzip, nibabel and ITK each raise their own for a damaged file
-        detail = " ".join(str(e).split())[:200]
-        raise InputError(
-            f"{path}: cannot be read; the file is truncated, damaged, or not what its ending says "
-            f"({type(e).__name__}: {detail}). Copy or convert it again"
-        ) from e
+        raise unreadable(path, e) from e
+
+
+def unreadable(path: str | os.PathLike, error: Exception) -> InputError:
+    """Return the error that tells that a library could not read an image file."""
+    detail = " ".join(str(error).split())[:200]
+    return InputError(
+        f"{path}: cannot be read; the file is truncated, damaged, or not what its ending says "
+        f"({type(error).__name__}: {detail}). Copy or convert it again"
+    )
 
 
 def screen_file(path: str | os.PathLike) -> None:

@@ -114,6 +114,9 @@ def _write_itk(file: Path, labels: np.ndarray, affine: np.ndarray) -> None:
     image.SetOrigin(affine[:3, 3])
     image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(affine[:3, :3] / spacing)))
     itk.imwrite(image, str(file), compression=True)
+    # on a full disk, ITK leaves the end of a small NRRD file out without an error
+    if not np.array_equal(itk.array_view_from_image(itk.imread(str(file))), labels.T):
+        raise OSError("it is not what was written")
 
 
 def mask_path(folder: str | os.PathLike, image: str | os.PathLike, suffix: str = "seg") -> Path:

@@ -1,6 +1,7 @@
 """What a training run needs beyond MONAI: loss, schedule, checkpoints that resume, progress, per-class scores."""
 
 from mednextv2.training.checkpoint import TrainingCheckpoint, check_start
+from mednextv2.training.curves import CurveWriter
 from mednextv2.training.engine import RecordingInferer, Trainer
 from mednextv2.training.handlers import EarlyStopping, GradientClipping, Progress, TrainingLog, step_loss
 from mednextv2.training.loss import SegmentationLoss
@@ -10,6 +11,7 @@ from mednextv2.training.schedule import OPTIMIZERS, create_optimizer, warmup_pol
 
 __all__ = [
     "OPTIMIZERS",
+    "CurveWriter",
     "EarlyStopping",
     "GradientClipping",
     "Progress",

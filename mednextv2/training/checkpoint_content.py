@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mednextv2.errors import InputError
 from mednextv2.label_scheme import is_whole
 from mednextv2.weights.files import load_file
-from mednextv2.weights.loading import describe_mismatch, wrong_tensors
+from mednextv2.weights.loading import broken_numbers, describe_mismatch, wrong_tensors
 from mednextv2.wording import brief
 
 #: Names of the checkpoints of the last epoch, and of the one before.
@@ -66,6 +66,8 @@ def read_checkpoint(file: Path, network: nn.Module, cases: list[str]) -> dict[st
         raise InputError(f"{file}: a training of another network is there. {problem} {_ANEW}")
     if problem := wrong_tensors(content["model"], own):
         raise InputError(f"{file}: is damaged. {problem} {advice(file)}")
+    if problem := broken_numbers(content["model"]):
+        raise InputError(f"{file}: is damaged, since it has {problem}. {advice(file)}")
     if content.get("cases", cases) != cases:
         raise InputError(f"{file}: a training on other cases is there, of another fold or data set. {_ANEW}")
     return content
@@ -139,7 +141,9 @@ def _difference(own: Any, given: Any, name: str) -> str:
             return f"{name} is {brief(given)}"
         parts = enumerate(zip(own, given, strict=True))
         return next((d for i, (a, b) in parts if (d := _difference(a, b, f"{name}.{i}"))), "")
-    if own is None or isinstance(own, (bool, str)):
+    if own is None:  # what is not known before the first epoch, such as the mean of a metric
+        return "" if given is None or _is_number(given) else f"{name} is {brief(given)}"
+    if isinstance(own, (bool, str)):
         return "" if given is None or type(given) is type(own) else f"{name} is {brief(given)}"
     if _is_number(own):
         return "" if _is_number(given) else f"{name} is {brief(given)}"

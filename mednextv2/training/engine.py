@@ -1,7 +1,6 @@
 """MONAI's trainer and inferer, with what keeps a GPU busy."""
 
 import logging
-import re
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -11,7 +10,7 @@ from monai.engines import SupervisedTrainer
 from monai.inferers import SimpleInferer
 from torch import Tensor, nn
 
-from mednextv2.errors import InputError
+from mednextv2.errors import InputError, find_input_error
 from mednextv2.nets.cuda_graph import CudaGraphs
 from mednextv2.training.time_estimate import TimeEstimate
 from mednextv2.wording import count, times
@@ -21,14 +20,6 @@ _OUT_OF_MEMORY = (
     "can't allocate memory",
     "ALLOC_FAILED",
 )  # of CUDA, of PyTorch on CPUs, of its libraries
-
-
-_SHARED_MEMORY = (
-    "Bus error",
-    "out of shared memory",
-    "unable to write to file </torch",
-    "unable to open shared memory",
-)
 
 
 class Trainer(SupervisedTrainer):
@@ -61,8 +52,8 @@ class Trainer(SupervisedTrainer):
             self.logger.warning("Stopped after epoch %s of %s; the same command goes on from there.", done, wanted)
             raise
         except (RuntimeError, MemoryError, OSError) as e:
-            if advice := worker_advice(e):
-                raise InputError(advice) from e
+            if found := find_input_error(e):
+                raise found from e
             if not is_out_of_memory(e):
                 raise
             raise InputError(self._advice()) from e
@@ -106,23 +97,6 @@ def _is_news(record: logging.LogRecord) -> bool:
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an exception means that memory was too small, of a GPU or of the computer."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(t in str(error) for t in _OUT_OF_MEMORY)
-
-
-def worker_advice(error: BaseException) -> str:
-    """Return what to do if a worker of a data loader was killed or found no shared memory; empty for other errors."""
-    text = str(error)
-    if any(words in text for words in _SHARED_MEMORY):
-        return (
-            "/dev/shm: is too small for the batches of the worker processes; give fewer --num_workers (0 needs no "
-            "shared memory), or more shared memory to the container (docker run --shm-size=8g or --ipc=host). The same "
-            "command goes on from the last epoch"
-        )
-    if re.search(r"DataLoader worker .*(killed by signal|exited unexpectedly)", text):
-        return (
-            "num_workers: a worker process was killed, probably by the system for lack of memory; give fewer "
-            "--num_workers or a smaller --batch_size. The same command goes on from the last epoch"
-        )
-    return ""
 
 
 class RecordingInferer(SimpleInferer):

@@ -3,7 +3,9 @@
 import importlib
 import importlib.util
 import logging
+import math
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,11 +15,14 @@ from mednextv2.data.check import check_dataset
 from mednextv2.data.check_warnings import missing_classes
 from mednextv2.data.dataset import check_description
 from mednextv2.distributed import is_main_process
+from mednextv2.errors import SHARED_MEMORY_REMEDY, InputError
 from mednextv2.label_scheme import LabelScheme, mirroring_warning
 from mednextv2.locks import hold_folder
 from mednextv2.paths import prepare_folder, remove_leftovers
 
 logger = logging.getLogger(__name__)
+
+_IMAGE_BYTES, _LABEL_BYTES = 4, 2  # of a voxel of a patch: float32, int16
 
 
 def prepare_training(
@@ -28,6 +33,10 @@ def prepare_training(
     output_dir: str | os.PathLike,
     check_data: bool = True,
     mirror_axes: Sequence[int] = (),
+    batch: Sequence[int] = (),
+    num_workers: int = 0,
+    prefetch_factor: int | None = None,
+    pin_memory: bool = False,
 ) -> None:
     """Check output folder and data set.
 
@@ -42,11 +51,18 @@ def prepare_training(
         output_dir: Where checkpoints and logs will go; made if missing.
         check_data: Read every file and look for defects.
         mirror_axes: Axes along which patches are mirrored; a warning tells when that swaps left and right structures.
+        batch: The number of patches in a batch and the size of a patch in voxels, `(B, *patch)`, for
+            :func:`check_shared_memory`.
+        num_workers: Worker processes that make batches.
+        prefetch_factor: Batches that each of them makes ahead.
+        pin_memory: Whether batches are moved to pinned memory when they are made; then each worker has one at a time.
 
     Raises:
-        InputError: For a folder that cannot be written or that another training writes to, or defects in the data.
+        InputError: For a folder that cannot be written or that another training writes to, too little shared memory, or
+            defects in the data.
     """
     keep_freed_memory()
+    check_shared_memory(batch, len(channels), num_workers * (1 if pin_memory else prefetch_factor or 0))
     prepare_folder(output_dir, "output_dir")
     if is_main_process():
         hold_folder(output_dir, "output_dir")
@@ -60,6 +76,35 @@ def prepare_training(
         missing = missing_classes(reports, scheme.labels) if reports else []
         if missing:
             logger.warning("%s: no label map has a voxel of %s", dataset.path, ", ".join(missing))
+
+
+def check_shared_memory(
+    batch: Sequence[int], channels: int, ahead: int, folder: str | os.PathLike = "/dev/shm"
+) -> None:
+    """Make sure that the batches that worker processes make ahead fit into the shared memory that hands them over.
+
+    Containers have 64 MB of it by default. While the first step runs, all batches that may be made ahead are made.
+
+    Args:
+        batch: `(B, *patch)`.
+        channels: Of the images.
+        ahead: Batches that the workers of a process have in shared memory; without workers there are none.
+        folder: Where the system has its shared memory; where there is no such folder, nothing is checked.
+
+    Raises:
+        InputError: If it is too small; the message has the numbers.
+    """
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)  # of torchrun: they share it
+    needed = processes * ahead * math.prod(batch) * (_IMAGE_BYTES * channels + _LABEL_BYTES)
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return
+    if needed > free:
+        raise InputError(
+            f"{folder}: has {free / 2**20:.0f} MiB of shared memory left, and the batches that the worker processes "
+            f"make ahead need {needed / 2**20:.0f} MiB; {SHARED_MEMORY_REMEDY}"
+        )
 
 
 def tensorboard_available() -> bool:

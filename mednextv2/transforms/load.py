@@ -1,6 +1,7 @@
 """Loading of images, from more than files."""
 
 import os
+import zlib
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,10 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImaged
 from monai.utils import ensure_tuple
 
+from mednextv2.errors import find_input_error
 from mednextv2.images.dicom import DicomSeries
 from mednextv2.images.dicom_tilt import straighten
-from mednextv2.images.volume import read_volume, screen_file
+from mednextv2.images.volume import SUFFIXES, read_volume, screen_file, unreadable
 from mednextv2.warning_filters import without_warnings
 
 # MONAI makes all its readers each time, and warns twice that NVIDIA's decoders for pydicom are not installed
@@ -46,8 +48,9 @@ class LoadVolumed(LoadImaged):
             The item with MetaTensors, `(C, X, Y, Z)` where channels come first.
 
         Raises:
-            InputError: For series that are no volume: see :func:`mednextv2.data.read_series`; for files whose header
-                declares what is not there: see :func:`mednextv2.images.volume.screen_file`.
+            InputError: For files that cannot be read, or whose header declares what is not there: see
+                :func:`mednextv2.images.volume.screen_file`; for series that are no volume: see
+                :func:`mednextv2.data.read_series`.
         """
         d = dict(data)
         for key in self.key_iterator(d):
@@ -57,10 +60,21 @@ class LoadVolumed(LoadImaged):
             elif _is_dicom(value):
                 d[key] = _from_dicom(ensure_tuple(value))
             else:
-                for file in ensure_tuple(value):
-                    screen_file(file)
-                d[key] = self._loader(value, reader)
+                d[key] = self._from_files(value, reader)
         return d
+
+    def _from_files(self, files: Any, reader: Any) -> Any:
+        several = ensure_tuple(files)
+        for file in several:
+            screen_file(file)
+        try:
+            return self._loader(files, reader)
+        except (OSError, ValueError, RuntimeError, EOFError, zlib.error) as e:
+            if find_input_error(e) or not all(str(file).lower().endswith(SUFFIXES) for file in several):
+                raise
+            for file in several:  # MONAI's error does not say in one sentence which it was
+                read_volume(file)
+            raise unreadable(several[0], e) from e
 
 
 def _is_dicom(value: Any) -> bool:

@@ -38,11 +38,8 @@ def load_weights(network: nn.Module, path: str | os.PathLike) -> nn.Module:
         raise InputError(f"{path}: the weights are of another network. {problem}")
     if problem := wrong_tensors(state, network.state_dict()):
         raise InputError(f"{path}: {problem}")
-    broken = [k for k, v in state.items() if not torch.isfinite(v).all()]
-    if broken:
-        raise InputError(
-            f"{path}: NaN or infinite numbers in {count(len(broken), 'tensor')} ({broken[0]}, …): a training failed"
-        )
+    if problem := broken_numbers(state):
+        raise InputError(f"{path}: {problem}: a training failed")
     network.load_state_dict(state)
     return network
 
@@ -62,6 +59,12 @@ def wrong_tensors(state: dict[str, Any], own: dict[str, Tensor] | None = None) -
         if value.dtype != kind and not (value.dtype == torch.float32 and kind.is_floating_point):
             return f"Its tensor {key} is {value.dtype}, the network's is {kind}; save it again as the latter."
     return ""
+
+
+def broken_numbers(state: dict[str, Tensor]) -> str:
+    """Say in words which tensors of a state dict have numbers that are infinite or NaN; empty when none has."""
+    broken = [k for k, v in state.items() if not torch.isfinite(v).all()]
+    return f"NaN or infinite numbers in {count(len(broken), 'tensor')} ({broken[0]}, …)" if broken else ""
 
 
 def describe_mismatch(own: dict[str, Tensor], other: dict[str, Tensor]) -> str:

@@ -1,5 +1,8 @@
 """`mednextv2 run`: finding bundles and workflows, refusing settings that do not exist."""
 
+import subprocess
+import sys
+
 import pytest
 from bundle_helpers import HIPPOCAMPUS
 
@@ -61,3 +64,17 @@ def test_all_mistyped_settings_are_named_at_once():
         run_bundle(HIPPOCAMPUS, "train", epoch=1, batchsize=2)
     assert "--epoch:" in str(error.value)
     assert "--batchsize:" in str(error.value)
+
+
+def test_an_error_that_ends_with_a_message_is_logged_without_its_traceback():
+    code = f"""
+import logging, logging.config
+logging.config.fileConfig({str(HIPPOCAMPUS / "configs" / "logging.conf")!r}, disable_existing_loggers=False)
+logging.getLogger("ignite.engine.engine.SupervisedEvaluator").error("Engine run is terminating: Traceback")
+logging.getLogger("dev_collate").critical("> collate dict key image out of 5 keys")
+logging.getLogger("mednextv2.data").info("4 cases")
+logging.getLogger("monai.apps").error("of MONAI")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert [line.split("  ", 1)[1] for line in done.stdout.splitlines()] == ["4 cases", "of MONAI"]
+    assert done.stderr == ""

@@ -101,6 +101,11 @@ def test_settings_become_what_the_workflow_needs(name, text, expected):
     assert type(read_setting(name, text)) is type(expected)
 
 
+def test_of_a_setting_that_is_given_twice_the_last_one_counts():
+    words = ["b", "train", "--epochs", "1", "--fold=2", "--epochs", "7", "--fold", "all"]
+    assert read_arguments(VERBS["run"], words) == {"bundle": "b", "workflow": "train", "epochs": 7, "fold": "all"}
+
+
 def test_weights_of_an_odd_name_come_before_a_list(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "[a,b]").touch()

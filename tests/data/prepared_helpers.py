@@ -46,4 +46,4 @@ def make_store(folder, transform=None, scheme=SCHEME, settings=SETTINGS, workers
 def files(folder):
     """The names of all files, without what tells the places of their sources."""
     names = [p.name for p in (folder / "prepared").rglob("*") if p.is_file()]
-    return sorted(re.sub(r"-[0-9a-f]{10}(?=\.)", "", name) for name in names)
+    return sorted(re.sub(r"[0-9a-f]{10}-", "", name) for name in names)

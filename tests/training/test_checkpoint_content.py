@@ -7,7 +7,7 @@ from torch import nn
 
 from mednextv2.errors import InputError
 from mednextv2.training import PseudoDice, TrainingCheckpoint, warmup_poly
-from mednextv2.training.checkpoint_content import LATEST_NAME, PREVIOUS_NAME, read_checkpoint
+from mednextv2.training.checkpoint_content import LATEST_NAME, PREVIOUS_NAME, check_state, read_checkpoint
 
 CASES = [{"case": "a"}, {"case": "b"}]
 
@@ -90,7 +90,8 @@ WRONG = [
     (("model", "0.weight"), torch.zeros(2, 3, dtype=torch.float64)),
     (("model", "0.weight"), torch.zeros(2, 3, dtype=torch.complex64)),
     (("model", "0.weight"), torch.zeros(2, 3).to_sparse()), (("model", "0.weight"), torch.zeros(2, 3, device="meta")),
-    (("model", "0.weight"), torch.zeros(1).expand(2, 3)),
+    (("model", "0.weight"), torch.zeros(1).expand(2, 3)), (("model", "0.weight"), torch.full((2, 3), torch.nan)),
+    (("model", "1.bias"), torch.tensor([-torch.inf])),
 ]  # fmt: skip
 
 
@@ -152,10 +153,16 @@ def test_checkpoints_with_less_or_more_are_still_read(trained):
     assert torch.load(trained / LATEST_NAME, weights_only=True)["epoch"] == 3
 
 
-def test_the_average_of_validations_is_one_that_can_be_compared(tmp_path):
+@pytest.mark.parametrize(("value", "fits"), [(0.0, True), (0.75, True), (None, True), ("x", False), (torch.nan, False)])
+def test_what_is_not_known_before_the_first_validation_is_taken(tmp_path, value, fits):
     metric = PseudoDice.__new__(PseudoDice)
-    metric._average = None  # before the first validation
+    metric._average = None
     assert metric.state_dict() == {"average": None}
+    if fits:
+        check_state(tmp_path / LATEST_NAME, "metric", metric.state_dict(), {"average": value})
+    else:
+        with pytest.raises(InputError, match=r"is damaged, or of another version .*: metric\.average is"):
+            check_state(tmp_path / LATEST_NAME, "metric", metric.state_dict(), {"average": value})
 
 
 def test_content_is_checked_without_an_optimizer(trained):

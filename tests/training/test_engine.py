@@ -8,7 +8,7 @@ from torch import nn
 from mednextv2.errors import InputError
 from mednextv2.nets import CudaGraphs
 from mednextv2.training import GradientClipping, Progress, RecordingInferer, Trainer, TrainingCheckpoint, warmup_poly
-from mednextv2.training.engine import is_out_of_memory, worker_advice
+from mednextv2.training.engine import is_out_of_memory
 
 
 def batches(count=3):
@@ -143,6 +143,13 @@ def test_too_little_memory_before_the_first_batch_is_told_too():
         make_trainer(nn.Linear(4, 1), data=Loader()).run()
 
 
+def test_a_killed_worker_is_told_by_the_trainer_itself():
+    error = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+    with pytest.raises(InputError, match="a worker process was killed") as caught:
+        make_trainer(Failing(error)).run()
+    assert caught.value.__cause__ is error
+
+
 @pytest.mark.parametrize(
     "error", [RuntimeError("CUDA error: device-side assert"), ValueError("out of memory"), KeyError(1)]
 )
@@ -178,18 +185,3 @@ def test_a_function_in_the_network_s_place_is_called_as_usual(monkeypatch):
     for _ in range(3):
         assert inferer(x, lambda x: x + 1) == 1
     assert cuda.captured == 0
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("DataLoader worker (pid 12) is killed by signal: Killed. ", "a worker process was killed"),
-        ("DataLoader worker (pid(s) 12, 13) exited unexpectedly", "--num_workers or a smaller --batch_size"),
-        ("DataLoader worker (pid 12) is killed by signal: Bus error. It is possible that dataloader's workers are out "
-         "of shared memory.", "--shm-size"),
-        ("unable to write to file </torch_12_34>: No space left on device (28)", "/dev/shm: is too small"),
-    ],
-)  # fmt: skip
-def test_killed_workers_end_with_advice(text, words):
-    assert words in worker_advice(RuntimeError(text))
-    assert worker_advice(RuntimeError("shapes cannot be multiplied")) == ""

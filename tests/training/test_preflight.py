@@ -11,7 +11,7 @@ from mednextv2.data.splits import split_dataset
 from mednextv2.errors import InputError
 from mednextv2.inference import find_images, prepare_evaluation, prepare_inference
 from mednextv2.training import prepare_training
-from mednextv2.training.preflight import keep_previous
+from mednextv2.training.preflight import check_shared_memory, keep_previous
 from mednextv2.weights.files import save_file
 
 SCHEME = LabelScheme(["background", "anterior", "posterior"])
@@ -37,6 +37,57 @@ def refused(function, *args, **kwargs):
 def description(tmp_path, channels=("T1w",), labels=None):
     labels = {"background": 0, "anterior": 1, "posterior": 2} if labels is None else labels
     return DatasetFolder(tmp_path, tuple(channels), labels, ())
+
+
+# --- shared memory ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def little(monkeypatch):
+    """Let /dev/shm have 10 MiB left."""
+    free = shutil._ntuple_diskusage(64 << 20, 54 << 20, 10 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
+
+
+def test_shared_memory_for_what_workers_make_ahead_is_known_beforehand(little):
+    check_shared_memory((2, 64, 64, 64), channels=1, ahead=3)  # 3 * 2 * 64^3 voxels * 6 bytes: 9 MiB
+    message = refused(check_shared_memory, (2, 64, 64, 64), channels=1, ahead=4)
+    assert "/dev/shm: has 10 MiB of shared memory left" in message
+    assert "need 12 MiB; give fewer --num_workers (0 needs no shared memory)" in message
+    assert "--shm-size=8g" in message
+
+
+def test_each_channel_counts(little):
+    refused(check_shared_memory, (2, 64, 64, 64), channels=4, ahead=3)
+
+
+def test_no_workers_need_no_shared_memory(little, phantom, tmp_path):
+    check_shared_memory((64, 512, 512, 512), channels=9, ahead=0)
+    prepare_training(**settings(phantom, tmp_path, batch=(99, 128, 128, 128), num_workers=0, prefetch_factor=None))
+
+
+def test_processes_of_one_machine_share_it(little, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert "need 24 MiB" in refused(check_shared_memory, (2, 64, 64, 64), channels=1, ahead=1)
+
+
+def test_a_system_without_such_a_folder_is_not_refused(tmp_path):
+    check_shared_memory((64, 512, 512, 512), 9, 12, folder=tmp_path / "none")
+
+
+def test_a_training_is_refused_before_it_makes_anything(little, phantom, tmp_path):
+    message = refused(
+        prepare_training,
+        **settings(phantom, tmp_path / "new", batch=(8, 48, 64, 48), num_workers=3, prefetch_factor=4),
+    )
+    assert "need 81 MiB" in message
+    assert not (tmp_path / "new").exists()
+
+
+def test_batches_that_are_pinned_at_once_need_less(little, phantom, tmp_path):
+    given = {"batch": (2, 48, 64, 48), "num_workers": 3, "prefetch_factor": 4}  # 1.7 MiB a batch
+    prepare_training(**settings(phantom, tmp_path, pin_memory=True, **given))
+    assert "need 20 MiB" in refused(prepare_training, **settings(phantom, tmp_path, **given))
 
 
 # --- training --------------------------------------------------------------------------------------------------------

@@ -91,3 +91,52 @@ def test_nothing_is_said_about_decoders_that_are_not_installed(caplog):
         warnings.simplefilter("error")
         loader()
     assert caplog.records == []
+
+
+def as_itk_writes(path, change):
+    """Write an image with ITK and change the text of its header."""
+    import itk
+
+    itk.imwrite(itk.image_from_array(np.arange(120, dtype=np.uint8).reshape(4, 5, 6)), str(path), compression=True)
+    path.write_bytes(change(path.read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("a.nrrd", lambda raw: raw.replace(b"(1,0,0)", b"(1,0,0,0)")),
+        ("b.nrrd", lambda raw: raw.replace(b"encoding: gzip", b"encoding: zipped")),
+        ("c.seg.nrrd", lambda raw: raw.replace(b"space origin: (0,0,0)", b"space origin: (0,0)")),
+        (
+            "d.mha",
+            lambda raw: raw.replace(b"TransformMatrix = 1 0 0 0 1 0 0 0 1", b"TransformMatrix = 0 0 0 0 0 0 0 0 0"),
+        ),
+        ("e.mha", lambda raw: raw[:-9]),
+        ("f.nrrd", lambda raw: raw[: raw.index(b"\n\n") + 12]),
+    ],
+)
+def test_a_file_that_itk_cannot_read_is_named_without_a_check_before(tmp_path, name, change):
+    as_itk_writes(tmp_path / name, lambda raw: raw)
+    assert loader()({"image": str(tmp_path / name)})["image"].shape == (1, 6, 5, 4)
+    as_itk_writes(tmp_path / name, change)
+    with pytest.raises(InputError) as error:
+        loader()({"image": str(tmp_path / name)})
+    assert str(tmp_path / name) in str(error.value)
+    assert "again" in str(error.value)
+
+
+def test_the_damaged_one_of_several_channels_is_named(tmp_path):
+    files = [str(tmp_path / f"{n}.nrrd") for n in range(3)]
+    for number, file in enumerate(files):
+        as_itk_writes(
+            tmp_path / f"{number}.nrrd", lambda raw, n=number: raw.replace(b"(1,0,0)", b"(0,0)") if n == 1 else raw
+        )
+        assert (tmp_path / file).is_file()
+    with pytest.raises(InputError, match=r"/1\.nrrd: cannot be read"):
+        loader()({"image": files})
+
+
+def test_another_error_stays_what_it_is(tmp_path):
+    with pytest.raises(Exception, match=r"notes\.txt") as error:
+        loader()({"image": str(tmp_path / "notes.txt")})
+    assert not isinstance(error.value, InputError)

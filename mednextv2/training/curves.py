@@ -1,0 +1,69 @@
+"""Curves for TensorBoard."""
+
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from mednextv2.distributed import is_main_process
+
+logger = logging.getLogger(__name__)
+
+
+class CurveWriter:
+    """Write values as TensorBoard's curves: a `summary_writer` of MONAI's handlers.
+
+    A value is written at once, by the thread that has it. PyTorch's writer has a thread of its own, in which a full
+    disk ends in a traceback, and which tells of it at some later call. Here it costs the curves and a warning; the
+    scores are in the CSV, too. Under `torch.distributed` rank 0 alone writes.
+
+    Args:
+        log_dir: The folder of the file, which is made with the first value.
+    """
+
+    def __init__(self, log_dir: str | os.PathLike) -> None:
+        self.folder = Path(log_dir).expanduser()
+        self._file: IO[bytes] | None = None
+        self._records: Any = None
+        self._ended = False
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int | None = None, **_: Any) -> None:
+        """Write the value of a curve at a step."""
+        from torch.utils.tensorboard.summary import scalar  # an optional package
+
+        self._write(summary=scalar(tag, scalar_value), step=global_step or 0)
+
+    def flush(self) -> None:
+        """Do nothing: all is written."""
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+        self._file, self._ended = None, True
+
+    def _write(self, **event: Any) -> None:
+        if self._ended or not is_main_process():
+            return
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        try:
+            if self._file is None:
+                self._open()
+                self._records.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+            self._records.write(Event(wall_time=time.time(), **event).SerializeToString())
+        except OSError as e:
+            logger.warning("%s: no more TensorBoard curves (%s); scores are in the CSV", self.folder, e.strerror or e)
+            if self._file is not None and not os.fstat(self._file.fileno()).st_size:
+                os.unlink(self._file.name)
+            self.close()
+
+    def _open(self) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        self._file = (self.folder / name).open("ab", buffering=0)
+        self._records = RecordWriter(self._file)
