@@ -3,8 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from mednextv2.data import choose_series, read_series
+from mednextv2.errors import InputError
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -57,3 +61,11 @@ def write_series(folder, voxels, affine=None, order=None, change=None, slope=1.0
 def numbers(shape=(9, 7, 6), seed=0):
     """Return random stored values."""
     return np.random.default_rng(seed).integers(0, 2000, shape, dtype=np.int16)
+
+
+def refused(folder, series=None):
+    """Return the message of the one InputError with which the series of a folder are refused."""
+    with pytest.raises(InputError) as caught:
+        [read_series(found) for found in choose_series(folder, series)]
+    assert str(folder) in str(caught.value)
+    return str(caught.value)

@@ -44,3 +44,19 @@ def test_nothing_is_left_to_be_loaded_when_files_are_read(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["True", "0", "True", "True"], done.stderr[-1000:]
+
+
+def test_itk_does_not_move_the_working_directory_under_other_threads(tmp_path):
+    write_series(tmp_path / "dicom", numbers((40, 40, 60)))
+    array = np.random.default_rng(0).normal(size=(9, 8, 7)).astype(np.float32)
+    for name in ("a.nrrd", "b.mha", "c.mha", "d.nrrd"):
+        itk.imwrite(itk.image_from_array(array), tmp_path / name)
+    code = (
+        "from concurrent.futures import ThreadPoolExecutor; from mednextv2.data import read_volume\n"
+        "from mednextv2.images.itk_loading import load_itk_for\n"
+        "files = ['dicom', 'a.nrrd', 'b.mha', 'c.mha', 'd.nrrd'] * 3\n"
+        "load_itk_for(files)\n"
+        "with ThreadPoolExecutor(4) as pool: print(len(list(pool.map(read_volume, files))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "15", done.stderr[-1000:]
