@@ -11,7 +11,7 @@ def plan(
     patch_size: Any = None,
     batch_size: Any = None,
     variant: str = "v2_base",
-    memory: Any = 24.0,
+    memory: float = 24.0,
 ) -> None:
     """Choose the training settings for a data set by nnU-Net's rules, and write the task.yaml of a new bundle.
 
