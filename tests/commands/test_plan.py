@@ -110,10 +110,10 @@ def test_memory_that_holds_no_patch_is_refused(tumour, tmp_path):
     ("patch", "spacing", "batch", "variant", "memory"),
     [
         ("[48,40,16]", "[1,1]", 0, "v3", 0),
-        ("[48,48]", "[1,0,1]", 1.5, "base", "24GB"),
+        ("[48,48]", "[1,0,1]", 1.5, "base", -24),
         ("96", "True", "many", 2, -1),
-        ("big", "fine", "True", "[v2_base]", "[1]"),
-        ("[True,16,16]", "[1,-1,1]", "-2", "None", "True"),
+        ("big", "fine", "True", "[v2_base]", "inf"),
+        ("[True,16,16]", "[1,-1,1]", "-2", "None", "-inf"),
         ("[48,0,16]", "-1", "[2]", "{}", "nan"),
     ],
 )
