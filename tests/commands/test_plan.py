@@ -113,7 +113,7 @@ def test_memory_that_holds_no_patch_is_refused(tumour, tmp_path):
         ("[48,48]", "[1,0,1]", 1.5, "base", -24),
         ("96", "True", "many", 2, -1),
         ("big", "fine", "True", "[v2_base]", "inf"),
-        ("[True,16,16]", "[1,-1,1]", "-2", "None", "-inf"),
+        ("[True,16,16]", "[1,-1,1]", "-2", "None", "-1e9"),
         ("[48,0,16]", "-1", "[2]", "{}", "nan"),
     ],
 )
