@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import Dataset, dcmread
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.sequence import Sequence
+from pydicom.uid import EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from mednextv2.data import choose_series, read_series
 from mednextv2.errors import InputError
@@ -69,3 +71,48 @@ def refused(folder, series=None):
         [read_series(found) for found in choose_series(folder, series)]
     assert str(folder) in str(caught.value)
     return str(caught.value)
+
+
+def change_files(files, change):
+    """Read each file, alter it by `change(dataset, k)`, and write it again."""
+    for k, file in enumerate(files):
+        ds = dcmread(file)
+        change(ds, k)
+        ds.save_as(file)
+
+
+def item(**tags):
+    """Return a sequence of one item."""
+    ds = Dataset()
+    for tag, value in tags.items():
+        setattr(ds, tag, value)
+    return Sequence([ds])
+
+
+def write_enhanced(file, frames, positions, groups=lambda k: {}, **tags):
+    """Write stored pixels `(rows, columns)` as one enhanced file; returns it.
+
+    `positions` are ImagePositionPatient of each frame, `groups(k)` its further functional groups.
+    """
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    (single,) = write_series(file.parent / "one", np.asarray(frames[0]).T[..., None], **tags)
+    ds = dcmread(single)
+    single.unlink()
+    single.parent.rmdir()
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    ds.SharedFunctionalGroupsSequence = item(
+        PixelMeasuresSequence=item(PixelSpacing=ds.PixelSpacing),
+        PlaneOrientationSequence=item(ImageOrientationPatient=ds.ImageOrientationPatient),
+        PixelValueTransformationSequence=item(RescaleSlope=1, RescaleIntercept=-1024, RescaleType="HU"),
+    )
+    for tag in ("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "RescaleSlope", "RescaleIntercept"):
+        delattr(ds, tag)
+    ds.PerFrameFunctionalGroupsSequence = [
+        item(PlanePositionSequence=item(ImagePositionPatient=list(position)), **groups(k))[0]
+        for k, position in enumerate(positions)
+    ]
+    ds.NumberOfFrames = len(frames)
+    ds.PixelData = np.stack(frames).astype("<i2").tobytes()
+    ds.save_as(file)
+    return file

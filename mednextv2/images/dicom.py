@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -177,7 +178,7 @@ def choose_series(folder: str | os.PathLike, series: str | int | None = None) ->
         return volumes
     word = str(series).strip()
     for same in (
-        lambda s: word in s.names or word in (s.uid, str(s.slices[0].number)),
+        lambda s: word in s.names or word in (s.uid, "" if s.slices[0].number is None else str(s.slices[0].number)),
         lambda s: s.slices[0].description.lower() == word.lower(),
         # 3 is not the series "Abdomen 3.0"
         lambda s: not re.fullmatch(r"[\d.]+", word) and word.lower() in s.slices[0].description.lower(),
@@ -240,7 +241,8 @@ def series_affine(series: DicomSeries) -> np.ndarray:
 def _volumes(slices: Sequence[Slice]) -> list[DicomSeries]:
     images = [s for s in slices if not s.is_localizer]
     kept = without_copies(images or slices)
-    copies = len(images or slices) - len(kept)
+    used = {(s.file, s.frame) for s in kept}
+    copies = Counter(s.parts for s in images or slices if (s.file, s.frame) not in used)
     parts = split_volumes(kept)
     return [
         DicomSeries(
@@ -249,7 +251,7 @@ def _volumes(slices: Sequence[Slice]) -> list[DicomSeries]:
             "is a localizer" if not images else find_defect(part),
             number if len(parts) > 1 else None,
             name,
-            copies if len(parts) == 1 else 0,
+            sum(copies[values] for values in {s.parts for s in part}),
         )
         for number, (name, part) in enumerate(parts, start=1)
     ]

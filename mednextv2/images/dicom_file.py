@@ -13,28 +13,28 @@ from pydicom import Dataset, dcmread
 from pydicom.filereader import read_partial
 from pydicom.misc import is_dicom as begins_as_dicom
 from pydicom.multival import MultiValue
-from pydicom.uid import MediaStorageDirectoryStorage
+from pydicom.uid import UID
 from pydicom.valuerep import VR
 
 from mednextv2.warning_filters import without_warnings
 
 _ENDINGS = (".dcm", ".ima")
-_STORAGE = "1.2.840.10008.5.1.4.1.1."
-#: Storage classes whose objects hold no slices of a patient: presentation states, waveforms, registrations,
-#: segmentations, reports, encapsulated documents, radiotherapy.
-_NO_SLICES = tuple(_STORAGE + group for group in ("9.", "11.", "66", "67", "78.", "88.", "104.", "481."))
+_STANDARD = "1.2.840.10008."
+_RADIOTHERAPY = "1.2.840.10008.5.1.4.1.1.481."  # its images are projections
 _UP_TO_CLASS = range(0x00080000, 0x00080017)  # tags of a data set's first group, up to SOP Class UID
 _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "ImageType", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID",
     "SeriesNumber", "SeriesDescription", "Modality", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
-    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "RescaleSlope",
-    "RescaleIntercept", "EchoTime", "InversionTime", "TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime",
-    "DiffusionBValue", "AcquisitionTime", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "Rows", "Columns", "BitsAllocated", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
+    "RescaleSlope", "RescaleIntercept", "EchoTime", "InversionTime", "TemporalPositionIdentifier", "AcquisitionNumber",
+    "TriggerTime", "DiffusionBValue", "AcquisitionTime", "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
     "PixelData",
 ]  # fmt: skip
-#: What tells the volumes of one series apart, the most telling first: a keyword, and the functional group and keyword
-#: of enhanced files.
+#: What tells the volumes of one series apart, stacks and then the most telling first: a keyword, and the functional
+#: group and keyword of enhanced files.
 PARTS = {
+    "StackID": (("FrameContentSequence", "StackID"),),
     "ImageType": (("MRImageFrameTypeSequence", "FrameType"), ("CTImageFrameTypeSequence", "FrameType")),
     "EchoTime": (("MREchoSequence", "EffectiveEchoTime"),),
     "InversionTime": (("MRModifierSequence", "InversionTimes"),),
@@ -42,7 +42,6 @@ PARTS = {
     "AcquisitionNumber": (("FrameContentSequence", "FrameAcquisitionNumber"),),
     "DiffusionBValue": (("MRDiffusionSequence", "DiffusionBValue"),),
     "TriggerTime": (("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"),),
-    "StackID": (("FrameContentSequence", "StackID"),),
     "AcquisitionTime": (("FrameContentSequence", "FrameAcquisitionDateTime"),),
 }
 _LONG = 4096  # bytes of a value that are passed over: those of pixels
@@ -83,7 +82,7 @@ class Slice:
     shape: tuple[int, int]  # columns, rows
     samples: int
     photometric: str
-    rescale: tuple[float, float]  # slope and intercept
+    rescale: tuple[float, float]  # slope and intercept; NaN where they are there, but no numbers
     spacing: tuple[float, float] | None  # along a row, along a column
     place: Place | None  # None where position or orientation are not there
     parts: tuple[str, ...]  # values of `PARTS`
@@ -145,11 +144,14 @@ def holds_slices(file: str) -> bool:
             uid = str(start.file_meta.get("MediaStorageSOPClassUID") or start.get("SOPClassUID") or "")
     except Exception:  # pydicom raises many kinds for what is no DICOM, and reading the header will say so
         return True
-    return uid != MediaStorageDirectoryStorage and not uid.startswith(_NO_SLICES)
+    name = UID(uid).name  # by the standard's dictionary; of others the UID
+    return name == uid or ("Image Storage" in name and not uid.startswith(_RADIOTHERAPY))
 
 
 def read_slices(file: str) -> list[Slice]:
     """Read one file's header, and none of its pixels: of an enhanced file a slice for each frame.
+
+    What is no image, of a class that a maker of scanners invented, has none.
 
     Raises:
         ValueError: When it is damaged or truncated; pydicom and the system raise others.
@@ -158,6 +160,8 @@ def read_slices(file: str) -> list[Slice]:
         with open(file, "rb") as f:
             header = dcmread(f, defer_size=_LONG, force=True, specific_tags=_TAGS)
             end, size = f.tell(), os.fstat(f.fileno()).st_size
+        if end <= size and _is_no_image(header):
+            return []
         if end > size or _lacks_pixels(header):
             raise ValueError(f"{file} is truncated, or has no pixels")
         if not header.get("SpecificCharacterSet"):
@@ -165,10 +169,11 @@ def read_slices(file: str) -> list[Slice]:
             header.set_original_encoding(implicit_vr, little_endian, ["utf8"])  # more than the standard's ASCII
         frames = int(header.get("NumberOfFrames") or 1)
         own, shared = (_value(header, f"{kind}FunctionalGroupsSequence") for kind in ("PerFrame", "Shared"))
-        if not own and frames == 1:
-            return [_read_slice(file, header, None, [])]
-        groups = [own[k] if own and k < len(own) else Dataset() for k in range(frames)]
-        return [_read_slice(file, header, k, [group, *(shared or [])[:1]]) for k, group in enumerate(groups)]
+        if frames < 1 or (own and len(own) != frames) or not _fits(header, frames):
+            raise ValueError(f"{file} has other pixels or frames than its header says")
+        if not own:  # of many frames without positions one is enough to say so
+            return [_read_slice(file, header, None if frames == 1 else 0, [])]
+        return [_read_slice(file, header, k, [group, *(shared or [])[:1]]) for k, group in enumerate(own)]
 
 
 def _read_slice(file: str, header: Dataset, frame: int | None, groups: Sequence[Dataset]) -> Slice:
@@ -182,15 +187,18 @@ def _read_slice(file: str, header: Dataset, frame: int | None, groups: Sequence[
         return _numbers(source(sequence, keyword), keyword, count)
 
     def rescale(keyword: str, default: float) -> float:
-        value = _value(source("PixelValueTransformationSequence", keyword), keyword)
-        return float(value) if isinstance(value, float) and math.isfinite(value) else default
+        item = source("PixelValueTransformationSequence", keyword)
+        value = _value(item, keyword)
+        if isinstance(value, (int, float)):
+            return float(value)
+        return math.nan if _is_filled(item, keyword) else default
 
     def part(keyword: str) -> str:
         for sequence, other in PARTS[keyword]:
             for group in groups:
                 if (items := _value(group, sequence)) and other in items[0]:
-                    return _text(items[0], other)
-        return _text(header, keyword)
+                    return _part(items[0], other)
+        return _part(header, keyword)
 
     spacing = numbers("PixelMeasuresSequence", "PixelSpacing", 2)
     position = numbers("PlanePositionSequence", "ImagePositionPatient", 3)
@@ -219,6 +227,36 @@ def _read_slice(file: str, header: Dataset, frame: int | None, groups: Sequence[
         place=Place(position, orientation) if position and orientation else None,
         parts=tuple(part(keyword) for keyword in PARTS),
     )
+
+
+def _fits(header: Dataset, frames: int) -> bool:
+    """Return whether grey pixels without compression are as many as the header says, save padding."""
+    pixels: Any = header.get_item("PixelData", keep_deferred=True)
+    rows, columns, bits = (int(header[keyword].value) for keyword in ("Rows", "Columns", "BitsAllocated"))
+    if pixels.length == _UNDEFINED or int(header.get("SamplesPerPixel") or 1) > 1:
+        return True
+    # a row or a column fewer than there are would put every pixel in a wrong place
+    return 0 <= pixels.length * 8 - rows * columns * bits * frames < max(min(rows, columns) * bits, 9)
+
+
+def _is_filled(header: Dataset, keyword: str) -> bool:
+    if keyword not in header:
+        return False
+    value: Any = header.get_item(keyword).value
+    return bool(value.strip() if isinstance(value, bytes) else value)
+
+
+def _part(header: Dataset, keyword: str) -> str:
+    """Return a value to compare: numbers that are written in several ways are the same."""
+    value = _value(header, keyword)
+    return f"{value:.7g}" if isinstance(value, float) else _text(header, keyword)
+
+
+def _is_no_image(header: Dataset) -> bool:
+    """Return whether a file is of a maker's own class and describes no image; those of the standard are known."""
+    uid = _text(getattr(header, "file_meta", Dataset()), "MediaStorageSOPClassUID") or _text(header, "SOPClassUID")
+    standard = uid.startswith(_STANDARD) or _STANDARD.startswith(uid)  # or cut off
+    return not standard and "Rows" not in header and "PixelData" not in header
 
 
 def _lacks_pixels(header: Dataset) -> bool:

@@ -1,5 +1,6 @@
 """Whether slices of a DICOM series are a volume, and where it is: judged from their headers."""
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ _ROUNDED = 0.0505  # mm that a position lies off at most where it was written wi
 _ROUNDED_PART = 0.3  # of a slice's distance: above it a missing slice could not be told from rounding
 _TILT_DEGREES = 0.5  # up to which slices are put at right angles as they are
 _MOST_DEGREES = 45.0
+_LEAST_SPACING, _MOST_SPACING = 1e-5, 1e3  # mm, from microscopes to more than a patient in few pixels
 _SAME_DIRECTION = 1e-3  # of direction cosines, which scanners write with some six digits
 
 
@@ -51,6 +53,8 @@ def find_defect(slices: Sequence[Slice]) -> str:
         return f"has no position and orientation in {name_files([s.file for s in slices if not s.place])}"
     if len(spacings) < len(slices):
         return f"has no pixel spacing in {name_files([s.file for s in slices if not s.spacing])}"
+    if odd := [s.file for s in slices if not all(map(math.isfinite, s.rescale))]:
+        return f"has a rescale slope or intercept that is no number in {name_files(odd)}"
     if len(slices) < 2:
         return "has one slice"
     for name, same in (
@@ -66,7 +70,8 @@ def find_defect(slices: Sequence[Slice]) -> str:
                 "keep those of one volume in a folder of their own"
             )
     directions = np.array(_directions(places[0]))
-    if not np.allclose(directions @ directions.T, np.eye(2), atol=0.01) or min(spacings[0]) <= 0:
+    lengths = all(_LEAST_SPACING < length < _MOST_SPACING for length in spacings[0])
+    if not np.allclose(directions @ directions.T, np.eye(2), atol=0.01) or not lengths:
         return "has an orientation or a pixel spacing that is none"
     return ""
 

@@ -1,6 +1,9 @@
 """Pixels of DICOM files as stored: without compression and RLE by pydicom, every other compression by ITK's GDCM."""
 
+import re
+import struct
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,7 @@ import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
-from pydicom.pixels import get_decoder
+from pydicom.pixels import apply_modality_lut, get_decoder
 from pydicom.uid import (
     UID,
     ExplicitVRBigEndian,
@@ -25,6 +28,7 @@ from mednextv2.images.dicom_file import Slice, quiet_pydicom
 from mednextv2.images.itk_loading import ITK_TURN, load_itk
 
 _DESCRIPTION = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
+_JPEG, _JPEG_LS, _NO_FRAMES = 0xFFC0, 0xFFF7, (0xFFC4, 0xFFC8, 0xFFCC)  # markers at the start of an image's frame
 
 
 def read_pixels(slices: Sequence[Slice]) -> Iterator[np.ndarray]:
@@ -49,17 +53,34 @@ def read_pixels(slices: Sequence[Slice]) -> Iterator[np.ndarray]:
                 if s.file != name:
                     name, image = s.file, dcmread(s.file, force=True)
                 stored = _decode(image, s.frame or 0)
+                if image.get("ModalityLUTSequence"):  # a table in place of slope and intercept
+                    rescaled = apply_modality_lut(stored.astype(np.int64), image)
+                else:
+                    rescaled = stored * s.rescale[0] + s.rescale[1]
         except Exception as e:  # pydicom, ITK and the decoders that they call have many kinds
-            raise InputError(f"{s.file}: its pixels cannot be decoded; copy or export the series again") from e
-        yield (stored * s.rescale[0] + s.rescale[1]).astype(np.float32)
+            raise InputError(
+                f"{s.file}: its pixels cannot be decoded, or are others than its header says; copy or export the "
+                "series again, if possible without compression"
+            ) from e
+        yield rescaled.astype(np.float32)
 
 
 def _decode(image: Dataset, frame: int) -> np.ndarray:
     syntax = _transfer_syntax(image)
     image.PhotometricInterpretation = "MONOCHROME2"  # GDCM inverts the values of MONOCHROME1
-    if not syntax.is_encapsulated or syntax == RLELossless:
-        return get_decoder(syntax).as_array(image, index=frame, raw=True)[0]
-    return _decode_by_itk(image, syntax, frame)
+    if image.get("HighBit", 0) >= image.BitsStored:
+        raise ValueError("pixels that are shifted to the left are no DICOM any more")
+    if syntax.is_encapsulated and syntax != RLELossless:
+        return _decode_by_itk(image, syntax, frame)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        pixels = get_decoder(syntax).as_array(image, index=frame, raw=True)[0]
+    for found, expected in re.findall(
+        r"RLE segment contains .* (\d+) vs. (\d+)", "\n".join(str(w.message) for w in said)
+    ):
+        if int(found) - int(expected) >= min(image.Rows, image.Columns):
+            raise ValueError("more pixels than the header says, not padding alone")
+    return pixels
 
 
 def _transfer_syntax(image: Dataset) -> UID:
@@ -82,7 +103,10 @@ def _decode_by_itk(image: Dataset, syntax: UID, frame: int) -> np.ndarray:
     for keyword in _DESCRIPTION:
         setattr(bare, keyword, image.get(keyword, 0))
     frames = int(image.get("NumberOfFrames") or 1)
-    bare.PixelData = encapsulate([get_frame(image.PixelData, frame, number_of_frames=frames)])
+    coded = get_frame(image.PixelData, frame, number_of_frames=frames)
+    if _coded_size(coded) not in (None, (image.Columns, image.Rows)):  # GDCM would cut off what is more
+        raise ValueError("pixels of another size than the header says")
+    bare.PixelData = encapsulate([coded])
     bare["PixelData"].VR = "OB"
     itk = load_itk()
     with tempfile.TemporaryDirectory() as folder:
@@ -91,3 +115,18 @@ def _decode_by_itk(image: Dataset, syntax: UID, frame: int) -> np.ndarray:
         with ITK_TURN:
             array: Any = itk.array_from_image(itk.imread(str(file), itk.F))
     return array.reshape(array.shape[-2:])
+
+
+def _coded_size(coded: bytes) -> tuple[int, int] | None:
+    """Return the columns and rows of a JPEG or JPEG-LS code stream; None where it says nothing, or is of another kind.
+
+    Source:
+        ITU-T T.81, B.1.1 and B.2.2; T.87, C.2.2.
+    """
+    place = 2
+    while coded.startswith(b"\xff\xd8") and place + 9 < len(coded):
+        marker, length, _, rows, columns = struct.unpack_from(">HHBHH", coded, place)
+        if marker == _JPEG_LS or (marker & 0xFFF0 == _JPEG and marker not in _NO_FRAMES):
+            return (columns, rows) if rows else None
+        place += 2 + length
+    return None
