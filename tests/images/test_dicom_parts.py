@@ -95,8 +95,12 @@ def test_positions_that_differ_in_the_last_digits_are_one_place(tmp_path):
 
 def test_stacks_of_an_enhanced_file_are_volumes(tmp_path):
     def groups(k):  # frames of an axial and of a sagittal stack, one after the other, nowhere at the same place
-        turn = {"PlaneOrientationSequence": item(ImageOrientationPatient=[0, 1, 0, 0, 0, 1])} if k % 2 else {}
-        return {"FrameContentSequence": item(StackID=str(k % 2 + 1), InStackPositionNumber=k // 2 + 1), **turn}
+        return {
+            "FrameContentSequence": item(StackID=str(k % 2 + 1), InStackPositionNumber=k // 2 + 1),
+            "PlaneOrientationSequence": item(
+                ImageOrientationPatient=[0, 1, 0, 0, 0, 1] if k % 2 else [1, 0, 0, 0, 1, 0]
+            ),
+        }
 
     voxels = [numbers(seed=n) for n in range(2)]
     places = [(3.0 * (k // 2) + 40, 1, 2) if k % 2 else (0, 0, 2.0 * (k // 2)) for k in range(12)]
