@@ -158,11 +158,13 @@ def test_rounded_positions_are_regular(tmp_path):
     assert read_volume(tmp_path)[0].shape == (9, 7, 6)
 
 
-def test_colour_is_refused(tmp_path):
+@pytest.mark.parametrize("planar", [0, 1])
+@pytest.mark.parametrize("kind", ["RGB", "YBR_FULL"])
+def test_colour_is_refused(tmp_path, kind, planar):
     def rgb(ds, k):
-        ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
+        ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, kind, planar
         ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
         ds.PixelData = bytes(9 * 7 * 3 + 1)
 
     write_series(tmp_path, numbers(), change=rgb)
-    assert "is in colour (RGB, 3 samples a pixel)" in refused(tmp_path)
+    assert f"is in colour ({kind}, 3 samples a pixel)" in refused(tmp_path)

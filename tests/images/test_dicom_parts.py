@@ -33,6 +33,11 @@ VOLUMES = {
     "time points": [{"TemporalPositionIdentifier": n} for n in range(1, 12)],
     "acquisitions": [{"AcquisitionNumber": 1}, {"AcquisitionNumber": 2}],
     "b-values": [{"DiffusionBValue": 0.0}, {"DiffusionBValue": 50.0}, {"DiffusionBValue": 1000.0}],
+    "directions": [
+        {"DiffusionBValue": 0.0},
+        {"DiffusionBValue": 700.0, "DiffusionGradientOrientation": [0.0, 0.6, 0.8]},
+        {"DiffusionBValue": 700.0, "DiffusionGradientOrientation": [1.0, 0.0, 0.0]},
+    ],
     "heart phases": [{"TriggerTime": 0}, {"TriggerTime": 33.5}],
     "times": [{"AcquisitionTime": "101010.5"}, {"AcquisitionTime": "101021"}],
 }
