@@ -11,12 +11,13 @@ _TURN = threading.RLock()
 
 
 @contextmanager
-def without_warnings(message: str = "", logger: str | None = None) -> Iterator[None]:
+def without_warnings(message: str = "", logger: str | None = None, level: int = logging.WARNING) -> Iterator[None]:
     """Leave warnings out; threads take turns.
 
     Args:
         message: A regular expression for the beginning of those that are left out; empty for all.
         logger: The name of a logger whose warnings of this thread are left out, too.
+        level: The highest level of this logger's messages that are left out.
     """
     with _TURN, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message)
@@ -26,7 +27,7 @@ def without_warnings(message: str = "", logger: str | None = None) -> Iterator[N
         thread = threading.get_ident()
 
         def passes(record: logging.LogRecord) -> bool:
-            return record.levelno > logging.WARNING or record.thread != thread
+            return record.levelno > level or record.thread != thread
 
         logging.getLogger(logger).addFilter(passes)
         try:

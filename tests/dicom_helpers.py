@@ -112,6 +112,8 @@ def write_enhanced(file, frames, positions, groups=lambda k: {}, **tags):
         item(PlanePositionSequence=item(ImagePositionPatient=list(position)), **groups(k))[0]
         for k, position in enumerate(positions)
     ]
+    for sequence in ds.PerFrameFunctionalGroupsSequence[0].dir("Sequence"):  # a group is in one of both places
+        ds.SharedFunctionalGroupsSequence[0].pop(sequence, None)
     ds.NumberOfFrames = len(frames)
     ds.PixelData = np.stack(frames).astype("<i2").tobytes()
     ds.save_as(file)

@@ -22,6 +22,15 @@ def test_warnings_of_that_beginning_are_left_out():
     assert warned("something to tell") == 1
 
 
+def test_a_loggers_errors_are_left_out_where_that_is_asked_for(caplog):
+    logger = logging.getLogger("tests.quiet")
+    with without_warnings("x", "tests.quiet", logging.ERROR):
+        logger.error("left out")
+        logger.critical("told")
+    logger.error("afterwards")
+    assert caplog.messages == ["told", "afterwards"]
+
+
 def test_a_loggers_warnings_are_left_out_in_this_thread_alone(caplog):
     logger = logging.getLogger("tests.quiet")
     with without_warnings("x", "tests.quiet"):

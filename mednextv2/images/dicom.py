@@ -210,12 +210,7 @@ def read_series(series: DicomSeries) -> tuple[np.ndarray, np.ndarray]:
     """
     affine = series_affine(series)
     slices, (columns, rows) = in_order(series.slices), series.slices[0].shape
-    try:
-        voxels = np.empty((len(slices), rows, columns), dtype=np.float32)
-    except MemoryError as e:
-        raise InputError(
-            f"{series}: {columns}×{rows}×{len(slices)} voxels do not fit into memory; are its headers right?"
-        ) from e
+    voxels = np.empty(0, dtype=np.float32)
     by_file = sorted(range(len(slices)), key=lambda k: slices[k].file)  # frames lie in one file in any order
     for k, pixels in zip(by_file, read_pixels([slices[k] for k in by_file]), strict=True):
         if pixels.shape != (rows, columns):
@@ -223,8 +218,17 @@ def read_series(series: DicomSeries) -> tuple[np.ndarray, np.ndarray]:
                 f"{slices[k].file}: holds {pixels.shape[1]}×{pixels.shape[0]} pixels, but its header says "
                 f"{columns}×{rows}; export the series again"
             )
+        if not voxels.size:  # not before: a header may say more than there is
+            voxels = _empty(series, (len(slices), rows, columns))
         voxels[k] = pixels
     return voxels.transpose(2, 1, 0), affine
+
+
+def _empty(series: DicomSeries, shape: tuple[int, int, int]) -> np.ndarray:
+    try:
+        return np.empty(shape, dtype=np.float32)
+    except MemoryError as e:
+        raise InputError(f"{series}: {'×'.join(map(str, reversed(shape)))} voxels do not fit into memory") from e
 
 
 def series_affine(series: DicomSeries) -> np.ndarray:

@@ -27,9 +27,8 @@ _TAGS = [
     "SeriesNumber", "SeriesDescription", "Modality", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
     "Rows", "Columns", "BitsAllocated", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
     "RescaleSlope", "RescaleIntercept", "EchoTime", "InversionTime", "TemporalPositionIdentifier", "AcquisitionNumber",
-    "TriggerTime", "DiffusionBValue", "AcquisitionTime", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
-    "PixelData",
+    "TriggerTime", "DiffusionBValue", "DiffusionGradientOrientation", "AcquisitionTime",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PixelData",
 ]  # fmt: skip
 #: What tells the volumes of one series apart, stacks and then the most telling first: a keyword, and the functional
 #: group and keyword of enhanced files.
@@ -41,6 +40,7 @@ PARTS = {
     "TemporalPositionIdentifier": (("FrameContentSequence", "TemporalPositionIndex"),),
     "AcquisitionNumber": (("FrameContentSequence", "FrameAcquisitionNumber"),),
     "DiffusionBValue": (("MRDiffusionSequence", "DiffusionBValue"),),
+    "DiffusionGradientOrientation": (),  # in enhanced files a level deeper, where it is not looked for
     "TriggerTime": (("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"),),
     "AcquisitionTime": (("FrameContentSequence", "FrameAcquisitionDateTime"),),
 }

@@ -54,8 +54,8 @@ def split_volumes(slices: Sequence[Slice]) -> list[tuple[str, list[Slice]]]:
         if keyword == "StackID":
             splits = min(map(len, groups.values())) > 1
         else:  # more values than volumes: each image has its own; as many images at a place as before: none told apart
-            splits = len(groups) <= most and max(map(_most, groups.values())) < most
-        if len(groups) > 1 and splits and all(s.place for s in slices):
+            splits = 1 < len(groups) <= most and max(map(_most, groups.values())) < most
+        if splits and len(groups) > 1 and all(s.place for s in slices):
             found = [(f"{keyword} {value or 'empty'}", group) for value, group in sorted(groups.items(), key=_rank)]
             return [
                 (f"{name}, {more}" if more else name, part)

@@ -1,5 +1,6 @@
 """Pixels of DICOM files as stored: without compression and RLE by pydicom, every other compression by ITK's GDCM."""
 
+import logging
 import re
 import struct
 import tempfile
@@ -26,9 +27,13 @@ from pydicom.uid import (
 from mednextv2.errors import InputError
 from mednextv2.images.dicom_file import Slice, quiet_pydicom
 from mednextv2.images.itk_loading import ITK_TURN, load_itk
+from mednextv2.warning_filters import without_warnings
 
 _DESCRIPTION = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
+_DECODERS = "pydicom.pixels.decoders.base"  # a logger that tells errors which are raised, too
 _JPEG, _JPEG_LS, _NO_FRAMES = 0xFFC0, 0xFFF7, (0xFFC4, 0xFFC8, 0xFFCC)  # markers at the start of an image's frame
+_JPEG_2000 = b"\xff\x4f\xff\x51"  # start of a code stream, and its size
+_MOST_RLE = 64  # bytes that one byte can stand for: two for a run of 128
 
 
 def read_pixels(slices: Sequence[Slice]) -> Iterator[np.ndarray]:
@@ -49,7 +54,7 @@ def read_pixels(slices: Sequence[Slice]) -> Iterator[np.ndarray]:
     name, image = "", Dataset()
     for s in slices:
         try:
-            with quiet_pydicom():
+            with quiet_pydicom(), without_warnings(logger=_DECODERS, level=logging.ERROR):
                 if s.file != name:
                     name, image = s.file, dcmread(s.file, force=True)
                 stored = _decode(image, s.frame or 0)
@@ -72,6 +77,8 @@ def _decode(image: Dataset, frame: int) -> np.ndarray:
         raise ValueError("pixels that are shifted to the left are no DICOM any more")
     if syntax.is_encapsulated and syntax != RLELossless:
         return _decode_by_itk(image, syntax, frame)
+    if syntax == RLELossless and len(_frame(image, frame)) * _MOST_RLE < image.Rows * image.Columns:
+        raise ValueError("fewer pixels than the header says, for which pydicom would fill the memory with zeros")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         pixels = get_decoder(syntax).as_array(image, index=frame, raw=True)[0]
@@ -102,9 +109,11 @@ def _decode_by_itk(image: Dataset, syntax: UID, frame: int) -> np.ndarray:
     bare.SamplesPerPixel, bare.PhotometricInterpretation = 1, "MONOCHROME2"
     for keyword in _DESCRIPTION:
         setattr(bare, keyword, image.get(keyword, 0))
-    frames = int(image.get("NumberOfFrames") or 1)
-    coded = get_frame(image.PixelData, frame, number_of_frames=frames)
-    if _coded_size(coded) not in (None, (image.Columns, image.Rows)):  # GDCM would cut off what is more
+    coded = _frame(image, frame)
+    if _coded_size(coded) not in (
+        None,
+        (image.Columns, image.Rows),
+    ):  # GDCM would cut off what is more, or fill the memory
         raise ValueError("pixels of another size than the header says")
     bare.PixelData = encapsulate([coded])
     bare["PixelData"].VR = "OB"
@@ -117,12 +126,20 @@ def _decode_by_itk(image: Dataset, syntax: UID, frame: int) -> np.ndarray:
     return array.reshape(array.shape[-2:])
 
 
+def _frame(image: Dataset, frame: int) -> bytes:
+    return get_frame(image.PixelData, frame, number_of_frames=int(image.get("NumberOfFrames") or 1))
+
+
 def _coded_size(coded: bytes) -> tuple[int, int] | None:
-    """Return the columns and rows of a JPEG or JPEG-LS code stream; None where it says nothing, or is of another kind.
+    """Return the columns and rows of a JPEG, JPEG-LS or JPEG 2000 code stream; None where it does not say them.
 
     Source:
-        ITU-T T.81, B.1.1 and B.2.2; T.87, C.2.2.
+        ITU-T T.81, B.1.1 and B.2.2; T.87, C.2.2; T.800, A.5.1.
     """
+    place = -1 if coded.startswith(b"\xff\xd8") else coded.find(_JPEG_2000)
+    if 0 <= place < len(coded) - 24:
+        right, bottom, left, top = struct.unpack_from(">4I", coded, place + 8)
+        return right - left, bottom - top
     place = 2
     while coded.startswith(b"\xff\xd8") and place + 9 < len(coded):
         marker, length, _, rows, columns = struct.unpack_from(">HHBHH", coded, place)

@@ -19,7 +19,7 @@ from mednextv2.images.volume import SUFFIXES, read_volume, screen_file, unreadab
 from mednextv2.warning_filters import without_warnings
 
 # MONAI makes all its readers each time, and warns twice that NVIDIA's decoders for pydicom are not installed
-_NOT_INSTALLED = {"message": ".*NvImgCodec", "logger": "monai.data.nvimgcodec_pydicom_plugin"}
+_NOT_INSTALLED: dict[str, Any] = {"message": ".*NvImgCodec", "logger": "monai.data.nvimgcodec_pydicom_plugin"}
 
 
 class LoadVolumed(LoadImaged):

@@ -87,6 +87,12 @@ def test_a_series_that_is_not_one(study, word, text):
     assert text in refused(study, word)
 
 
+def test_a_series_without_a_number_is_not_called_none(tmp_path):
+    for folder, number in (("a", ""), ("b", 4)):
+        write_series(tmp_path / folder, numbers(), SeriesNumber=number)
+    assert "fits none" in refused(tmp_path, "None")
+
+
 def test_localizers_in_a_series_are_left_out(tmp_path):
     def first_is_localizer(ds, k):
         if k == 0:

@@ -4,7 +4,7 @@ import itk
 import nibabel as nib
 import numpy as np
 import pytest
-from dicom_helpers import numbers, refused, write_series
+from dicom_helpers import change_files, numbers, refused, write_series
 
 from mednextv2.data import choose_series, read_volume
 
@@ -104,6 +104,13 @@ DEFECTS = {
     "no spacing": (without_tag("PixelSpacing"), "has no pixel spacing in IM0001"),
     "localizers": (set_in(EVERY, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "is a localizer"),
     "mosaic": (set_in(EVERY, ImageType=["ORIGINAL", "PRIMARY", "MOSAIC"]), "is a mosaic"),
+    "no spacing at all": (set_in(EVERY, PixelSpacing=[0, 0.8]), "orientation or a pixel spacing that is none"),
+    "huge spacing": (set_in(EVERY, PixelSpacing=["1e300", "1e300"]), "orientation or a pixel spacing that is none"),
+    "huge directions": (
+        set_in(EVERY, ImageOrientationPatient=["1e200", 0, 0, 0, "1e200", 0]),
+        "orientation or a pixel",
+    ),
+    "far away": (set_in(EVERY, ImagePositionPatient=["1e300", 0, 0]), "several images at one position"),
     "no direction": (set_in(EVERY, ImageOrientationPatient=[0, 0, 0, 0, 0, 0]), "orientation or a pixel spacing"),
 }
 
@@ -114,16 +121,50 @@ def test_a_series_that_is_no_volume_is_refused(tmp_path, change, text):
     assert text in refused(tmp_path)
 
 
+@pytest.mark.parametrize("step", [0.6, 1.25, 5.0])
+@pytest.mark.parametrize("name", ["axial", "oblique"])
+def test_positions_with_one_decimal_and_cosines_with_five_are_regular(tmp_path, name, step):
+    affine = AFFINES[name].copy()
+    affine[:3, 2] *= step / np.linalg.norm(affine[:3, 2])
+    affine[:3, 3] += 0.0437
+    voxels = numbers((9, 7, 30))
+    files = write_series(tmp_path, voxels, affine)
+
+    def rounded(ds, k):
+        ds.ImagePositionPatient = [f"{v:.1f}" for v in ds.ImagePositionPatient]
+        ds.ImageOrientationPatient = [f"{float(v) + 4e-6 * (-1) ** (k + n):.6f}" for n, v in
+                                      enumerate(ds.ImageOrientationPatient)]  # fmt: skip
+
+    change_files(files, rounded)
+    array, found = read_volume(tmp_path)
+    corners = np.array(list(np.ndindex(2, 2, 2))) * np.subtract(voxels.shape, 1)
+    expected = nib.affines.apply_affine(affine, corners)
+    places = nib.affines.apply_affine(found, corners)
+    apart = np.linalg.norm(places[:, None] - expected[None], axis=-1).min(axis=1)
+    assert apart.max() < 0.2
+    assert sorted(world(array, np.eye(4)).values()) == sorted((voxels - 1024.0).ravel().tolist())
+
+
+def test_rounding_hides_no_missing_slice(tmp_path):
+    affine = np.diag([0.8, 0.9, 0.6, 1.0])
+    files = write_series(tmp_path, numbers((9, 7, 30)), affine)
+    change_files(files, lambda ds, k: setattr(ds, "ImagePositionPatient", [0, 0, f"{0.6 * k:.1f}"]))
+    files[12].unlink()
+    assert "lacks slices (1 between IM0011 and IM0013)" in refused(tmp_path)
+
+
 def test_rounded_positions_are_regular(tmp_path):
     write_series(tmp_path, numbers(), change=moved(0.02, 1, 4))
     assert read_volume(tmp_path)[0].shape == (9, 7, 6)
 
 
-def test_colour_is_refused(tmp_path):
+@pytest.mark.parametrize("planar", [0, 1])
+@pytest.mark.parametrize("kind", ["RGB", "YBR_FULL"])
+def test_colour_is_refused(tmp_path, kind, planar):
     def rgb(ds, k):
-        ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
+        ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, kind, planar
         ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
         ds.PixelData = bytes(9 * 7 * 3 + 1)
 
     write_series(tmp_path, numbers(), change=rgb)
-    assert "is in colour (RGB, 3 samples a pixel)" in refused(tmp_path)
+    assert f"is in colour ({kind}, 3 samples a pixel)" in refused(tmp_path)

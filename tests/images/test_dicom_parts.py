@@ -33,6 +33,11 @@ VOLUMES = {
     "time points": [{"TemporalPositionIdentifier": n} for n in range(1, 12)],
     "acquisitions": [{"AcquisitionNumber": 1}, {"AcquisitionNumber": 2}],
     "b-values": [{"DiffusionBValue": 0.0}, {"DiffusionBValue": 50.0}, {"DiffusionBValue": 1000.0}],
+    "directions": [
+        {"DiffusionBValue": 0.0},
+        {"DiffusionBValue": 700.0, "DiffusionGradientOrientation": [0.0, 0.6, 0.8]},
+        {"DiffusionBValue": 700.0, "DiffusionGradientOrientation": [1.0, 0.0, 0.0]},
+    ],
     "heart phases": [{"TriggerTime": 0}, {"TriggerTime": 33.5}],
     "times": [{"AcquisitionTime": "101010.5"}, {"AcquisitionTime": "101021"}],
 }
@@ -95,8 +100,12 @@ def test_positions_that_differ_in_the_last_digits_are_one_place(tmp_path):
 
 def test_stacks_of_an_enhanced_file_are_volumes(tmp_path):
     def groups(k):  # frames of an axial and of a sagittal stack, one after the other, nowhere at the same place
-        turn = {"PlaneOrientationSequence": item(ImageOrientationPatient=[0, 1, 0, 0, 0, 1])} if k % 2 else {}
-        return {"FrameContentSequence": item(StackID=str(k % 2 + 1), InStackPositionNumber=k // 2 + 1), **turn}
+        return {
+            "FrameContentSequence": item(StackID=str(k % 2 + 1), InStackPositionNumber=k // 2 + 1),
+            "PlaneOrientationSequence": item(
+                ImageOrientationPatient=[0, 1, 0, 0, 0, 1] if k % 2 else [1, 0, 0, 0, 1, 0]
+            ),
+        }
 
     voxels = [numbers(seed=n) for n in range(2)]
     places = [(3.0 * (k // 2) + 40, 1, 2) if k % 2 else (0, 0, 2.0 * (k // 2)) for k in range(12)]
