@@ -1,4 +1,4 @@
-"""Cross-validation splits: those that a file prescribes, or nnU-Net's, so that scores can be compared with it."""
+"""Cross-validation splits: those that a file prescribes, or nnU-Net's, so that scores can be compared."""
 
 import logging
 import os
@@ -16,26 +16,26 @@ from mednextv2.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-FOLDS = 5  # of the cross-validation
+FOLDS = 5  # the number of folds of the cross-validation
 
 
 def kfold_indices(count: int, fold: int | str, folds: int = FOLDS, seed: int = 12345) -> tuple[list[int], list[int]]:
     """Split `count` cases into training and validation indices.
 
-    The same as scikit-learn's `KFold(folds, shuffle=True, random_state=seed)`, which nnU-Net uses on the sorted case
-    names: one shuffle, then consecutive pieces whose sizes differ by at most one.
+    This gives the same result as scikit-learn's `KFold(folds, shuffle=True, random_state=seed)`, which nnU-Net applies
+    to the sorted case names: one shuffle, then consecutive pieces whose sizes differ by at most one.
 
     Args:
         count: Number of cases.
-        fold: Which piece is for validation, from 0.
-        folds: Number of pieces.
-        seed: Of the shuffle.
+        fold: The index of the piece for validation, from 0.
+        folds: The number of pieces.
+        seed: The seed of the shuffle.
 
     Returns:
         Sorted training indices and sorted validation indices.
 
     Raises:
-        InputError: When there are fewer cases than folds, or no such fold.
+        InputError: When there are fewer cases than folds, or the fold does not exist.
     """
     if not isinstance(fold, int) or not 0 <= fold < folds:
         raise InputError(f"fold {fold!r}: there are the folds 0 to {folds - 1}, or 'all' to train on every case")
