@@ -2,7 +2,7 @@
 
     python scripts/gpu_check.py --output gpu_check [--data DIR] [--minutes 5] [--stages tests,steps] [--dry]
 
-The stages are: environment (GPU, driver, clocks, versions; always), compile (all kernels side by side), trial (each
+The stages are: environment (GPU, driver, clocks, versions; always), compile (all kernels in parallel), trial (each
 kernel against the plain definitions), tests (those that need a GPU), sanitizer (invalid memory accesses), launches
 (each one timed, with its prediction), steps (training and inference: eager, as CUDA graphs, compiled), profile (the
 time of each kernel in a whole step), peer (another network in turns with ours), training (the hippocampus bundle, with

@@ -27,7 +27,7 @@ _REFERENCE = (
 
 
 def default_folder(dataset: DatasetFolder) -> Path:
-    """Return where a plan goes by default: `bundles/mednextv2_<name>`, named after the data set or its folder."""
+    """Return the default folder of a plan: `bundles/mednextv2_<name>`, named after the data set or its folder."""
     name = dataset.about.get("name") or re.sub(r"^(Task|Dataset)\d+_", "", dataset.path.resolve().name)
     name = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "task"
     return Path("bundles") / f"mednextv2_{name}".replace("_v", "-v")  # MONAI cuts names at _v

@@ -101,7 +101,7 @@ def check_overrides(files: list[str], overrides: dict[str, Any], more: Sequence[
 
 
 def as_setting(key: str, value: Any) -> Any:
-    """Return a setting in a form that MONAI's configuration parser leaves as it is.
+    """Return a setting in a form that MONAI's configuration parser leaves unchanged.
 
     The parser evaluates a text that begins with `$`, looks up one that begins with `@` or `%`, and rewrites `#`. A path
     therefore becomes a `Path`, which it does not touch; it is absolute, so that it means the same whatever happens to

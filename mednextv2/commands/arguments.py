@@ -1,7 +1,7 @@
 """The words of a command line, which become the options and arguments of a verb.
 
-A word is the text that was typed. It becomes a number, a switch or a list only where the verb's annotation, or the
-setting of a workflow, asks for one: a folder may be called 2024_01, 1e5, None, [a,b] or $HOME.
+A word is the text that was typed. It becomes a number, a switch or a list only if the verb's annotation, or the
+setting of a workflow, asks for one, since a folder may be called 2024_01, 1e5, None, [a,b] or $HOME.
 """
 
 import difflib

@@ -9,7 +9,7 @@ from mednextv2.label_scheme import LabelScheme, declared_scheme
 
 @dataclass(frozen=True)
 class Case:
-    """One patient's images and, where there is one, the label map.
+    """One patient's images and, if there is one, the label map.
 
     Attributes:
         name: The file name without folder, channel number and ending.

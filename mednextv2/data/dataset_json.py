@@ -101,7 +101,7 @@ def _numbered(names: Any) -> Any:
 
 
 def about(description: dict[str, Any], file: Path) -> dict[str, str]:
-    """Return the texts about the data set under `name`, `description`, `reference` and `licence`, where there are any.
+    """Return the texts about the data set under `name`, `description`, `reference` and `licence`, if there are any.
 
     Args:
         description: The content of the file. Some files have a list of references.

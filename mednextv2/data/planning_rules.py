@@ -185,7 +185,7 @@ def batch_dice(patch: Sequence[int], median_shape: Sequence[float], spacing: Seq
 
     It is computed over the batch if patches are so small a part of the image that many lack some of the classes.
     nnU-Net decides this by whether a network at low resolution would be worthwhile. Here, only this question is asked:
-    there is no network at low resolution and no cascade, and the patch stays as it is, whereas nnU-Net plans a new one
+    there is no network at low resolution and no cascade, and the patch does not change, whereas nnU-Net plans a new one
     for each resolution that it tries.
 
     Args:

@@ -74,7 +74,7 @@ class PreparedCase:
 
     @cached_property
     def label(self) -> np.ndarray:
-        """The label map, `(1, X, Y, Z)` int16, memory-mapped; -1 lies outside the image's content."""
+        """The label map, `(1, X, Y, Z)` int16, memory-mapped; -1 marks voxels outside the image's content."""
         return np.load(self.file("label.npy"), mmap_mode="r")
 
     @cached_property

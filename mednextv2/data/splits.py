@@ -68,7 +68,7 @@ class Split:
     source: str
 
     def about(self) -> dict[str, Any]:
-        """Return what weights that are trained on this split should tell: plain values, with the names of the cases."""
+        """Return the record for weights that are trained on this split: plain values, with the names of the cases."""
         return {
             "fold": self.fold,
             "num_folds": self.num_folds,
@@ -99,7 +99,7 @@ def split_dataset(
         splits: A file of splits: see :func:`mednextv2.data.split_files.read_split_file`.
         group: A regular expression for the patient in a case's name: see
             :func:`mednextv2.data.case_groups.group_cases`.
-        trained: What weights tell about the split that they were trained with: see :meth:`Split.about`.
+        trained: The record in weights of the split with which they were trained: see :meth:`Split.about`.
 
     Raises:
         InputError: If there is no such fold, or the cases cannot be split.
@@ -150,7 +150,7 @@ def describe_split(names: Sequence[str]) -> str:
 
 
 def _recorded(trained: Mapping[str, Any] | None, fold: int | str, names: Sequence[str]) -> list[Fold]:
-    """Return the folds of which one is that of the weights, the others empty; none if it is of another data set."""
+    """Return folds with that of the weights and the others empty; an empty list if it is of another data set."""
     if not trained or trained.get("fold") != fold:
         return []
     sides = Fold(list(trained.get("training", [])), list(trained.get("validation", [])))

@@ -38,8 +38,9 @@ class StreamingInferer(MirroringInferer):
     Windows are taken slab by slab. As soon as no further window covers a part of the image, its logits become labels
     and are freed. If the last step of the preprocessing was to resample the image with
     :class:`mednextv2.transforms.Resampled`, labels are decided on the grid before resampling: they equal those of
-    MONAI's `SlidingWindowInferer`, a linear `Invertd` and an arg-max, with a memory of `classes × overlap ×
-    cross-section` instead of `classes × volume`. `Invertd` then has nothing to resample and does the rest.
+    MONAI's `SlidingWindowInferer`, a linear `Invertd` and an arg-max, with a memory of
+    `classes × overlap × cross-section` instead of `classes × volume`. `Invertd` then has nothing to
+    resample and does the rest.
 
     If a GPU's memory is too small, windows are predicted one by one; if that is not enough, the sums move to the CPU.
     Each is reported in one line.
@@ -108,7 +109,7 @@ class StreamingInferer(MirroringInferer):
 
 @dataclass(frozen=True)
 class _Grid:
-    """How windows lie on an image: its axes, and where their labels go."""
+    """The positions of windows on an image: its axes, and the target of their labels."""
 
     axes: list[Axis]
     targets: list[Target]

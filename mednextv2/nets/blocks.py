@@ -217,8 +217,8 @@ class MedNeXtDownBlock(MedNeXtBlock):
 class MedNeXtUpBlock(MedNeXtBlock):
     """Double every axis: `(N, C, *spatial)` to `(N, O, 2 * spatial)`, O = C / 2 in the paper; add a skip connection.
 
-    The transposed convolutions with stride 2 give `2 n - 1` voxels along an axis of n; one zero in front makes it `2
-    n`, as in the authors' code. The arguments are those of :class:`MedNeXtBlock`.
+    The transposed convolutions with stride 2 give `2 n - 1` voxels along an axis of n; one zero in front makes it
+    `2 n`, as in the authors' code. The arguments are those of :class:`MedNeXtBlock`.
     """
 
     def __init__(

@@ -198,8 +198,8 @@ class _ClassTerms(Function):
     def backward(ctx: Any, d_entropy: Tensor, d_overlap: Tensor, d_predicted: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient of the logits.
 
-        If `g` is the gradient of the probabilities `p`, it is `p (g - sum(p g))`; for cross-entropy, it is `p -
-        target`.
+        If `g` is the gradient of the probabilities `p`, it is `p (g - sum(p g))`; for cross-entropy, it is
+        `p - target`.
         """
         grads = []
         for p, target, de, do, dp in _parts(ctx, d_entropy, d_overlap, d_predicted):
