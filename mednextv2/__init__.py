@@ -15,12 +15,12 @@ __all__ = ["Predictor", "Segmentation", "__version__", "keep_freed_memory", "pre
 
 
 def __getattr__(name: str) -> Any:
-    """Import what segments images when it is asked for: it needs PyTorch and MONAI, which take seconds."""
+    """Import the classes that segment images only when needed: importing PyTorch and MONAI takes seconds."""
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         return getattr(import_module(_LATER[name]), name)
-    except KeyError as e:  # of MONAI's import, for a user whom the system does not know
+    except KeyError as e:  # raised by MONAI's import for a user whom the system does not know
         if "getpwuid" not in str(e):
             raise
         raise ImportError("the user has no name; set the environment variable USER to any name and start again") from e

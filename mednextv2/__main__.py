@@ -13,7 +13,7 @@ from mednextv2.machine import name_user
 
 
 def main() -> None:
-    """Run a verb. A user's mistake ends with its message, anything else with a traceback.
+    """Run a verb. A user's mistake ends with a message, any other error with a traceback.
 
     The exit status is 1 for input that cannot be used, 2 for a mistake on the command line, and 130 for Ctrl-C.
     """
@@ -30,7 +30,7 @@ def main() -> None:
         error = find_input_error(e)
         if error is None:
             raise
-        with suppress(OSError):  # of messages that are written to a full disk
+        with suppress(OSError):  # raised by messages that are written to a full disk
             print(f"error: {error}", file=sys.stderr)
         _give_up_output()
         sys.exit(2 if isinstance(error, UsageError) else 1)
@@ -46,11 +46,11 @@ def _run(words: list[str]) -> None:
         _check_working_directory()
         name_user()
         verb(**arguments)
-    sys.stdout.flush()  # here, where what is on a full disk can still be told
+    sys.stdout.flush()  # here, where a full disk can still be reported
 
 
 def _give_up_output() -> None:
-    """Let what cannot be written to a full disk or a closed pipe not fail once more when the program ends."""
+    """Keep output to a full disk or a closed pipe from failing once more when the program ends."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -59,14 +59,14 @@ def _give_up_output() -> None:
 
 
 def _show_everything() -> None:
-    """Let a terminal or a log that is not UTF-8 show a question mark for what it cannot show, instead of failing.
+    """Let a terminal or log without UTF-8 show a question mark for each character that it lacks, instead of failing.
 
-    A line of the log that cannot be written, as to a full disk, does not become a traceback either.
+    A line of the log that cannot be written, for example to a full disk, does not cause a traceback either.
     """
     logging.raiseExceptions = False
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # MONAI imports it; it warns where there is no home folder
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # MONAI imports it, and it warns if there is no home folder
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # not where a test or a notebook took the stream's place
+        if hasattr(stream, "reconfigure"):  # not if a test or a notebook has replaced the stream
             stream.reconfigure(errors="replace")
 
 

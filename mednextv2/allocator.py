@@ -1,4 +1,4 @@
-"""What the C allocator of this process keeps: changed where the process is ours, or where its host asks for it."""
+"""The memory that the C allocator of this process keeps, which is changed only in our own process or on request."""
 
 import ctypes
 import sys
@@ -12,12 +12,12 @@ _keeping = False  # whether this process was asked to keep freed memory
 def keep_freed_memory() -> bool:
     """Let glibc keep the memory of freed tensors for the next ones, instead of returning it to the system.
 
-    A network allocates and frees the same large tensors in every step. By default each comes fresh from the system,
-    which clears its pages at the first touch: a third of a training step's time on a CPU. The process stays at its
-    peak size instead. Nothing happens on systems without glibc.
+    A network allocates and frees the same large tensors in every step. By default, each one is new memory from the
+    system, which clears its pages at the first access: this takes a third of a training step's time on a CPU. With this
+    setting, the process stays at its peak size instead. Nothing happens on systems without glibc.
 
-    This is a setting of the whole process, for the rest of its life. The workflows and `mednextv2 predict` make it;
-    nothing else in this package does, so a program that uses the package decides by itself.
+    This setting applies to the whole process, for the rest of its life. Only the workflows and `mednextv2 predict` make
+    it, so a program that uses the package decides for itself.
 
     Returns:
         Whether the allocator took the settings.
@@ -32,17 +32,17 @@ def keep_freed_memory() -> bool:
 
 
 class _MallInfo2(ctypes.Structure):
-    # of glibc's mallinfo2(3), since 2.33
+    # fields of glibc's mallinfo2(3), since 2.33
     _before = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks")
     _fields_ = [(name, ctypes.c_size_t) for name in (*_before, "fordblks", "keepcost")]
 
 
 def return_freed_memory(limit: int) -> None:
-    """Return what the C allocator keeps to the system, where it is more than `limit` bytes.
+    """Return the memory that the C allocator keeps to the system, if it is more than `limit` bytes.
 
-    For loops whose tensors are hundreds of megabytes large: kept memory has holes, most of them a little too small for
-    the next tensor, so that a process which keeps all of it would grow to several times of what it uses. Nothing
-    happens before :func:`keep_freed_memory` was called: such an allocator returns large tensors by itself.
+    This is for loops whose tensors have hundreds of megabytes: kept memory has holes, most of them slightly too small
+    for the next tensor, so a process that keeps all of it would grow to several times the size that it needs. Nothing
+    happens before :func:`keep_freed_memory` has been called, since such an allocator returns large tensors by itself.
     """
     if not _keeping:
         return

@@ -1,4 +1,4 @@
-"""Which of several processes this is that train together."""
+"""The rank of this process among several that train together."""
 
 import torch.distributed as dist
 

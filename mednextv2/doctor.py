@@ -1,4 +1,4 @@
-"""What mednextv2 finds on this machine: versions, the CPU library, and the verdicts on the kernels of each GPU."""
+"""An examination of this machine: versions, the CPU library, and the verdicts on the kernels of each GPU."""
 
 import os
 import platform
@@ -27,7 +27,7 @@ _ASKED = {
 
 
 class Examination(NamedTuple):
-    """The table to print, and whether everything works that could work here."""
+    """The table to print, and whether everything that could work here does."""
 
     text: str
     well: bool
@@ -42,16 +42,16 @@ class _Row(NamedTuple):
 def examine(
     network: str = "v2_base", kernel_size: int = 3, dtype: str = "bfloat16", repeat: bool = False
 ) -> Examination:
-    """Look at the machine, build the CPU library and try the GPU kernels where that was not done yet.
+    """Look at the machine, build the CPU library and try the GPU kernels that have not been tried.
 
     Args:
-        network: The size of network whose kernels are asked for.
-        kernel_size: Of its depthwise convolutions.
-        dtype: Of its features: bfloat16, float16 or float32.
-        repeat: Try its GPU kernels again.
+        network: The size of the network whose kernels are tried.
+        kernel_size: The kernel size of its depthwise convolutions.
+        dtype: The dtype of its features: bfloat16, float16 or float32.
+        repeat: Whether to try its GPU kernels again.
 
     Raises:
-        InputError: For an argument that does not exist.
+        InputError: If an argument has a value that does not exist.
     """
     problems = _problems(network, kernel_size, dtype)
     if not isinstance(repeat, bool):
@@ -114,7 +114,7 @@ def _why_no_gpu() -> str:
 
 
 def _gpus(problems: list[Problem], words: str, repeat: bool) -> Iterator[_Row]:
-    seen: dict[object, int] = {}  # by what verdicts are for: one trial for eight equal GPUs
+    seen: dict[object, int] = {}  # by the setup of the verdicts, so that eight equal GPUs need one trial
     for index in range(torch.cuda.device_count()):
         device = torch.device("cuda", index)
         properties = torch.cuda.get_device_properties(device)
@@ -124,7 +124,7 @@ def _gpus(problems: list[Problem], words: str, repeat: bool) -> Iterator[_Row]:
         if unfit:
             yield _Row("  kernels", f"none: {unfit}")
             continue
-        from mednextv2.ops import _trial_store as store  # with the operators, on GPUs only
+        from mednextv2.ops import _trial_store as store  # imported here, since only GPUs need it
 
         card = store.card(device)
         if card in seen:

@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can make and mend."""
+"""The one exception for mistakes that a user can make and correct."""
 
 import errno
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-#: What PyTorch says when tensors of worker processes find no room in /dev/shm, or no file handle.
+#: Messages of PyTorch when tensors of worker processes find no space in /dev/shm, or no file handle.
 _SHARED_MEMORY = r"Bus error|out of shared memory|unable to (allocate|open|resize|write|mmap|map).*</torch_"
 _OPEN_FILES = r"received \d+ items of ancdata|Too many open files"
 SHARED_MEMORY_REMEDY = (
@@ -19,22 +19,22 @@ _GOES_ON = "A training goes on from its last epoch with the same command"
 
 
 class InputError(ValueError):
-    """Something given by the user cannot be used: a file, a folder, a setting.
+    """The user gave something that cannot be used: a file, a folder, a setting.
 
-    The message names the file or setting, what is wrong with it and what to do. The command line prints it alone,
-    without a traceback.
+    The message names the file or setting, what is wrong with it and what to do. The command line prints only this
+    message, without a traceback.
     """
 
 
 class UsageError(InputError):
     """A mistake on the command line: an option, an argument or a setting that does not exist.
 
-    The command line ends with exit status 2 for it, as is usual, and with 1 for any other :class:`InputError`.
+    The command line then ends with exit status 2, as is usual, and with 1 for any other :class:`InputError`.
     """
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Go through an exception and those behind it, from the last that was raised to the first."""
+    """Iterate over an exception and its causes, from the last that was raised to the first."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -43,10 +43,10 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:
-    """Return the InputError behind an exception that a library wrapped around it, or None.
+    """Return the InputError that caused an exception, such as one from a library that wraps it, or None.
 
-    What the machine ran short of in a library is one, too: room on a disk, shared memory for the worker processes of a
-    data loader, memory (so that the system killed a worker), open files.
+    If a library ran out of a resource of the machine, that is an InputError, too: space on a disk, shared memory for
+    the worker processes of a data loader, memory (so that the system killed a worker), or open files.
     """
     found = next((e for e in causes(error) if isinstance(e, InputError)), None)
     if found is None and (text := next(filter(None, map(_shortage, causes(error))), None)):
@@ -55,7 +55,7 @@ def find_input_error(error: BaseException | None) -> InputError | None:
 
 
 def _shortage(error: BaseException) -> str:
-    """Say what the machine was short of and what to do, or return an empty text."""
+    """Say which resource the machine ran out of and what to do, or return an empty text."""
     if full := find_full_disk(error):
         return (
             f"{full.filename or 'a file, or the output of the program'}: cannot be written ({full.strerror}); make "
@@ -80,14 +80,14 @@ def _shortage(error: BaseException) -> str:
 
 
 def find_full_disk(error: BaseException | None) -> OSError | None:
-    """Return the error behind an exception that says that a disk is full or a file larger than allowed, or None."""
+    """Return the cause of an exception that says that a disk is full or a file larger than allowed, or None."""
     return next((e for e in causes(error) if isinstance(e, OSError) and e.errno in _NO_ROOM), None)
 
 
 def show_plainly() -> None:
     """Let `python -m monai.bundle run` end with an InputError's message instead of MONAI's nested traceback.
 
-    Programs that only use the package are left alone: the hook is set where MONAI's command line is the program.
+    Programs that only use the package are left alone: the hook is set only if MONAI's command line is the program.
     """
     program = Path(sys.argv[0])
     if program.name == "__main__.py" and program.parent.name == "bundle" and sys.excepthook is sys.__excepthook__:

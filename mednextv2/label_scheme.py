@@ -1,4 +1,4 @@
-"""What the voxel values of label maps mean to the network: classes or overlapping regions, and an ignore label."""
+"""The meaning of the voxel values of label maps: classes or overlapping regions, and an ignore label."""
 
 import re
 import unicodedata
@@ -15,20 +15,20 @@ from mednextv2.wording import brief
 
 _RIGHT_OF = {"left": "right", "l": "r", "lt": "rt", "lh": "rh", "sin": "dex", "sinister": "dexter"}
 
-#: Labels that a label map may have: values are int16 at most, in memory and in files.
+#: Largest number of labels in a label map: values are int16 at most, in memory and in files.
 MAX_LABELS = 2**15
-#: Characters of the name of a label or a channel.
+#: Largest number of characters in the name of a label or a channel.
 MAX_NAME = 200
 
 
 def label_dtype(labels: int) -> np.dtype:
-    """Return the data type of label maps, in memory and in files: uint8 up to 256 labels, int16 beyond.
+    """Return the data type of label maps, in memory and in files: uint8 up to 256 labels, int16 for more.
 
     Args:
-        labels: Number of values, the background's 0 among them.
+        labels: The number of values, including 0 for the background.
 
     Raises:
-        InputError: For more than `MAX_LABELS`.
+        InputError: If there are more than `MAX_LABELS`.
     """
     if labels > MAX_LABELS:
         raise InputError(f"label maps have values up to {MAX_LABELS - 1}, not {labels - 1}; renumber the labels")
@@ -36,23 +36,23 @@ def label_dtype(labels: int) -> np.dtype:
 
 
 def is_whole(value: Any) -> bool:
-    """Return whether a value is a whole number, which a truth value is not."""
+    """Return whether a value is a whole number; a truth value is not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_name(value: Any) -> bool:
-    """Return whether a value is a text that can name a label or a channel: of one line, not empty, and not too long."""
+    """Return whether a value is a text that can name a label or a channel: one line, not empty, and not too long."""
     if not isinstance(value, str) or not value.strip() or len(value) > MAX_NAME:
         return False
     return not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in value)
 
 
 class Region(NamedTuple):
-    """A structure made of several label values, which may overlap with others.
+    """A structure that consists of several label values and may overlap with others.
 
     Attributes:
-        name: Of the structure.
-        values: The label values it is made of.
+        name: The name of the structure.
+        values: The label values of which it consists.
         paint: The value that stands for it in a predicted label map.
     """
 
@@ -62,20 +62,20 @@ class Region(NamedTuple):
 
 
 class LabelScheme:
-    """How label maps become training targets, and outputs of the network become label maps.
+    """The rules by which label maps become training targets, and outputs of the network become label maps.
 
-    With classes, the network has one output a label value, of which the largest wins (softmax). With regions, it has
-    one output a region, each for itself (sigmoid); regions whose probability is above 0.5 are painted into the label
+    With classes, the network has one output for each label value, and the largest wins (softmax). With regions, it has
+    one independent output for each region (sigmoid); regions with a probability above 0.5 are painted into the label
     map in their order, later ones over earlier ones.
 
     Args:
-        labels: Names of the label values 0, 1, …, the background first. The ignore label is not among them.
+        labels: The names of the label values 0, 1, …, with the background first. The ignore label is not among them.
         regions: Mappings with the keys `name`, `values` and `paint`; empty for classes.
-        ignore_label: Voxels of this value were not annotated: they count neither in the loss nor in a score. It
+        ignore_label: The value of voxels that were not annotated, which count neither in the loss nor in a score. It
             follows the highest label.
 
     Raises:
-        InputError: When values are out of range, or the ignore label is not the highest.
+        InputError: If values are out of range, or the ignore label is not the highest.
 
     Source:
         nnU-Net's region-based training and ignore label (documentation of nnU-Net v2).
@@ -114,27 +114,27 @@ class LabelScheme:
 
     @property
     def declared(self) -> list[str]:
-        """Names of all values that label maps may have, by value: the labels and the ignore label."""
+        """The names of all values that label maps may have, in order of value: the labels and the ignore label."""
         return self.labels + ["ignore"] * (self.ignore_label is not None)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Data type of predicted label maps: see :func:`label_dtype`."""
+        """The data type of predicted label maps: see :func:`label_dtype`."""
         return get_equivalent_dtype(label_dtype(len(self.labels)), Tensor)
 
     @property
     def outputs(self) -> int:
-        """Number of output channels of the network."""
+        """The number of output channels of the network."""
         return len(self.regions) or len(self.labels)
 
     @property
     def foreground(self) -> list[str]:
-        """Names of what is scored: the classes without background, or the regions."""
+        """The names of the structures that are scored: the classes without background, or the regions."""
         return [region.name for region in self.regions] or self.labels[1:]
 
     @property
     def members(self) -> list[tuple[int, ...]]:
-        """For each name of `foreground`, the label values it is made of."""
+        """The label values of which each structure in `foreground` consists."""
         return [region.values for region in self.regions] or [(value,) for value in range(1, len(self.labels))]
 
     def masks(self, label: Tensor, channel_axis: int = 0) -> Tensor:
@@ -142,10 +142,10 @@ class LabelScheme:
 
         Args:
             label: Label maps of any number type, with one channel: `(1, ...)`, or `(B, 1, ...)`.
-            channel_axis: Which axis that is: 0, or 1.
+            channel_axis: The axis of the channel: 0 or 1.
 
         Returns:
-            Booleans, `(N, ...)` or `(B, N, ...)`, in the order of `foreground`.
+            Boolean masks, `(N, ...)` or `(B, N, ...)`, in the order of `foreground`.
         """
         return torch.cat([self._is_in(label, values) for values in self.members], dim=channel_axis)
 
@@ -157,7 +157,7 @@ class LabelScheme:
         return inside
 
     def valid(self, label: Tensor) -> Tensor | None:
-        """Return where voxels were annotated, of the label's shape, or None without an ignore label."""
+        """Return where voxels were annotated, with the shape of the label map, or None without an ignore label."""
         return None if self.ignore_label is None else label != self.ignore_label
 
     def decide(self, logits: Tensor, channel_axis: int = 0) -> Tensor:
@@ -165,10 +165,10 @@ class LabelScheme:
 
         Args:
             logits: Outputs, with `outputs` channels on one axis.
-            channel_axis: Which axis.
+            channel_axis: The axis of the channels.
 
         Returns:
-            Label maps of the scheme's `dtype`, one channel on that axis.
+            Label maps of the scheme's `dtype`, with one channel on that axis.
         """
         if not self.regions:
             return logits.argmax(channel_axis, keepdim=True).to(self.dtype)
@@ -182,7 +182,7 @@ def left_right_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     """Find names that differ only by left and right, such as `kidney_left` and `kidney_right`, or `lh.putamen`.
 
     Args:
-        names: Of labels.
+        names: The names of labels.
 
     Returns:
         Each left name with its right one.
@@ -197,11 +197,11 @@ def left_right_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def mirroring_warning(scheme: LabelScheme, mirror_axes: Sequence[int]) -> str | None:
-    """Say which structures mirroring would swap, or return None where it swaps none.
+    """Say which structures mirroring would swap, or return None if it swaps none.
 
     Args:
-        scheme: With the names of all structures.
-        mirror_axes: Axes that are mirrored; 0 is that from left to right.
+        scheme: The label scheme, with the names of all structures.
+        mirror_axes: The axes that are mirrored; 0 is the axis from left to right.
     """
     sides = left_right_pairs([*scheme.labels, *scheme.foreground])
     if not sides or 0 not in mirror_axes:
@@ -218,7 +218,7 @@ def declared_scheme(
     """Read the labels of an nnU-Net or MSD `dataset.json`.
 
     Args:
-        labels: Values by name; a list of values is a region; `ignore` is the ignore label.
+        labels: The label values by name; a list of values is a region, and `ignore` is the ignore label.
         regions_order: nnU-Net's `regions_class_order`: the value that stands for each region in a mask.
         source: The file, for messages.
 
@@ -226,7 +226,7 @@ def declared_scheme(
         The scheme. Values that only regions have are named after their number.
 
     Raises:
-        InputError: For gaps between the values, a missing background, or regions without an order.
+        InputError: If there are gaps between the values, no background, or regions without an order.
     """
     values = {str(name): _as_values(name, entry, source) for name, entry in labels.items()}
     ignore = values.pop("ignore", None)

@@ -1,4 +1,4 @@
-"""Locks on folders that one process writes to at a time; a lock goes with its process, however that ends."""
+"""Locks on folders to which one process writes at a time; a lock ends with its process, however that ends."""
 
 import atexit
 import contextlib
@@ -16,22 +16,22 @@ from mednextv2.errors import InputError
 logger = logging.getLogger(__name__)
 
 NAME = ".in-use"
-_held: dict[Path, IO[str]] = {}  # as long as this process lives
+_held: dict[Path, IO[str]] = {}  # kept as long as this process lives
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def hold_folder(folder: str | os.PathLike, setting: str) -> None:
     """Keep other processes from writing to a folder until this one ends.
 
-    The lock is the system's, on a file `.in-use` that names its holder. Where the file system has no locks, a warning
-    says so, and nothing is locked. A second call for the same folder changes nothing.
+    The lock belongs to the system and is on a file `.in-use` that names its holder. If the file system has no locks, a
+    warning is logged, and nothing is locked. A second call for the same folder changes nothing.
 
     Args:
         folder: A folder that exists.
-        setting: The name of the setting that it comes from, for the message.
+        setting: The name of the setting with the folder, for the message.
 
     Raises:
-        InputError: If another process holds the folder; the message names the process, its host and since when.
+        InputError: If another process holds the folder; the message names the process, its host and the time.
     """
     try:
         import fcntl
@@ -63,7 +63,7 @@ def hold_folder(folder: str | os.PathLike, setting: str) -> None:
     os.ftruncate(file.fileno(), 0)
     since = datetime.now().astimezone().isoformat(timespec="minutes")
     own = {"process": os.getpid(), "host": socket.gethostname(), "since": since}
-    with contextlib.suppress(OSError):  # of a full disk: the folder is locked without a word about its holder
+    with contextlib.suppress(OSError):  # raised by a full disk: the folder is locked, but its holder is not named
         os.write(file.fileno(), json.dumps(own).encode())
     if not _held:
         atexit.register(_release_all)
@@ -76,7 +76,7 @@ def _release_all() -> None:
 
 
 def release_folder(folder: str | os.PathLike) -> None:
-    """Let go of a folder before the process ends."""
+    """Release a folder before the process ends."""
     path = Path(folder).expanduser().resolve() / NAME
     if file := _held.pop(path, None):
         with contextlib.suppress(OSError):

@@ -11,8 +11,8 @@ _CGROUP = Path("/sys/fs/cgroup")
 def usable_cpus() -> int:
     """Return how many processors this process may use, at least 1.
 
-    It is the smallest of the processors that the system schedules it on (affinity), the quota of its control group
-    (containers), and what Slurm gave to the task; the machine may have many more.
+    It is the smallest of the number of processors on which the system schedules it (affinity), the quota of its control
+    group (containers), and the number that Slurm gave to the task; the machine may have many more.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limits = [affinity, _cgroup_limit(), _whole(os.environ.get("SLURM_CPUS_PER_TASK"))]
@@ -20,7 +20,7 @@ def usable_cpus() -> int:
 
 
 def home_folder() -> Path | None:
-    """Return the home folder of the user, or None where there is none, as for a user whom the system does not know."""
+    """Return the home folder of the user, or None if there is none, as for a user whom the system does not know."""
     try:
         home = Path.home()
     except (RuntimeError, KeyError, OSError):
@@ -29,10 +29,10 @@ def home_folder() -> Path | None:
 
 
 def name_user() -> None:
-    """Give a user without a name one, in the environment variable USER: importing MONAI asks for it and would fail.
+    """Give a user without a name one in the environment variable USER, without which importing MONAI would fail.
 
-    In a container that runs as `docker run --user 12345`, nothing else knows the user. Only the command line calls
-    this.
+    In a container that runs as `docker run --user 12345`, nothing else identifies the user. Only the command line calls
+    this function.
     """
     try:
         getpass.getuser()

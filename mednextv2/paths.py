@@ -15,9 +15,9 @@ from pathlib import Path
 from mednextv2.errors import InputError, find_full_disk
 
 _OLD_S = 2 * 86400.0
-_LITTLE_ROOM = 1 << 16  # bytes; a disk with less has no room for what was to be written
+_LITTLE_ROOM = 1 << 16  # bytes; a disk with less has no space for the file
 
-#: The settings of workflows that are paths.
+#: The settings of workflows whose values are paths.
 PATHS = (
     "bundle_root",
     "dataset_dir",
@@ -35,10 +35,10 @@ PATHS = (
 
 
 def absolute(path: str | os.PathLike) -> Path:
-    """Return a path from the root of the file system, with `~` replaced by the home folder; links are kept.
+    """Return an absolute path, with `~` replaced by the home folder; links are kept.
 
     Raises:
-        InputError: If the path is relative and the working directory was deleted, or `~` means nobody.
+        InputError: If the path is relative and the working directory was deleted, or there is no user for `~`.
     """
     try:
         return Path(path).expanduser().absolute()
@@ -47,17 +47,17 @@ def absolute(path: str | os.PathLike) -> Path:
 
 
 def prepare_folder(folder: str | os.PathLike, setting: str) -> Path:
-    """Make a folder, and make sure that files can be written there.
+    """Create a folder, and make sure that files can be written there.
 
     Args:
-        folder: The folder; made with its parents if missing.
-        setting: The name of the setting it comes from, for the message.
+        folder: The folder; created with its parents if missing.
+        setting: The name of the setting with the folder, for the message.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: When it cannot be made or written.
+        InputError: If the folder cannot be created or written.
     """
     folder = Path(folder).expanduser()
     try:
@@ -73,11 +73,11 @@ def prepare_folder(folder: str | os.PathLike, setting: str) -> Path:
 
 @contextmanager
 def new_folder(folder: str | os.PathLike, setting: str) -> Iterator[Path]:
-    """Make a folder as :func:`prepare_folder` does; after an error take it away again, if nothing came into it.
+    """Create a folder as :func:`prepare_folder` does; after an error, remove it again if it is empty.
 
     Args:
         folder: The folder.
-        setting: The name of the setting it comes from.
+        setting: The name of the setting with the folder.
 
     Yields:
         The folder.
@@ -92,7 +92,7 @@ def new_folder(folder: str | os.PathLike, setting: str) -> Iterator[Path]:
 
 
 def try_folder(folder: str | os.PathLike, setting: str) -> None:
-    """Make sure that a folder can be made and written, and leave no new one behind; arguments as `prepare_folder`."""
+    """Make sure that a folder can be created and written, without leaving one; arguments are as in `prepare_folder`."""
     folder = Path(folder).expanduser()
     missing = _missing(folder)
     try:
@@ -102,21 +102,21 @@ def try_folder(folder: str | os.PathLike, setting: str) -> None:
 
 
 def _missing(folder: Path) -> list[Path]:
-    # os.path: a name that is too long does not exist, while Path.exists raises an error
+    # os.path: for a name that is too long, it returns False, while Path.exists raises an error
     return [path for path in (folder, *folder.parents) if not os.path.exists(path)]
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:
-    with suppress(OSError):  # the first that is not empty
+    with suppress(OSError):  # raised by the first folder that is not empty
         for folder in folders:
             if os.path.exists(folder):
                 folder.rmdir()
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
-    """Remove the temporary files that processes of this machine, which are gone, left in a folder.
+    """Remove the temporary files in a folder that processes of this machine left and that no longer run.
 
-    Those of living processes stay. Those of other machines, on a shared file system, are removed after two days.
+    Files of running processes are kept. Files of other machines, on a shared file system, are removed after two days.
     """
     for file in Path(folder).expanduser().glob(".part-*"):
         match = re.match(r"\.part-(\d+)(?:\.([0-9a-f]{8}))?-", file.name)
@@ -133,7 +133,7 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it is another user's
+    except OSError:  # the file belongs to another user
         return True
     return True
 
@@ -144,18 +144,18 @@ def _host() -> str:
 
 @contextmanager
 def writing(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary file in the same folder, which takes the name of `path` when the block ends well.
+    """Provide a temporary file in the same folder, which is renamed to `path` if the block ends without an error.
 
-    A reader sees the old file or the whole new one; after an error the old one is there and nothing else.
+    A reader sees the old file or the whole new one; after an error, only the old one exists.
 
     Args:
         path: The file to write; an existing one is replaced.
 
     Yields:
-        The temporary file's name; it keeps the endings of `path`.
+        The temporary file's name; it has the same endings as `path`.
 
     Raises:
-        InputError: When the folder cannot be written or the disk is full.
+        InputError: If the folder cannot be written or the disk is full.
     """
     path = Path(path)
     temporary = path.with_name(f".part-{os.getpid()}.{_host()}-{path.name}")
@@ -171,7 +171,7 @@ def writing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def _reason(error: Exception, folder: Path) -> str:
-    """Say why a file could not be written; NumPy and ITK do not tell that the disk is full."""
+    """Say why a file could not be written; NumPy and ITK do not report that the disk is full."""
     if full := find_full_disk(error):
         return full.strerror or str(full)
     with suppress(OSError):

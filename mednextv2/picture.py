@@ -25,20 +25,21 @@ def save_picture(
 ) -> Path:
     """Draw one row each for the image, the reference and the prediction; the columns are three planes.
 
-    The planes go through the middle of the labelled voxels, or of the image. Everything is turned to right, anterior,
-    superior, and shown in millimetres, the patient's left on the right-hand side, as radiologists look at it.
+    The planes go through the middle of the labelled voxels, or of the image. Everything is reoriented to right,
+    anterior, superior, and shown in millimetres, with the patient's left on the right-hand side, as radiologists view
+    it.
 
     Args:
         image: The image file.
-        output: The `.png` to write.
-        truth: The reference, a label map in the same grid.
-        prediction: Likewise.
+        output: The `.png` file to write.
+        truth: The reference, a label map on the same grid.
+        prediction: The prediction, a label map on the same grid.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
-        InputError: When a file cannot be read, the grids differ, or Matplotlib is not installed.
+        InputError: If a file cannot be read, the grids differ, or Matplotlib is not installed.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -75,7 +76,7 @@ def save_picture(
 
 
 def _read_image(file: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first channel's voxels, and the affine."""
+    """Return the voxels of the first channel and the affine."""
     array, affine = read_volume(file)
     if array.ndim == 4 and array.shape[-1] >= 1:
         array = array[..., 0]

@@ -25,7 +25,7 @@ from mednextv2.wording import count
 
 logger = logging.getLogger(__name__)
 
-#: Name of the table of volumes that a report comes with.
+#: The name of the table of volumes that comes with a report.
 VOLUMES_NAME = "volumes.csv"
 
 
@@ -43,27 +43,28 @@ def predict_files(
 ) -> list[Path]:
     """Segment images and write their masks.
 
-    Everything that can be checked is, before weights are loaded: settings, where masks go, all images. Of several DICOM
-    series each ends on its own: one that cannot be segmented keeps no other from it.
+    Everything that can be checked is checked before weights are loaded: settings, the places of masks, all images. If
+    there are several DICOM series, one that cannot be segmented does not stop the others.
 
     Args:
-        bundle: Its folder or name.
-        source: See :func:`mednextv2.inference.find_images`.
-        output: For one image a file to write, `.nii.gz`, `.nii`, `.nrrd` or `.mha`; or a folder, in which
+        bundle: The folder or name of the bundle.
+        source: The images: see :func:`mednextv2.inference.find_images`.
+        output: For a single image, a file to write: `.nii.gz`, `.nii`, `.nrrd` or `.mha`. Otherwise, a folder, in which
             masks are named `case_seg.nii.gz`.
-        series: Which series of a DICOM study: see :func:`mednextv2.inference.find_images`.
-        dicom_seg: Write a DICOM SEG beside each mask.
-        report: Write `report.html`, `volumes.csv` and `results.json` beside the masks.
-        probabilities: Write each output's probabilities beside each mask: see :meth:`mednextv2.Predictor.__call__`.
-        rtstruct: Write a DICOM RT Structure Set beside each mask.
-        dicom_seg_storage: See :func:`mednextv2.images.dicom_seg.write_dicom_seg`.
-        **settings: Of the bundle's `inference.yaml`.
+        series: The series of a DICOM study: see :func:`mednextv2.inference.find_images`.
+        dicom_seg: Whether to write a DICOM SEG beside each mask.
+        report: Whether to write `report.html`, `volumes.csv` and `results.json` beside the masks.
+        probabilities: Whether to write each output's probabilities beside each mask: see
+            :meth:`mednextv2.Predictor.__call__`.
+        rtstruct: Whether to write a DICOM RT Structure Set beside each mask.
+        dicom_seg_storage: How segments are stored: see :func:`mednextv2.images.dicom_seg.write_dicom_seg`.
+        **settings: Settings of the bundle's `inference.yaml`.
 
     Returns:
         The files that were written.
 
     Raises:
-        InputError: For whatever cannot work; nothing is written then, except the masks of other series.
+        InputError: If something cannot work; then nothing is written, except the masks of other series.
     """
     root = find_bundle(bundle)
     files = workflow_files(root, "inference")
@@ -90,13 +91,13 @@ def predict_files(
 
 
 def _sound(orders: list[Order], check: CheckOrder) -> tuple[list[Order], list[str]]:
-    """Return the orders that can be carried out, and what is wrong with each other one."""
+    """Return the orders that can be carried out, and the problem of each of the others."""
     defects = find_defects([order.item for order in orders], check)
     failed = [f"{order.case}: {defect}" for order, defect in zip(orders, defects, strict=True) if defect]
     sound = [order for order, defect in zip(orders, defects, strict=True) if not defect]
     if failed and len(orders) == 1:
         raise InputError(next(filter(None, defects)))
-    if failed and not (sound and orders[0].series):  # of files, which a user chose, none is left out
+    if failed and not (sound and orders[0].series):  # files were chosen by the user, so none is left out
         lines = [f"{len(failed)} of {count(len(orders), 'image')} cannot be segmented: mend or remove them"]
         raise InputError("\n".join(lines + [f"- {text}" for text in filter(None, defects)]))
     return sound, failed
@@ -116,7 +117,7 @@ def _carry_out(orders: Sequence[Order], predictor: Predictor, extras: Extras, fa
             if total == 1 or not order.series:
                 raise
             failed.append(f"{order.case}: {e}")
-            logger.error("%s", failed[-1])  # its traceback tells a user nothing
+            logger.error("%s", failed[-1])  # its traceback would not help a user
     if extras.report and done:
         written += _report(predictor, [order for order in orders if order.case in done], done)
     if failed:
@@ -126,7 +127,7 @@ def _carry_out(orders: Sequence[Order], predictor: Predictor, extras: Extras, fa
 
 
 def _segment(order: Order, predictor: Predictor, extras: Extras) -> tuple[list[Path], dict[str, float]]:
-    """Segment one image and write what was asked for; return the files and the structures' volumes."""
+    """Segment one image and write the requested files; return the files and the structures' volumes."""
     for one in order.series:
         tqdm.write(f"series {one.row()}", file=sys.stdout)
         for note in one.notes():
@@ -172,7 +173,7 @@ def _shown(volumes: Mapping[str, float]) -> str:
 
 
 def _report(predictor: Predictor, orders: Sequence[Order], volumes: Mapping[str, dict[str, float]]) -> list[Path]:
-    """Write the report's page, the volumes as a table, and what the page can be made from again."""
+    """Write the report's page, the volumes as a table, and the data from which the page can be made again."""
     from mednextv2.report import CaseFiles, Results, write_report, write_results
 
     folder, scheme = orders[0].mask.parent, predictor.scheme

@@ -24,13 +24,13 @@ from mednextv2.label_scheme import LabelScheme
 from mednextv2.segmentation import Segmentation
 from mednextv2.weights.files import digest_file
 
-#: What can be segmented: a file, one file a channel, the folder of a DICOM series, or an image in memory.
+#: An image to segment: a file, one file for each channel, the folder of a DICOM series, or an image in memory.
 Image = str | os.PathLike | Sequence[str | os.PathLike] | nib.spatialimages.SpatialImage | tuple[Any, Any] | MetaTensor
 
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """Raise the InputError that MONAI's parser and `Compose` wrap around."""
+    """Raise the InputError itself, which MONAI's parser and `Compose` wrap in other exceptions."""
     try:
         yield
     except Exception as e:
@@ -40,16 +40,16 @@ def _plain_errors() -> Iterator[None]:
 class Predictor:
     """A bundle's inference, loaded once for many images.
 
-    The process stays as it is: see docs/predict.md for what a program may set itself, such as
+    No settings of the process are changed: see docs/predict.md for those that a program may change, such as
     :func:`mednextv2.keep_freed_memory` for speed on CPUs.
 
     Args:
-        bundle: Its folder or name: see :func:`mednextv2.bundle.run.find_bundle`.
-        **settings: Of the bundle's `inference.yaml`, such as `device="cpu"`, `weights=FILE`, `overlap=0.25`,
+        bundle: The folder or name of the bundle: see :func:`mednextv2.bundle.run.find_bundle`.
+        **settings: Settings of the bundle's `inference.yaml`, such as `device="cpu"`, `weights=FILE`, `overlap=0.25`,
             `test_mirror_axes=[]`.
 
     Raises:
-        InputError: For a bundle or a setting that does not exist, and for missing or foreign weights.
+        InputError: If the bundle or a setting does not exist, or the weights are missing or of another network.
     """
 
     def __init__(self, bundle: str | os.PathLike, **settings: Any) -> None:
@@ -61,7 +61,7 @@ class Predictor:
         parser.update({"bundle_root": root, **{k: as_setting(k, v) for k, v in settings.items()}})
         self.root, self._parser = root, parser
         self._get("settings")
-        with torch.random.fork_rng(devices=[]):  # initial weights, which are replaced, shall not use up the host's
+        with torch.random.fork_rng(devices=[]):  # keeps the host's random numbers; these weights are replaced
             self._get("network_def")
         self.channels: list[str] = self._get("channels")
         self.spatial_dims = len(self._get("patch_size"))
@@ -89,20 +89,20 @@ class Predictor:
         """Segment one image.
 
         Args:
-            image: A file; a list of files, one a channel; a folder of a DICOM series, a
-                :class:`mednextv2.data.DicomSeries` or a list of them, one a channel; a nibabel image; a pair of array
-                `(X, Y, Z)` (channels, if several, as the last axis) and affine `(4, 4)`; or a MetaTensor
-                `(C, X, Y, Z)` or `(X, Y, Z)`.
-            series: Which of several DICOM series: see :func:`mednextv2.inference.find_images`.
+            image: A file; a list of files, one for each channel; a folder of a DICOM series, a
+                :class:`mednextv2.data.DicomSeries` or a list of them, one for each channel; a nibabel image; a pair of
+                an array `(X, Y, Z)` (with channels, if there are several, as the last axis) and an affine `(4, 4)`; or
+                a MetaTensor `(C, X, Y, Z)` or `(X, Y, Z)`.
+            series: The DICOM series, if there are several: see :func:`mednextv2.inference.find_images`.
             case: A name for messages.
-            probabilities: A `.npy` file to write: `(outputs, X, Y, Z)`, float16, in the image's geometry. It is made
-                piece by piece, so that memory never holds it.
+            probabilities: A `.npy` file to write, `(outputs, X, Y, Z)`, float16, in the image's geometry. It is written
+                piece by piece, so that it is never in memory as a whole.
 
         Returns:
             The label map in the image's geometry.
 
         Raises:
-            InputError: When the image cannot be read or does not fit the bundle.
+            InputError: If the image cannot be read or does not fit the bundle.
         """
         item = self._item(image, series)
         item["case"] = case or item["case"]
@@ -187,7 +187,7 @@ class Predictor:
         return MetaTensor(voxels, affine=position, meta={"original_affine": position.clone()})
 
     def _from_tensor(self, image: MetaTensor) -> MetaTensor:
-        """Return a channel-first copy whose present geometry is that of its file."""
+        """Return a channel-first copy that has its present geometry as that of its file."""
         tensor = image.as_tensor().detach().cpu()
         tensor = tensor.float() if tensor.is_floating_point() else tensor  # NumPy has no bfloat16
         if tensor.ndim == self.spatial_dims:
@@ -201,15 +201,15 @@ def predict(bundle: str | os.PathLike, image: Image, series: str | int | None = 
     """Segment one image with a bundle; use :class:`Predictor` for several.
 
     Args:
-        bundle: Its folder or name.
-        image: See :meth:`Predictor.__call__`.
-        series: Likewise.
-        **settings: Of the bundle's `inference.yaml`.
+        bundle: The folder or name of the bundle.
+        image: The image: see :meth:`Predictor.__call__`.
+        series: The DICOM series, if there are several: see :meth:`Predictor.__call__`.
+        **settings: Settings of the bundle's `inference.yaml`.
 
     Returns:
         The label map in the image's geometry.
 
     Raises:
-        InputError: See :class:`Predictor`.
+        InputError: As in :class:`Predictor`.
     """
     return Predictor(bundle, **settings)(image, series)

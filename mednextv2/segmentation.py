@@ -1,4 +1,4 @@
-"""What a network made of one image: a label map in the image's geometry, and the files it can be written to."""
+"""The result for one image: a label map in the image's geometry, and the files to which it can be written."""
 
 import os
 from dataclasses import dataclass, field
@@ -21,13 +21,13 @@ class Segmentation:
     """A label map in the geometry of its image.
 
     Attributes:
-        labels: `(X, Y, Z)`, of the scheme's `dtype`.
-        affine: From voxel indices to millimetres (right, anterior, superior), `(4, 4)`.
-        scheme: What the values mean.
+        labels: The label map, `(X, Y, Z)`, of the scheme's `dtype`.
+        affine: The matrix `(4, 4)` from voxel indices to millimetres (right, anterior, superior).
+        scheme: The meaning of the values.
         source: The image: a file or a DICOM series, or a list with one of them for each channel; None for an image in
             memory.
         meta: MONAI's metadata of the image.
-        model: Which network made it, for a DICOM SEG.
+        model: The network that made it, for a DICOM SEG.
     """
 
     labels: np.ndarray
@@ -39,7 +39,7 @@ class Segmentation:
 
     @property
     def volumes(self) -> dict[str, float]:
-        """Volume of each structure in millilitres."""
+        """The volume of each structure in millilitres."""
         voxel = abs(np.linalg.det(self.affine[:3, :3])) / 1000
         counts = np.bincount(self.labels.reshape(-1, order="A"), minlength=len(self.scheme.labels))
         return {
@@ -48,14 +48,14 @@ class Segmentation:
         }
 
     def to_nibabel(self) -> nib.Nifti1Image:
-        """Return it as a NIfTI image."""
+        """Return the label map as a NIfTI image."""
         return nib.Nifti1Image(self.labels, self.affine)
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write it, as `.nii.gz`, `.nii`, `.nrrd` or `.mha`, with the header of a NIfTI source.
+        """Write the label map as `.nii.gz`, `.nii`, `.nrrd` or `.mha`, with the header of a NIfTI source.
 
         Raises:
-            InputError: When it cannot be written.
+            InputError: If the file cannot be written.
         """
         writer = MaskWriter()
         writer.set_data_array(self.labels[None])
@@ -64,15 +64,15 @@ class Segmentation:
         return Path(path)
 
     def save_dicom_seg(self, path: str | os.PathLike, storage: str | None = None) -> Path:
-        """Write it as DICOM SEG that refers to the images it was made from; those of the first of several channels.
+        """Write the label map as DICOM SEG that refers to the images from which it was made (of the first channel).
 
         Args:
             path: The file.
             storage: How segments are stored: see :func:`mednextv2.images.dicom_seg.write_dicom_seg`.
 
         Raises:
-            InputError: When the source is no DICOM series, highdicom is not installed, nothing was segmented, or it
-                cannot be written.
+            InputError: If the source is not a DICOM series, highdicom is not installed, nothing was segmented, or the
+                file cannot be written.
         """
         from mednextv2.images.dicom_seg import write_dicom_seg
 
@@ -80,11 +80,11 @@ class Segmentation:
         return write_dicom_seg(path, self.labels, self.scheme, series, model=self.model, storage=storage)
 
     def save_rtstruct(self, path: str | os.PathLike) -> Path:
-        """Write it as DICOM RT Structure Set, outlines of the structures on the slices of its first channel.
+        """Write the label map as DICOM RT Structure Set, with outlines on the slices of its first channel.
 
         Raises:
-            InputError: When the source is no DICOM series of one file a slice, contourpy is not installed, nothing was
-                segmented, or it cannot be written.
+            InputError: If the source is not a DICOM series with one file for each slice, contourpy is not installed,
+                nothing was segmented, or the file cannot be written.
         """
         from mednextv2.images.rtstruct import write_rtstruct
 

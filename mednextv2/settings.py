@@ -74,15 +74,15 @@ RULES = {
 
 
 def check_settings(patch_size: Sequence[int], device: torch.device | str, **settings: Any) -> None:
-    """Check a workflow's settings and report all that cannot work at once.
+    """Check a workflow's settings, and report everything that cannot work in one message.
 
     Args:
-        patch_size: Voxels of a patch or window, two or three numbers, each a multiple of 16.
-        device: What the network runs on.
-        **settings: By the names in `RULES`; the configuration's scalars.
+        patch_size: The size of a patch or window in voxels: two or three numbers, each a multiple of 16.
+        device: The device on which the network runs.
+        **settings: The scalars of the configuration, by the names in `RULES`.
 
     Raises:
-        InputError: One line a setting: its name, its value, what it should be.
+        InputError: With one line for each wrong setting: its name, its value, and what it should be.
     """
     problems = [
         f"{name} {value!r}: should be {RULES[name].words}"
@@ -105,7 +105,7 @@ def _patch_problem(patch_size: Any) -> str:
 
 
 def _device_problem(device: Any) -> str:
-    if str(device).split(":")[0] == "meta":  # on which nothing is computed
+    if str(device).split(":")[0] == "meta":  # nothing is computed on this device
         return f"device {device}: should be cpu, cuda, or a GPU by its number, such as cuda:1"
     try:
         torch.empty(0, device=device)

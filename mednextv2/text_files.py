@@ -1,8 +1,8 @@
-"""Reading of a user's JSON and YAML files, whatever they hold: in bounded time and memory, and never as code.
+"""Safe reading of a user's JSON and YAML files: with limits on time and memory, and without running code.
 
-The libraries' own readers keep the last of two equal keys, read NaN and numbers without end, follow aliases that expand
-without end, and end with a RecursionError for deep nesting. Here each of these is one `InputError` that names the file
-and the place.
+The libraries' own readers keep the last of two equal keys, read NaN and numbers of any length, follow aliases that
+expand endlessly, and end with a RecursionError for deep nesting. Here, each of these is one `InputError` that names the
+file and the place.
 """
 
 import json
@@ -20,22 +20,22 @@ from mednextv2.errors import InputError
 from mednextv2.wording import brief
 
 MAX_JSON_BYTES = 50 * 2**20
-MAX_YAML_BYTES = 2**20  # PyYAML reads about 100 kB in a second
+MAX_YAML_BYTES = 2**20  # PyYAML reads about 100 kB per second
 MAX_DEPTH = 50
-MAX_EXPANDED = 5000  # entries of a YAML file that come from aliases
-_MAX_DIGITS = 20  # of whole numbers: 2**64 has 20
-_MAX_FRACTION = 40  # characters of other numbers; 17 digits say all that Python holds
+MAX_EXPANDED = 5000  # largest number of entries of a YAML file that come from aliases
+_MAX_DIGITS = 20  # digits of whole numbers: 2**64 has 20
+_MAX_FRACTION = 40  # characters of other numbers; 17 digits are all that Python can store
 _CORRECT = "correct it"
 _MERGE = "tag:yaml.org,2002:merge"
 _BRACKET = re.compile(r'["\\\[\]{}]')
 
 
 class _RefusedError(ValueError):
-    """Something in a file that is not read; the message says what and where."""
+    """Something in a file that is refused; the message says what and where."""
 
 
 class _NumberError(yaml.MarkedYAMLError):
-    """A number of a YAML file that is not read."""
+    """A number in a YAML file that is refused."""
 
 
 def read_text(path: str | os.PathLike, limit: int = MAX_JSON_BYTES, advice: str = "") -> str:
@@ -43,14 +43,14 @@ def read_text(path: str | os.PathLike, limit: int = MAX_JSON_BYTES, advice: str 
 
     Args:
         path: The file.
-        limit: Bytes that it may have.
-        advice: What else to do when it cannot be read, for messages.
+        limit: The largest number of bytes that it may have.
+        advice: Advice for the message if it cannot be read.
 
     Returns:
         The text, with `\n` at the ends of lines and without a byte order mark.
 
     Raises:
-        InputError: When it is missing, no ordinary file, too large, or not UTF-8.
+        InputError: If the file is missing, not an ordinary file, too large, or not UTF-8.
     """
     path = Path(path)
     otherwise = f", or {advice}" if advice else ""
@@ -84,15 +84,15 @@ def read_json(path: str | os.PathLike, advice: str = _CORRECT) -> Any:
     """Read a JSON file.
 
     Args:
-        path: The file, UTF-8 with or without a byte order mark.
-        advice: What to do when it cannot be used, for messages.
+        path: The file, in UTF-8 with or without a byte order mark.
+        advice: Advice for the message if it cannot be used.
 
     Returns:
-        Its content. No object in it has a key twice, every number is finite and of a sensible length, and every text
-        can be printed and be part of a path.
+        The content of the file. No object in it has a key twice, every number is finite and of a sensible length, and
+        every text can be printed and be part of a path.
 
     Raises:
-        InputError: When it cannot be read, is not JSON, or holds something else than that.
+        InputError: If the file cannot be read, is not JSON, or breaks one of these rules.
     """
     path = Path(path)
     text = read_text(path, advice="" if advice == _CORRECT else advice)
@@ -118,16 +118,16 @@ def parse_yaml(text: str, name: str | os.PathLike, first_line: int = 1) -> Any:
 
     Args:
         text: The document.
-        name: The file that it is from, for messages.
-        first_line: Its first line in that file.
+        name: The file with the document, which messages name.
+        first_line: The number of its first line in that file.
 
     Returns:
-        Its content: texts, numbers, truth values, None, dates, and lists and mappings of them; texts and numbers are as
-        of :func:`read_json`.
+        The content: texts, numbers, truth values, None, dates, and lists and mappings of them; texts and numbers follow
+        the rules of :func:`read_json`.
 
     Raises:
-        InputError: When it is not YAML, has tags, a key twice, numbers that are not finite or absurdly long, is nested
-            deeper than `MAX_DEPTH`, or has aliases that contain themselves or expand to more than `MAX_EXPANDED`
+        InputError: If the text is not YAML, has tags, a key twice, or numbers that are not finite or absurdly long, is
+            nested deeper than `MAX_DEPTH`, or has aliases that contain themselves or expand to more than `MAX_EXPANDED`
             entries.
     """
     if len(text) > MAX_YAML_BYTES:
@@ -146,13 +146,13 @@ def parse_yaml(text: str, name: str | os.PathLike, first_line: int = 1) -> Any:
         place = f" (line {mark.line + first_line}, column {mark.column + 1})" if mark else ""
         key = _key_above(text, mark.line) if mark and isinstance(e, _NumberError) else "is not valid YAML"
         raise InputError(f"{name}: {key}: {e.problem or e.context}{place}; correct it") from e
-    except (yaml.YAMLError, ValueError) as e:  # characters that YAML forbids; dates such as 2024-99-99
+    except (yaml.YAMLError, ValueError) as e:  # raised by characters that YAML forbids and dates such as 2024-99-99
         raise InputError(f"{name}: is not valid YAML: {' '.join(str(e).split())[:200]}; correct it") from e
     return content
 
 
 def _key_above(text: str, line: int) -> str:
-    """Return the key at the left margin that a line belongs to."""
+    """Return the key at the left margin to which a line belongs."""
     rows = text.split("\n")[line::-1]
     return next((found[1] for row in rows if (found := re.match(r"([\w-]+) *:", row))), "is not valid YAML")
 
@@ -161,7 +161,7 @@ def _check_depth(text: str) -> None:
     depth, in_text, skip = 0, False, -1
     for match in _BRACKET.finditer(text):
         character, at = match[0], match.start()
-        if at == skip:  # behind a backslash
+        if at == skip:  # after a backslash
             continue
         if character == "\\":
             skip = at + 1
@@ -203,10 +203,10 @@ def _fraction(text: str, digits: str) -> float:
 
 
 def _check_texts(content: Any) -> None:
-    """Refuse texts that no file name and no message can have: halves of characters (surrogates), and NUL."""
+    """Refuse texts that cannot be in a file name or a message: halves of characters (surrogates), and NUL."""
     for text in _texts(content):
         try:
-            text.encode("utf-8", "surrogateescape")  # names of files may have bytes that are not UTF-8
+            text.encode("utf-8", "surrogateescape")  # file names may have bytes that are not UTF-8
         except UnicodeEncodeError:
             broken = True
         else:
@@ -228,12 +228,12 @@ def _texts(content: Any) -> Iterator[str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader that refuses while it composes nodes, before anything is made of them."""
+    """PyYAML's safe loader, which refuses while it composes nodes, before objects are made from them."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._depth = self._entries = self._expanded = 0
-        self._sizes: dict[str, int] = {}  # entries of each anchored node that is complete, with those of its aliases
+        self._sizes: dict[str, int] = {}  # number of entries of each complete anchored node, with its aliases
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
@@ -269,7 +269,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen: set[Any] = set()
         for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if key_node.tag == _MERGE:  # a key beside it replaces one of the mapping that is merged
+            if key_node.tag == _MERGE:  # a key beside it replaces one in the merged mapping
                 continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, (list, dict)):
@@ -283,7 +283,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_number(self, node: Any) -> int | float:
-        """Make a whole number or a fraction of a node, where it is one that can be used."""
+        """Turn a node into a whole number or a fraction, if it can be used."""
         whole = node.tag.endswith(":int")
         if len(node.value) <= (_MAX_DIGITS + 1 if whole else _MAX_FRACTION):
             number = self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)

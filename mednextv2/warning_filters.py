@@ -1,4 +1,4 @@
-"""Warnings of libraries that tell a user nothing: left out for a moment, after which the process is as before."""
+"""Suppression of warnings of libraries that do not help a user, after which the process is as before."""
 
 import logging
 import threading
@@ -6,18 +6,18 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# the filters are the whole process's: two threads that took each other's for those to go back to would mix them up
+# filters belong to the whole process: two threads at once would restore each other's filters
 _TURN = threading.RLock()
 
 
 @contextmanager
 def without_warnings(message: str = "", logger: str | None = None, level: int = logging.WARNING) -> Iterator[None]:
-    """Leave warnings out; threads take turns.
+    """Suppress warnings; threads take turns.
 
     Args:
-        message: A regular expression for the beginning of those that are left out; empty for all.
-        logger: The name of a logger whose warnings of this thread are left out, too.
-        level: The highest level of this logger's messages that are left out.
+        message: A regular expression for the beginning of the warnings to suppress; empty for all.
+        logger: The name of a logger whose warnings from this thread are also suppressed.
+        level: The highest level of this logger's messages that are suppressed.
     """
     with _TURN, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message)

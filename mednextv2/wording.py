@@ -10,16 +10,16 @@ _BRIEF.maxstring = _BRIEF.maxother = 60
 _BRIEF.maxlong = 24
 _BRIEF.maxlevel = 3
 
-WIDTH = 100  # letters of a line of help
+WIDTH = 100  # characters in a line of help
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
     """Return a number with its noun.
 
     Args:
-        number: How many.
-        noun: What, in the singular.
-        plural: The noun for every number but 1, where it is not the singular with an s.
+        number: The number.
+        noun: The noun in the singular.
+        plural: The noun for every number but 1, if it is not the singular with an s.
 
     Example:
         >>> count(1, "case"), count(3, "case"), count(0, "class", "classes")
@@ -32,7 +32,7 @@ def times(sizes: Iterable[float]) -> str:
     """Join sizes along axes.
 
     Args:
-        sizes: Voxels or millimetres.
+        sizes: The sizes in voxels or millimetres.
 
     Example:
         >>> times((48, 64, 48)), times((1.0, 0.5))
@@ -42,12 +42,12 @@ def times(sizes: Iterable[float]) -> str:
 
 
 def wrap(text: str, first: str = "", further: str | None = None) -> str:
-    """Break a text into lines of at most `WIDTH` letters.
+    """Break a text into lines of at most `WIDTH` characters.
 
     Args:
         text: The text.
-        first: What the first line begins with.
-        further: What the other lines begin with; by default the same.
+        first: The beginning of the first line.
+        further: The beginning of the other lines; by default the same.
     """
     further = first if further is None else further
     return textwrap.fill(
@@ -56,10 +56,10 @@ def wrap(text: str, first: str = "", further: str | None = None) -> str:
 
 
 def brief(value: Any) -> str:
-    """Return a value as Python writes it, shortened where it is long or nested: a file's content in a message.
+    """Return a value as Python writes it, shortened if it is long or nested, for messages about a file's content.
 
     Args:
-        value: Of any kind.
+        value: A value of any type.
 
     Example:
         >>> brief("liver"), brief(10**400), brief([[[[[1]]]]])

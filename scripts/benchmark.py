@@ -29,7 +29,7 @@ from mednextv2.nets.legal_sizes import DIVISOR, is_legal
 
 WHAT = ("inference", "train")
 PEERS = ("monai", "resenc_l")
-# of a setting, in the order of its name; malloc: the C allocator keeps freed memory (mednextv2.allocator), as our
+# parts of a setting, in the order in its name; malloc: the C allocator keeps freed memory (mednextv2.allocator), as our
 # bundles ask it to
 PARTS = ("compile", "bf16", "channels_last", "malloc")
 SETTINGS = {
@@ -37,7 +37,7 @@ SETTINGS = {
     "bf16+channels_last+malloc,compile+channels_last+malloc,compile+bf16+channels_last+malloc",
     "cuda": "shipped,channels_last,bf16,bf16+channels_last,compile,compile+bf16,compile+bf16+channels_last",
 }
-# what takes seconds to import is imported once, in the process that the others are forked from
+# modules that take seconds to import are imported once, in the process from which the others are forked
 PRELOAD = [
     "torch",
     "torch._dynamo",
@@ -103,7 +103,7 @@ def parse_peers(text: str) -> list[str]:
 
 
 def parse_what(text: str) -> list[str]:
-    """Read what to measure."""
+    """Read the names of the steps to measure."""
     wanted = list(dict.fromkeys(text.split(",")))
     if not set(wanted) <= set(WHAT):
         raise argparse.ArgumentTypeError(f"{text!r}: choose of {', '.join(WHAT)}, joined by a comma")
@@ -129,14 +129,14 @@ def parse_seconds(text: str) -> float:
 
 
 def parse_name(text: str) -> str:
-    """Read a file name without folder."""
+    """Read a file name without a folder."""
     if not text or Path(text).name != text:
         raise argparse.ArgumentTypeError(f"{text!r}: give a name without folder; --output names the folder")
     return text
 
 
 def parse_output(text: str) -> Path:
-    """Read a folder that exists or can be made."""
+    """Read a folder that exists or can be created."""
     folder = Path(text)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ def parse_output(text: str) -> Path:
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; a mistake ends the program with one line that names the option."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.usage = "%(prog)s [options], see --help"  # with a mistake, the line that says what is wrong shall stand out
+    parser.usage = "%(prog)s [options], see --help"  # short, so that the line about a mistake stands out
     add = parser.add_argument
     add("--variant", choices=VARIANTS, default="v2_tiny", help="size of MedNeXt (default: %(default)s)")
     add("--kernel-size", type=parse_count, default=3, help="edge of its depthwise kernels, an odd number (default: 3)")
@@ -193,7 +193,7 @@ class Worker:
         other.close()
 
     def answer(self, message: Any = None) -> dict[str, Any]:
-        """Send a message, if there is one, and return the answer: `{"error": …}` when the process has ended, too."""
+        """Send a message, if there is one, and return the answer: `{"error": …}` also if the process has ended."""
         try:
             if message is not None:
                 self.connection.send(message)
@@ -260,7 +260,7 @@ def run_section(options: argparse.Namespace, cases: list[Case], log: Path) -> di
             say(f"{title}: {case.competitor} {case.setting}: " + (row["error"] or f"{row['first_call_seconds']:.2f} s"))
         for number in range(options.rounds):
             for i in range(len(rows)):
-                i = (i + number) % len(rows)  # nobody always comes after the same one
+                i = (i + number) % len(rows)  # so that no row always follows the same one
                 if workers[i].error is None:
                     reply = workers[i].answer((options.repeats, options.min_time))
                     rows[i]["error"] = workers[i].error
@@ -273,7 +273,7 @@ def run_section(options: argparse.Namespace, cases: list[Case], log: Path) -> di
 
 
 def run_benchmark(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Measure everything; what is done is on disk after every table."""
+    """Measure everything; after every table, the results are on disk."""
     tables = [list_cases(options, what, patch, folder) for patch in options.patch for what in options.what]
     say("measuring the machine")
     asked = [case for cases in tables for case in cases if case.competitor == "ours"]
@@ -297,9 +297,9 @@ def run_benchmark(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return its exit status: 1 when none of our rows could be measured."""
+    """Run the command line; return its exit status: 1 if none of our rows could be measured."""
     options = parse_options(arguments)
-    if options.threads:  # before any of the processes loads the OpenMP library
+    if options.threads:  # set before any of the processes loads the OpenMP library
         os.environ["OMP_NUM_THREADS"] = str(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         report = run_benchmark(options, Path(folder))

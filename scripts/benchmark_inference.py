@@ -42,7 +42,7 @@ from mednextv2.transforms import Resampled
 
 
 def scheme_of(classes: int) -> LabelScheme:
-    """Return classes without names of their own."""
+    """Return a label scheme with this number of classes and generic names."""
     return LabelScheme(["background", *(f"class {i}" for i in range(1, classes))])
 
 
@@ -74,14 +74,14 @@ def measure_large(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def benchmark_large(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure in a process of its own."""
+    """Measure in a separate process."""
     done = subprocess.run([sys.executable, __file__, "measure", *sys.argv[2:]], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(done.returncode)
     row = json.loads(done.stdout.splitlines()[-1])
     voxels = int(np.prod(options.shape))
     row |= {"shape": options.shape, "classes": options.classes, "patch": options.patch, "overlap": options.overlap}
-    row |= {"monai_bytes": 4 * voxels * (options.classes + 1)}  # its sums and their weights, float32
+    row |= {"monai_bytes": 4 * voxels * (options.classes + 1)}  # MONAI's sums and their weights, in float32
     size = "×".join(map(str, options.shape))
     table = [
         "| classes | image | windows | peak of the process (GiB) | MONAI's sums alone (GiB) |",
@@ -102,14 +102,14 @@ def benchmark_large(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Return seconds and result."""
+    """Return the seconds that a call took, and its result."""
     start = time.perf_counter()
     result = call()
     return time.perf_counter() - start, result
 
 
 class TimedWriter:
-    """Adds up the time that our labels take, beside the windows."""
+    """Adds up the time that our labels take, in addition to the windows."""
 
     def __init__(self) -> None:
         self.seconds, self.finish = 0.0, LabelWriter.finish
@@ -137,7 +137,7 @@ def benchmark_export(options: argparse.Namespace) -> dict[str, Any]:
     scheme, invert = scheme_of(options.classes), Invertd("pred", transforms, "image", nearest_interp=False)
     monai = SlidingWindowInferer(options.patch, 1, options.overlap, "gaussian")
     resample = SpatialResample(mode="bilinear", padding_mode="border", align_corners=False)
-    # what Spacingd's inverse calls; the grid is the one that our resampling left
+    # the arguments of Spacingd's inverse; the grid is that before our resampling
     to_file = {"dst_affine": image.affine, "spatial_size": image.shape[1:]}
 
     def back_to(pred: Tensor) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What `benchmark.py` runs in processes of their own: times, peak memory, and the floor of what a machine can do."""
+"""Measurements that `benchmark.py` runs in separate processes: times, peak memory, and the hardware's limit."""
 
 import contextlib
 import gc
@@ -40,12 +40,12 @@ from mednextv2.nets.blocks import MedNeXtBlock
 
 
 class PeakMemory:
-    """Peak memory of this process in bytes.
+    """The peak memory of this process in bytes.
 
-    On CUDA, what PyTorch's allocator had given out. On CPU, resident memory: the kernel keeps the highest (VmHWM of
-    /proc/self/status) and starts anew from the present size when 5 is written to /proc/self/clear_refs. So no peak
-    is missed between two samples, as a sampling thread would, and no time is spent. Where that file cannot be
-    written, the highest since the start of the process, which may be too high.
+    On CUDA, it is the memory that PyTorch's allocator had given out. On a CPU, it is resident memory: the kernel keeps
+    the highest value (VmHWM of /proc/self/status) and starts again from the present size when 5 is written to
+    /proc/self/clear_refs. Unlike with a sampling thread, no peak between two samples is missed, and no time is spent.
+    If that file cannot be written, it is the highest value since the start of the process, which may be too high.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -56,7 +56,7 @@ class PeakMemory:
             self.method = "VmHWM, reset" if self.reset() else "highest since the start of the process"
 
     def reset(self) -> bool:
-        """Start anew; return whether that is possible."""
+        """Start again; return whether that is possible."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
             return True
@@ -84,11 +84,12 @@ class PeakMemory:
 
 
 def measure_memory(stepper: Stepper) -> dict[str, Any]:
-    """Run a warm-up and two steps with the allocator as it comes; return peak memory and the first call's seconds.
+    """Run a warm-up and two steps with the default allocator; return the peak memory and the first call's seconds.
 
-    The baseline is taken with network and batch in memory, before the first step; gradients and the optimizer's state
-    come on top. The peak is that of the two steps. What `torch.compile` needs for itself in the warm-up is left out,
-    and so is what it leaves in the process (on a CPU, 50 to 200 MiB of Python objects, whatever the network's size).
+    The baseline is measured with the network and the batch in memory, before the first step; gradients and the
+    optimizer's state are added to it. The peak is that of the two steps. Memory that `torch.compile` itself needs in
+    the warm-up or leaves in the process is not counted (on a CPU, 50 to 200 MiB of Python objects, whatever the
+    network's size).
     """
     load_lazy_code(stepper)
     memory = PeakMemory(stepper.device)
@@ -107,7 +108,7 @@ def measure_memory(stepper: Stepper) -> dict[str, Any]:
             "method": memory.method,
             "baseline_bytes": baseline,
             "peak_bytes": memory.peak(),
-            "kept_after_warm_up_bytes": kept,  # libraries' caches and code; of eager rows it counts as theirs
+            "kept_after_warm_up_bytes": kept,  # libraries' caches and code; in eager rows, it counts as theirs
             "left_by_compiler_bytes": left,
             "peak_above_baseline_bytes": max(memory.peak() - baseline - left, 0),
         },
@@ -119,7 +120,7 @@ def measure_memory(stepper: Stepper) -> dict[str, Any]:
 
 
 def load_lazy_code(stepper: Stepper) -> None:
-    """Run a toy network, so that libraries which load at first use count towards nobody's memory."""
+    """Run a toy network, so that libraries that are loaded at first use do not count towards any row's memory."""
     if "compile" in stepper.case.parts:
         importlib.import_module("torch._inductor.compile_fx")
     net = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.GELU(), nn.Conv3d(4, CLASSES, 1)).to(stepper.device)
@@ -134,14 +135,15 @@ def load_lazy_code(stepper: Stepper) -> None:
 
 
 def count_work(variant: str, kernel_size: int, what: str, batch: int, patch: tuple[int, ...]) -> dict[str, int]:
-    """Count what our network has to do for one step, without computing it.
+    """Count the work of our network for one step, without computing it.
 
-    Multiply-accumulates are those of all convolutions of the plain definition, training three times the forward pass.
-    They are counted at the operators, since the network's fast paths do not call its convolution modules. Least
-    bytes are the inputs and outputs of each block and the parameters, each once, in training three times.
+    Multiply-accumulates are those of all convolutions in the plain definition, and a training has three times those of
+    the forward pass. They are counted at the operators, since the network's fast paths do not call its convolution
+    modules. The least bytes are those of the inputs and outputs of each block and of the parameters, each counted once,
+    or three times in training.
 
     Returns:
-        `macs`, and `activations` and `parameters` in elements.
+        The counts `macs`, and `activations` and `parameters` in elements.
     """
     elements, blocks = [0], [0]
 
@@ -174,9 +176,9 @@ def count_work(variant: str, kernel_size: int, what: str, batch: int, patch: tup
 
 
 def measure_rates(device: torch.device) -> dict[str, Any]:
-    """Measure multiply-accumulates a second of a matrix product per dtype, and bytes a second of a copy.
+    """Measure the multiply-accumulates per second of matrix products by dtype, and the bytes per second of a copy.
 
-    On CUDA a float32 product may use TF32 when convolutions may, which is PyTorch's default.
+    On CUDA, a float32 product may use TF32 if convolutions may, which is PyTorch's default.
     """
     n = 8192 if device.type == "cuda" else 2048
     rates: dict[str, Any] = {"matrix_size": n}
@@ -185,7 +187,7 @@ def measure_rates(device: torch.device) -> dict[str, Any]:
         rates["tf32"] = torch.backends.cudnn.allow_tf32
     for dtype in (torch.float32, torch.bfloat16):
         seconds = _product(n // 8, device, dtype)
-        size = n if seconds * 8**3 < 2 else n // 8  # without instructions for it a large product takes minutes
+        size = n if seconds * 8**3 < 2 else n // 8  # without instructions for the dtype, a large product takes minutes
         seconds = _product(n, device, dtype) if size == n else seconds
         rates[f"{str(dtype).removeprefix('torch.')}_macs"] = size**3 / seconds
     source = torch.zeros(2**29 if device.type == "cuda" else 2**26, device=device)
@@ -202,7 +204,7 @@ def _product(n: int, device: torch.device, dtype: torch.dtype) -> float:
 
 def _best(device: torch.device, call: Callable[[], Any]) -> float:
     times: list[float] = []
-    while len(times) < 4 or (len(times) < 12 and sum(times) < 1):  # the first is the warm-up, and hardly the best
+    while len(times) < 4 or (len(times) < 12 and sum(times) < 1):  # the first is the warm-up, which is hardly the best
         synchronize(device)
         start = time.perf_counter()
         call()
@@ -212,7 +214,7 @@ def _best(device: torch.device, call: Callable[[], Any]) -> float:
 
 
 def explain(case: Case) -> str | None:
-    """Return what the operators say about the implementations they choose, or None where they cannot tell."""
+    """Return a text about the implementations that the operators choose, or None if they cannot tell."""
     try:
         stepper_net = build(case).to(case.device).train(case.what == "train")
         shape = (case.batch, IN_CHANNELS, *case.patch)
@@ -226,11 +228,11 @@ def explain(case: Case) -> str | None:
 
 @contextlib.contextmanager
 def _child(connection: Connection, log: str) -> Iterator[None]:
-    """Send what goes wrong as `{"error": …}`; what libraries print goes to the log."""
+    """Send errors as `{"error": …}`, and write the output of libraries to the log."""
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
-    with contextlib.suppress(OSError):  # when memory runs out, the system shall end this process and no other
+    with contextlib.suppress(OSError):  # if memory runs out, the system shall end this process and no other
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     try:
         yield
@@ -257,7 +259,7 @@ def run_case(connection: Connection, log: str, case: Case) -> None:
 
 
 def run_probe(connection: Connection, log: str, cases: list[Case]) -> None:
-    """Measure the machine's rates, count the work of our network and ask it which implementations it takes."""
+    """Measure the machine's rates, count the work of our network, and ask it which implementations it uses."""
     with _child(connection, log):
         if cases[0].threads:
             torch.set_num_threads(cases[0].threads)

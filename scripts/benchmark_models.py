@@ -1,4 +1,4 @@
-"""The networks that `benchmark.py` compares, and one step of each."""
+"""The networks that `benchmark.py` compares, and one step of each network."""
 
 import contextlib
 import ctypes
@@ -20,19 +20,20 @@ IN_CHANNELS, CLASSES = 1, 3
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the tables: which network, in which setting, doing what on which input.
+    """One row of the tables: a network, its setting, its task and its input.
 
     Attributes:
         competitor: `ours`, `monai` or `resenc_l`.
-        setting: Parts joined by `+`: `shipped` or `float32` alone, else of compile, bf16, channels_last, checkpointing.
+        setting: Parts joined by `+`: either `shipped` or `float32`, or some of compile, bf16, channels_last,
+            checkpointing.
         what: `inference` or `train`.
         variant: A key of `mednextv2.nets.VARIANTS`; `resenc_l` has one size.
-        patch: Voxels of the three axes.
-        batch: Samples a step.
-        kernel_size: Edge of MedNeXt's depthwise kernels.
+        patch: The size of the patch in voxels along the three axes.
+        batch: The number of samples in a step.
+        kernel_size: The size of MedNeXt's depthwise kernels.
         device: `cpu` or `cuda`.
-        threads: Of PyTorch on CPU, or None for its own choice.
-        cache: Folder for what `torch.compile` keeps: one each, so that no row profits from another's compilation.
+        threads: The number of PyTorch's threads on CPU, or None for its own choice.
+        cache: The cache folder of `torch.compile`: one for each row, so that none profits from another's compilation.
     """
 
     competitor: str
@@ -58,7 +59,7 @@ class Case:
 
 
 def build(case: Case) -> nn.Module:
-    """Build a case's network, float32 on CPU in contiguous memory; deep supervision in training only."""
+    """Build a case's network, in float32 on CPU in contiguous memory, with deep supervision only in training."""
     train = case.what == "train"
     if case.competitor == "ours":
         return create_mednext(
@@ -67,7 +68,7 @@ def build(case: Case) -> nn.Module:
             out_channels=CLASSES,
             kernel_size=case.kernel_size,
             deep_supervision=train,
-            activation_checkpointing="checkpointing" in case.parts,  # never by the variant: MONAI's has none
+            activation_checkpointing="checkpointing" in case.parts,  # not from the variant, since MONAI's has none
         )
     return build_monai(case.variant, case.kernel_size, train) if case.competitor == "monai" else build_resenc_l(case)
 
@@ -94,7 +95,7 @@ def build_monai(variant: str, kernel_size: int, deep_supervision: bool) -> nn.Mo
 
 
 def build_resenc_l(case: Case) -> nn.Module:
-    """Build nnU-Net's ResEnc-L, with fewer stages where the bottleneck would be narrower than four voxels."""
+    """Build nnU-Net's ResEnc-L, with fewer stages if the bottleneck would be narrower than four voxels."""
     from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 
     stages = 6
@@ -140,14 +141,14 @@ class Stepper:
             self.net = torch.compile(self.net)
 
     def step(self) -> None:
-        """Run one step; the outputs of the first are checked."""
+        """Run one step; the outputs of the first step are checked."""
         half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.case.dtype == "bfloat16")
         if not self.train:
             with torch.inference_mode(), half:
                 self._check(self.net(self.x))
             return
         self.optimizer.zero_grad(set_to_none=True)
-        with half:  # forward and loss, as MONAI's SupervisedTrainer
+        with half:  # for the forward pass and the loss, as in MONAI's SupervisedTrainer
             outputs = self.net(self.x)
             loss = self.loss(outputs, self.y)
         loss.backward()
@@ -155,7 +156,7 @@ class Stepper:
         self._check(outputs)
 
     def _check(self, outputs: Tensor | list[Tensor]) -> None:
-        """A network that computes something else, or nothing, must not win."""
+        """Check the outputs, so that a network that computes something else, or nothing, cannot win."""
         if self.seen:
             return
         heads = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
@@ -174,7 +175,7 @@ class Stepper:
         return time.perf_counter() - start
 
     def turn(self, repeats: int, min_time: float) -> list[float]:
-        """Return the seconds of at least `repeats` steps and `min_time` seconds, after one that is not counted."""
+        """Return the seconds of each of at least `repeats` steps and `min_time` seconds, after an uncounted one."""
         self.seconds()
         times: list[float] = []
         while len(times) < repeats or sum(times) < min_time:
@@ -188,7 +189,7 @@ class Stepper:
         return sum(v.nbytes for v in values if isinstance(v, Tensor))
 
     def rest(self) -> None:
-        """Hand memory back, since every other row's process waits on the same machine."""
+        """Return memory to the system, since the processes of all other rows wait on the same machine."""
         self.optimizer.zero_grad(set_to_none=True)
         gc.collect()
         if self.device.type == "cuda":
@@ -208,7 +209,7 @@ def recipe_optimizer(net: nn.Module) -> torch.optim.Optimizer:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the device's work."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 

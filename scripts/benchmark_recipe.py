@@ -60,7 +60,7 @@ def measure_step(variant: str, patch: list[int], batch: int, outputs: int, devic
             torch.nn.utils.clip_grad_norm_(network.parameters(), 12.0)
             optimizer.step()
 
-    train(1, 1, [16] * 3, init_filters=2)  # what the libraries load and set up for themselves
+    train(1, 1, [16] * 3, init_filters=2)  # so that the libraries load and set up everything that they need
     gc.collect()
     before = memory.now()
     train(3, batch, patch)
@@ -68,7 +68,7 @@ def measure_step(variant: str, patch: list[int], batch: int, outputs: int, devic
 
 
 def benchmark_memory(options: argparse.Namespace) -> dict[str, Any]:
-    """Compare the planner's estimate with the measured peak, each patch in a process of its own."""
+    """Compare the planner's estimate with the measured peak, each patch in a separate process."""
     rows = []
     for variant in options.variant:
         for patch in options.patch:
@@ -105,7 +105,7 @@ def benchmark_memory(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def benchmark_loading(options: argparse.Namespace) -> dict[str, Any]:
-    """Compare the time of a step with the real loader to that on one batch that is always the same."""
+    """Compare the time of a step with the real loader to that with a batch that is always the same."""
     with tempfile.TemporaryDirectory() as folder:
         root = find_bundle(options.bundle)
         parser = ConfigParser()
@@ -139,7 +139,7 @@ def benchmark_loading(options: argparse.Namespace) -> dict[str, Any]:
             value.item()
 
         def block(get: Callable[[], dict]) -> float:
-            # what the workers had ready, and what they do to have it again, is not counted
+            # batches that the workers had ready, and those that refill their queues, are not counted
             for _ in range(4 * max(options.workers, 1) + 2):
                 step(get())
             start = time.perf_counter()
@@ -186,7 +186,7 @@ def timed(command: list[str], environment: dict[str, str] | None = None) -> floa
 
 
 def write_nnunet_dataset(source: Path, raw: Path) -> None:
-    """Link a data set into nnU-Net's layout as Dataset001_Peer."""
+    """Create links to a data set in nnU-Net's layout, as Dataset001_Peer."""
     dataset, target = read_dataset(source), raw / "Dataset001_Peer"
     for name in ("imagesTr", "labelsTr"):
         (target / name).mkdir(parents=True)
@@ -201,7 +201,7 @@ def write_nnunet_dataset(source: Path, raw: Path) -> None:
 
 
 def benchmark_planning(options: argparse.Namespace) -> dict[str, Any]:
-    """Compare check, plan and preparation of a data set with nnU-Net's command for the same, in turns."""
+    """Compare check, plan and preparation of a data set with nnU-Net's command for the same, alternately."""
     peer = shutil.which("nnUNetv2_plan_and_preprocess", path=options.nnunet)
     if peer is None:
         raise SystemExit("nnUNetv2_plan_and_preprocess is not there: pip install nnunetv2, or give --nnunet its folder")

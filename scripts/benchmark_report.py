@@ -1,4 +1,4 @@
-"""The numbers of `benchmark.py` made into ratios, tables and files, with the machine they come from."""
+"""Ratios, tables and files from the numbers of `benchmark.py`, with a description of the machine."""
 
 import json
 import os
@@ -31,7 +31,7 @@ NAMES = {"ours": "ours", "monai": "MONAI", "resenc_l": "ResEnc-L"}
 
 
 def scrub(text: str) -> str:
-    """Remove what is nobody's business: folders of paths, and the host's name."""
+    """Remove private information: the folders in paths, and the host's name."""
     text = re.sub(r"(?<![\w.])~?/(?:[^\s/:'\"()]+/)+", "", text)
     host = platform.node()
     return re.sub(rf"\b{re.escape(host)}\b", "host", text) if host else text
@@ -60,7 +60,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def describe_versions() -> dict[str, str | None]:
-    """Return the versions of Python and the packages, and the git commit, with `-dirty` when files are changed."""
+    """Return the versions of Python and the packages, and the git commit, with `-dirty` if files were changed."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -71,7 +71,7 @@ def describe_versions() -> dict[str, str | None]:
     try:
         answer = subprocess.run(commit, cwd=Path(__file__).parent, capture_output=True, text=True)
         versions["commit"] = answer.stdout.strip() or None
-    except OSError:  # no git
+    except OSError:  # git is missing
         versions["commit"] = None
     return versions
 
@@ -80,25 +80,25 @@ def describe_versions() -> dict[str, str | None]:
 
 
 def quartiles(values: list[float]) -> list[float] | None:
-    """Return first quartile, median and third quartile, or None without values."""
+    """Return the first quartile, median and third quartile, or None without values."""
     if len(values) < 2:
         return values * 3 or None
     return statistics.quantiles(values, n=4, method="inclusive")
 
 
 def ratios(row: dict[str, Any], reference: dict[str, Any]) -> list[float]:
-    """Return, for every round that both finished, the row's median time over that of the reference."""
-    pairs = zip(row["rounds"], reference["rounds"], strict=False)  # a row that failed has fewer
+    """Return the row's median time divided by that of the reference, for every round that both finished."""
+    pairs = zip(row["rounds"], reference["rounds"], strict=False)  # a failed row has fewer rounds
     return [statistics.median(times) / statistics.median(own) for times, own in pairs]
 
 
 def finish_section(section: dict[str, Any], rates: dict[str, Any], work: dict[str, Any]) -> None:
-    """Add to a section's rows what follows from the raw numbers: medians, ratios, multiples of the floor, a summary.
+    """Add derived numbers to a section's rows: medians, ratios, multiples of the hardware's limit, a summary.
 
     Args:
         section: `what`, `patch` and `rows`; a row has `competitor`, `setting`, `dtype`, `rounds`, `memory`, `error`.
-        rates: From the probe: multiply-accumulates a second by dtype, bytes a second of a copy.
-        work: From the probe: what our network has to do for this section.
+        rates: Rates from the probe: multiply-accumulates per second by dtype, and bytes per second of a copy.
+        work: Work of our network for this section, from the probe.
     """
     rows = section["rows"]
     section["work"], section["floor_seconds"] = work, {}
@@ -130,7 +130,7 @@ def finish_section(section: dict[str, Any], rates: dict[str, Any], work: dict[st
 def summarise(section: dict[str, Any]) -> list[str]:
     """Return the lines that compare our fastest row with MONAI as shipped and with its best setting by hand.
 
-    Rows whose allocator keeps freed memory are compared among themselves: that is a setting of the process.
+    Rows whose allocator keeps freed memory are compared with each other, since that is a setting of the process.
     """
     lines = []
     for malloc in (False, True):
@@ -153,7 +153,7 @@ def summarise(section: dict[str, Any]) -> list[str]:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """Format a number, or a dash in its place."""
+    """Format a number, or return a dash if there is none."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
@@ -237,13 +237,13 @@ def say(text: str) -> None:
 
 
 def write_subject(report: dict[str, Any], folder: Path, name: str, threads: int) -> None:
-    """Write the numbers of another subject than the network, and its table; print the table.
+    """Write the numbers and the table of a subject other than the network, and print the table.
 
     Args:
-        report: `title`, `method`, `rows` and `table`, the lines of Markdown.
-        folder: Where to.
-        name: Of the files, without ending.
-        threads: That PyTorch computed with.
+        report: A dict with `title`, `method`, `rows` and `table`, the lines of Markdown.
+        folder: The folder for the files.
+        name: The name of the files, without ending.
+        threads: The number of threads with which PyTorch computed.
     """
     report = {"hardware": describe_machine(), "threads": threads, "versions": describe_versions(), **report}
     machine, versions = report["hardware"], {k: v for k, v in report["versions"].items() if v}

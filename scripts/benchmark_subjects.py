@@ -1,4 +1,4 @@
-"""What inference is measured on: a network, and an image."""
+"""The subjects on which inference is measured: a network and an image."""
 
 import argparse
 
@@ -13,7 +13,7 @@ from mednextv2.ops import half_is_fast
 
 
 def make_network(options: argparse.Namespace) -> nn.Module:
-    """Return a network of random weights, whose logits differ as much as a trained one's."""
+    """Return a network with random weights, whose logits differ as much as a trained one's."""
     torch.manual_seed(0)
     changes = {"init_filters": options.filters} if options.filters else {}
     network = create_mednext(
@@ -23,9 +23,10 @@ def make_network(options: argparse.Namespace) -> nn.Module:
 
 
 class Answering(nn.Module):
-    """A network whose answers are a known label map, as a trained one's would be, with its own logits on top.
+    """A network that returns a known label map, as a trained one would, with its own logits added.
 
-    The label map is the input's second channel. Where random weights alone decide, labels change from voxel to voxel.
+    The label map is the input's second channel. If random weights alone decided, labels would change from voxel to
+    voxel.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -33,18 +34,18 @@ class Answering(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the network's logits, with a lead for the label map's class."""
+        """Return the network's logits, increased for the class in the label map."""
         logits = self.network(x[:, :1])
         return logits.scatter_add_(1, x[:, 1:].long(), logits.new_full((), 6.0).expand_as(x[:, 1:]))
 
 
 def add_labels(image: MetaTensor, file: str, classes: int) -> MetaTensor:
-    """Append a label map as a channel, on an image's grid; its values are numbered anew from 0.
+    """Append a label map as a channel, on an image's grid; its values are renumbered from 0.
 
     Args:
-        image: `(1, 1, X, Y, Z)`.
-        file: Of the label map, on the whole image.
-        classes: Number of classes that it may have.
+        image: The image, `(1, 1, X, Y, Z)`.
+        file: The file of the label map, on the whole image.
+        classes: The number of classes that it may have.
     """
     values, numbers = np.unique(read_volume(file)[0], return_inverse=True)
     if len(values) > classes:
@@ -56,7 +57,7 @@ def add_labels(image: MetaTensor, file: str, classes: int) -> MetaTensor:
 
 
 def make_image(options: argparse.Namespace, shape: tuple[int, ...] | None = None) -> MetaTensor:
-    """Return a real image, normalised; or a smooth random one, `(1, X, Y, Z)`."""
+    """Return a real image, normalised, or a smooth random one, `(1, X, Y, Z)`."""
     if options.image:
         array, affine = read_volume(options.image)
         values = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None]

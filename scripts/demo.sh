@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # From nothing to a mask: install, find data, train, evaluate on unseen cases, segment one of them.
 #   bash scripts/demo.sh [--data DIR] [--output DIR]
-# --data    a folder in MSD or nnU-Net layout with the labels of task 4, or one that holds Task04_Hippocampus.
-#           Without it: MEDNEXTV2_DATA; else the data are downloaded; else, without internet, a phantom is made.
-# --output  where everything goes (default: demo_output). A second start reuses what is there.
+# --data    a folder in MSD or nnU-Net layout with the labels of task 4, or one that contains Task04_Hippocampus.
+#           Without it, MEDNEXTV2_DATA is used, or the data are downloaded, or, without internet, a phantom is made.
+# --output  the folder for all files (default: demo_output). A second start reuses its files.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 DATA=""
@@ -26,7 +26,7 @@ OUTPUT=$(cd "$OUTPUT" && pwd)
 EXTRAS=demo
 source "$ROOT/scripts/environment.sh"
 
-# let waiting threads spin for a shorter time: they take the core from whoever else has work on this machine
+# let waiting threads spin for a shorter time, since they take cores from other programs on this machine
 export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-10000}"
 
 say() { printf '\n== %s\n' "$*"; }
@@ -87,7 +87,7 @@ scores = {}
 for row in csv.DictReader(open(sys.argv[2], encoding="utf-8")):
     scores.setdefault(row["case"], []).append(float(row["dice"]))
 ranked = sorted(scores, key=lambda case: sum(scores[case]))
-typical = ranked[len(ranked) // 2]  # the case of median score
+typical = ranked[len(ranked) // 2]  # the case with the median score
 case = next(c for c in read_dataset(sys.argv[1]).cases if c.name == typical)
 print(case.images[0], case.label)
 PYTHON

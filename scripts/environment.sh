@@ -1,6 +1,6 @@
-# Sourced by demo.sh and test.sh: makes a virtual environment with the package and the wanted extras, and sets PYTHON.
+# Sourced by demo.sh and test.sh: creates a virtual environment with the package and the given extras, and sets PYTHON.
 # Usage: EXTRAS=demo; source scripts/environment.sh
-# MEDNEXTV2_VENV names another place than .venv. A second start installs nothing while the requirements are the same.
+# MEDNEXTV2_VENV names a folder other than .venv. A second start installs nothing if the requirements are the same.
 
 VENV="${MEDNEXTV2_VENV:-$ROOT/.venv}"
 
@@ -28,7 +28,7 @@ wanted=$(cat "$ROOT/setup.cfg" "$ROOT/pyproject.toml" "$ROOT/constraints.txt" | 
 installed="$VENV/.mednextv2-$EXTRAS"
 if [ ! -f "$installed" ] || [ "$(cat "$installed")" != "$wanted" ]; then
   echo "Installing the package with the extra '$EXTRAS' and its requirements (a few minutes the first time)"
-  # PyTorch first and alone: with a version given, pip takes a local build where one is configured
+  # PyTorch first and alone: with a given version, pip uses a local build if one is configured
   "$PYTHON" -m pip install --quiet --disable-pip-version-check -c "$ROOT/constraints.txt" torch
   "$PYTHON" -m pip install --quiet --disable-pip-version-check -c "$ROOT/constraints.txt" -e "$ROOT[$EXTRAS]"
   echo "$wanted" > "$installed"

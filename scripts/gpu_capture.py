@@ -1,4 +1,4 @@
-"""Record what a program launches on a GPU that is not there: Triton's kernels and PyTorch's operators."""
+"""Record what a program launches on a simulated GPU: Triton's kernels and PyTorch's operators."""
 
 import re
 from collections import Counter
@@ -12,21 +12,21 @@ from torch._library.custom_ops import OPDEFS
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.jit import JITFunction
 
-OTHER = "other"  # the region of what no block does
-# What reserves memory or looks at a tensor again, and starts no kernel, though its schema does not say so
+OTHER = "other"  # the region of everything outside blocks
+# Operators that allocate memory or view a tensor, and start no kernel, although their schemas do not say so
 WITHOUT_KERNEL = re.compile(r"aten::((new_)?empty(_like|_strided|_permuted)?|_unsafe_view|resize_|set_|(sym|is)_\w+)")
 COPIES = ("aten::_to_copy", "aten::copy_", "aten::_copy_from")
 SYNCHRONISING = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero")
 
 
 class TensorSpec(NamedTuple):
-    """What a kernel is told about a tensor.
+    """The description of a tensor that a kernel gets.
 
     Attributes:
         shape: Its sizes.
-        stride: In elements.
-        dtype: Name of its dtype, such as `bfloat16`.
-        offset: Bytes from the start of the memory that it lies in; this start is a multiple of 512.
+        stride: Its strides in elements.
+        dtype: The name of its dtype, such as `bfloat16`.
+        offset: Its offset in bytes from the start of its memory, which is a multiple of 512.
     """
 
     shape: tuple[int, ...]
@@ -36,7 +36,7 @@ class TensorSpec(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes from its first element to its last."""
+        """The number of bytes from its first element to its last."""
         if 0 in self.shape:
             return 0
         last = sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
@@ -47,12 +47,12 @@ class Launch(NamedTuple):
     """One launch of a Triton kernel.
 
     Attributes:
-        module: Where the kernel is defined.
-        name: Of the kernel.
-        grid: Programs along the axes.
-        arguments: By name: a :class:`TensorSpec`, a number, or the value of a constant.
-        options: Such as `num_warps`, `num_stages`.
-        region: What it belongs to, such as a kind of block.
+        module: The module that defines the kernel.
+        name: The name of the kernel.
+        grid: The number of programs along each axis.
+        arguments: The arguments by name: a :class:`TensorSpec`, a number, or the value of a constant.
+        options: Options such as `num_warps` and `num_stages`.
+        region: The part of the network to which it belongs, such as a kind of block.
     """
 
     module: str
@@ -63,7 +63,7 @@ class Launch(NamedTuple):
     region: str
 
     def key(self) -> tuple:
-        """Return something hashable that two launches share that are equal but for their region."""
+        """Return a hashable key that is the same for launches that differ only in their region."""
         return (self.module, self.name, self.grid, tuple(self.arguments.items()), tuple(self.options.items()))
 
 
@@ -71,10 +71,10 @@ class Call(NamedTuple):
     """One call of a PyTorch operator that starts a kernel.
 
     Attributes:
-        name: Such as `aten::addmm`.
-        dtype: Of its first tensor.
-        devices: Of its tensors, in alphabetical order.
-        region: What it belongs to.
+        name: The name, such as `aten::addmm`.
+        dtype: The dtype of its first tensor.
+        devices: The devices of its tensors, in alphabetical order.
+        region: The part of the network to which it belongs.
     """
 
     name: str
@@ -87,9 +87,9 @@ class Capture(TorchDispatchMode):
     """Record what is launched inside a `with` block on the device of :func:`gpu_standin.stand_in`.
 
     Attributes:
-        launches: Of Triton kernels, in order.
-        calls: Of PyTorch operators that start a kernel, in order.
-        region: What the next ones belong to.
+        launches: The launches of Triton kernels, in order.
+        calls: The calls of PyTorch operators that start a kernel, in order.
+        region: The region of the next launches and calls.
     """
 
     def __init__(self) -> None:
@@ -107,12 +107,12 @@ class Capture(TorchDispatchMode):
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        """End it."""
+        """End the recording."""
         self._patches.pop().stop()
         super().__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        """Run an operator of ours by its Python function; count the others."""
+        """Run our own operators by their Python functions; count the others."""
         kwargs = kwargs or {}
         if func.namespace == "mednextv2":
             with self, torch.no_grad():
@@ -125,7 +125,7 @@ class Capture(TorchDispatchMode):
         result = None
         try:
             result = func(*args, **kwargs)
-        finally:  # where its answer would be a number, a tensor without values raises an error
+        finally:  # if the result is a number, a tensor without values raises an error
             if _starts_kernel(func):
                 tensors = _tensors((args, kwargs, result))
                 dtype = str(tensors[0].dtype).removeprefix("torch.") if tensors else ""
@@ -145,7 +145,7 @@ class Capture(TorchDispatchMode):
         self.launches.append(Launch(kernel.fn.__module__, kernel.fn.__name__, grid, arguments, kwargs, self.region))
 
     def count(self) -> "Counts":
-        """Return how many there were."""
+        """Return the numbers of launches and calls."""
         launches: dict[str, Counter] = {}
         calls: dict[str, Counter] = {}
         for each, found in ((self.launches, launches), (self.calls, calls)):
@@ -157,13 +157,13 @@ class Capture(TorchDispatchMode):
 
 
 class Counts(NamedTuple):
-    """How often something was submitted.
+    """The numbers of launches, calls, copies and waits.
 
     Attributes:
-        launches: Triton kernels: by region, then by name.
-        calls: Calls of PyTorch operators: by region, then by name.
+        launches: Launches of Triton kernels, by region and then by name.
+        calls: Calls of PyTorch operators: by region and then by name.
         copies: Copies between devices, by name.
-        waits: What makes the processor wait for the GPU, by name.
+        waits: Calls that make the processor wait for the GPU, by name.
     """
 
     launches: dict[str, Counter]
@@ -178,7 +178,7 @@ class Counts(NamedTuple):
 
 
 def find_kernel(module: str, name: str) -> JITFunction:
-    """Return a kernel; what wraps it, as a heuristic does, is left off."""
+    """Return a kernel without its wrappers, such as heuristics."""
     kernel = getattr(import_module(module), name)
     while not isinstance(kernel, JITFunction):
         kernel = kernel.fn

@@ -2,14 +2,14 @@
 
     python scripts/gpu_check.py --output gpu_check [--data DIR] [--minutes 5] [--stages tests,steps] [--dry]
 
-The stages are: environment (GPU, driver, clocks, versions; always), compile (all kernels side by side), trial (each
+The stages are: environment (GPU, driver, clocks, versions; always), compile (all kernels in parallel), trial (each
 kernel against the plain definitions), tests (those that need a GPU), sanitizer (invalid memory accesses), launches
 (each one timed, with its prediction), steps (training and inference: eager, as CUDA graphs, compiled), profile (the
 time of each kernel in a whole step), peer (another network in turns with ours), training (the hippocampus bundle, with
---data). Each stage runs in a separate process with a time limit; if it is stopped, its results so far are kept. After
-each stage, `gpu_check.md` and `gpu_check.json` are written. Stages of an earlier run in the same folder stay unless
-they are run again, and an earlier report of another machine or version is kept under another name. With --dry, all
-stages run at tiny sizes on a CPU, which takes some minutes and says nothing about any GPU.
+--data). Each stage runs in a separate process with a time limit; if it is stopped, the results until then are kept.
+After each stage, `gpu_check.md` and `gpu_check.json` are written. Stages of an earlier run in the same folder are kept
+unless they are run again, and an earlier report of another machine or version is kept under another name. With --dry,
+all stages run at tiny sizes on a CPU, which takes some minutes and says nothing about any GPU.
 """
 
 import argparse
@@ -33,13 +33,13 @@ from gpu_options import INTERRUPTED, add_minutes, add_patch, end, output_folder
 from mednextv2.errors import InputError
 from mednextv2.nets import VARIANTS
 
-# of five minutes; what a stage leaves goes to those after it
+# seconds of each stage, of five minutes; time that a stage does not use goes to those after it
 SECONDS = {"environment": 10, "compile": 20, "trial": 75, "tests": 60, "sanitizer": 40, "launches": 25, "steps": 55,
            "profile": 15, "peer": 45, "training": 20}  # fmt: skip
 SCRIPT = Path(__file__).with_name("gpu_check_stages.py")
-START = 120.0  # seconds at most until a stage has imported everything, from a slow disk maybe
-GRACE = PATIENCE + 2.0  # seconds for a stage to end by itself: it stops what it started, and says what came out
-LOG_LINES = 12  # of what a stage printed before it failed
+START = 120.0  # most seconds until a stage has imported everything, perhaps from a slow disk
+GRACE = PATIENCE + 2.0  # seconds for a stage to end by itself: it stops its processes, and reports its results
+LOG_LINES = 12  # number of last lines of a failed stage's output that are shown
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -78,7 +78,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def choose_stages(options: argparse.Namespace) -> dict[str, str | None]:
-    """Return the stages to run, each with the reason why it is left out, or None."""
+    """Return the stages, each with the reason why it is left out, or None."""
     left_out = dict.fromkeys(options.stages)
     if "peer" in left_out and options.peer == "none":
         left_out["peer"] = "--peer none"
@@ -91,7 +91,7 @@ def run_stage(name: str, settings: Settings) -> dict[str, Any]:
     """Run a stage within its time, which begins when it has imported everything.
 
     Returns:
-        What it found; `status`: done, failed, stopped or interrupted; `start`: seconds that its imports took.
+        Its results, with `status` (done, failed, stopped or interrupted) and `start`, the seconds of its imports.
     """
     begin, started, ended, interrupted = time.monotonic(), 0.0, None, False
     with tempfile.TemporaryDirectory() as folder:
@@ -130,7 +130,7 @@ def run_stage(name: str, settings: Settings) -> dict[str, Any]:
 
 
 def nothing() -> dict[str, Any]:
-    """Return what a stage has found that did not begin."""
+    """Return the results of a stage that did not begin."""
     return {"columns": [], "rows": [], "notes": [], "well": True}
 
 
@@ -138,8 +138,8 @@ def check(options: argparse.Namespace, report: Report) -> None:
     """Run the stages, and write the report after each.
 
     Raises:
-        KeyboardInterrupt: After Ctrl-C; what was found until then is written.
-        InputError: When the report cannot be written.
+        KeyboardInterrupt: After Ctrl-C; the results until then are written.
+        InputError: If the report cannot be written.
     """
     variant = options.variant or ("v2_tiny" if options.dry else "v2_base")
     patch = options.patch or (32 if options.dry else 128)
@@ -156,9 +156,9 @@ def check(options: argparse.Namespace, report: Report) -> None:
             left = limit - time.monotonic() - start * (1 + len(later))
             seconds = max(5.0, left * SECONDS[name] / (SECONDS[name] + sum(later)))
             found = run_stage(name, Settings(variant, patch, peer, options.data, options.dry, seconds))
-            start = found.pop("start")  # the next one imports about the same
-        if name == "environment":  # the first
-            if found["status"] == "interrupted":  # it is not known where we are: an earlier report stays as it is
+            start = found.pop("start")  # the imports of the next stage are similar
+        if name == "environment":  # the first stage
+            if found["status"] == "interrupted":  # the machine is unknown, so an earlier report is kept
                 raise KeyboardInterrupt
             run["environment"] = dict(found["rows"]) if found["status"] == "done" else {}
             if told := report.take_over(run["environment"]):
@@ -170,7 +170,7 @@ def check(options: argparse.Namespace, report: Report) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return 1 where something failed or was stopped, and 130 after Ctrl-C."""
+    """Run the command line; return 1 if something failed or was stopped, and 130 after Ctrl-C."""
     options = parse_options(arguments)
     report = Report(options.output, options.dry)
     try:

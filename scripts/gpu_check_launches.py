@@ -1,4 +1,4 @@
-"""Compile and time the launches of a network one by one, next to what is predicted of them, for `gpu_check.py`."""
+"""Compile and time the launches of a network one by one, next to their predicted times, for `gpu_check.py`."""
 
 import math
 import statistics
@@ -25,8 +25,8 @@ COLUMNS = (
     "measured/predicted",
 )
 
-SMALLEST = 32  # edge in voxels that every variant can take
-DRY = 4  # kernels that a dry run compiles
+SMALLEST = 32  # edge in voxels of a patch that every variant accepts
+DRY = 4  # number of kernels that a dry run compiles
 
 
 class Found(NamedTuple):
@@ -34,7 +34,7 @@ class Found(NamedTuple):
 
     Attributes:
         what: `train` or `inference`.
-        launches: Those that differ.
+        launches: The distinct launches.
         times: How often each occurs.
     """
 
@@ -44,7 +44,7 @@ class Found(NamedTuple):
 
 
 def follow(variant: str, patch: int, capability: tuple[int, int]) -> list[Found]:
-    """Return what a training step of two samples and an inference of one launch in bfloat16."""
+    """Return the launches of a training step with two samples and an inference with one, in bfloat16."""
     found = []
     for what, batch in (("train", 2), ("inference", 1)):
         capture = follow_step(variant, (patch,) * 3, batch, what == "train", torch.bfloat16, capability=capability)
@@ -55,10 +55,10 @@ def follow(variant: str, patch: int, capability: tuple[int, int]) -> list[Found]
 
 
 def compile_step(variant: str, patch: int, arch: int, dry: bool, save: Callable[..., None]) -> None:
-    """Compile all of them side by side, so that what follows finds them in Triton's cache; dry, a few."""
+    """Compile all launches in parallel, so that later stages find them in Triton's cache; a dry run compiles a few."""
     own = divmod(arch, 10)
     launches = [launch for each in follow(variant, patch, own) for launch in each.launches]
-    if not dry:  # and what the sanitizer's step launches
+    if not dry:  # and the launches of the sanitizer's step
         launches += follow_step(variant, (SMALLEST,) * 3, 1, True, torch.bfloat16, capability=own).launches
     jobs = distinct(prepare(launch, arch) for launch in launches)
     jobs = list({job.kernel: job for job in jobs}.values())[:DRY] if dry else jobs
@@ -70,14 +70,14 @@ def compile_step(variant: str, patch: int, arch: int, dry: bool, save: Callable[
 
 
 def time_step(variant: str, patch: int, arch: int, dry: bool, save: Callable[..., None]) -> None:
-    """Time every launch that differs, on random tensors of its shapes.
+    """Time every distinct launch, on random tensors of its shapes.
 
     Args:
         variant: A key of `mednextv2.nets.VARIANTS`.
-        patch: Edge in voxels.
-        arch: Of the GPU, such as 90.
-        dry: Time nothing, and predict a few launches for an H100.
-        save: Called with the table's rows and notes after every launch.
+        patch: The edge of the patch in voxels.
+        arch: The compute capability of the GPU, such as 90.
+        dry: Whether to time nothing, and predict a few launches for an H100.
+        save: A function that is called with the table's rows and notes after every launch.
     """
     rows: list[list[Any]] = []
     sums: dict[str, list[float]] = {}
@@ -117,7 +117,7 @@ def _sum(what: str, predicted: float, measured: float) -> str:
 
 
 def measure(launch: Launch) -> float:
-    """Return the median seconds of a launch on a GPU."""
+    """Return the median time of a launch on a GPU in seconds."""
     tensors = {k: make_tensor(v, "cuda") if isinstance(v, TensorSpec) else v for k, v in launch.arguments.items()}
     kernel = find_kernel(launch.module, launch.name)
     times = triton.testing.do_bench(
@@ -127,7 +127,7 @@ def measure(launch: Launch) -> float:
 
 
 def make_tensor(spec: TensorSpec, device: str) -> torch.Tensor:
-    """Return a tensor of a shape, of random numbers, or of zeros where it holds whole numbers: they may be places."""
+    """Return a tensor of random numbers, or of zeros if it has whole numbers, which may be indices."""
     dtype = getattr(torch, spec.dtype)
     offset = spec.offset // dtype.itemsize
     memory = torch.zeros(offset + spec.nbytes // dtype.itemsize, dtype=dtype, device=device)

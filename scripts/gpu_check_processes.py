@@ -1,4 +1,4 @@
-"""Commands in processes of their own, which are stopped with all that they started."""
+"""Commands in separate processes, which are stopped with everything that they started."""
 
 import contextlib
 import os
@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 8  # seconds between the asking and the killing; who is asked may have processes to stop, too
+PATIENCE = 8  # seconds between asking a process to stop and killing it, since it may have to stop others, too
 
 
 class Ran(NamedTuple):
-    """How a command ended.
+    """The end of a command.
 
     Attributes:
-        status: Its exit status, or None when it was stopped.
-        output: What it printed.
-        seconds: How long it took.
+        status: Its exit status, or None if it was stopped.
+        output: The text that it printed.
+        seconds: The time that it took.
     """
 
     status: int | None
@@ -28,13 +28,13 @@ class Ran(NamedTuple):
 
     @property
     def last_line(self) -> str:
-        """The last line that says something."""
+        """The last line that is not empty."""
         lines = [line.strip() for line in self.output.splitlines() if line.strip()]
         return lines[-1][:300] if lines else ""
 
 
 def run(command: list[str], limit: float, **environment: str) -> Ran:
-    """Run a command in the project's folder; after `limit` seconds it is stopped with all that it started."""
+    """Run a command in the project's folder; after `limit` seconds, it is stopped with everything that it started."""
     start = time.monotonic()
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         process = subprocess.Popen(
@@ -46,21 +46,21 @@ def run(command: list[str], limit: float, **environment: str) -> Ran:
         except subprocess.TimeoutExpired:
             status = None
         finally:
-            stop(process, PATIENCE / 2)  # sooner than who stops this process ends it
+            stop(process, PATIENCE / 2)  # before this process is itself ended by the one that stops it
         output.seek(0)
         return Ran(status, output.read(), time.monotonic() - start)
 
 
 def stop(process: subprocess.Popen, patience: float = PATIENCE) -> None:
-    """End a process that was started as the first of its session, and all that it started in it.
+    """End a process that was started as the first of its session, and everything that it started in the session.
 
     Args:
-        process: That one.
-        patience: Seconds between asking and killing.
+        process: The process.
+        patience: The seconds between asking it to stop and killing it.
     """
     try:
         _send(process, signal.SIGTERM, patience)
-    finally:  # after a second Ctrl-C, too
+    finally:  # also after a second Ctrl-C
         _send(process, signal.SIGKILL, patience)
 
 

@@ -1,4 +1,4 @@
-"""Where the time of a whole step goes, kernel by kernel, for `gpu_check.py`."""
+"""The time of each kernel in a whole step, for `gpu_check.py`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +10,8 @@ from torch.profiler import ProfilerActivity, profile
 
 COLUMNS = ("part", "kernel", "times a step", "ms a step", "share")
 STEPS = 3
-SHOWN = 40  # kernels of a part; the rest are one row
-LONGEST = 90  # letters of a kernel's name: those of templates fill pages
+SHOWN = 40  # number of kernels of a part that are shown; the others are one row
+LONGEST = 90  # most characters of a kernel's name, since those of templates fill pages
 
 
 def profile_rows(rows: list[Row], save: Callable[..., None]) -> None:
@@ -34,7 +34,7 @@ def profile_rows(rows: list[Row], save: Callable[..., None]) -> None:
 
 
 def profile_step(subject: Subject) -> list[tuple[str, float, float]]:
-    """Return name, times a step and milliseconds a step of each kernel, the longest first; of operators on a CPU."""
+    """Return name, launches and milliseconds per step of each kernel, the longest first; on a CPU, of operators."""
     for _ in range(4):  # the third is recorded
         subject.step()
     gpu = subject.device.type == "cuda"

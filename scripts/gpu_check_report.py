@@ -1,4 +1,4 @@
-"""The tables of `gpu_check.py` and their numbers, in two files that may hold stages of an earlier run, too."""
+"""The tables of `gpu_check.py` and their numbers, in two files that may also contain stages of an earlier run."""
 
 import json
 from pathlib import Path
@@ -11,12 +11,12 @@ from mednextv2.errors import InputError
 from mednextv2.paths import writing
 
 NAME = "gpu_check"
-MOMENTARY = ("clocks.sm", "clocks.mem", "power.limit", "temperature.gpu")  # the same GPU has others at another time
-DAMAGED = (ValueError, TypeError, KeyError, AttributeError)  # what reading something else than a report ends with
+MOMENTARY = ("clocks.sm", "clocks.mem", "power.limit", "temperature.gpu")  # these change over time on the same GPU
+DAMAGED = (ValueError, TypeError, KeyError, AttributeError)  # errors when reading a file that is not a report
 
 
 def format_cell(value: Any) -> str:
-    """Return a cell as text: a dash for nothing, three digits of a fraction."""
+    """Return a cell as text: a dash for None, and three digits of a fraction."""
     if value is None:
         return "–"
     if isinstance(value, float):
@@ -25,7 +25,7 @@ def format_cell(value: Any) -> str:
 
 
 def format_report(dry: bool, stages: list[dict[str, Any]]) -> str:
-    """Return everything as Markdown; what is said of a stage is described at :meth:`Report.add`."""
+    """Return everything as Markdown; :meth:`Report.add` describes the content of a stage."""
     lines = ["# Check on a GPU", ""]
     if dry:
         lines += ["**A dry run on a CPU at tiny sizes: no number says anything about a GPU.**", ""]
@@ -49,7 +49,7 @@ def format_report(dry: bool, stages: list[dict[str, Any]]) -> str:
 
 
 def _tell_earlier(found: dict[str, Any], latest: dict[str, Any]) -> list[str]:
-    """Return a note on a stage of an earlier run than the latest, and in what the GPU was in another state then."""
+    """Return a note on a stage from an earlier run, and on how the GPU's state differed then."""
     if found["started"] == latest["started"]:
         return []
     then, now = found["environment"], latest["environment"]
@@ -59,14 +59,14 @@ def _tell_earlier(found: dict[str, Any], latest: dict[str, Any]) -> list[str]:
 
 
 class Report:
-    """What was found, in a folder: by the stages of this run, and by those of an earlier one that it did not repeat.
+    """The results in a folder: of the stages of this run, and of those of an earlier run that it did not repeat.
 
     Args:
-        folder: Where to.
+        folder: The folder for the report.
         dry: Whether there is no GPU.
 
     Attributes:
-        written: Whether anything was.
+        written: Whether anything has been written.
         ran: The stages of this run.
     """
 
@@ -80,16 +80,17 @@ class Report:
         return f"{self.folder / NAME}.md and .json"
 
     def take_over(self, environment: dict[str, Any]) -> str | None:
-        """Keep the stages of a report that is there already, or put it under another name.
+        """Keep the stages of an existing report, or rename it.
 
         Args:
-            environment: Of this run, by name. Stages of another machine or other versions are not put beside ours.
+            environment: The environment of this run, by name. Stages of other machines or versions are not mixed with
+                ours.
 
         Returns:
             A sentence about a report that has another name now, or None.
 
         Raises:
-            InputError: When it cannot be read or renamed.
+            InputError: If the report cannot be read or renamed.
         """
         file = self.folder / f"{NAME}.json"
         try:
@@ -115,15 +116,15 @@ class Report:
         """Add a stage, and write both files.
 
         Args:
-            found: `stage`, `status`, `error`, `seconds`, `started`, `variant`, `patch` and `environment`; the table
-                with `columns`, `rows` and `notes`; `well`: whether everything is as it should be.
+            found: The stage's `stage`, `status`, `error`, `seconds`, `started`, `variant`, `patch` and `environment`;
+                its table as `columns`, `rows` and `notes`; and `well`, whether everything is as it should be.
 
         Raises:
-            InputError: When they cannot be written.
+            InputError: If the files cannot be written.
         """
         self.ran.append(found)
         stages = {s["stage"]: s for s in self._kept}
-        # a result is not replaced by the word that there is none this time
+        # a result is not replaced by the note that there is none this time
         stages |= {s["stage"]: s for s in self.ran if s["status"] != "left out" or s["stage"] not in stages}
         ordered = [stages[name] for name in STAGES if name in stages]
         report = {"dry": self.dry, "stages": ordered}
@@ -138,17 +139,17 @@ class Report:
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
-    """Return the stages of a report; raises OSError, or one of `DAMAGED` where it is something else."""
+    """Return the stages of a report; raise OSError, or one of `DAMAGED` if the file is not a report."""
     report = json.loads(file.read_text(encoding="utf-8"))
     stages = report["stages"]
-    format_report(report["dry"], stages)  # which needs all that there has to be
+    format_report(report["dry"], stages)  # which fails if anything is missing
     if not all(s["stage"] in STAGES and isinstance(s["environment"], dict) for s in stages):
         raise ValueError(f"{file}: no report")
     return stages
 
 
 def _compare(then: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """Return why results of two environments do not belong side by side, or None."""
+    """Return the reason why results of two environments cannot be compared, or None."""
     if not then or not now:
         return "does not tell from which machine it is" if now else "cannot be compared with this machine"
     names = [name for name in {**then, **now} if name not in MOMENTARY and then.get(name) != now.get(name)]
@@ -159,7 +160,7 @@ def _compare(then: dict[str, Any], now: dict[str, Any]) -> str | None:
 
 
 def _set_aside(file: Path) -> str:
-    """Give the report's files a name that no file has yet; returns it."""
+    """Rename the report's files to a name that no file has yet, and return it."""
     number = 1
     while any(file.with_name(f"{NAME}-earlier-{number}{ending}").exists() for ending in (".json", ".md")):
         number += 1

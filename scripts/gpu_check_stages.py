@@ -1,4 +1,4 @@
-"""The stages of `gpu_check.py`: each is one command in a process of its own, which writes what it has found so far.
+"""The stages of `gpu_check.py`: each is a command in a separate process, which writes its results as they are found.
 
     python scripts/gpu_check_stages.py STAGE SETTINGS RESULT
 
@@ -24,22 +24,22 @@ from gpu_check_processes import ROOT, run
 from mednextv2.nets import VARIANTS
 from mednextv2.paths import writing
 
-DRY_ARCH = 90  # what a dry run compiles for
+DRY_ARCH = 90  # the compute capability for which a dry run compiles
 NO_GPU = "no GPU: PyTorch sees no CUDA device here"
-TEST_PROCESSES = 12  # each takes half a GiB of the GPU's memory, and what its tests need
-OUTCOMES = ("passed", "failed|error", "skipped")  # of tests, as pytest's last line has them
+TEST_PROCESSES = 12  # each needs half a GiB of the GPU's memory, and the memory of its tests
+OUTCOMES = ("passed", "failed|error", "skipped")  # results of tests in pytest's last line
 
 
 class Settings(NamedTuple):
-    """What all stages are told.
+    """The settings of all stages.
 
     Attributes:
         variant: A key of `mednextv2.nets.VARIANTS`.
-        patch: Edge in voxels.
+        patch: The edge of the patch in voxels.
         peer: `monai`, `resenc_l` or None.
-        data: Folder of a data set or of several, or None.
-        dry: Whether there is no GPU, and all goes through its code on the CPU.
-        seconds: That the stage has.
+        data: The folder of one or several data sets, or None.
+        dry: Whether there is no GPU, and all code runs on the CPU.
+        seconds: The time that the stage has.
     """
 
     variant: str
@@ -51,25 +51,25 @@ class Settings(NamedTuple):
 
     @property
     def device(self) -> str:
-        """Where it runs."""
+        """The device on which the stage runs."""
         return "cpu" if self.dry else "cuda"
 
     @property
     def arch(self) -> int:
-        """Compute capability of the GPU as a number."""
+        """The compute capability of the GPU as a number."""
         return (
             DRY_ARCH if self.dry else 10 * torch.cuda.get_device_capability()[0] + torch.cuda.get_device_capability()[1]
         )
 
 
 class Table:
-    """What a stage has found so far, in a file.
+    """The results of a stage so far, in a file.
 
     Attributes:
-        columns: Titles.
-        rows: Of the table.
-        notes: Sentences below it.
-        raw: Numbers behind it, for the JSON file alone.
+        columns: The titles of the columns.
+        rows: The rows of the table.
+        notes: The sentences below it.
+        raw: The raw numbers, only for the JSON file.
         well: Whether everything was as it should be.
     """
 
@@ -82,7 +82,7 @@ class Table:
         self.save()
 
     def save(self, rows: list[list[Any]] | None = None, notes: list[str] | None = None, raw: Any = None) -> None:
-        """Write the file, with other rows, notes and raw numbers where they are given."""
+        """Write the file, with new rows, notes and raw numbers if they are given."""
         self.rows = self.rows if rows is None else rows
         self.notes = self.notes if notes is None else notes
         self.raw = self.raw if raw is None else raw
@@ -102,7 +102,7 @@ class Table:
 
 
 def environment(settings: Settings, file: Path) -> None:
-    """Name the GPU, its driver and clocks, and the versions of everything."""
+    """Report the GPU, its driver and clocks, and all versions."""
     from benchmark_report import describe_machine, describe_versions
 
     table = Table(file, ("what", "value"))
@@ -126,7 +126,7 @@ def environment(settings: Settings, file: Path) -> None:
 
 
 def compile_kernels(settings: Settings, file: Path) -> None:
-    """Compile all kernels of the network side by side; the later stages find them in Triton's cache."""
+    """Compile all kernels of the network in parallel; the later stages find them in Triton's cache."""
     from gpu_check_launches import COMPILE_COLUMNS, compile_step
 
     table = Table(file, COMPILE_COLUMNS)
@@ -136,7 +136,7 @@ def compile_kernels(settings: Settings, file: Path) -> None:
 
 
 def trial(settings: Settings, file: Path) -> None:
-    """Let every kernel be tried against the plain definitions: `mednextv2 doctor --repeat`."""
+    """Try every kernel against the plain definitions: `mednextv2 doctor --repeat`."""
     table = Table(file, ("command", "status", "seconds", "last line"))
     command = ["doctor", "--network", settings.variant, "--repeat"]
     ran = run([sys.executable, "-m", "mednextv2", *command], settings.seconds)
@@ -145,17 +145,17 @@ def trial(settings: Settings, file: Path) -> None:
 
 
 def tests(settings: Settings, file: Path) -> None:
-    """Run the tests that need a GPU, each file in a process of its own: an illegal access poisons what follows it."""
+    """Run the tests that need a GPU, each file in a separate process, since an illegal access poisons the others."""
     table = Table(file, ("file", "passed", "failed", "skipped", "seconds", "last line"))
     if settings.dry:
         table.save(notes=["A dry run shows that the tests of one file are found and started; without a GPU none runs."])
     end = time.monotonic() + settings.seconds
     files = [f for f in sorted(ROOT.glob("tests/**/test_*.py")) if "mark.gpu" in f.read_text(encoding="utf-8")]
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--maxfail=3", "-m", "gpu"]
-    if importlib.util.find_spec("xdist") and not settings.dry:  # most of their time goes into compiling
+    if importlib.util.find_spec("xdist") and not settings.dry:  # they spend most of their time compiling
         pytest += ["--numprocesses", str(min(TEST_PROCESSES, os.cpu_count() or 1))]
     for test in files[:1] if settings.dry else files:
-        # the kernels themselves, whatever was found when they were tried
+        # use the kernels themselves, whatever their trial has found
         more = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "MEDNEXTV2_OPS": "triton"}
         ran = run([*pytest, str(test)], end - time.monotonic(), **more)
         counts = [sum(map(int, re.findall(rf"(\d+) (?:{w})", ran.last_line))) for w in OUTCOMES]
@@ -171,7 +171,7 @@ def tests(settings: Settings, file: Path) -> None:
 
 
 def sanitizer(settings: Settings, file: Path) -> None:
-    """Run the smallest training step of each variant under compute-sanitizer, which sees wrong accesses to memory."""
+    """Run the smallest training step of each variant under compute-sanitizer, which detects invalid memory accesses."""
     table = Table(file, ("variant", "status", "errors", "seconds", "last line"))
     end = time.monotonic() + settings.seconds
     tool = shutil.which("compute-sanitizer")
@@ -184,7 +184,7 @@ def sanitizer(settings: Settings, file: Path) -> None:
     names = sorted(VARIANTS, key=lambda name: (not name.startswith("v2"), name != settings.variant))
     for variant in names[:1] if settings.dry else names:
         command = [*under, sys.executable, __file__, "step", variant]
-        # the kernels themselves, whatever was found when they were tried
+        # use the kernels themselves, whatever their trial has found
         ran = run(command, end - time.monotonic(), CUDA_LAUNCH_BLOCKING="1", MEDNEXTV2_OPS="triton")
         errors = sum(map(int, re.findall(r"ERROR SUMMARY: (\d+) error", ran.output)))
         well = ran.last_line == NO_GPU if settings.dry else ran.status == 0 and not errors
@@ -226,7 +226,7 @@ def steps(settings: Settings, file: Path) -> None:
 
 
 def profile(settings: Settings, file: Path) -> None:
-    """Sum up how long each kernel takes in a whole step, as our trainings and inferences run it."""
+    """Add up the time of each kernel in a whole step, as in our trainings and inferences."""
     from gpu_check_profile import COLUMNS, profile_rows
     from gpu_check_steps import Row
 
@@ -237,13 +237,13 @@ def profile(settings: Settings, file: Path) -> None:
 
 
 def peer(settings: Settings, file: Path) -> None:
-    """Measure ours and a peer in turns, as the anchor of this run."""
+    """Measure our network and a peer in turns, as the reference of this run."""
     from gpu_check_steps import Row
 
     if settings.peer is None:
         raise SystemExit("there is no peer: --peer none")
     whose = [("ours", "recorded"), (settings.peer, "eager"), (settings.peer, "compiled")]
-    # a training step of MONAI's network takes minutes to compile, and 37 GiB without
+    # a training step of MONAI's network takes minutes to compile, and 37 GiB without compiling
     tasks = [("inference", 1)] if settings.peer == "monai" else [("inference", 1), ("train", 2)]
     _measure([Row(name, what, mode, settings.variant, settings.patch, batch, settings.device)
               for what, batch in tasks for name, mode in whose], settings, file)  # fmt: skip
@@ -259,7 +259,7 @@ def _measure(rows: list[Any], settings: Settings, file: Path) -> None:
 
 
 def training(settings: Settings, file: Path) -> None:
-    """Train the hippocampus bundle for some epochs: seconds an epoch, share of waiting for the loader, scores."""
+    """Train the hippocampus bundle for some epochs; report seconds per epoch, waiting for the loader, and scores."""
     from gpu_check_training import COLUMNS, train
 
     table = Table(file, COLUMNS)
@@ -284,7 +284,7 @@ STAGES: dict[str, Callable[[Settings, Path], None]] = {
 
 def main(arguments: list[str]) -> int:
     """Run one stage, or the smallest step of a variant."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that what it started is stopped
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that children are stopped
     if arguments[0] == "step":
         return smallest_step(arguments[1])
     STAGES[arguments[0]](Settings(**json.loads(arguments[1])), Path(arguments[2]))

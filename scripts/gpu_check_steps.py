@@ -1,8 +1,8 @@
 """Whole steps of networks on a GPU, for `gpu_check.py`: eager, as CUDA graphs, compiled; ours and a peer, in turns.
 
-Every row has a process of its own, so that one that fails is a row with its error. All are made ready side by side,
-since compiling takes the processor alone, but for a lock: two large networks at once may not fit into memory. Then
-they take turns, and a ratio is taken within a turn.
+Every row has a separate process, so that a failed row is shown with its error. All rows are prepared in parallel, since
+compiling needs only the processor, except for a lock: two large networks at once may not fit into memory. Then they
+take turns, and ratios are computed within a turn.
 """
 
 import contextlib
@@ -29,21 +29,21 @@ from mednextv2.data import LabelScheme
 from mednextv2.ops import hold_weights
 from mednextv2.training import SegmentationLoss
 
-# recorded: the network's passes are CUDA graphs, as in our trainings; graph: the whole step is one, the optimizer, too
+# recorded: the network's passes are CUDA graphs, as in our trainings; graph: the whole step with the optimizer is one
 MODES = ("eager", "recorded", "graph", "compiled")
 
 
 class Row(NamedTuple):
-    """What is measured.
+    """The subject of a measurement.
 
     Attributes:
         competitor: `ours`, `monai` or `resenc_l`.
         what: `train` or `inference`.
         mode: One of `MODES`.
         variant: A key of `mednextv2.nets.VARIANTS`.
-        patch: Edge in voxels.
-        batch: Samples.
-        device: `cuda`, or `cpu` in a dry run: there a graph is not recorded, and what compiles is a stand-in.
+        patch: The edge of the patch in voxels.
+        batch: The number of samples.
+        device: `cuda`, or `cpu` in a dry run: there, no graph is recorded, and the compiler is a stand-in.
     """
 
     competitor: str
@@ -56,7 +56,7 @@ class Row(NamedTuple):
 
 
 class Subject(Stepper):
-    """A network with its step, as `benchmark_models.py` has it, but with the loss of our recipe for every network."""
+    """A network with its step, as in `benchmark_models.py`, but with the loss of our recipe for every network."""
 
     def __init__(self, row: Row) -> None:
         super().__init__(
@@ -74,13 +74,13 @@ class Subject(Stepper):
             self.net = functools.partial(CudaGraphs(), self.net)
         elif row.mode == "compiled":
             self.net = torch.compile(self.net, backend="inductor" if row.device == "cuda" else "eager")
-        if row.competitor == "ours" and row.what == "inference":  # as a sliding window does
+        if row.competitor == "ours" and row.what == "inference":  # like a sliding window
             self._held = contextlib.ExitStack()
             self._held.enter_context(hold_weights())
         self.run: Callable[[], None] = self.step
 
     def record(self) -> None:
-        """Record a step as a CUDA graph, and let that be what runs from now on."""
+        """Record a step as a CUDA graph, which runs from now on."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -94,7 +94,7 @@ class Subject(Stepper):
         self.run = graph.replay
 
     def measure(self, seconds: float) -> dict[str, Any]:
-        """Run for some seconds; returns times of a step and until it is submitted, in seconds, and the peak memory."""
+        """Run for some seconds; return the seconds of a step and until it is submitted, and the peak memory."""
         memory = PeakMemory(self.device)
         memory.reset()
         if self.row.mode == "graph" and self.device.type == "cuda":
@@ -116,7 +116,7 @@ class Subject(Stepper):
 
 
 def run_row(connection: Connection, row: Row, log: str, lock: str, seconds: float) -> None:
-    """Make a row ready, then measure whenever asked: what a process of its own runs."""
+    """Prepare a row, then measure whenever asked; this runs in the row's process."""
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
@@ -154,7 +154,7 @@ class Worker:
         other.close()
 
     def wait(self, seconds: float) -> dict[str, Any] | None:
-        """Return an answer, or None where none came in time; what went wrong is kept in `error`."""
+        """Return an answer, or None if none came in time; an error is kept in `error`."""
         try:
             if not self.connection.poll(max(0.0, seconds)):
                 return None
@@ -176,10 +176,10 @@ def measure_rows(rows: list[Row], limit: float, save: Callable[..., None], round
     """Measure rows in turns.
 
     Args:
-        rows: The times of the others that do the same are relative to the first.
-        limit: Seconds for everything; about two thirds may go into making ready.
-        save: Called with the table's rows, its notes and the raw numbers after every turn.
-        rounds: Turns of each row at most.
+        rows: The rows. Times are relative to the first row with the same task.
+        limit: The seconds for everything, of which preparation may take about two thirds.
+        save: A function that is called with the table's rows, its notes and the raw numbers after every turn.
+        rounds: The largest number of turns of each row.
     """
     end = time.monotonic() + limit
     with tempfile.TemporaryDirectory() as folder:
@@ -191,7 +191,7 @@ def measure_rows(rows: list[Row], limit: float, save: Callable[..., None], round
                 worker.ready = worker.wait(warm - time.monotonic())
             for number in range(rounds):
                 for i in range(len(workers)):
-                    worker = workers[(i + number) % len(workers)]  # nobody always comes after the same one
+                    worker = workers[(i + number) % len(workers)]  # so that no row always follows the same one
                     _turn(worker, end)
                     raw = [{"row": w.row._asdict(), "turns": w.turns} for w in workers]
                     save([_cells(w, workers) for w in workers], [], raw)

@@ -1,4 +1,4 @@
-"""A short training of the hippocampus bundle, for `gpu_check.py`: how long epochs take and how long the GPU waits."""
+"""A short training of the hippocampus bundle, for `gpu_check.py`: the time of epochs, and of waiting on the GPU."""
 
 import contextlib
 import faulthandler
@@ -18,17 +18,17 @@ from mednextv2.errors import InputError
 
 TASK = "Task04_Hippocampus"
 COLUMNS = ("epoch", "steps", "seconds", "share of waiting for the loader", "loss", "Dice of random patches")
-STEPS = 100  # of an epoch
-PATIENCE = 3.0  # seconds until what is still there after a training is asked what it does
+STEPS = 100  # number of steps in an epoch
+PATIENCE = 3.0  # seconds after a training until the remaining processes are asked what they do
 # small enough for seconds on a CPU
 DRY = {"patch_size": [16, 32, 16], "batch_size": 1, "iterations_per_epoch": 2, "val_iterations": 1, "num_workers": 0}
 
 
 def find_data(folder: str) -> Path:
-    """Return the folder of the data set: this one, or the task's inside.
+    """Return the folder of the data set: the given one, or that of the task inside it.
 
     Raises:
-        InputError: Where neither is one.
+        InputError: If neither is a data set.
     """
     for place in (Path(folder), Path(folder) / TASK):
         if (place / "dataset.json").is_file():
@@ -37,15 +37,15 @@ def find_data(folder: str) -> Path:
 
 
 def train(data: str | None, folder: Path, device: str, dry: bool, seconds: float, add: Callable[..., None]) -> float:
-    """Train, and add a row an epoch.
+    """Train, and add a row for each epoch.
 
     Args:
-        data: As for :func:`find_data`; None in a dry run, which then makes a phantom.
-        folder: For what the training writes.
-        device: Where to.
-        dry: Two steps instead of epochs.
-        seconds: After which no further epoch begins.
-        add: Takes the cells of a row.
+        data: The folder for :func:`find_data`; None in a dry run, which creates a phantom.
+        folder: The folder for the output of the training.
+        device: The device of the training.
+        dry: Whether to run two steps instead of epochs.
+        seconds: The time after which no further epoch begins.
+        add: A function that takes the cells of a row.
 
     Returns:
         The seconds that the loaders' worker processes took to end.
@@ -73,16 +73,16 @@ def train(data: str | None, folder: Path, device: str, dry: bool, seconds: float
     watch.start()
     ended = time.monotonic()
     del trainer, parser
-    gc.collect()  # the loaders, whose worker processes end now
+    gc.collect()  # frees the loaders, whose worker processes end now
     watch.cancel()
     return time.monotonic() - ended
 
 
 def _tell_children() -> None:
-    """Print what the processes that this one has started are doing, and what it does itself, to explain a delay."""
-    children = Path("/proc/self/task").glob("*/children")  # none elsewhere than on Linux
+    """Print what this process and those that it has started are doing, to explain a delay."""
+    children = Path("/proc/self/task").glob("*/children")  # exists only on Linux
     for child in sorted({number for file in children for number in file.read_text().split()}):
-        with contextlib.suppress(OSError):  # it has ended
+        with contextlib.suppress(OSError):  # raised if the process has ended
             waits = Path("/proc", child, "wchan").read_text()
             status = Path("/proc", child, "status").read_text().splitlines()
             state = next(line for line in status if line.startswith("State"))
@@ -91,7 +91,7 @@ def _tell_children() -> None:
 
 
 class _Watch:
-    """Add a row after each epoch, and end the training in time."""
+    """Adds a row after each epoch, and ends the training in time."""
 
     def __init__(self, evaluator: Engine, end: float, add: Callable[..., None]) -> None:
         self.evaluator, self.end, self.add = evaluator, end, add

@@ -35,11 +35,11 @@ from mednextv2.wording import count
 #: Bytes of shared memory that one block may have, by compute capability. Source: CUDA C++ Programming Guide,
 #: table "Technical Specifications per Compute Capability".
 SHARED_LIMIT = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
-# Bytes of local memory a thread. Arrays there would cost a lot. Some sums of `expansion_kernel` for 64 channels are
-# there, 528 bytes: with its loads and stores counted it is still predicted to take 0.6 times as long as without.
+# Bytes of local memory per thread. Arrays there would be slow. Some sums of `expansion_kernel` for 64 channels are
+# there, 528 bytes: even with its loads and stores counted, it is predicted to take 0.6 times as long as without.
 STACK_LIMIT = 768
 KERNEL_SIZES = (3, 5, 7)
-ODD_FILTERS = (5, 12, 24)  # channels that are no powers of two, and such that no vector of 16 bytes fits
+ODD_FILTERS = (5, 12, 24)  # numbers of channels that are not powers of two, and for which no vector of 16 bytes fits
 
 
 T, R = TypeVar("T"), TypeVar("R")
@@ -49,13 +49,13 @@ class Job(NamedTuple):
     """One compilation.
 
     Attributes:
-        module: Where the kernel is defined.
+        module: The module that defines the kernel.
         kernel: Its name.
-        arch: Compute capability as a number, such as 90.
-        signature: Name and type of every argument.
-        constants: Place and value of every constant.
-        attributes: Place and attributes of every argument that has some, such as divisibility by 16.
-        options: Name and value of every option of the compiler.
+        arch: The compute capability as a number, such as 90.
+        signature: The name and type of every argument.
+        constants: The position and value of every constant.
+        attributes: The position and attributes of every argument that has some, such as divisibility by 16.
+        options: The name and value of every compiler option.
     """
 
     module: str
@@ -67,7 +67,7 @@ class Job(NamedTuple):
     options: tuple[tuple[str, Any], ...]
 
     def describe(self) -> str:
-        """Return the kernel and what tells it from others, such as `w1_kernel bf16 C=32 E=96`."""
+        """Return the kernel and what distinguishes it from others, such as `w1_kernel bf16 C=32 E=96`."""
         names = [name for name, _ in self.signature]
         types = list(dict.fromkeys(t[1:] for _, t in self.signature if isinstance(t, str) and t.startswith("*")))
         values = [f"{names[path[0]]}={value}" for path, value in self.constants if value is not None]
@@ -76,16 +76,16 @@ class Job(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """What a compilation gave.
+    """The result of a compilation.
 
     Attributes:
-        job: What was compiled.
-        error: Why it failed, in one line, or None.
-        registers: Of a thread.
+        job: The job that was compiled.
+        error: The reason why it failed, in one line, or None.
+        registers: The number of registers of a thread.
         stack: Bytes of local memory of a thread.
         shared: Bytes of shared memory of a block.
         cubin: The machine code.
-        ttir: Triton's first form of it, as text.
+        ttir: Triton's first intermediate form of it, as text.
     """
 
     job: Job
@@ -97,7 +97,7 @@ class Compiled(NamedTuple):
     ttir: str = ""
 
     def faults(self) -> list[str]:
-        """Return what is wrong with it, a line each."""
+        """Return the problems of the result, one line each."""
         if self.error:
             return [self.error]
         found = []
@@ -123,7 +123,7 @@ def prepare(launch: Launch, arch: int) -> Job:
     kernel, backend = find_kernel(launch.module, launch.name), make_backend(GPUTarget("cuda", arch, 32))
     binder = create_function_from_signature(kernel.signature, kernel.params, backend)
     values = {k: _Pointer(v) if isinstance(v, TensorSpec) else v for k, v in launch.arguments.items()}
-    # what a launch that does not say takes by default, said here, since Triton 3.9 warns where nobody says it
+    # the default of a launch is given explicitly, since Triton 3.9 warns if it is missing
     fusion = triton.knobs.language.default_fp_fusion
     given = {"enable_fp_fusion": fusion, **values, **launch.options}
     bound, specialization, options = binder(**given)
@@ -149,13 +149,13 @@ def distinct(jobs: Iterable[Job]) -> list[Job]:
 
 
 def compile_job(job: Job) -> Compiled:
-    """Compile and read the machine code; what goes wrong is in the result."""
+    """Compile and read the machine code; an error is part of the result."""
     kernel = find_kernel(job.module, job.kernel)
     attributes = {path: [list(pair) for pair in pairs] for path, pairs in job.attributes}
     source = ASTSource(fn=kernel, signature=dict(job.signature), constexprs=dict(job.constants), attrs=attributes)
     try:
         compiled = triton.compile(source, target=GPUTarget("cuda", job.arch, 32), options=dict(job.options))
-    except Exception as error:  # of Triton, MLIR, LLVM or ptxas
+    except Exception as error:  # an error of Triton, MLIR, LLVM or ptxas
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return Compiled(job, f"{type(error).__name__}: {' … '.join(lines[:1] + lines[-1:])}"[:300])
     cubin = compiled.asm["cubin"]
@@ -164,7 +164,7 @@ def compile_job(job: Job) -> Compiled:
 
 
 def read_usage(cubin: bytes) -> tuple[int, int]:
-    """Return registers and bytes of stack of a thread."""
+    """Return the registers and the bytes of stack of a thread."""
     text = disassemble(cubin, "-res-usage")
     found = re.search(r"REG:(\d+) STACK:(\d+)", text)
     if not found:
@@ -182,17 +182,18 @@ def disassemble(cubin: bytes, what: str) -> str:
 
 
 def compile_all(jobs: Iterable[Job], processes: int | None = None) -> Iterator[Compiled]:
-    """Compile side by side; yields in the order of the jobs. Arguments as of :func:`side_by_side`."""
+    """Compile in parallel; yield in the order of the jobs. The arguments are those of :func:`side_by_side`."""
     yield from side_by_side(compile_job, jobs, processes)
 
 
 def side_by_side(work: Callable[[T], R], items: Iterable[T], processes: int | None = None) -> Iterator[R]:
-    """Do work in processes that are made for compiling; yields in the order of the items.
+    """Call a function in processes for compiling; yield results in the order of the items.
 
     Args:
         work: A function of a module.
-        items: What it is done on.
-        processes: By default as many as there are cores, but none for fewer than eight items, which it takes to start.
+        items: The arguments of the calls.
+        processes: The number of processes: by default that of cores, but none for fewer than eight items, since
+            starting them takes time.
     """
     items = list(items)
     processes = processes or min(len(os.sched_getaffinity(0)), len(items) // 8)
@@ -200,7 +201,8 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T], processes: int | No
         yield from map(work, items)
         return
     with compiling_pool(processes) as pool:
-        # what starts now will not see Ctrl-C, which a terminal sends to all; this process does, and ends the others
+        # processes that start now do not get Ctrl-C, which a terminal sends to all; this process does, and ends the
+        # others
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             found = pool.map(work, items)
@@ -223,11 +225,11 @@ def launches_of(variant: str, arch: int, dtype: str, kernel_size: int, patch: tu
     """Return the launches of each kind of block of a variant, in training and in inference.
 
     Args:
-        variant: A key of :data:`mednextv2.nets.VARIANTS`; with `/n` behind it, it begins with n filters.
-        arch: Compute capability as a number.
+        variant: A key of :data:`mednextv2.nets.VARIANTS`; with `/n` after it, it begins with n filters.
+        arch: The compute capability as a number.
         dtype: A key of :data:`gpu_launches.DTYPES`.
-        kernel_size: Edge of the depthwise kernels.
-        patch: Voxels along the axes.
+        kernel_size: The size of the depthwise kernels.
+        patch: The number of voxels along each axis.
     """
     name, _, filters = variant.partition("/")
     changes = {"init_filters": int(filters)} if filters else {}
@@ -259,7 +261,7 @@ def all_jobs(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compile what the options name and print a table; return 1 where something is wrong."""
+    """Compile the kernels that the options name and print a table; return 1 if something is wrong."""
     everything = [*VARIANTS, *(f"v2_tiny/{n}" for n in ODD_FILTERS)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", nargs="+", default=everything, choices=everything, help="(default: all)")

@@ -34,13 +34,13 @@ CLASSES = 3
 
 @contextlib.contextmanager
 def half(dtype: torch.dtype) -> Iterator[None]:
-    """Compute under autocast in a half precision, or as it is in float32."""
+    """Compute under autocast in a half precision, or without it in float32."""
     with torch.autocast("cuda", dtype if dtype != torch.float32 else None, enabled=dtype != torch.float32):
         yield
 
 
 def build(variant: str, kernel_size: int, training: bool, **changes: Any) -> nn.Module:
-    """Build a network of ours on the stand-in; it keeps all activations."""
+    """Build one of our networks on the stand-in; it keeps all activations."""
     changes = {"out_channels": CLASSES, "activation_checkpointing": False, **changes}
     with torch.device("cuda"):
         network = create_mednext(variant, kernel_size=kernel_size, deep_supervision=training, **changes)
@@ -57,7 +57,7 @@ class Regions:
     """Tell a :class:`Capture` which block is at work, inside a `with` block and in the backward pass.
 
     Attributes:
-        nodes: Region of the nodes of the graph.
+        nodes: The region of each node of the graph.
     """
 
     def __init__(self, network: nn.Module, capture: Capture) -> None:
@@ -85,12 +85,12 @@ class Regions:
         self.capture.region = OTHER
 
     def name(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
-        """Say that the nodes between these tensors belong to the present region."""
+        """Assign the nodes between these tensors to the present region."""
         known = {**self.nodes, **{x.grad_fn: None for x in inputs}}
         self.nodes |= dict.fromkeys(reachable([y.grad_fn for y in outputs], known), self.capture.region)
 
     def visit(self, node: Any) -> None:
-        """Say that a node of the graph runs now."""
+        """Note that a node of the graph runs now."""
         self.capture.region = self.nodes.get(node, OTHER)
 
 
@@ -105,21 +105,21 @@ def follow_step(
     whole: bool = False,
     **changes: Any,
 ) -> Capture:
-    """Follow a network's forward pass; in training its backward pass, too.
+    """Follow a network's forward pass and, in training, its backward pass.
 
     Args:
         variant: A key of :data:`mednextv2.nets.VARIANTS`.
-        patch: Voxels along the axes.
-        batch: Samples.
-        training: With five heads and a backward pass; else in inference mode.
-        dtype: float32, or a half precision under autocast.
-        kernel_size: Edge of the depthwise kernels.
-        capability: Of the GPU.
-        whole: In training, all that a step has: loss, clipping and optimizer beside the network.
-        **changes: Of the network's arguments.
+        patch: The number of voxels along each axis.
+        batch: The number of samples.
+        training: Whether the network has five heads and a backward pass; otherwise it is in inference mode.
+        dtype: The dtype: float32, or a half precision under autocast.
+        kernel_size: The size of the depthwise kernels.
+        capability: The compute capability of the GPU.
+        whole: Whether, in training, the whole step is followed: loss, clipping and optimizer besides the network.
+        **changes: Changes of the network's arguments.
 
     Returns:
-        All launches and calls, by kind of block. `other` is what is not in blocks: stem, heads, sums of gradients.
+        All launches and calls, by kind of block. `other` is everything outside blocks: stem, heads, sums of gradients.
     """
     with stand_in(capability), implementations.use("triton"):
         network = build(variant, kernel_size, training, spatial_dims=len(patch), **changes)
@@ -128,8 +128,8 @@ def follow_step(
         if training:
             _train(network, x, dtype, capture, whole)
         else:
-            with hold_weights():  # as a sliding window does
-                _infer(network, x, dtype, Capture())  # what is kept for later calls
+            with hold_weights():  # like a sliding window
+                _infer(network, x, dtype, Capture())  # stores the results that are kept for later calls
                 _infer(network, x, dtype, capture)
     return capture
 
@@ -144,7 +144,7 @@ def _train(network: nn.Module, x: Tensor, dtype: torch.dtype, capture: Capture, 
     scheme = LabelScheme(["background", *(f"class {i}" for i in range(1, CLASSES))])
     loss_function = SegmentationLoss(scheme)
     optimizer = create_optimizer("adamw", network.parameters(), 1e-3)
-    if whole:  # what the first step alone has to make
+    if whole:  # creates what only the first step has to create
         _make_state(network, optimizer)
         with torch.no_grad(), Capture(), half(dtype):
             loss_function(network(x), label)
@@ -183,9 +183,9 @@ def follow_parts(
     capability: tuple[int, int] = (9, 0),
     **changes: Any,
 ) -> Capture:
-    """Follow each kind of block of a network, the stem and the heads once and alone: which kernels are there at all.
+    """Follow each kind of block of a network, the stem and the heads once and alone, to find all kernels.
 
-    Arguments are those of :func:`follow_step`, which repeats equal blocks.
+    The arguments are those of :func:`follow_step`, which repeats equal blocks.
     """
     with stand_in(capability), implementations.use("triton"):
         network = build(variant, kernel_size, training, spatial_dims=len(patch), **changes)
@@ -201,7 +201,7 @@ def follow_parts(
 def _alone(
     part: nn.Module, forward: Any, training: bool, capture: Capture, seen: dict[tuple, Tensor], *inputs: Tensor
 ) -> Tensor:
-    """Run a part of a network forward and backward, unless one like it did; return something of the output's kind."""
+    """Run a part of a network forward and backward, unless one like it has run; return a tensor like its output."""
     sizes = tuple(tuple(p.shape) for p in part.parameters())
     key = (type(part), sizes, *(tuple(x.shape) for x in inputs))
     if key not in seen:
@@ -219,7 +219,7 @@ def _alone(
 
 
 def format_counts(title: str, counts: Counts) -> list[str]:
-    """Return counts as the lines of a Markdown table, a line for every kind of block."""
+    """Return counts as the lines of a Markdown table, with a line for every kind of block."""
     kernels = sorted({name for found in counts.launches.values() for name in found})
     lines = [f"{title}: {counts.total} launches and calls", ""]
     lines += ["| part | " + " | ".join(kernels) + " | calls of PyTorch |", "|---|" + "---:|" * (len(kernels) + 1)]

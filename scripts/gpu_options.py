@@ -10,10 +10,10 @@ from mednextv2.errors import InputError
 from mednextv2.nets.legal_sizes import DIVISOR, is_legal
 from mednextv2.paths import prepare_folder
 
-LARGEST_EDGE = 1024  # voxels: more than any scanner's volume has, and no size of a tensor overflows
+LARGEST_EDGE = 1024  # voxels: larger than any scanner's volume, and small enough that no tensor size overflows
 LARGEST_BATCH = 1024
 SHORTEST, LONGEST = 0.1, 24 * 60  # minutes
-INTERRUPTED = 130  # exit code of a program that Ctrl-C ended: 128 and the number of the signal
+INTERRUPTED = 130  # exit code of a program that Ctrl-C ended: 128 plus the number of the signal
 
 
 def edge(text: str) -> int:
@@ -37,7 +37,7 @@ def batch(text: str) -> int:
 def minutes(text: str) -> float:
     """Return a time in minutes, as :func:`edge` does."""
     value = _number(text, float)
-    if value is None or not SHORTEST <= value <= LONGEST:  # a NaN is in no range
+    if value is None or not SHORTEST <= value <= LONGEST:  # NaN is outside every range
         raise argparse.ArgumentTypeError(f"{text}: give minutes from {SHORTEST} to {LONGEST}")
     return value
 
@@ -62,7 +62,7 @@ def add_minutes(parser: argparse.ArgumentParser, default: float, what: str) -> N
 
 
 def output_folder(parser: argparse.ArgumentParser, folder: str) -> Path:
-    """Make the folder that `--output` names, and make sure that files can be written there; else end the program."""
+    """Create the folder that `--output` names, and end the program if files cannot be written there."""
     if not folder.strip():
         parser.error("argument --output: an empty name: give a folder, or . for this one")
     try:
@@ -72,8 +72,8 @@ def output_folder(parser: argparse.ArgumentParser, folder: str) -> Path:
 
 
 def end(main: Callable[[], int | None]) -> None:
-    """Run a command and end the program with its exit code; an interruption or a user's mistake is one line."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is stopped, too
+    """Run a command and end the program with its exit code; an interruption or a user's mistake takes one line."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that processes that were started are also stopped
     try:
         sys.exit(main())
     except KeyboardInterrupt:

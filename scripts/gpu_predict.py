@@ -1,10 +1,10 @@
-"""A module that predicts from compiled code how long a launch takes; the command is `gpu_predict_step.py`.
+"""A module that predicts the time of a launch from compiled code; the command is `gpu_predict_step.py`.
 
-Triton's first form of a kernel has its loops and their bounds, which are computed here for a sample of the programs.
-The machine code has the same loops, whose instructions are counted and multiplied by how often a loop runs. What takes
-longest counts: issuing all instructions, the pipe of integer and logic instructions, that of special functions, or
-memory, where every tensor moves once; half of the time of the matrix unit comes on top. On an H100 what was predicted
-held within 40 %. It is a prediction, no measurement, and says so in every table.
+Triton's first intermediate form of a kernel has its loops and their bounds, which are computed here for a sample of the
+programs. The machine code has the same loops, whose instructions are counted and multiplied by how often a loop runs.
+The slowest of these determines the time: issuing all instructions, the pipe of integer and logic instructions, that of
+special functions, or memory, where every tensor moves once; half of the matrix unit's time is added. On an H100,
+predictions were within 40 %. A prediction is not a measurement, and every table says so.
 """
 
 import math
@@ -18,13 +18,13 @@ from gpu_compile import Compiled, disassemble
 
 
 class Machine(NamedTuple):
-    """What a GPU can do.
+    """The capacities of a GPU.
 
     Attributes:
-        processors: Multiprocessors.
-        clock: In Hz.
-        bandwidth: Bytes a second of a copy.
-        matrix: Floating-point operations a second of a product in half precision.
+        processors: The number of multiprocessors.
+        clock: The clock rate in Hz.
+        bandwidth: The bytes per second of a copy.
+        matrix: The floating-point operations per second of a product in half precision.
     """
 
     processors: int
@@ -34,23 +34,23 @@ class Machine(NamedTuple):
 
 
 H100 = Machine(132, 1.755e9, 3.0e12, 650e12)  # measured: copies of 3.0 TB/s, products of 650 to 790 TFLOP/s
-MACHINES = {90: H100}  # by compute capability: no other one was compared with measurements
+MACHINES = {90: H100}  # by compute capability; no other GPU was compared with measurements
 ISSUE = 0.75  # share of the cycles in which an instruction is issued, in a well-filled kernel
-LAUNCH = 3e-6  # seconds that the smallest launch takes
-SAMPLE = 8  # programs and iterations whose trips are computed
-WARPS, REGISTERS, SHARED = 64, 65536, 227 * 1024  # of a multiprocessor
+LAUNCH = 3e-6  # seconds of the smallest launch
+SAMPLE = 8  # number of programs and iterations whose trips are computed
+WARPS, REGISTERS, SHARED = 64, 65536, 227 * 1024  # the limits of a multiprocessor
 
 
 class Prediction(NamedTuple):
-    """What is predicted of a launch.
+    """The prediction for a launch.
 
     Attributes:
-        seconds: How long it takes.
+        seconds: The time of the launch.
         limit: What limits it: issuing all `instructions`, the pipe of those on `integers` or of special `functions`,
             `memory`, or the `launch` itself.
-        instructions: That all warps execute.
-        nbytes: Of its tensors.
-        flops: Of the matrix unit.
+        instructions: The number of instructions that all warps execute.
+        nbytes: The number of bytes of its tensors.
+        flops: The floating-point operations of the matrix unit.
     """
 
     seconds: float
@@ -64,16 +64,16 @@ class Prediction(NamedTuple):
 
 
 class Loop:
-    """A loop of the kernel, or the kernel as a whole: what is computed in it, in order."""
+    """A loop of the kernel, or the kernel as a whole: its operations, in order."""
 
     def __init__(self, bounds: tuple[str, str, str, str] | None = None, condition: str | None = None) -> None:
-        self.bounds, self.condition = bounds, condition  # variable, first, end and step; or what it depends on
+        self.bounds, self.condition = bounds, condition  # variable, first, end and step; or the values in the condition
         self.body: list[Loop | tuple[str, str, str]] = []
-        self.number = -1  # of all loops, by where they begin
+        self.number = -1  # index among all loops, in the order in which they begin
 
 
 def parse(ttir: str) -> tuple[Loop, list[bool]]:
-    """Return a kernel's loops as a tree, and of each whether its bounds are constants, in the order of their begins."""
+    """Return a kernel's loops as a tree, and whether each has constant bounds, in the order in which they begin."""
     root = Loop()
     stack, fixed = [root], []
     constants = set(re.findall(r"(%\w+) = arith\.constant", ttir))
@@ -129,7 +129,7 @@ _COMPARE = {
 
 
 def compute(operation: str, rest: str, known: dict[str, int], grid: tuple[int, ...], program: tuple[int, ...]) -> Any:
-    """Return the value of one operation on whole numbers, or None where it is another or not known."""
+    """Return the value of one operation on whole numbers, or None if it is another operation or unknown."""
     kind, values = operation.removeprefix("arith."), re.findall(r"%\w+", rest)
     if operation in ("tt.get_program_id", "tt.get_num_programs"):
         return (program if operation == "tt.get_program_id" else grid)["xyz".index(rest[0])]
@@ -152,8 +152,8 @@ class Trips(NamedTuple):
     """How often the body of a loop runs in a program.
 
     Attributes:
-        times: On average over a sample of programs.
-        fixed: Whether its bounds are constants, so that the compiler may write the body down as often as it runs.
+        times: The average over a sample of programs.
+        fixed: Whether its bounds are constants, so that the compiler may unroll the loop completely.
     """
 
     times: float
@@ -166,7 +166,7 @@ def count_trips(launch: Launch, ttir: str) -> list[Trips]:
     arguments = {f"%{k}": v for k, v in launch.arguments.items() if isinstance(v, int)}
     grid = (*launch.grid, 1, 1)[:3]
     total = math.prod(grid)
-    # spread over the grid, and of all remainders, since programs often take turns by them
+    # spread over the grid, with all remainders, since programs often alternate by remainder
     chosen = sorted({(total * i // SAMPLE // SAMPLE * SAMPLE + i) % total for i in range(SAMPLE)})
     trips = [0.0] * len(fixed)
     for index in chosen:
@@ -176,9 +176,9 @@ def count_trips(launch: Launch, ttir: str) -> list[Trips]:
 
 
 def match(loops: int, trips: list[Trips]) -> list[float] | None:
-    """Return the trips of the machine code's loops, or None where these cannot be told.
+    """Return the trips of the machine code's loops, or None if they cannot be determined.
 
-    Loops of constant bounds that are missing in the machine code were written down in full there: the shortest ones.
+    Loops with constant bounds that are missing in the machine code were unrolled there: the shortest ones.
     """
     gone = sorted((i for i, loop in enumerate(trips) if loop.fixed), key=lambda i: (trips[i].times, -i))
     missing = len(trips) - loops
@@ -190,7 +190,7 @@ def match(loops: int, trips: list[Trips]) -> list[float] | None:
 def _walk(
     loop: Loop, known: dict[str, int], grid: tuple[int, ...], program: tuple[int, ...], times: float, trips: list[float]
 ) -> None:
-    """Add to `trips` how often the loops inside a loop run, which itself runs so many `times`."""
+    """Add to `trips` how often the loops inside a loop run, which itself runs `times` times."""
     for part in loop.body:
         if isinstance(part, tuple):
             name, operation, rest = part
@@ -216,7 +216,7 @@ def _walk(
 
 
 class Code(NamedTuple):
-    """Instructions by kind: of the whole kernel, and of each loop without the loops inside it."""
+    """Instructions by kind in the whole kernel, and in each loop without the loops inside it."""
 
     outside: Counter
     loops: list[Counter]
@@ -241,13 +241,13 @@ def read_code(sass: str) -> Code:
 
 
 def _kinds(text: str) -> dict[str, float]:
-    """Return what an instruction counts as, and the floating-point operations of a warp in the matrix unit."""
+    """Return the kinds of an instruction, and the floating-point operations of a warp in the matrix unit."""
     words = re.sub(r"^@!?U?P\w+\s+", "", text).split()
     name, *parts = words[0].split(".")
     kinds: dict[str, float] = {"all": 1}
     if name in ("HGMMA", "HMMA"):
         size = parts[0]
-        if "x" in size:  # of four warps together
+        if "x" in size:  # the size for four warps together
             m, n, k = map(int, size.split("x"))
             kinds["flops"] = 2 * m * n * k / 4
         else:  # such as 16816
@@ -270,7 +270,7 @@ def _analyse(cubin: bytes) -> Code:
 
 
 def predict(launch: Launch, compiled: Compiled, machine: Machine) -> Prediction | None:
-    """Predict a launch, or return None where the machine code has more loops than Triton's first form."""
+    """Predict a launch, or return None if the machine code has more loops than Triton's first form."""
     code = _analyse(compiled.cubin)
     trips = match(len(code.loops), count_trips(launch, compiled.ttir))
     if trips is None:
@@ -285,7 +285,7 @@ def predict(launch: Launch, compiled: Compiled, machine: Machine) -> Prediction 
     cycles = machine.processors * 4 * machine.clock * _busy(programs, _resident(compiled, warps), machine.processors)
     seconds = {
         "instructions": executed["all"] / cycles / ISSUE,
-        "integers": 2 * executed["integers"] / cycles,  # half as many lanes as a warp has
+        "integers": 2 * executed["integers"] / cycles,  # the pipe has half as many lanes as a warp
         "functions": 8 * executed["functions"] / cycles,
         "memory": nbytes / machine.bandwidth / 0.9,
     }
@@ -304,7 +304,7 @@ def _resident(compiled: Compiled, warps: int) -> int:
 
 
 def _busy(programs: int, resident: int, processors: int) -> float:
-    """Return the share of the multiprocessors' time in which they have work: the last wave may be a small one."""
+    """Return the share of the multiprocessors' time in which they have work: the last wave may be small."""
     if programs >= processors * resident:
         waves = math.ceil(programs / (processors * resident))
         return programs / (waves * processors * resident)

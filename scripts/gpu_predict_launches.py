@@ -1,4 +1,4 @@
-"""Compile the kernels of many launches and predict these, side by side: reading machine code takes as long, too."""
+"""Compile and predict many launches in parallel, since reading machine code takes as long as compiling."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -9,18 +9,18 @@ from gpu_predict import MACHINES, Prediction, predict
 
 
 class Work(NamedTuple):
-    """A compilation, and the launches that it is for."""
+    """A compilation, and the launches that need it."""
 
     job: Job
     launches: tuple[Launch, ...]
 
 
 class Done(NamedTuple):
-    """What came out.
+    """The result of a piece of work.
 
     Attributes:
-        compiled: Without the code.
-        predictions: One for each launch; None where there is none, as on a GPU that nobody compared with predictions.
+        compiled: The compilation, without the code.
+        predictions: One prediction for each launch; None if there is none, as for a GPU without comparisons.
     """
 
     compiled: Compiled
@@ -28,7 +28,7 @@ class Done(NamedTuple):
 
 
 def as_work(launches: Iterable[Launch], arch: int) -> list[Work]:
-    """Put the launches together that need the same compilation."""
+    """Group the launches that need the same compilation."""
     found: dict[str, Work] = {}
     for launch in launches:
         job = prepare(launch, arch)
@@ -38,7 +38,7 @@ def as_work(launches: Iterable[Launch], arch: int) -> list[Work]:
 
 
 def compile_and_predict(work: Work) -> Done:
-    """Do one work; for :func:`gpu_compile.side_by_side`."""
+    """Do one piece of work, for :func:`gpu_compile.side_by_side`."""
     compiled, machine = compile_job(work.job), MACHINES.get(work.job.arch)
     known = machine and not compiled.error
     found = tuple(predict(launch, compiled, machine) if known else None for launch in work.launches)

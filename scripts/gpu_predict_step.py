@@ -25,7 +25,7 @@ COLUMNS = ("kernel", "launches", "predicted (ms)", "launches limited by")
 
 
 def predict_step(variant: str, patch: int) -> dict[str, dict[str, Any]]:
-    """Return by step (`train`, batch 2; `inference`, batch 1) and kernel: launches, milliseconds, what limits them."""
+    """Return by step (`train`, batch 2; `inference`, batch 1) and kernel: launches, milliseconds and limits."""
     found: dict[str, dict[str, Any]] = {}
     for what, launches, times in follow(variant, patch, divmod(ARCH, 10)):
         works = as_work(launches, ARCH)
@@ -64,7 +64,7 @@ def format_step(variant: str, patch: int, found: dict[str, dict[str, Any]]) -> s
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print the tables, and write them where `--output` says."""
+    """Print the tables, and write them to the folder of `--output`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", default="v2_base", choices=VARIANTS, help="size of MedNeXt (default: v2_base)")
     add_patch(parser)

@@ -1,10 +1,10 @@
-"""A stand-in for a GPU that computes nothing, on which a network's work for a real one can be followed without it.
+"""A stand-in for a GPU that computes nothing, with which a network's work can be followed without a GPU.
 
-Tensors are PyTorch's fake ones on the device `cuda`: they have shapes, strides, dtypes and a device, but no values. So
-all Python of the operators runs as it would on a GPU: autocast, the choice of kernels, fused optimizers. Two things
-PyTorch for CPUs cannot do by itself. It has no guard for CUDA devices; PyTorch for CUDA then takes one that does
-nothing, and here the same is compiled, in a second or two. And its autograd engine asks such devices for streams:
-:func:`backward` walks over the graph in its place.
+Tensors are PyTorch's fake tensors on the device `cuda`: they have shapes, strides, dtypes and a device, but no values.
+All Python code of the operators therefore runs as on a GPU: autocast, the choice of kernels, fused optimizers. Two
+things are missing in PyTorch for CPUs. It has no guard for CUDA devices; in this situation, PyTorch for CUDA uses one
+that does nothing, and the same is compiled here in a second or two. And its autograd engine asks such devices for
+streams: :func:`backward` walks over the graph instead.
 """
 
 import contextlib
@@ -31,10 +31,10 @@ C10_REGISTER_GUARD_IMPL(CUDA, c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CU
 
 @contextlib.contextmanager
 def stand_in(capability: tuple[int, int] = (9, 0)) -> Iterator[None]:
-    """Let `cuda` be a device of this compute capability on which nothing is computed, inside a `with` block.
+    """Inside a `with` block, let `cuda` be a device of this compute capability that computes nothing.
 
     Raises:
-        RuntimeError: Where PyTorch for CPUs finds no C++ compiler.
+        RuntimeError: If PyTorch for CPUs finds no C++ compiler.
     """
     if not torch.backends.cuda.is_built():
         _load_guard()
@@ -86,7 +86,7 @@ def _address(self: Tensor) -> int:
 
 
 def _set_materialize_grads(self: FunctionCtx, value: bool) -> None:
-    """Do as the method of this name, and remember it, since PyTorch lets nobody read it."""
+    """Do as the method of this name, and remember it, since PyTorch does not let it be read."""
     self.materialize_grads = value
     self.missing_as_none = not value
 
@@ -94,12 +94,12 @@ def _set_materialize_grads(self: FunctionCtx, value: bool) -> None:
 def backward(
     outputs: Sequence[Tensor], gradients: Sequence[Tensor], visit: Callable[[Any], None] = lambda node: None
 ) -> None:
-    """Run a backward pass as PyTorch's engine does, and leave gradients at the leaves.
+    """Run a backward pass as PyTorch's engine does, and store gradients at the leaves.
 
     Args:
-        outputs: Where it starts.
-        gradients: Of these.
-        visit: Called with every node of the graph before it runs.
+        outputs: The tensors at which it starts.
+        gradients: The gradients of the outputs.
+        visit: A function that is called with every node of the graph before it runs.
     """
     roots = {output.grad_fn: None for output in outputs}
     waiting = _edges_into(roots)
@@ -128,7 +128,7 @@ def backward(
 
 
 def reachable(roots: Iterable[Any], known: Container[Any] = ()) -> Iterator[Any]:
-    """Yield the nodes of the graph from some on, these included, but none that is known or lies behind such a one."""
+    """Yield the nodes of the graph that can be reached from some nodes, and these, but not past a known node."""
     stack, seen = [node for node in roots if node is not None and node not in known], set()
     while stack:
         node = stack.pop()
@@ -144,7 +144,7 @@ def _edges_into(roots: Iterable[Any]) -> Counter:
 
 
 def _run(node: Any, gradients: list[Tensor | None]) -> list[Tensor | None]:
-    """Return the gradients that a node hands on, one for each of its edges."""
+    """Return the gradients that a node passes on, one for each of its edges."""
     if hasattr(node, "variable"):  # a leaf
         _accumulate(node.variable, gradients[0])
         return []
@@ -154,26 +154,26 @@ def _run(node: Any, gradients: list[Tensor | None]) -> list[Tensor | None]:
         result = node(*gradients)
         return list(result) if isinstance(result, tuple) else [result]
     if not getattr(node, "missing_as_none", False):
-        # of an output that has no gradient PyTorch tells neither device nor shape, which then do not matter
+        # PyTorch gives neither the device nor the shape of an output without gradient, which then do not matter
         like = next(g for g in gradients if g is not None)
         pairs = zip(gradients, node._input_metadata, strict=True)
         gradients = [like.new_zeros(tuple(m.shape), dtype=m.dtype) if g is None else g for g, m in pairs]
     result = node.apply(*gradients)
     result = result if isinstance(result, tuple) else (result,)
-    # a Python function answers for all its arguments, while there are edges for tensors alone
+    # a Python function returns gradients for all its arguments, while only tensors have edges
     wanted = iter([own for own, needed in zip(result, node.needs_input_grad, strict=False) if needed])
     return [None if following is None else next(wanted) for following, _ in node.next_functions]
 
 
 def _fitting(gradient: Tensor, wanted: Any) -> Tensor:
-    """Return a gradient in the shape and dtype that the next node wants, as the engine sees to."""
+    """Return a gradient in the shape and dtype that the next node needs, as the engine does."""
     shape = tuple(wanted.shape)
     gradient = gradient.sum_to_size(shape) if tuple(gradient.shape) != shape else gradient
     return gradient if gradient.dtype == wanted.dtype else gradient.to(wanted.dtype)
 
 
 def _accumulate(leaf: Tensor, gradient: Tensor | None) -> None:
-    """Keep a leaf's gradient: as it is where it lies in memory as the leaf does, else as a copy that does."""
+    """Keep a leaf's gradient: unchanged if it has the leaf's memory layout, else as a copy with that layout."""
     if gradient is None:
         return
     if leaf.grad is not None:

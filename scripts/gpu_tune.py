@@ -33,8 +33,8 @@ from mednextv2.nets import VARIANTS
 from mednextv2.ops import _triton_configs as configs
 from mednextv2.ops._triton_configs import Config
 
-HOPELESS = 1.35  # times the best prediction: not timed, since predictions are not as far off from one another
-LARGEST = 0.85  # share of a kernel's time in a step, the launches of which are timed
+HOPELESS = 1.35  # times the best prediction: slower ones are not timed, since relative errors are smaller than this
+LARGEST = 0.85  # share of a kernel's time in a step whose launches are timed
 
 
 def follow_task(task: Task) -> dict[Key, Launch]:
@@ -42,7 +42,7 @@ def follow_task(task: Task) -> dict[Key, Launch]:
     found = _launches(task)
     if task.wanted is not None:
         return {key: launch for key, launch in found.items() if key in task.wanted}
-    # those that depend on this configuration: they are others where it is another
+    # those that depend on this configuration, and so differ with another one
     probe = _launches(task._replace(config=replace(task.config, warps=4 if task.config.warps == 8 else 8)))
     return {key: launch for key, launch in found.items() if key not in probe or probe[key].key() != launch.key()}
 
@@ -51,7 +51,7 @@ def _launches(task: Task) -> dict[Key, Launch]:
     lookup = configs.lookup
 
     def chosen(kernel: str, like: torch.Tensor, size: int) -> Config:
-        # of other sizes and kernels, the table's
+        # for other sizes and kernels, the table's
         wanted = configs.bucket(kernel, like, size) == task.size and kernel == task.kernel
         return task.config if wanted else lookup(kernel, like, size)
 
@@ -74,10 +74,10 @@ class Candidate(NamedTuple):
     """A configuration whose kernels are being compiled.
 
     Attributes:
-        search: Which wants its time.
-        config: That one.
-        launches: By key.
-        done: What comes out of the compilation of each launch, and its place in there.
+        search: The search that needs its time.
+        config: The configuration.
+        launches: The launches by key.
+        done: The future result of the compilation for each launch, and the launch's index in it.
     """
 
     search: Search
@@ -87,12 +87,12 @@ class Candidate(NamedTuple):
 
 
 class Timer:
-    """Compiles candidates side by side, and times one after the other until the clock shows `end`.
+    """Compiles candidates in parallel, and times them one after the other until the clock shows `end`.
 
     Args:
-        options: Of the command.
-        end: As `time.monotonic` counts.
-        pool: Where to compile.
+        options: The options of the command.
+        end: The end, in seconds of `time.monotonic`.
+        pool: The processes that compile.
     """
 
     def __init__(self, options: argparse.Namespace, end: float, pool: Executor) -> None:
@@ -102,14 +102,14 @@ class Timer:
         self._predicted: dict[tuple[str, int], float] = {}
 
     def __call__(self, wave: list[tuple[Search, Config]]) -> None:
-        """Hand a time to the search of each candidate."""
+        """Give a time to the search of each candidate."""
         candidates = self._compile(wave)
         try:
             for one in candidates:
                 if one.search.tried and time.monotonic() > self.end:
                     return  # the table's own configurations, which are the first wave, are timed in any case
                 one.search.take(one.config, self._seconds(one))
-        finally:  # those that nobody waits for
+        finally:  # cancels those that are no longer needed
             for future in [future for one in candidates for future, _ in one.done.values()]:
                 future.cancel()
 
@@ -118,7 +118,7 @@ class Timer:
         followed = list(self.pool.map(follow_task, tasks))
         works = as_work([launch for launches in followed for launch in launches.values()], self.options.arch)
         places: dict[tuple, tuple[Future, int]] = {}
-        for work in works:  # in the order in which they are waited for
+        for work in works:  # in the order in which they are needed
             future = self.pool.submit(compile_and_predict, work)
             places |= {launch.key(): (future, i) for i, launch in enumerate(work.launches)}
         return [
@@ -127,9 +127,9 @@ class Timer:
         ]
 
     def _seconds(self, one: Candidate) -> float:
-        """Return the time; infinite where it cannot be launched, or is predicted to be far too slow.
+        """Return the time, or infinity if the candidate cannot be launched or is predicted to be far too slow.
 
-        What a launch spills is not asked for: the clock tells what that costs.
+        Register spills are ignored, since their cost is part of the time.
         """
         own, predicted = (one.search.task.kernel, one.search.task.size), {}
         for key, (future, place) in one.done.items():
@@ -166,7 +166,7 @@ def count_blocks(options: argparse.Namespace) -> Counter:
 
 
 def largest(times: dict[Key, float]) -> frozenset[Key]:
-    """Return the keys of the launches that take most of the time; the others are not worth the time to time them."""
+    """Return the keys of the launches that take most of the time; the others are not worth timing."""
     found, rest = set(), LARGEST * sum(times.values())
     for key in sorted(times, key=lambda key: -times[key]):
         if rest > 0:
@@ -176,7 +176,7 @@ def largest(times: dict[Key, float]) -> frozenset[Key]:
 
 
 def format_entry(capability: tuple[int, int], search: Search) -> str:
-    """Return a line for the table, or a comment where nothing was found out for it."""
+    """Return a line for the table, or a comment if nothing was found for it."""
     kernel, size = search.task.kernel, search.task.size
     if search.before == 0:
         return f"    # {kernel}, {size}: the network has no such launch"
@@ -193,7 +193,7 @@ def format_entry(capability: tuple[int, int], search: Search) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Tune the kernels that are asked for."""
+    """Tune the requested kernels."""
     table = sorted({kernel for kernel, dtype in configs.UNTUNED if dtype == configs.HALF})
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", default="v2_base", choices=VARIANTS, help="size of MedNeXt (default: v2_base)")
@@ -220,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with compiling_pool() as pool:
             tune(list(searches), Timer(options, end, pool))
-    finally:  # after an error on the GPU, too: nothing else can be timed then, but what was found holds
+    finally:  # also after an error on the GPU: nothing else can be timed then, but the results are valid
         print("\n".join(format_entry(capability, search) for search in searches if search.tried), flush=True)
     return 0
 

@@ -7,18 +7,18 @@ from typing import NamedTuple
 from mednextv2.ops._triton_configs import Config
 
 TILES = (16, 32, 64, 128)
-#: Of every kernel in the table: the choices for its two blocks. A product's inner dimension is varied where it has one.
+#: The choices for the two blocks of every kernel in the table. A product's inner dimension is also varied.
 BLOCKS = {
     "depthwise_gather": ((2, 4, 8, 16), (512, 1024, 2048)),
     "depthwise_weight": ((32, 64, 128), (512, 1024, 2048)),
 }
 WARPS, STAGES, PROGRAMS, DEPTHS = (2, 4, 8), (1, 2, 3, 4), (132, 264, 528, 1056, 2112), (32, 64, 128)
-Key = tuple[str, int]  # of a launch: the kind of block, and which of the kernel's launches in it
+Key = tuple[str, int]  # key of a launch: the kind of block, and the index among the kernel's launches in it
 PRODUCTS = ("expand", "expand_again", "expanded_gradient", "compress", "input")
 
 
 def neighbours(kernel: str, config: Config) -> Iterator[Config]:
-    """Yield the configurations that differ from `config` in one thing."""
+    """Yield the configurations that differ from `config` in one parameter."""
     for i, values in enumerate(BLOCKS.get(kernel, (TILES, TILES))):
         yield from (replace(config, blocks=(v, config.blocks[1]) if i == 0 else (config.blocks[0], v)) for v in values)
     yield from (replace(config, warps=v) for v in WARPS)
@@ -35,14 +35,14 @@ class Task(NamedTuple):
 
     Attributes:
         variant: A key of `mednextv2.nets.VARIANTS`.
-        patch: Edge in voxels.
+        patch: The edge of the patch in voxels.
         dtype: A key of `gpu_launches.DTYPES`.
-        kernel_size: Edge of the depthwise kernels.
-        arch: Compute capability as a number.
-        kernel: Its name in the table.
-        size: The table's size that the configuration is for.
-        config: That one.
-        wanted: Keys of launches, or None for all.
+        kernel_size: The size of the depthwise kernels.
+        arch: The compute capability as a number.
+        kernel: The kernel's name in the table.
+        size: The size in the table for which the configuration is used.
+        config: The configuration.
+        wanted: The keys of launches, or None for all.
     """
 
     variant: str
@@ -60,14 +60,14 @@ class Search:
     """The search for the best configuration of one entry of the table, one wave of candidates after the other.
 
     Args:
-        task: With the table's configuration, from which it starts.
+        task: The task with the table's configuration, from which the search starts.
 
     Attributes:
-        best: The configuration that is best so far.
-        before: Seconds with the table's configuration: 0 where the network has no such launch, infinite where one of
-            its launches cannot be, or none was timed.
-        after: Seconds with the best one.
-        tried: Configurations that were timed or cannot be launched, the table's among them.
+        best: The best configuration so far.
+        before: The seconds with the table's configuration: 0 if the network has no such launch, infinite if one of its
+            launches is impossible, or none was timed.
+        after: The seconds with the best configuration.
+        tried: Configurations that were timed or cannot be launched, including the table's.
         waiting: Candidates of the next wave.
     """
 
@@ -75,24 +75,24 @@ class Search:
         self.task, self.best = task, task.config
         self.before = self.after = float("inf")
         self.tried, self.waiting, self._seen = 0, [task.config], {task.config}
-        self._begin, self._begin_seconds = task.config, float("inf")  # where the present wave starts
-        self._better: list[tuple[float, Config]] = []  # than that
+        self._begin, self._begin_seconds = task.config, float("inf")  # the start of the present wave
+        self._better: list[tuple[float, Config]] = []  # better configurations than that, with their seconds
 
     def take(self, config: Config, seconds: float) -> None:
-        """Note the time of a configuration; infinite where it cannot be launched."""
+        """Record the time of a configuration; it is infinite if it cannot be launched."""
         self.tried += 1
         self.waiting.remove(config)
         if self.tried == 1:
             self.before = self.after = seconds
             self._better.append((seconds, config))
             return
-        if seconds < 0.99 * self._begin_seconds:  # infinite, where the table's own cannot be launched
+        if seconds < 0.99 * self._begin_seconds:  # infinite if the table's own cannot be launched
             self._better.append((seconds, config))
         if seconds < 0.99 * self.after:
             self.best, self.after = config, seconds
 
     def advance(self) -> None:
-        """Choose the next wave, where the last one made anything better."""
+        """Choose the next wave, if the last one improved anything."""
         self.waiting = []
         if self.before == 0 or not self._better:
             return
@@ -104,7 +104,7 @@ class Search:
         self._better, self._begin, self._begin_seconds = [], self.best, self.after
 
     def _join(self) -> Config:
-        """Return the start of the last wave with all its changes for the better, of two for one thing the better."""
+        """Return the start of the last wave with all its improvements; of two for one parameter, the better."""
         config, start = {}, asdict(self._begin)
         for _, better in sorted(self._better, key=lambda found: -found[0]):
             config |= {name: value for name, value in asdict(better).items() if value != start[name]}
@@ -112,11 +112,11 @@ class Search:
 
 
 def tune(searches: list[Search], time_all: Callable[[list[tuple[Search, Config]]], None]) -> None:
-    """Search until nothing helps any more, or `time_all`, which hands times to searches, leaves some out."""
+    """Search until nothing helps, or until `time_all`, which gives times to searches, leaves some out."""
     while wave := [(search, config) for search in searches for config in search.waiting]:
         time_all(wave)
         if any(search.waiting for search in searches):
             return
         for search in searches:
             search.advance()
-        searches.sort(key=lambda search: -search.after)  # what takes longest first
+        searches.sort(key=lambda search: -search.after)  # the slowest first

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Install what the tests need and run them. Arguments go to pytest: bash scripts/test.sh -m slow
-# With MEDNEXTV2_DATA (a folder that holds Task04_Hippocampus) and MEDNEXTV2_GOLDEN (outputs of the authors' code)
+# Install the packages that the tests need, and run the tests. Arguments go to pytest: bash scripts/test.sh -m slow
+# With MEDNEXTV2_DATA (a folder that contains Task04_Hippocampus) and MEDNEXTV2_GOLDEN (outputs of the authors' code)
 # the tests on real data and against the authors' code run, too.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -10,6 +10,6 @@ cd "$ROOT"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check --quiet . || { echo "format the files above: python -m ruff format ." >&2; exit 1; }
 "$PYTHON" -m mypy --no-error-summary || { echo "mend the types above; setup.cfg says which modules are checked" >&2; exit 1; }
-# two processes of one thread each: the networks of the tests are too small for more, and waiting threads spin
+# two processes with one thread each: the networks of the tests are too small for more, and waiting threads spin
 export OMP_NUM_THREADS=1
 exec "$PYTHON" -m pytest --numprocesses 2 --dist loadfile "$@"

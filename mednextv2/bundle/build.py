@@ -1,9 +1,9 @@
 """Building of a bundle: `task.yaml` (facts) and recipes (workflow) joined as text.
 
-Every configuration is the task's facts, then the recipes of :data:`RECIPES`, so that a reader finds everything in one
-file and in reading order, and comments survive. There is no template language: what differs between
-tasks is a fact, and the configurations refer to facts by name. Overlays (`multi_gpu_train.yaml`) and `logging.conf` are
-copied as they are.
+Every configuration consists of the task's facts and then the recipes in :data:`RECIPES`, so that a reader finds
+everything in one file and in reading order, and comments survive. There is no template language: whatever differs
+between tasks is a fact, and the configurations refer to facts by name. Overlays (`multi_gpu_train.yaml`) and
+`logging.conf` are copied unchanged.
 """
 
 import json
@@ -19,7 +19,7 @@ from mednextv2.nets.legal_sizes import DIVISOR
 from mednextv2.paths import new_folder, writing
 from mednextv2.version import __version__
 
-#: What each workflow is joined of: what all share, its own recipe, what evaluation and inference share.
+#: The recipes of each workflow: the one that all share, its own, and the one that evaluation and inference share.
 RECIPES = {
     "train": ("common", "train"),
     "evaluate": ("common", "evaluate", "prediction"),
@@ -27,7 +27,7 @@ RECIPES = {
 }
 OVERLAYS = ("multi_gpu_train",)
 _SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
-#: Packages of the metadata, with the versions that the bundles were tested with: see constraints.txt.
+#: The packages in the metadata, with the versions with which the bundles were tested: see constraints.txt.
 _TESTED = {
     "monai_version": "1.6.1",
     "pytorch_version": "2.13.0",
@@ -53,7 +53,7 @@ def build_bundle(task_file: str | os.PathLike) -> dict[str, str]:
         Text by path relative to the bundle's folder.
 
     Raises:
-        InputError: When the facts are incomplete or impossible.
+        InputError: If the facts are incomplete or impossible.
     """
     task = read_task(task_file)
     files = {f"configs/{name}.yaml": _configuration(task, name) for name in RECIPES}
@@ -67,14 +67,14 @@ def build_bundle(task_file: str | os.PathLike) -> dict[str, str]:
 
 
 def write_bundle(task_file: str | os.PathLike, check: bool = False) -> list[str]:
-    """Write a bundle's generated files beside its `task.yaml`, or see whether they are up to date.
+    """Write a bundle's generated files beside its `task.yaml`, or check whether they are up to date.
 
     Args:
         task_file: The bundle's `task.yaml`.
-        check: Write nothing.
+        check: Only compare the files, and write nothing.
 
     Returns:
-        The files that changed, or with `check` would change, relative to the bundle's folder.
+        The files that were changed, or with `check` would be changed, relative to the bundle's folder.
 
     Raises:
         InputError: When the facts are incomplete or impossible, or a file cannot be written.
@@ -83,7 +83,7 @@ def write_bundle(task_file: str | os.PathLike, check: bool = False) -> list[str]
     built = build_bundle(task_file)
     changed = [name for name, text in built.items() if not _holds(folder / name, text)]
     if not check:
-        with ExitStack() as stack:  # all take their names at its end, so that a full disk leaves the files of before
+        with ExitStack() as stack:  # all files are renamed at its end, so that a full disk leaves the old ones
             for name in changed:
                 stack.enter_context(new_folder((folder / name).parent, "bundle"))
             for name in changed:

@@ -1,4 +1,4 @@
-"""The end of a cross-validation: all folds' scores in one table, and the post-processing that they speak for."""
+"""The end of a cross-validation: the scores of all folds in one table, and the post-processing that they support."""
 
 import os
 from pathlib import Path
@@ -30,15 +30,15 @@ def finish_cross_validation(
 ) -> tuple[str, Postprocessing]:
     """Pool the evaluations of all folds and decide the post-processing.
 
-    Needs `output/evaluation/fold_<k>` of every fold in the bundle, from its workflow evaluate. Writes
-    `output/evaluation/cross_validation/cases.csv`, `summary.csv` and `results.json`, which `mednextv2 report` starts
-    from, and `models/postprocessing.json`, which inference applies from then on.
+    It needs `output/evaluation/fold_<k>` of every fold in the bundle, as written by the workflow evaluate. It writes
+    `output/evaluation/cross_validation/cases.csv`, `summary.csv` and `results.json`, from which `mednextv2 report`
+    starts, and `models/postprocessing.json`, which inference applies from then on.
 
     Args:
-        bundle: Path or name: see :func:`mednextv2.bundle.run.find_bundle`.
-        dataset_dir: The data set that was trained on: see :func:`mednextv2.data.read_dataset`.
-        labels_dir: Likewise.
-        workers: Threads.
+        bundle: The path or name of the bundle: see :func:`mednextv2.bundle.run.find_bundle`.
+        dataset_dir: The training data set: see :func:`mednextv2.data.read_dataset`.
+        labels_dir: The folder of the label maps: see :func:`mednextv2.data.read_dataset`.
+        workers: Number of threads.
 
     Returns:
         The table of scores for people, and the decision.
@@ -83,7 +83,7 @@ def finish_cross_validation(
 
 
 def _splits(root: Path, dataset: DatasetFolder) -> list[Split]:
-    """Return each fold's split, as its weights were trained with; of a fold without weights, as it would be."""
+    """Return the split with which each fold's weights were trained, or would be trained."""
     first = split_dataset(dataset, 0, trained=_about(root, 0))
     return [first, *(split_dataset(dataset, k, trained=_about(root, k)) for k in range(1, first.num_folds))]
 

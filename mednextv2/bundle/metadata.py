@@ -1,4 +1,4 @@
-"""What a bundle's metadata say that other parts need: its name, its version and the modality of its images."""
+"""The facts in a bundle's metadata that other parts need: its name, its version and the modality of its images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,18 +6,18 @@ from typing import Any
 
 from mednextv2.text_files import read_json
 
-_DICOM_MODALITIES = {"MRI": "MR", "PET": "PT"}  # other words for those of DICOM
+_DICOM_MODALITIES = {"MRI": "MR", "PET": "PT"}  # common names of modalities, and DICOM's codes
 
 
 @dataclass(frozen=True)
 class BundleFacts:
-    """Of a bundle.
+    """Facts about a bundle.
 
     Attributes:
-        name: Of its folder.
-        version: Empty where the metadata do not say.
-        modalities: DICOM's codes of the modalities that its images may have, such as `CT`; empty where the metadata do
-            not say, or say it in words.
+        name: The name of its folder.
+        version: Its version; empty if the metadata do not give it.
+        modalities: DICOM's codes of the modalities that its images may have, such as `CT`; empty if the metadata do not
+            give them, or give them in words.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""From a data set to a plan: its fingerprint, and what is decided from it, with reasons."""
+"""From a data set to a plan: its fingerprint, and the decisions that follow from it, with reasons."""
 
 import math
 import os
@@ -33,16 +33,16 @@ from mednextv2.nets.variants import VARIANTS
 from mednextv2.wording import count
 
 _GIB = 2**30
-_MOST_VOXELS = 1e9  # of an image; more than a scanner makes
+_MOST_VOXELS = 1e9  # largest number of voxels of an image; more than a scanner produces
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What was decided for a data set.
+    """The decisions for a data set.
 
     Attributes:
         dataset: The data set.
-        scheme: What its label values mean.
+        scheme: The meaning of its label values.
         fingerprint: Its fingerprint.
         decisions: Values and reasons, by the names of the task's facts.
         rows: Further lines of the table: name, value, reason.
@@ -88,20 +88,21 @@ def plan_dataset(
     """Check a data set, take its fingerprint and decide how to train on it.
 
     Args:
-        dataset_dir: See :func:`mednextv2.data.read_dataset`.
-        labels_dir: Likewise.
-        spacing: Of the voxels that images are resampled to, mm along right, anterior, superior, instead of the rule's.
-        patch_size: Voxels of a patch along the same axes, instead of the rule's.
-        batch_size: Patches a step, instead of the rule's.
-        variant: Size of the network.
-        memory: That a training step may take, GiB.
-        workers: Threads that read files, each of which holds a whole case; by default one a processor, at most 8.
+        dataset_dir: The folder of the data set: see :func:`mednextv2.data.read_dataset`.
+        labels_dir: The folder of the label maps: see :func:`mednextv2.data.read_dataset`.
+        spacing: The spacing to which images are resampled, in mm along right, anterior, superior, instead of the
+            rule's.
+        patch_size: The patch size in voxels along the same axes, instead of the rule's.
+        batch_size: Number of patches in a step, instead of the rule's.
+        variant: The variant of the network.
+        memory: The memory that a training step may use, in GiB.
+        workers: Number of threads that read files, each holding a whole case; by default one per processor, at most 8.
 
     Returns:
         The plan.
 
     Raises:
-        InputError: For settings that cannot be, and for every defect of the data.
+        InputError: If a setting is impossible or the data have defects, all of which are named.
     """
     _check_overrides(spacing, patch_size, batch_size, variant, memory)
     dataset = read_dataset(dataset_dir, labels_dir)
@@ -236,7 +237,7 @@ def _facts(dataset: DatasetFolder, fingerprint: Fingerprint) -> list[tuple[str, 
 
 
 def _warnings(decisions: dict[str, Decision], memory: float) -> list[str]:
-    """Say what given values lead to; the rules' own never need it."""
+    """Say what the given values lead to; the values of the rules need no warning."""
     warnings = []
     patch, median, needed = (decisions[name].value for name in ("patch_size", "median shape", "memory"))
     if float(needed.split()[0]) > memory:

@@ -27,7 +27,7 @@ _REFERENCE = (
 
 
 def default_folder(dataset: DatasetFolder) -> Path:
-    """Return where a plan goes by default: `bundles/mednextv2_<name>`, after the data set's name or folder."""
+    """Return the default folder of a plan: `bundles/mednextv2_<name>`, named after the data set or its folder."""
     name = dataset.about.get("name") or re.sub(r"^(Task|Dataset)\d+_", "", dataset.path.resolve().name)
     name = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "task"
     return Path("bundles") / f"mednextv2_{name}".replace("_v", "-v")  # MONAI cuts names at _v
@@ -38,17 +38,17 @@ def write_task(plan: Plan, folder: str | os.PathLike) -> Path:
 
     Args:
         plan: The plan.
-        folder: Of the bundle; its name becomes the bundle's.
+        folder: The folder of the bundle; its name becomes the bundle's name.
 
     Returns:
-        The `task.yaml`.
+        The path of the `task.yaml`.
 
     Raises:
-        InputError: When there is a task already, or the folder cannot be written.
+        InputError: If there already is a task, or the folder cannot be written.
     """
     folder = check_folder(folder)
     text = _task_text(plan, folder.resolve().name)
-    with tempfile.TemporaryDirectory() as scratch:  # what cannot be built is found before anything is written
+    with tempfile.TemporaryDirectory() as scratch:  # a task that cannot be built is found before anything is written
         draft = Path(scratch) / "task" / "task.yaml"
         draft.parent.mkdir()
         draft.write_text(text, encoding="utf-8")
@@ -68,7 +68,7 @@ def check_folder(folder: str | os.PathLike) -> Path:
     """Return the folder of a new bundle.
 
     Raises:
-        InputError: When it holds a task already, cannot be written, or has a name that MONAI would cut.
+        InputError: If it already contains a task, cannot be written, or has a name that MONAI would cut.
     """
     folder = Path(folder).expanduser()
     if (folder / "task.yaml").exists():
@@ -121,14 +121,14 @@ def _task_text(plan: Plan, name: str) -> str:
         if key.startswith("#"):
             first.append(key)
             continue
-        # comments stand above, since they may be long; MONAI's parser never sees them
+        # comments are put above, since they may be long; MONAI's parser never sees them
         first += [f"# {line}" for line in textwrap.wrap(comment, 116)] if comment else []
         first.append(_yaml({key: value}))
     return "\n".join(first) + "\n\n--- # information for readers and for MONAI's Model Zoo\n" + _public_text(plan, name)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Number names that stand several times, as nnU-Net's `CT`, which says how a channel is normalised."""
+    """Number names that occur several times, such as nnU-Net's `CT`, which says how a channel is normalised."""
     found: list[str] = []
     for name in names:
         numbered = (name if i == 1 else f"{name} {i}" for i in itertools.count(1))
@@ -137,7 +137,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def _yaml(content: dict[str, Any]) -> str:
-    """Write facts one a line, lists and mappings in brackets; a list of mappings has one a line."""
+    """Write one fact per line, lists and mappings in brackets, and a list of mappings with one mapping per line."""
     lines = []
     for key, value in content.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
@@ -155,7 +155,7 @@ def _flow(value: Any) -> str:
 
 
 def _public_text(plan: Plan, name: str) -> str:
-    # what MONAI would run as an expression does not begin a text
+    # no text may begin with characters that MONAI would run as an expression
     about = {key: text.strip().lstrip("$@% ") for key, text in plan.dataset.about.items()}
     title = about.get("name") or name
     structures = ", ".join(plan.scheme.foreground)

@@ -1,4 +1,4 @@
-"""Running of a bundle's workflows: MONAI's `run` with the files found and the settings checked."""
+"""Running of a bundle's workflows: MONAI's `run`, after finding the files and checking the settings."""
 
 import difflib
 import os
@@ -16,24 +16,24 @@ from mednextv2.bundle.task import is_rewritten, texts_in
 from mednextv2.errors import InputError, UsageError
 from mednextv2.paths import PATHS, absolute
 
-_RUN_ARGUMENTS = ("run_id", "init_id", "final_id", "meta_file", "logging_file")  # MONAI's own, passed through
+_RUN_ARGUMENTS = ("run_id", "init_id", "final_id", "meta_file", "logging_file")  # MONAI's arguments, passed on
 
 
 def find_bundle(bundle: str | os.PathLike) -> Path:
     """Find a bundle's folder.
 
     Args:
-        bundle: Its path, or its name: then it is looked for in `bundles/`, beside the installed package (a source
+        bundle: Its path, or its name. A name is looked for in `bundles/`, beside the installed package (a source
             checkout), and where `python -m monai.bundle download` puts bundles by default.
 
     Returns:
-        The folder, absolute.
+        The absolute path of the folder.
 
     Raises:
-        InputError: When there is none; the message says where was looked.
+        InputError: If there is none; the message lists the places that were searched.
     """
     places = [absolute(bundle), Path("bundles") / bundle, Path(__file__).parents[2] / "bundles" / bundle]
-    with suppress(RuntimeError, KeyError):  # of a user without a home folder
+    with suppress(RuntimeError, KeyError):  # raised for a user without a home folder
         places.append(Path(torch.hub.get_dir()) / "bundle" / bundle)
     for place in places:
         if (place / "configs").is_dir():
@@ -50,7 +50,7 @@ def workflow_files(root: Path, workflow: str) -> list[str]:
         workflow: `train`, `evaluate`, `inference`, or an overlay of train such as `multi_gpu_train`.
 
     Raises:
-        InputError: For a workflow that the bundle does not have.
+        InputError: If the bundle does not have the workflow.
     """
     names = ["train", workflow] if workflow in OVERLAYS else [workflow]
     files = []
@@ -66,12 +66,12 @@ def workflow_files(root: Path, workflow: str) -> list[str]:
 
 
 def check_overrides(files: list[str], overrides: dict[str, Any], more: Sequence[str] = ()) -> None:
-    """Raise an InputError for settings that the configuration does not have, with the names that come near.
+    """Raise an InputError for settings that the configuration does not have, and suggest similar names.
 
     Args:
-        files: Configuration files.
-        overrides: Settings by name; `::` and `#` lead into nested ones.
-        more: Further names that exist.
+        files: The configuration files.
+        overrides: Settings by name; `::` and `#` lead to nested settings.
+        more: Further names that are allowed.
     """
     parser = ConfigParser()
     parser.read_config(files)
@@ -101,7 +101,7 @@ def check_overrides(files: list[str], overrides: dict[str, Any], more: Sequence[
 
 
 def as_setting(key: str, value: Any) -> Any:
-    """Return a setting in a form that MONAI's configuration parser leaves as it is.
+    """Return a setting in a form that MONAI's configuration parser leaves unchanged.
 
     The parser evaluates a text that begins with `$`, looks up one that begins with `@` or `%`, and rewrites `#`. A path
     therefore becomes a `Path`, which it does not touch; it is absolute, so that it means the same whatever happens to
@@ -116,7 +116,7 @@ def as_setting(key: str, value: Any) -> Any:
         InputError: If a path is missing, or a text would be evaluated.
     """
     if value is None:
-        return "$None"  # MONAI drops None, so that nothing could be set to nothing
+        return "$None"  # MONAI drops None, so no setting could be set to None
     if key in PATHS:
         several = isinstance(value, (list, tuple))
         if not all(isinstance(v, (str, os.PathLike)) and str(v) != "" for v in (value if several else [value])):
@@ -133,15 +133,15 @@ def as_setting(key: str, value: Any) -> Any:
 
 
 def run_bundle(bundle: str | os.PathLike, workflow: str, **overrides: Any) -> None:
-    """Run a workflow of a bundle, which sets up the process for itself: docs/predict.md says how.
+    """Run a workflow of a bundle, which changes settings of the process: see docs/predict.md.
 
     Args:
-        bundle: Path or name: see :func:`find_bundle`.
+        bundle: The path or name of the bundle: see :func:`find_bundle`.
         workflow: `train`, `evaluate`, `inference` or `multi_gpu_train`.
-        **overrides: Settings of the configuration; nested ones as `train::trainer::max_epochs`.
+        **overrides: Settings of the configuration; nested settings have names such as `train::trainer::max_epochs`.
 
     Raises:
-        InputError: For a bundle, workflow or setting that does not exist, and for whatever the workflow refuses.
+        InputError: If the bundle, workflow or setting does not exist, or the workflow refuses something.
     """
     root = find_bundle(bundle)
     files = workflow_files(root, workflow)

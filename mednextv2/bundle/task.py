@@ -15,7 +15,7 @@ from mednextv2.text_files import MAX_YAML_BYTES, parse_yaml, read_text
 from mednextv2.transforms.normalize import NormalizeChannelsd
 from mednextv2.wording import brief, count
 
-#: Facts of the first document, which every workflow configuration starts with.
+#: Facts of the first document, with which every workflow configuration starts.
 WORKFLOW_FACTS = (
     "dataset_name",
     "channels",
@@ -30,7 +30,7 @@ WORKFLOW_FACTS = (
     "batch_dice",
     "normalization",
 )
-#: Facts of the second document, for metadata.json and the README.
+#: Facts of the second document, used in metadata.json and the README.
 PUBLIC_FACTS = (
     "title",
     "version",
@@ -47,7 +47,7 @@ PUBLIC_FACTS = (
     "references",
 )
 
-_SHOWN = 20  # facts in a message
+_SHOWN = 20  # largest number of facts in a message
 _END = "end_of_the_facts"
 _REWRITTEN = ("$", "@", "%")
 NAMES_RULE = "names hold no # or :: and do not start with $, @ or %"
@@ -58,10 +58,10 @@ class Task:
     """The facts of one bundle.
 
     Attributes:
-        name: The bundle's name, that of the folder.
+        name: The name of the bundle and its folder.
         text: The first document as it was written, with its comments.
-        workflow: Its content.
-        public: The second document's content.
+        workflow: The content of the first document.
+        public: The content of the second document.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Task:
     public: dict[str, Any]
 
     def scheme(self) -> LabelScheme:
-        """Return what the label values mean."""
+        """Return the meaning of the label values."""
         return LabelScheme(self.workflow["labels"], self.workflow["regions"], self.workflow["ignore_label"])
 
     def warnings(self) -> list[str]:
@@ -84,13 +84,13 @@ def read_task(path: str | os.PathLike) -> Task:
     """Read and check a `task.yaml`.
 
     Args:
-        path: The file, in a folder named as the bundle.
+        path: The file, in a folder with the name of the bundle.
 
     Returns:
         The facts.
 
     Raises:
-        InputError: When it is missing, is not two YAML documents, or a fact is missing, unknown or impossible.
+        InputError: If the file is missing or is not two YAML documents, or a fact is missing, unknown or impossible.
     """
     path = Path(path)
     first, separator, second = read_text(path, MAX_YAML_BYTES).partition("\n---")
@@ -153,7 +153,7 @@ def _check(path: Path, workflow: dict[str, Any], public: dict[str, Any]) -> None
 
 
 def is_rewritten(name: str) -> bool:
-    """Return whether MONAI's configuration parser would take a name for an expression, a reference or a path."""
+    """Return whether MONAI's configuration parser would read a name as an expression, a reference or a path."""
     return "#" in name or "::" in name or name.startswith(_REWRITTEN)
 
 

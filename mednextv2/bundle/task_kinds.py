@@ -1,7 +1,7 @@
-"""Of which kind each fact of a `task.yaml` is: texts, lists of texts, numbers.
+"""The type of each fact of a `task.yaml`: texts, lists of texts, numbers.
 
-Facts become part of configurations, in which MONAI makes objects of mappings and runs expressions. So a name is a text
-and nothing else, and a mapping stands only where its keys are checked.
+Facts become part of configurations, in which MONAI turns mappings into objects and runs expressions. So a name must be
+a text and nothing else, and a mapping is allowed only where its keys are checked.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,10 +16,10 @@ _QUOTES = "; put what should be a text in quotes"
 
 
 def wrong_kinds(workflow: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for each fact of the first document that is of a wrong kind; it begins with the fact's name.
+    """Return a sentence for each fact of the first document that has a wrong type; it begins with the fact's name.
 
     Args:
-        workflow: All facts of that document.
+        workflow: All facts of the first document.
     """
     wrong = [
         _described(key, _NAME_WORDS, workflow[key]) + _QUOTES
@@ -44,10 +44,10 @@ def wrong_kinds(workflow: Mapping[str, Any]) -> list[str]:
 
 
 def wrong_public_kinds(public: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for each fact of the second document that is of a wrong kind; it begins with the fact's name.
+    """Return a sentence for each fact of the second document that has a wrong type; it begins with the fact's name.
 
     Args:
-        public: All facts of that document.
+        public: All facts of the second document.
     """
     wrong = [
         _described(key, "a text", value) + _QUOTES
@@ -79,7 +79,7 @@ def _wrong_names(key: str, names: Any) -> list[str]:
 
 
 def _repeated(names: list[str]) -> Iterator[str]:
-    """Return the first name that stands twice, if one does."""
+    """Return the first name that occurs twice, if there is one."""
     seen: set[str] = set()
     for name in names:
         if name in seen:

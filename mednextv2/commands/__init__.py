@@ -1,4 +1,4 @@
-"""The verbs of the command line: what each accepts, and the text of its help, which is its docstring.
+"""The verbs of the command line: what each accepts, and its docstring, from which its help is made.
 
 A verb imports what it needs when it is called, so that the help is shown at once.
 """

@@ -1,7 +1,7 @@
-"""The words of a command line: which options and arguments of a verb they are, and their values.
+"""The words of a command line, which become the options and arguments of a verb.
 
-A word is the text that was typed. It becomes a number, a switch or a list only where the verb's annotation, or the
-setting of a workflow, asks for one: a folder may be called 2024_01, 1e5, None, [a,b] or $HOME.
+A word is the text that was typed. It becomes a number, a switch or a list only if the verb's annotation, or the
+setting of a workflow, asks for one, since a folder may be called 2024_01, 1e5, None, [a,b] or $HOME.
 """
 
 import difflib
@@ -19,16 +19,16 @@ from mednextv2.paths import PATHS
 Verb = Callable[..., Any]
 #: Settings of workflows whose values are names or texts, as typed.
 _NAMES = ("augment_on", "dataset_name", "device", "group", "optimizer_name", "series", "variant")
-#: Those of them, and those paths, that may be nothing.
+#: Those of them, and those paths, that may be None.
 _OPTIONAL = ("group", "labels_dir", "postprocessing_file", "pretrained", "series", "splits")
 _NOTHING = ("none", "null")
 
 
 def find_verb(verbs: Mapping[str, Verb], name: str) -> Verb:
-    """Return the verb of a name.
+    """Return the verb with a name.
 
     Raises:
-        UsageError: If there is none; the message names verbs that come near.
+        UsageError: If there is none; the message names similar verbs.
     """
     if name in verbs:
         return verbs[name]
@@ -40,16 +40,16 @@ def find_verb(verbs: Mapping[str, Verb], name: str) -> Verb:
 
 
 def read_arguments(verb: Verb, words: Sequence[str]) -> dict[str, Any]:
-    """Return the arguments that a verb is called with.
+    """Return the arguments with which a verb is called.
 
     Args:
-        verb: A function whose parameters without a default are arguments, in this order, and whose others are options.
-            With `**settings` it takes any further option.
+        verb: A function. Its parameters without a default are arguments, in this order, and the others are options.
+            With `**settings`, it takes any further option.
         words: The words of the command line after the verb.
 
     Raises:
-        UsageError: If an option does not exist, lacks its value, or stands twice; if a value is no number where one is
-            needed; and if arguments are missing or left over.
+        UsageError: If an option does not exist, lacks its value, or occurs twice, if a value is not a number where one
+            is needed, or if arguments are missing or left over.
     """
     parameters = {p.name: p for p in inspect.signature(verb).parameters.values()}
     named, unnamed = _split(verb, parameters, words)
@@ -70,25 +70,25 @@ def read_arguments(verb: Verb, words: Sequence[str]) -> dict[str, Any]:
 
 
 def short_names(verb: Verb) -> dict[str, str]:
-    """Return the letters that stand for parameters of a verb: the first letter of the first that begins with it."""
+    """Return the letters that stand for parameters: each stands for the first parameter that begins with it."""
     letters: dict[str, str] = {}
     for p in inspect.signature(verb).parameters.values():
         if p.kind is not p.VAR_KEYWORD:
             letters.setdefault(p.name[0], p.name)
-    letters.pop("h", None)  # of help
+    letters.pop("h", None)  # -h is the option for help
     return letters
 
 
 def read_value(name: str, value: str | bool, kind: Any) -> Any:
-    """Return a typed word as a value of the annotation's type.
+    """Return a typed word as a value of the annotated type.
 
     Args:
         name: The parameter's name, for messages.
-        value: The word, or True for a switch without one.
-        kind: `str`, `int`, `float`, `bool`, one of them `| None`, or Any for what :func:`read_literal` makes of it.
+        value: The word, or True for a switch without a word.
+        kind: `str`, `int`, `float`, `bool`, one of them `| None`, or Any for the result of :func:`read_literal`.
 
     Raises:
-        UsageError: If the word is no such value.
+        UsageError: If the word is not such a value.
     """
     kinds = get_args(kind) or (kind,)
     if bool in kinds:
@@ -114,8 +114,8 @@ def read_value(name: str, value: str | bool, kind: Any) -> Any:
 def read_setting(name: str, value: str | bool) -> Any:
     """Return the value of a workflow's setting: text for paths and names, otherwise what :func:`read_literal` returns.
 
-    The words none and null stand for nothing where a setting may be nothing, such as pretrained; a file of such a name
-    is given as ./none.
+    The words none and null mean None for a setting that may be None, such as pretrained; a file of such a name is given
+    as ./none.
     """
     if value is True:
         if name in PATHS or name in _NAMES:
@@ -147,7 +147,7 @@ def read_literal(text: str) -> Any:
 
 
 def _weights(text: str) -> str | list[str]:
-    """Several files: [a.pt,b.pt] or a.pt,b.pt; a file that is called so comes first."""
+    """Return several files for [a.pt,b.pt] or a.pt,b.pt, unless there is a file of that name."""
     if Path(text).expanduser().exists():
         return text
     parts = [part.strip().strip("'\"") for part in text.removeprefix("[").removesuffix("]").split(",")]
@@ -157,7 +157,7 @@ def _weights(text: str) -> str | list[str]:
 def _split(
     verb: Verb, parameters: Mapping[str, inspect.Parameter], words: Sequence[str]
 ) -> tuple[dict[str, str | bool], list[str]]:
-    """Separate options, by name, from words without a name."""
+    """Separate the options, by name, from the words without a name."""
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     names = [p.name for p in parameters.values() if p.kind is not p.VAR_KEYWORD]
     named: dict[str, str | bool] = {}
@@ -183,7 +183,7 @@ def _split(
         if name.startswith("no") and name[2:] in names and not equals:
             name, value = name[2:], "false"
         hint = hint_for(verb.__name__, name)
-        if name in named and name in names:  # of a workflow's setting the last one counts, as on MONAI's command line
+        if name in named and name in names:  # the last value of a workflow's setting counts, as on MONAI's command line
             problems.append(f"{shown}: is given twice")
         elif name not in names and (hint or not open_ended):
             problems.append(f"{shown}: {verb.__name__} has no such option; {hint or _near(name, names)}")

@@ -10,10 +10,10 @@ def doctor(network: str = "v2_base", kernel_size: int = 3, dtype: str = "bfloat1
     is 1 if something failed.
 
     Args:
-        network: The size of network whose GPU kernels are tested: v2_base, v2_small, v2_tiny, v2_wide, v1_s, v1_b, v1_m
-            or v1_l.
+        network: The size of the network whose GPU kernels are tested: v2_base, v2_small, v2_tiny, v2_wide, v1_s, v1_b,
+            v1_m or v1_l.
         kernel_size: The kernel size of the network's depthwise convolutions.
-        dtype: The data type that the network computes in: bfloat16, float16 or float32.
+        dtype: The data type in which the network computes: bfloat16, float16 or float32.
         repeat: Test the kernels again, even if there are results of an earlier test.
 
     Examples:

@@ -7,7 +7,7 @@ def ensemble(bundle: str, dataset_dir: str, labels_dir: str | None = None) -> No
     Args:
         bundle: The folder or the name of the bundle. All five folds must have been trained and evaluated in it.
         dataset_dir: The folder of the data set, in the layout of nnU-Net or of the Medical Segmentation Decathlon, or
-            with the two subfolders images and labels. With --labels_dir it may hold images alone.
+            with the two subfolders images and labels. With --labels_dir it may contain only images.
         labels_dir: The folder of the label maps, if they are not inside DATASET_DIR. A label map has the same file
             name as its image.
 

@@ -6,7 +6,7 @@ def fetch(task: str, folder: str) -> None:
 
     Args:
         task: The name of the task, such as Task04_Hippocampus.
-        folder: The folder to put the task's folder into.
+        folder: The folder in which the task's folder is created.
 
     Examples:
         mednextv2 fetch Task04_Hippocampus data

@@ -14,7 +14,7 @@ from mednextv2.wording import wrap
 
 
 class _Doc(NamedTuple):
-    """A verb's docstring in parts: its first sentence, further text, what each argument is, and examples."""
+    """The parts of a verb's docstring: its first sentence, further text, the arguments, and examples."""
 
     summary: str
     text: str
@@ -58,14 +58,14 @@ def format_help(verb: Callable[..., Any]) -> str:
 
 
 def find_help(verbs: Mapping[str, Callable[..., Any]], arguments: Sequence[str]) -> str | None:
-    """Return the help that a command line asks for, or None where it asks for something else.
+    """Return the help that a command line asks for, or None if it asks for something else.
 
     Args:
         verbs: The verbs by name.
-        arguments: The words of the command line, the verb first.
+        arguments: The words of the command line, starting with the verb.
 
     Raises:
-        InputError: If the help of a workflow is asked for that does not exist.
+        InputError: If the command line asks for the help of a workflow that does not exist.
     """
     if not arguments or arguments[0] in ("-h", "--help", "--"):
         return format_overview(verbs)
@@ -82,7 +82,7 @@ def find_help(verbs: Mapping[str, Callable[..., Any]], arguments: Sequence[str])
 
 
 def _read_doc(verb: Callable[..., Any]) -> _Doc:
-    head, _, examples = (inspect.getdoc(verb) or "").partition("\n\nExamples:\n")  # Fire knows no such section
+    head, _, examples = (inspect.getdoc(verb) or "").partition("\n\nExamples:\n")  # Fire does not support this section
     doc = docstrings.parse(head)
     arguments = {argument.name: argument.description for argument in doc.args or ()}
     lines = textwrap.dedent(examples).splitlines()

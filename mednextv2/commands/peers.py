@@ -1,6 +1,6 @@
-"""What users of nnU-Net, TotalSegmentator and other trainers type out of habit, and what they find here instead."""
+"""Words that users of nnU-Net, TotalSegmentator and other trainers type out of habit, and what to use here instead."""
 
-#: Verbs of others.
+#: Verbs of other programs.
 VERBS = {
     "train": "train is a workflow of a bundle: mednextv2 run BUNDLE train --dataset_dir DIR --fold 0",
     "evaluate": "evaluate is a workflow of a bundle: mednextv2 run BUNDLE evaluate --dataset_dir DIR --fold 0",
@@ -13,7 +13,7 @@ VERBS = {
     "find_best_configuration": "use mednextv2 ensemble BUNDLE DATASET_DIR",
     "test": "use mednextv2 run BUNDLE evaluate --dataset_dir DIR --fold 0",
 }
-#: Options of others, for the verbs that take settings.
+#: Options of other programs, for the verbs that take settings.
 SETTINGS = {
     "lr": "use --learning_rate",
     "max_epochs": "use --epochs",
@@ -44,10 +44,10 @@ def hint_for(verb: str, word: str) -> str:
 
     Args:
         verb: The verb whose option the word is, or "" for a word in the place of a verb.
-        word: The word, without dashes at its front.
+        word: The word, without leading dashes.
 
     Returns:
-        The advice, or "" for a word that is not known.
+        The advice, or "" for an unknown word.
     """
     if not verb:
         return VERBS.get(word.lower().replace("-", "_"), "")

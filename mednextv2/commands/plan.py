@@ -17,18 +17,18 @@ def plan(
 
     Args:
         dataset_dir: The folder of the data set, in the layout of nnU-Net or of the Medical Segmentation Decathlon, or
-            with the two subfolders images and labels. With --labels_dir it may hold images alone.
+            with the two subfolders images and labels. With --labels_dir it may contain only images.
         labels_dir: The folder of the label maps, if they are not inside DATASET_DIR. A label map has the same file
             name as its image.
         output: The folder of the new bundle. By default it is bundles/mednextv2_NAME, after the name of the data set.
-        spacing: The voxel spacing in mm that images are resampled to, such as "[1.0,1.0,2.0]"; the word isotropic means
-            1 mm along each axis. By default it is chosen by nnU-Net's rule.
+        spacing: The voxel spacing in mm to which images are resampled, such as "[1.0,1.0,2.0]"; the word isotropic
+            means 1 mm along each axis. By default it is chosen by nnU-Net's rule.
         patch_size: The size of a training patch in voxels, such as "[96,96,96]"; each side is a multiple of 16. By
             default it is chosen from the images and from --memory.
         batch_size: The number of patches in a training step. By default it is chosen by nnU-Net's rules to fit into
             --memory.
         variant: The size of the network, such as v2_base, v2_small or v2_tiny.
-        memory: The memory in GiB that a training step may take.
+        memory: The memory in GiB that a training step may use.
 
     Examples:
         mednextv2 plan Dataset042_Liver --output bundles/mednextv2_liver

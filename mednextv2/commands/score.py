@@ -16,8 +16,8 @@ def score(
         labels: The folder of the reference label maps. A mask has the file name of its reference, with or without an
             ending such as _seg.
         output: The folder for cases.csv, summary.csv and results.json. By default it is MASKS/scores.
-        names: What the label values mean: a bundle, or a folder with a dataset.json. By default a dataset.json in or
-            beside LABELS or MASKS says it; without one, classes are named after their values.
+        names: The meaning of the label values, as a bundle, or a folder with a dataset.json. By default, it is read
+            from a dataset.json in or beside LABELS or MASKS; without one, classes are named after their values.
         images: The folder of the images. With it, mednextv2 report can draw cases.
         skip_missing: Leave out references that have no mask, instead of ending with an error.
 

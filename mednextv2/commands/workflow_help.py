@@ -9,12 +9,12 @@ import yaml
 
 from mednextv2.wording import wrap
 
-#: Parts of a configuration that are no settings, although they may be written as one value.
+#: Parts of a configuration that are not settings, although they may be written as one value.
 _PARTS = (
     "bundle_root", "engine_amp", "flat_axis", "handlers", "imports", "initialize", "key_metric", "prepare_cases",
     "preprocess_keys", "run", "training",
 )  # fmt: skip
-#: Settings whose values are worked out and which speak for themselves.
+#: Settings whose values are computed and whose names explain themselves.
 _PLAIN = ("dataset_dir", "device", "num_workers")
 
 
@@ -50,7 +50,7 @@ def read_settings_text(texts: Sequence[str]) -> list[tuple[str, str, str]]:
     """Return each setting at the top of configuration files: its name, its value as written, and its comment.
 
     Args:
-        texts: The content of the files; a setting of a later one takes the place of an earlier one's.
+        texts: The content of the files; a setting in a later file replaces that in an earlier one.
     """
     found: dict[str, tuple[str, str, str]] = {}
     for text in texts:
@@ -70,6 +70,6 @@ def _is_setting(value: Any) -> bool:
 
 
 def _split_comment(text: str) -> tuple[str, str]:
-    """Separate a value from the comment behind it; a # inside quotes or without a space before it is the value's."""
+    """Separate a value from its comment; a # inside quotes or without a space before it is part of the value."""
     match = re.match(r"""((?:"[^"]*"|'[^']*'|[^"'#]|(?<! )#)*?) +# *(.*)""", text)
     return (match[1], match[2]) if match else (text.strip(), "")

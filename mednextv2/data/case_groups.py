@@ -1,4 +1,4 @@
-"""Which cases belong to one patient, told by their names: such cases must be on the same side of a split."""
+"""Finding the cases of one patient by their names: such cases must be on the same side of a split."""
 
 import re
 from collections import Counter
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from mednextv2.errors import InputError
 
-#: What follows a patient's name where there are several images of one: frame01, visit_2, ses-01, left, pre, ….
+#: What follows the patient's name in the names of several images of one patient: frame01, visit_2, ses-01, left, pre,
+#: ….
 _SEVERAL = re.compile(
     r"(.*[^_.-])[_.-](?:(?:frame|time|timepoint|tp|t|visit|v|ses|session|scan|run|day|week|month|phase|echo|series|slab|"
     r"part)[_.-]?\d+|left|right|l|r|lt|rt|pre|post|ed|es|baseline|followup|fu\d*|inspiration|expiration|insp|exp)",
@@ -20,13 +21,13 @@ def group_cases(names: Sequence[str], pattern: str | None = None) -> list[str]:
 
     Args:
         names: The names of the cases.
-        pattern: A regular expression that matches at the start of a name. Its first group in parentheses, or else all
-            that it matches, is the name of the case's group. By default, names such as patient001_frame01 and
-            patient001_frame12, or sub-01_ses-01 and sub-01_ses-02, are of one group; other names are groups of their
-            own.
+        pattern: A regular expression that matches at the start of a name. Its first group in parentheses, or else
+            everything that it matches, is the name of the case's group. By default, cases such as patient001_frame01
+            and patient001_frame12, or sub-01_ses-01 and sub-01_ses-02, are in one group; every other case is a group of
+            its own.
 
     Raises:
-        InputError: If the pattern is no regular expression, or does not match a name.
+        InputError: If the pattern is not a valid regular expression, or does not match a name.
     """
     if pattern is None:
         rules = [_BIDS, _SEVERAL]
@@ -46,7 +47,7 @@ def group_cases(names: Sequence[str], pattern: str | None = None) -> list[str]:
 
 
 def describe_groups(names: Sequence[str], groups: Sequence[str]) -> str:
-    """Say in a sentence which cases are of one group; an empty text if each is on its own."""
+    """Say in a sentence which cases are in one group; the text is empty if every case is on its own."""
     sizes = Counter(groups)
     several = [group for group, size in sizes.items() if size > 1]
     if not several:

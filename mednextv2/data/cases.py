@@ -1,4 +1,4 @@
-"""What a data set is in memory: its cases, and what is known of it without opening an image."""
+"""What a data set is in memory: its cases, and what is known about it without opening an image."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,11 +9,11 @@ from mednextv2.label_scheme import LabelScheme, declared_scheme
 
 @dataclass(frozen=True)
 class Case:
-    """One patient's images and, where there is one, the label map.
+    """One patient's images and, if there is one, the label map.
 
     Attributes:
         name: The file name without folder, channel number and ending.
-        images: One file a channel.
+        images: One file for each channel.
         label: The label map, or None.
     """
 
@@ -22,24 +22,24 @@ class Case:
     label: str | None = None
 
     def as_item(self) -> dict[str, Any]:
-        """Return the dict that MONAI's transforms expect: `image` (a path, or one a channel), `label`, `case`."""
+        """Return the dict that MONAI's transforms expect: `image` (one path, or one per channel), `label`, `case`."""
         image = self.images[0] if len(self.images) == 1 else list(self.images)
         return {"image": image, "case": self.name} | ({"label": self.label} if self.label else {})
 
 
 @dataclass(frozen=True)
 class DatasetFolder:
-    """What is known of a data set without opening an image.
+    """What is known about a data set without opening an image.
 
     Attributes:
         path: The folder.
         channels: Names of the image channels, in order; empty when nothing names them.
-        labels: Values by name; a region's are a list. Empty when nothing declares them.
+        labels: Label values by name; a region has a list of them. Empty when nothing declares them.
         cases: The training cases, sorted by name.
         regions_order: nnU-Net's `regions_class_order`.
-        declared_cases: How many cases `dataset.json` says that there are (`numTraining`), or None.
-        folds: The fold of each case by name, where the entries of `dataset.json` have a `fold`, as MONAI's datalists.
-        about: Texts of `dataset.json` under `name`, `description`, `reference` and `licence`.
+        declared_cases: The number of cases according to `dataset.json` (`numTraining`), or None.
+        folds: The fold of each case by name, if the entries of `dataset.json` have a `fold` as in MONAI's datalists.
+        about: The texts in `dataset.json` under `name`, `description`, `reference` and `licence`.
     """
 
     path: Path
@@ -53,12 +53,12 @@ class DatasetFolder:
 
     @property
     def highest_label(self) -> int:
-        """The highest value that the labels, regions or the ignore label declare; 0 where nothing does."""
+        """The highest value of the declared labels, regions and ignore label; 0 if none is declared."""
         entries = [e if isinstance(e, (list, tuple)) else [e] for e in self.labels.values()]
         return max((v for entry in entries for v in entry if isinstance(v, int)), default=0)
 
     def scheme(self) -> LabelScheme | None:
-        """Return what the label values mean, or None where nothing declares it.
+        """Return what the label values mean, or None if nothing declares it.
 
         Raises:
             InputError: When the declaration cannot be used.

@@ -17,10 +17,10 @@ from mednextv2.images.label_map_files import as_label_map, distinct_values
 from mednextv2.images.volume import dimensions, is_numeric, read_volume
 from mednextv2.wording import count, times
 
-_LISTED = 50  # defects shown; the rest are counted
-_ODD_SPACING = 9.9  # times the median spacing, or that part of it
+_LISTED = 50  # the number of defects that are listed; the others are only counted
+_ODD_SPACING = 9.9  # a spacing is odd if it is this factor larger or smaller than the median
 
-#: What is called with a case's image `(C, X, Y, Z)`, label map `(X, Y, Z)`, affine `(4, 4)` and name.
+#: A function that is called with a case's image `(C, X, Y, Z)`, label map `(X, Y, Z)`, affine `(4, 4)` and name.
 Visitor = Callable[[np.ndarray, np.ndarray, np.ndarray, str], Any]
 
 
@@ -29,10 +29,10 @@ class CaseReport:
     """What the check found out about one case.
 
     Attributes:
-        name: Of the case.
-        defects: One sentence a defect; empty when all is well.
-        spacing: Size of a voxel in mm, along right, anterior, superior; empty with a defect.
-        values: The label map's values.
+        name: The name of the case.
+        defects: One sentence for each defect; empty if there is none.
+        spacing: Size of a voxel in mm, along right, anterior, superior; empty if the case has a defect.
+        values: The values that occur in the label map.
         extra: What the visitor returned.
     """
 
@@ -53,22 +53,21 @@ def check_dataset(
 ) -> list[CaseReport]:
     """Check every file of every case, and report all defects at once.
 
-    Under `torch.distributed` rank 0 reads the files and the others wait for its verdict.
+    Under `torch.distributed`, rank 0 reads the files and the other ranks wait for its result.
 
     Args:
         cases: The cases.
-        labels: Names of the label values 0, 1, …; None where nothing declares them.
+        labels: Names of the label values 0, 1, …; None if nothing declares them.
         channels: Names of the image channels.
         spatial_dims: 2 or 3.
         workers: Threads that read files.
-        visit: Called with each sound case while it is in memory: see `Visitor`.
-            What it returns is in the report.
+        visit: Called with each sound case while it is in memory: see `Visitor`. The report contains what it returns.
 
     Returns:
-        A report a case, in the order of the cases; nothing on the ranks that only wait.
+        One report for each case, in the order of the cases; an empty list on the ranks that only wait.
 
     Raises:
-        InputError: With one line a defect, each naming the file, what is wrong and what to do.
+        InputError: With one line for each defect, which names the file, the problem and the remedy.
     """
     reports: list[CaseReport] = []
     defects: list[str] = []
@@ -110,7 +109,7 @@ def _odd_spacings(reports: Sequence[CaseReport]) -> list[str]:
 
 
 def check_case(case: Case, labels: Sequence[str] | None, channels: Sequence[str], spatial_dims: int = 3) -> list[str]:
-    """List the defects of one case: one sentence each. The arguments are those of :func:`inspect_case`."""
+    """List the defects of one case, one sentence for each. The arguments are those of :func:`inspect_case`."""
     return list(inspect_case(case, labels, channels, spatial_dims).defects)
 
 
@@ -124,7 +123,7 @@ def inspect_case(
     """Check one case.
 
     Args:
-        case: The case; without a label map only the images are checked.
+        case: The case; without a label map, only the images are checked.
         labels: Names of the label values 0, 1, …; None where nothing declares them.
         channels: Names of the image channels.
         spatial_dims: 2 or 3.
@@ -175,12 +174,12 @@ def check_image(array: np.ndarray, affine: np.ndarray, channels: int = 1, spatia
 
     Args:
         array: Voxels, `(X, Y, Z)`, or with channels as the last axis.
-        affine: From voxel indices to millimetres, `(4, 4)`.
-        channels: Channels that the file should hold.
+        affine: The matrix `(4, 4)` from voxel indices to millimetres.
+        channels: The number of channels that the file should have.
         spatial_dims: 2 or 3.
 
     Returns:
-        One clause a problem, without the file's name.
+        One clause for each problem, without the file's name.
     """
     problems = []
     shape = array.shape

@@ -1,4 +1,4 @@
-"""What the check of a whole data set tells beside defects: its labels, and what may be a mistake."""
+"""What the check of a whole data set finds besides defects: its labels, and possible mistakes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,14 +12,14 @@ from mednextv2.wording import count
 
 
 def found_labels(dataset: DatasetFolder, reports: Sequence[CaseReport]) -> list[str]:
-    """Name the labels of folders that declare none after their values.
+    """Name the labels after their values, for folders that declare no labels.
 
     Args:
         dataset: The data set.
-        reports: Of all its cases.
+        reports: The reports on all its cases.
 
     Returns:
-        The names by value, the background first.
+        The names in the order of the values, the background first.
 
     Raises:
         InputError: When there are gaps between the values, or no value but 0.
@@ -39,12 +39,12 @@ def found_labels(dataset: DatasetFolder, reports: Sequence[CaseReport]) -> list[
 
 
 def dataset_warnings(dataset: DatasetFolder, reports: Sequence[CaseReport], labels: Sequence[str]) -> list[str]:
-    """Say what is no defect, but may be a mistake: one sentence each.
+    """Describe what is not a defect but may be a mistake, in one sentence each.
 
     Args:
         dataset: The data set.
-        reports: Of all its cases.
-        labels: Names by value.
+        reports: The reports on all its cases.
+        labels: The label names in the order of their values.
     """
     warnings = []
     if missing := missing_classes(reports, labels):
@@ -80,8 +80,8 @@ def missing_classes(reports: Sequence[CaseReport], labels: Sequence[str]) -> lis
     """Return the names of the labels that occur in no label map.
 
     Args:
-        reports: Of all cases.
-        labels: Names by value.
+        reports: The reports on all cases.
+        labels: The label names in the order of their values.
     """
     present = {value for report in reports for value in report.values}
     return [name for value, name in enumerate(labels) if value and value not in present]

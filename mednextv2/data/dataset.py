@@ -1,6 +1,7 @@
 """Reading of a data-set folder: the layouts of the Medical Segmentation Decathlon (MSD) and nnU-Net, and two folders.
 
-Two folders of equal names need no `dataset.json`: `scan7.nii.gz` in the one is the image, in the other the label map.
+Two folders with files of the same names need no `dataset.json`: `scan7.nii.gz` is the image in one and the label map in
+the other.
 """
 
 import os
@@ -22,16 +23,17 @@ def read_dataset(dataset_dir: str | os.PathLike, labels_dir: str | os.PathLike |
     """Read which cases a data set has, without opening an image.
 
     Args:
-        dataset_dir: The folder that holds `dataset.json`, `imagesTr` and `labelsTr`; or two folders of equal names,
-            `images` and `labels` or again `imagesTr` and `labelsTr`; or, with `labels_dir`, the folder of the images.
+        dataset_dir: The folder that contains `dataset.json`, `imagesTr` and `labelsTr`; or one with two folders of
+            files of the same names, called `images` and `labels`, or `imagesTr` and `labelsTr`; or, with `labels_dir`,
+            the folder of the images.
         labels_dir: The folder of the label maps.
 
     Returns:
-        The folder's channels, labels and cases. Whether the files exist and fit together is for
-        :func:`mednextv2.data.check_dataset` to find out.
+        The folder's channels, labels and cases. :func:`mednextv2.data.check_dataset` checks whether the files exist and
+        fit together.
 
     Raises:
-        InputError: When a folder or file is missing, does not parse, or names no cases.
+        InputError: When a folder or file is missing, cannot be parsed, or names no cases.
     """
     folder = Path(dataset_dir).expanduser()
     if not folder.is_dir():
@@ -61,10 +63,10 @@ def read_dataset(dataset_dir: str | os.PathLike, labels_dir: str | os.PathLike |
 
 
 def read_scheme(folder: str | os.PathLike) -> LabelScheme | None:
-    """Return what the `dataset.json` of a folder says of label values, without looking for cases.
+    """Return what the `dataset.json` of a folder says about label values, without looking for cases.
 
     Raises:
-        InputError: If the file is missing, does not parse, or the declaration cannot be used.
+        InputError: If the file is missing, cannot be parsed, or the declaration cannot be used.
     """
     folder = Path(folder).expanduser()
     description, file = read_description(folder), folder / "dataset.json"
@@ -72,7 +74,7 @@ def read_scheme(folder: str | os.PathLike) -> LabelScheme | None:
 
 
 def check_description(dataset: DatasetFolder, scheme: LabelScheme, channels: Sequence[str]) -> None:
-    """Raise an InputError when `dataset.json` names other channels than the bundle has, or other labels."""
+    """Raise an InputError when `dataset.json` names channels or labels other than the bundle's."""
     file = dataset.path / "dataset.json"
     if dataset.channels and len(dataset.channels) != len(channels):
         raise InputError(
@@ -109,13 +111,13 @@ def _msd_case(folder: Path, entry: Any, index: int, channels: int) -> Case:
 
 
 def _listed(folder: Path, text: str) -> Path:
-    """Return a file that a list names; a list that was made on Windows has backslashes between folders."""
+    """Return a file that a list names; a list made on Windows separates folders with backslashes."""
     path = folder / text
     return folder / text.replace("\\", "/") if "\\" in text and not path.exists() else path
 
 
 def _channels_of(image: Path, channels: int) -> tuple[str, ...]:
-    """Return the files of a listed image: nnU-Net's lists name case.nii.gz, where case_0000.nii.gz, … are the files."""
+    """Return the files of a listed image: a list of nnU-Net says case.nii.gz for case_0000.nii.gz and so on."""
     if not image.name or image.exists():
         return (str(image),)
     ending = image.name[len(stem(image)) :]
@@ -152,7 +154,7 @@ def _nnunet_cases(folder: Path, description: dict[str, Any]) -> list[Case]:
         if not needed.is_dir():
             raise InputError(f"{needed}: there is no such folder; an nnU-Net data set has imagesTr and labelsTr")
     names = {stem(f.name) for f in labels.iterdir() if f.name.endswith(ending) and not f.name.startswith(".")}
-    # a case with an image but no label must not vanish: the check of the data set reports its missing label
+    # a case with an image but no label must not be dropped: the check of the data set reports that its label is missing
     names |= {
         re.sub(r"_\d{4}$", "", stem(f.name))
         for f in images.iterdir()

@@ -1,4 +1,4 @@
-"""What a `dataset.json` says of labels, channels and the data set, checked before anything is made of it."""
+"""What a `dataset.json` says about labels, channels and the data set, checked before it is used."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     """Read the `dataset.json` of a folder.
 
     Raises:
-        InputError: When it is missing, or not one JSON object.
+        InputError: When it is missing, or is not a JSON object.
     """
     file = folder / "dataset.json"
     if not file.is_file():
@@ -32,14 +32,14 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def channel_names(description: dict[str, Any], file: Path) -> list[str]:
-    """Return the names of the image channels, in order; empty when nothing names them.
+    """Return the names of the image channels, in order; the list is empty if nothing names them.
 
     Args:
         description: The content of the file.
-        file: For messages.
+        file: The file, which messages name.
 
     Raises:
-        InputError: When they are not names by number.
+        InputError: If it does not give a name for each channel number.
     """
     channels = _numbered(description.get("channel_names", description.get("modality", {})))
     whole = isinstance(channels, dict) and all(map(_NUMBER.fullmatch, channels))
@@ -56,13 +56,13 @@ def label_values(description: dict[str, Any], file: Path) -> dict[str, Any]:
 
     Args:
         description: The content of the file.
-        file: For messages.
+        file: The file, which messages name.
 
     Returns:
-        Values by name; a region's are a list. Empty when nothing is declared.
+        Label values by name; a region has a list of them. Empty if nothing is declared.
 
     Raises:
-        InputError: For what is no name or no value, and for names or values that stand twice.
+        InputError: If a name or value is not usable, or occurs twice.
     """
     labels = _numbered(description.get("labels", {}))
     if not isinstance(labels, dict):
@@ -96,19 +96,19 @@ def label_values(description: dict[str, Any], file: Path) -> dict[str, Any]:
 
 
 def _numbered(names: Any) -> Any:
-    """Return a list, which is in the order of its numbers, as the mapping that most files have."""
+    """Turn a list into the mapping from numbers to names that most files have."""
     return {str(number): name for number, name in enumerate(names)} if isinstance(names, list) else names
 
 
 def about(description: dict[str, Any], file: Path) -> dict[str, str]:
-    """Return the texts about the data set under `name`, `description`, `reference` and `licence`, where there are any.
+    """Return the texts about the data set under `name`, `description`, `reference` and `licence`, if there are any.
 
     Args:
-        description: The content of the file. Some write a list of references.
-        file: For messages.
+        description: The content of the file. Some files have a list of references.
+        file: The file, which messages name.
 
     Raises:
-        InputError: When one of them is no text.
+        InputError: When one of them is not a text.
     """
     texts = {}
     for key in ("name", "description", "reference", "licence", "license"):

@@ -1,4 +1,4 @@
-"""What a transform does, as plain data: two transforms of one description give the same result."""
+"""What a transform does, as plain data: two transforms with the same description give the same result."""
 
 import functools
 from collections.abc import Mapping
@@ -14,18 +14,18 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 def describe(value: Any, depth: int = 0) -> Any:
-    """Describe a transform, its parts and its arguments, so that JSON can hold it and another process says the same.
+    """Describe a transform, its parts and its arguments as plain data for JSON that is equal in every process.
 
     Args:
-        value: A transform, or whatever may be an attribute of one.
-        depth: How deep it lies in another one.
+        value: A transform, or anything that can be an attribute of one.
+        depth: How deeply it is nested in another transform.
 
     Returns:
-        Numbers, texts, lists and dictionaries. An object is the name of its class with its attributes, of which
-        generators of random numbers are left out.
+        Numbers, texts, lists and dictionaries. An object is described by the name of its class and its attributes,
+        except for random number generators.
 
     Raises:
-        ValueError: If parts lie in each other without end.
+        ValueError: If the parts are nested endlessly.
     """
     if depth > _DEPTH:
         raise ValueError("its parts lie in each other without end")

@@ -17,16 +17,16 @@ def fetch_msd_task(task: str, folder: str | os.PathLike, url: str | None = None,
 
     Args:
         task: A name such as `"Task04_Hippocampus"`.
-        folder: Where the archive and the task's folder go.
-        url: Another address of the archive than MONAI's, for a mirror.
+        folder: The folder for the archive and the task's folder.
+        url: The address of the archive on a mirror, instead of MONAI's address.
         md5: The checksum of that archive, instead of MONAI's.
 
     Returns:
         The task's folder, with `dataset.json`.
 
     Raises:
-        InputError: For a task that MONAI does not know, or when the download fails, has another checksum or does not
-            hold the task. Nothing is left behind then.
+        InputError: If MONAI does not know the task, or if the download fails, has another checksum or does not contain
+            the task. Nothing is left on the disk in these cases.
     """
     target = Path(folder) / task
     if (target / "dataset.json").is_file():
@@ -38,17 +38,17 @@ def fetch_msd_task(task: str, folder: str | os.PathLike, url: str | None = None,
     archive = Path(folder) / f"{task}.tar"
     try:
         prepare_folder(folder, "folder")
-        archive.unlink(missing_ok=True)  # what an earlier attempt left
+        archive.unlink(missing_ok=True)  # left by an earlier attempt
         download_url(address, archive, hash_val=md5 or DecathlonDataset.md5[task], hash_type="md5", progress=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".") as partial:
             extractall(archive, partial, file_type="tar", has_base=False)
             if not (Path(partial) / task / "dataset.json").is_file():
                 raise InputError(f"{address}: the archive holds no {task}/dataset.json")
-            shutil.rmtree(target, ignore_errors=True)  # has no dataset.json: cut short
+            shutil.rmtree(target, ignore_errors=True)  # incomplete, since it has no dataset.json
             (Path(partial) / task).rename(target)
     except InputError:
         raise
-    except Exception as e:  # MONAI, urllib and tarfile each raise their own, some of them plain Exceptions
+    except Exception as e:  # MONAI, urllib and tarfile raise their own exceptions, some of them plain Exceptions
         if full := find_full_disk(e):
             raise InputError(
                 f"{folder}: {task} cannot be written ({full.strerror}); make room, or choose another folder"

@@ -15,9 +15,9 @@ from nibabel.affines import voxel_sizes
 from mednextv2 import wording
 from mednextv2.errors import InputError
 
-_SAMPLE = 20_000  # foreground values of a case that are kept for the percentiles
-_CHUNK = 2**20  # values at a time in float64
-_EXPANDED = 10**6  # values that a case has at most in the expanded pool, where it could be written out
+_SAMPLE = 20_000  # the number of foreground values of a case that are kept for the percentiles
+_CHUNK = 2**20  # the number of values that are converted to float64 at a time
+_EXPANDED = 10**6  # a case's largest number of values in the expanded pool
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class CaseChannel:
     """Foreground intensities of one channel of one case; NaN where the case has no foreground.
 
     Attributes:
-        count: Voxels.
-        mean: Of all of them.
-        variance: Of all of them (population).
-        minimum: Of all of them.
-        maximum: Of all of them.
-        sample: Up to 20 000 of the values, drawn without replacement, ascending, float32.
+        count: Number of foreground voxels.
+        mean: Mean of all foreground intensities.
+        variance: Population variance of all foreground intensities.
+        minimum: Smallest foreground intensity.
+        maximum: Largest foreground intensity.
+        sample: Up to 20 000 of the intensities, drawn without replacement, ascending, float32.
     """
 
     count: int
@@ -46,12 +46,12 @@ class CaseFacts:
     """What one case contributes to the fingerprint.
 
     Attributes:
-        name: Of the case.
-        spacing: Millimetres along right, anterior, superior.
+        name: The name of the case.
+        spacing: Voxel size in millimetres along right, anterior, superior.
         shape: Voxels along the same axes, after cropping to the box of non-zero voxels.
-        kept: Voxels after the crop over voxels before it.
+        kept: Number of voxels after the crop divided by the number before it.
         channels: Foreground intensities of each channel.
-        values: Voxels of each label value, after the crop.
+        values: Number of voxels of each label value, after the crop.
     """
 
     name: str
@@ -64,7 +64,7 @@ class CaseFacts:
 
 @dataclass(frozen=True)
 class ChannelFacts:
-    """Foreground intensities of one channel over the data set, in which every case weighs the same."""
+    """Foreground intensities of one channel over the data set, in which every case has the same weight."""
 
     mean: float
     median: float
@@ -77,16 +77,16 @@ class ChannelFacts:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What the planning needs to know of a data set.
+    """What the planning needs to know about a data set.
 
     Attributes:
         cases: Number of cases.
-        spacings: Of each case, millimetres along right, anterior, superior.
-        shapes: Of each case, voxels along the same axes, after cropping to the box of non-zero voxels.
-        kept: Median over the cases of voxels after the crop over voxels before it.
+        spacings: Voxel size of each case, in millimetres along right, anterior, superior.
+        shapes: Number of voxels of each case along the same axes, after cropping to the box of non-zero voxels.
+        kept: Median over the cases of the number of voxels after the crop divided by the number before it.
         channels: Foreground intensities of each channel.
-        voxels: Voxels of each label value, after the crop.
-        cases_with: Cases that have each label value.
+        voxels: Number of voxels of each label value, after the crop.
+        cases_with: Number of cases in which each label value occurs.
     """
 
     cases: int
@@ -98,7 +98,7 @@ class Fingerprint:
     cases_with: dict[int, int]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as what JSON has: lists, numbers, and dicts with text as keys."""
+        """Return the fingerprint as types that JSON has: lists, numbers, and dicts with text as keys."""
         return {
             "cases": self.cases,
             "spacings": [list(spacing) for spacing in self.spacings],
@@ -111,7 +111,7 @@ class Fingerprint:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Fingerprint":
-        """Return the fingerprint that `to_dict` made this of."""
+        """Return the fingerprint from the result of `to_dict`."""
         return cls(
             cases=content["cases"],
             spacings=tuple(tuple(spacing) for spacing in content["spacings"]),
@@ -128,16 +128,16 @@ def case_facts(image: np.ndarray, label: np.ndarray, affine: np.ndarray, name: s
 
     Args:
         image: Voxels in the file's order, `(C, X, Y, Z)`, of any number type.
-        label: Label map of the same grid, `(X, Y, Z)`; what is above 0 is foreground.
-        affine: From voxel indices to millimetres (right, anterior, superior), `(4, 4)`.
-        name: Of the case; also the seed of the sample.
+        label: Label map on the same grid, `(X, Y, Z)`; values above 0 are foreground.
+        affine: The matrix `(4, 4)` from voxel indices to millimetres (right, anterior, superior).
+        name: The name of the case; it is also the seed of the sample.
 
     Returns:
-        The case's facts. An image of nothing but zeros is not cropped.
+        The case's facts. An image that contains only zeros is not cropped.
 
     Raises:
-        InputError: When the shapes or the affine cannot be, the foreground holds NaN or infinite intensities, or the
-            label map holds anything but whole numbers from 0 on.
+        InputError: If the shapes or the affine are impossible, the foreground has NaN or infinite intensities, or the
+            label map has values other than whole numbers from 0 on.
 
     Source:
         nnU-Net's dataset fingerprint (Isensee et al. 2021, Nature Methods, online methods).
@@ -152,13 +152,13 @@ def case_facts(image: np.ndarray, label: np.ndarray, affine: np.ndarray, name: s
         raise InputError(f"case {name}: the affine has an axis of length 0; set the voxel spacing")
     spacing = voxel_sizes(affine)
 
-    # NumPy picks voxels by a mask in index order, tens of times as slow where that is not the order in memory
+    # NumPy picks voxels by a mask in index order, which is tens of times as slow if the memory has another order
     memory = np.argsort([-abs(stride) for stride in image.strides[1:]], kind="stable")
     image, label = image.transpose(0, *memory + 1), label.transpose(memory)
     start, end = generate_spatial_bounding_box(image, select_fn=lambda voxels: voxels != 0)
     box = tuple(slice(a, b) for a, b in zip(start, end, strict=True)) if any(end) else (slice(None),) * 3
     whole, image, label = label.size, image[(slice(None), *box)], label[box]
-    ras = np.argsort(order)  # the file's axis of each of the three
+    ras = np.argsort(order)  # the file's axis for each of the three
     shape = np.array(label.shape)[np.argsort(memory)][ras]
 
     foreground = label > 0
@@ -208,12 +208,12 @@ def _count_values(label: np.ndarray, foreground: np.ndarray, name: str) -> dict[
 def combine(cases: Sequence[CaseFacts]) -> Fingerprint:
     """Join the facts of all cases.
 
-    Every case with foreground has the same weight in the intensities, however many voxels it has. That is what
-    nnU-Net's random sample of as many voxels of each case (with replacement) converges to; mean, deviation and range
-    here are exact, of all voxels, and the quantiles are those of the samples.
+    Every case with foreground has the same weight in the intensities, however many voxels it has. nnU-Net draws a
+    random sample of the same size from each case (with replacement), whose statistics converge to these. The mean,
+    standard deviation and range are exact here, computed from all voxels, and the quantiles are those of the samples.
 
     Args:
-        cases: At least one with foreground; those without contribute no intensities.
+        cases: The cases, of which at least one has foreground; cases without foreground contribute no intensities.
 
     Returns:
         The data set's fingerprint.
@@ -272,8 +272,8 @@ def _pool(cases: Sequence[CaseChannel]) -> ChannelFacts:
 def _quantiles(samples: Sequence[np.ndarray], at: Sequence[float]) -> list[float]:
     """Return quantiles of the pool in which each sample's values are repeated until all samples have the same size.
 
-    The repeated values are never written out: between the first and the last copy of a value the pool is constant, and
-    from there to the first copy of the next it is interpolated, as `numpy.percentile` does.
+    The repeated values are never written out: between the first and the last copy of a value, the pool is constant, and
+    from there to the first copy of the next value it is interpolated, as `numpy.percentile` does.
     """
     size = min(math.lcm(*map(len, samples)), max(_EXPANDED, *map(len, samples)))
     values = np.concatenate(samples)

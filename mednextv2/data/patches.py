@@ -14,26 +14,26 @@ from mednextv2.data.prepared_store import CaseStore, PreparedCase
 from mednextv2.transforms.sampling import extract_patch
 from mednextv2.transforms.spatial import RandPlacement, draw_centre
 
-#: What stands for one patch: index of the case, whether it is centred on a labelled voxel, seed of its random numbers.
+#: The key of a patch: index of the case, whether it is centred on a labelled voxel, seed of its random numbers.
 PatchKey = tuple[int, bool, int]
 
 
 class PatchSampler(Sampler[PatchKey]):
     """Choose the cases of an epoch's patches, and which of them are centred on a labelled voxel.
 
-    Cases are drawn uniformly with replacement. Of a batch the last patches are centred: patch `j` of `b` if
-    `j >= round(b * (1 - foreground))`. With two patches it is one, with a single one none. The batch is that of all
-    processes together. Every patch gets a seed of its own from PyTorch's random numbers, so that it does not depend
-    on the number of worker processes.
+    Cases are drawn uniformly with replacement. The last patches of a batch are centred on a labelled voxel: patch `j`
+    of `b` if `j >= round(b * (1 - foreground))`. In a batch of two it is one patch, and in a batch of one it is none.
+    The batch is the joint batch of all processes. Every patch gets its own seed from PyTorch's random numbers, so that
+    it does not depend on the number of worker processes.
 
     Args:
         cases: Number of cases.
-        batch_size: Patches a step of each process.
-        steps: Of an epoch.
-        foreground: Part of the patches that are centred on a labelled voxel.
+        batch_size: Number of patches in a step of each process.
+        steps: Number of steps in an epoch.
+        foreground: The fraction of patches that are centred on a labelled voxel.
 
     Source:
-        nnU-Net's data loader: part 0.33, batches in an endless loop.
+        nnU-Net's data loader: fraction 0.33, batches in an endless loop.
     """
 
     def __init__(self, cases: int, batch_size: int, steps: int, foreground: float = 0.33) -> None:
@@ -53,11 +53,11 @@ class PatchSampler(Sampler[PatchKey]):
 
 
 class PatchDataset(Dataset, Randomizable):
-    """Patches of prepared cases, by the keys of :class:`PatchSampler`.
+    """Patches of prepared cases, indexed by the keys of :class:`PatchSampler`.
 
     Args:
         data: Items with `image` and `label` paths.
-        store: Prepares them.
+        store: The store that prepares them.
         patch_size: Voxels along each axis.
         placement: Draws rotation and scale; None for plain crops.
         transform: Applied to each item, with random numbers from the item's seed.
@@ -95,14 +95,14 @@ class PatchDataset(Dataset, Randomizable):
         return apply_seeded(self.transform, item)
 
     def _choose_voxel(self, case: PreparedCase, centred: bool) -> tuple[int, ...] | None:
-        """Return the voxel to centre the patch on: of a random structure of the case, or any that was annotated."""
+        """Return the voxel to centre the patch on: a voxel of a random structure of the case, or any annotated one."""
         counts = case.counts
         structures = len(self.scheme.foreground)
         present = [s for s in range(structures) if counts[s]]
         if centred and present:
             structure = present[self.R.randint(len(present))]
         elif self.scheme.ignore_label is not None and counts[structures]:
-            structure = structures  # most of the volume may not be annotated, and would teach nothing
+            structure = structures  # most of the volume may not be annotated, and nothing is learnt from it
         else:
             return None
         return case.position(structure, self.R.randint(counts[structure]))
@@ -116,14 +116,14 @@ def apply_seeded(transform: Callable, item: dict[str, Any]) -> dict[str, Any]:
         item: A dict with `seed`.
 
     Returns:
-        The item, its tensors without MONAI's metadata, which every operation of the network would carry along.
+        The item. Its tensors are without MONAI's metadata, which every operation of the network would carry along.
     """
     _share_state(transform, np.random.RandomState((item["seed"] + 1) % 2**32))
     return {k: v.as_tensor() if isinstance(v, MetaTensor) else v for k, v in transform(item).items()}
 
 
 def _share_state(transform: Any, state: np.random.RandomState) -> None:
-    """Let all transforms draw from one generator: to seed one each takes longer than most of them."""
+    """Let all transforms draw from one generator: seeding one for each takes longer than most transforms do."""
     if isinstance(transform, Compose):
         for part in transform.transforms:
             _share_state(part, state)

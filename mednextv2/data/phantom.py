@@ -1,4 +1,4 @@
-"""A phantom data set in MSD layout, for demonstrations and tests without real data."""
+"""A phantom data set in the MSD layout, for demonstrations and tests without real data."""
 
 import json
 import os
@@ -17,20 +17,20 @@ from mednextv2.paths import new_folder, writing
 def make_phantom_dataset(folder: str | os.PathLike, cases: int = 60, seed: int = 0) -> Path:
     """Write images of two touching ellipsoidal structures, front and back, with their label maps.
 
-    The images are about 36×50×35 voxels of 1 mm, as crops around a hippocampus. The task is not trivial: the two
-    structures have nearly the same brightness, which differs little from the tissue around them; there are other
+    The images are about 36×50×35 voxels of 1 mm, like crops around a hippocampus. The task is not trivial: the two
+    structures have nearly the same brightness, which differs little from that of the tissue around them. There are also
     bright blobs, texture, a bias field, noise, and a grey scale that differs from case to case.
 
     Args:
-        folder: Where to write `dataset.json`, `imagesTr` and `labelsTr`; made if missing.
+        folder: Where to write `dataset.json`, `imagesTr` and `labelsTr`; created if missing.
         cases: Number of cases.
-        seed: Of the random numbers; the same seed gives the same data.
+        seed: The seed of the random numbers; the same seed gives the same data.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: When the folder holds a data set already, or cannot be written.
+        InputError: When the folder already contains a data set or cannot be written.
     """
     folder = Path(folder).expanduser()
     if not isinstance(cases, int) or cases < 1:
@@ -56,7 +56,7 @@ def make_phantom_dataset(folder: str | os.PathLike, cases: int = 60, seed: int =
                 with writing(folder / file) as temporary:
                     nib.save(nib.Nifti1Image(array, np.eye(4)), temporary)
                 written.append(folder / file)
-        # last, so that a folder with dataset.json is a complete one
+        # written last, so that a folder with dataset.json is complete
         with writing(folder / "dataset.json") as temporary:
             temporary.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     return folder
@@ -64,7 +64,7 @@ def make_phantom_dataset(folder: str | os.PathLike, cases: int = 60, seed: int =
 
 @contextmanager
 def _removed_after_errors() -> Iterator[list[Path]]:
-    """Give a list for the names of files, which are removed if the block ends with an error."""
+    """Provide a list of files that are removed if the block ends with an error."""
     files: list[Path] = []
     try:
         yield files
@@ -85,7 +85,7 @@ def _phantom(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     back = _ellipsoid(grid, centre + np.array([0, touch - back_radius[1] * 0.6, 0]), back_radius, rng)
     label = np.where(grid[..., 1] > centre[1] + touch, 1 * front, 2 * back).astype(np.uint8)
     image = 0.25 * _texture(shape, 3.0, rng) + 0.15 * _texture(shape, 1.0, rng)
-    for _ in range(6):  # distractors
+    for _ in range(6):  # bright blobs as distractors
         image += rng.uniform(-0.8, 0.8) * _ellipsoid(grid, rng.uniform(0, shape), rng.uniform(3, 6, 3), rng)
     image[label == 1] = 0.9 + 0.2 * _texture(shape, 1.5, rng)[label == 1]
     image[label == 2] = 0.75 + 0.2 * _texture(shape, 1.5, rng)[label == 2]

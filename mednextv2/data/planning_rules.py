@@ -1,4 +1,4 @@
-"""From a data set's fingerprint to the numbers of a training: voxel size, normalisation, patch, batch, Dice."""
+"""From a data set's fingerprint to the settings of a training: voxel size, normalisation, patch, batch, Dice."""
 
 import bisect
 import math
@@ -13,15 +13,15 @@ from mednextv2.errors import InputError
 from mednextv2.nets.legal_sizes import DIVISOR, round_up
 from mednextv2.wording import count
 
-_ANISOTROPIC = 3  # from this ratio of the axes on, spacing and size both, one axis is planned for itself
-_COARSE_PERCENTILE = 10  # of the spacings along the coarse axis of anisotropic images
-_START = 256**3  # voxels of the patch before it is clipped to the image
-_DATASET_PART = 0.05  # a batch has at most this part of the data set's voxels
-_LOW_RESOLUTION = 0.25  # a patch below this part of the image sees too little of it
+_ANISOTROPIC = 3  # above this ratio in both spacing and size, the coarse axis is planned separately
+_COARSE_PERCENTILE = 10  # percentile of the spacings along the coarse axis of anisotropic images
+_START = 256**3  # number of voxels of the patch before it is clipped to the image
+_DATASET_PART = 0.05  # a batch has at most this fraction of the data set's voxels
+_LOW_RESOLUTION = 0.25  # a patch smaller than this fraction of the image sees too little of it
 _LOW_RESOLUTION_GAIN = 2  # an image that is not reduced more than this needs no low resolution
-_COARSER = 1.03  # step of the low resolution's spacing
-LARGEST_PATCH = 192**3  # voxels; MedNeXt-v2 was trained with no larger ones
-_MASKED = 0.75  # images that keep less than this when cropped to what is not zero
+_COARSER = 1.03  # factor between the spacings that are tried for the low resolution
+LARGEST_PATCH = 192**3  # voxels of a patch; MedNeXt-v2 was not trained with larger ones
+_MASKED = 0.75  # the mask is used if cropping to the non-zero voxels keeps less than this fraction
 
 T = TypeVar("T")
 Shape = tuple[int, int, int]
@@ -29,11 +29,11 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Decision(Generic[T]):
-    """A planned value, and in plain words where it comes from.
+    """A planned value, and in plain words the reason for it.
 
     Attributes:
-        value: What was decided.
-        reason: Why, for a table that people read.
+        value: The value.
+        reason: The reason, for a table that people read.
     """
 
     value: T
@@ -45,16 +45,16 @@ def target_spacing(
 ) -> Decision[tuple[float, float, float]]:
     """Choose the voxel size to which all images are resampled.
 
-    It is the median along each axis. Where one axis is more than three times as coarse as the others and has less than
-    a third of their voxels, the 10th percentile is taken along it, so that thin-sliced images keep more of their
-    slices; but nothing finer than the other axes.
+    It is the median along each axis. If one axis is more than three times as coarse as the others and has less than a
+    third of their voxels, the 10th percentile is taken along it, so that images with thin slices keep more of their
+    slices; but it is never finer than the other axes.
 
     Args:
-        spacings: Of each case, millimetres along right, anterior, superior.
-        shapes: Of each case, voxels along the same axes, cropped, not resampled.
+        spacings: Voxel size of each case, in millimetres along right, anterior, superior.
+        shapes: Number of voxels of each case along the same axes, after cropping and before resampling.
 
     Returns:
-        Millimetres along the same axes. Unlike nnU-Net's, they are not put in another order.
+        The voxel size in millimetres along the same axes. Unlike in nnU-Net, the axes keep their order.
 
     Source:
         nnU-Net (Isensee et al. 2021, Nature Methods, online methods): target spacing of 3d_fullres.
@@ -80,20 +80,20 @@ def resampled_shapes(
     """Return each case's shape after resampling.
 
     Args:
-        spacings: Of each case, millimetres along three axes.
-        shapes: Of each case, voxels along the same axes.
-        target: The common spacing, millimetres.
+        spacings: Voxel size of each case, in millimetres along three axes.
+        shapes: Number of voxels of each case along the same axes.
+        target: The common spacing in millimetres.
 
     Returns:
-        Voxels, at least one; halves are rounded to even numbers.
+        Number of voxels along each axis, at least one; halves are rounded to even numbers.
     """
-    # the order of the operations decides about halves
+    # the order of the operations decides how halves are rounded
     exact = np.asarray(spacings, dtype=np.float64) / np.asarray(target) * np.asarray(shapes)
     return [tuple(shape) for shape in np.maximum(np.rint(exact), 1).astype(int).tolist()]
 
 
 def median_shape(shapes: Sequence[Sequence[int]]) -> tuple[float, float, float]:
-    """Return the median along each axis of the shapes, after resampling; with halves where they are even in number."""
+    """Return the median along each axis of the shapes, after resampling; possibly with halves."""
     return _floats(np.median(shapes, axis=0))
 
 
@@ -101,16 +101,16 @@ def normalization(channel_names: Sequence[str], fingerprint: Fingerprint) -> lis
     """Choose how each channel's intensities are normalised.
 
     Args:
-        channel_names: As `dataset.json` has them. `CT`, `noNorm`, `zscore`, `rescale_to_0_1` and `rgb_to_0_1`, in
-            capitals or not, name their scheme; every other name means z-score.
-        fingerprint: Of the data set; its foreground intensities are those that CT is clipped to.
+        channel_names: The names in `dataset.json`. `CT`, `noNorm`, `zscore`, `rescale_to_0_1` and `rgb_to_0_1`, in
+            upper or lower case, name their scheme; every other name means z-score.
+        fingerprint: The fingerprint of the data set, whose foreground intensities give the range for CT.
 
     Returns:
-        One mapping a channel: `{scheme: zscore, inside_mask}`, `{scheme: ct, lower, upper, mean, std}`,
+        One mapping for each channel: `{scheme: zscore, inside_mask}`, `{scheme: ct, lower, upper, mean, std}`,
         `{scheme: rescale_to_0_1}`, `{scheme: rgb_to_0_1}` or `{scheme: none}`. CT's numbers have 7 digits.
 
     Raises:
-        InputError: When the names are not as many as the images' channels.
+        InputError: When the number of names is not the number of channels.
 
     Source:
         nnU-Net (Isensee et al. 2021, Nature Methods, online methods): normalisation by modality.
@@ -137,30 +137,32 @@ def patch_and_batch(
 ) -> tuple[Decision[Shape], Decision[int]]:
     """Choose the patch and the number of patches in a training step.
 
-    The patch comes first: as many millimetres along each axis, of 256³ voxels, clipped to the median image and rounded
-    up to multiples of 16, since MedNeXt halves every axis four times. While it is too large, the axis along which it
-    covers most of the image loses 16. Memory that is left goes into the batch.
+    The patch is chosen first. It starts with 256³ voxels and the same number of millimetres along each axis, is clipped
+    to the median image, and is rounded up to multiples of 16, since MedNeXt halves every axis four times. While it is
+    too large, the axis along which it covers the largest part of the image is reduced by 16. The remaining memory is
+    used for the batch.
 
     Args:
-        median_shape: Voxels of the median image at `spacing`.
-        spacing: Millimetres along the same axes.
-        voxels_in_dataset: Of all resampled images; a batch has at most 5 % of them, but at least `min_batch` patches.
-        memory_of: Bytes that a training step needs, of patch and batch; more for more of either.
-        budget: Bytes that it may need.
-        min_batch: Patches in a batch, at least.
-        largest: Voxels of a patch, at most.
+        median_shape: Number of voxels of the median image at `spacing`, along each axis.
+        spacing: Voxel size in millimetres along the same axes.
+        voxels_in_dataset: Number of voxels of all resampled images; a batch has at most 5 % of them, but at least
+            `min_batch` patches.
+        memory_of: Bytes that a training step needs for a patch and a batch; it increases with either.
+        budget: Bytes that a training step may need.
+        min_batch: The smallest number of patches in a batch.
+        largest: The largest number of voxels in a patch.
 
     Returns:
-        The patch's voxels along the same axes, and the number of patches.
+        The patch size in voxels along the same axes, and the number of patches.
 
     Raises:
         InputError: When not even the smallest patch fits.
 
     Source:
-        nnU-Net (Isensee et al. 2021, Nature Methods, online methods): patch and batch size. Steps of 16 along every
+        nnU-Net (Isensee et al. 2021, Nature Methods, online methods): patch and batch size. The steps of 16 along every
         axis are MedNeXt's.
     """
-    extent = (_START * math.prod(spacing)) ** (1 / 3)  # millimetres
+    extent = (_START * math.prod(spacing)) ** (1 / 3)  # side length of the patch in millimetres
     clipped = [min(round(extent / mm), size) for mm, size in zip(spacing, median_shape, strict=True)]
     x, y, z = map(round_up, clipped)
     patch: Shape = (x, y, z)
@@ -179,20 +181,20 @@ def patch_and_batch(
 
 
 def batch_dice(patch: Sequence[int], median_shape: Sequence[float], spacing: Sequence[float]) -> Decision[bool]:
-    """Choose whether the Dice loss is of the whole batch, or of each patch for itself.
+    """Choose whether the Dice loss is computed over the whole batch or for each patch separately.
 
-    It is of the batch where patches are so small a part of the image that many lack some of the classes. nnU-Net
-    decides that by whether a low resolution would be worth a network of its own. Here it is only asked for: there is
-    no network at low resolution and no cascade, and for the question the patch stays as it is, where nnU-Net plans one
-    anew for each resolution that it tries.
+    It is computed over the batch if patches are so small a part of the image that many lack some of the classes.
+    nnU-Net decides this by whether a network at low resolution would be worthwhile. Here, only this question is asked:
+    there is no network at low resolution and no cascade, and the patch does not change, whereas nnU-Net plans a new one
+    for each resolution that it tries.
 
     Args:
-        patch: Voxels.
-        median_shape: Voxels of the median image at `spacing`.
-        spacing: Millimetres along the same axes.
+        patch: Patch size in voxels.
+        median_shape: Number of voxels of the median image at `spacing`, along each axis.
+        spacing: Voxel size in millimetres along the same axes.
 
     Returns:
-        Whether the Dice loss is of the whole batch.
+        Whether the Dice loss is computed over the whole batch.
 
     Source:
         nnU-Net (Isensee et al. 2021, Nature Methods, online methods): when 3d_lowres is configured.
@@ -231,7 +233,7 @@ def _scheme(name: str, channel: ChannelFacts, kept: float) -> Decision[dict[str,
 
 
 def _excess(patch: Shape, batch: int, memory_of: Callable[[Shape, int], float], budget: float, largest: int) -> str:
-    """Say what the patch is too large for; nothing when it is not."""
+    """Say what the patch is too large for; the text is empty if it is not."""
     if math.prod(patch) > largest:
         return f"limited to {largest:,} voxels"
     return f"limited by --memory {_gib(budget)}" if memory_of(patch, batch) > budget else ""

@@ -1,14 +1,16 @@
 """Preprocessed cases on disk, of which training reads only the patches it needs.
 
-A case is four files: the image (float16, `(C, X, Y, Z)`) and the label map (int16, `(1, X, Y, Z)`) as memory-mapped
-NumPy arrays, positions of voxels of each structure, and a description, which is written last. Half precision keeps 11
-bits of a normalised intensity, more than the network's bfloat16, and halves the disk space and the reading.
+A case consists of four files: the image (float16, `(C, X, Y, Z)`) and the label map (int16, `(1, X, Y, Z)`) as
+memory-mapped NumPy arrays, positions of voxels of each structure, and a description, which is written last. Half
+precision keeps 11 bits of a normalised intensity, which is more than the network's bfloat16, and halves the disk space
+and the reading.
 
-What is prepared is used again only where it is the same. The folder's name depends on the transform with all of its
-arguments, the labels and the version of this package; a case's file name on where its sources are, so that cases of
-the same name in two data sets do not meet. The description holds the size and the times of the sources, and the size,
-times and checksum of the parts. A part whose times changed is read and compared with its checksum: this costs nothing
-as long as nobody touched it, and finds what was cut, exchanged or overwritten, but not a disk that lost bits.
+Prepared files are used again only if they would be prepared in the same way. The name of the folder depends on the
+transform with all of its arguments, the labels and the version of this package. The file names of a case depend on
+where its sources are, so that cases of the same name in two data sets do not collide. The description contains the size
+and times of the sources, and the size, times and checksum of the parts. A part whose times have changed is read and
+compared with its checksum. This costs nothing as long as nobody has touched it, and finds files that were truncated,
+exchanged or overwritten, but not a disk that lost bits.
 """
 
 import hashlib
@@ -38,19 +40,19 @@ from mednextv2.version import __version__
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 3  # of the files; another number means that older ones are made again
+_FORMAT = 3  # version of the file format; files with another number are prepared again
 _PARTS = ("image.npy", "label.npy", "positions.npy")
-_KEPT_VOXELS = 10_000  # positions a structure; of larger structures one in a hundred if that is more
+_KEPT_VOXELS = 10_000  # positions kept for each structure, or one in a hundred if that is more
 _SEED = 1234
 
 
 class PreparedCase:
-    """One preprocessed case. It opens its files when they are first asked for, in each process for itself.
+    """One preprocessed case. It opens its files when they are first needed, separately in each process.
 
     Args:
         folder: The folder of the files.
         name: The name of the case.
-        sources: The files that it is prepared from, whose places are part of the files' names.
+        sources: The files from which it is prepared; their paths determine the names of the prepared files.
     """
 
     def __init__(self, folder: str | os.PathLike, name: str, sources: Sequence[str] = ()) -> None:
@@ -72,7 +74,7 @@ class PreparedCase:
 
     @cached_property
     def label(self) -> np.ndarray:
-        """The label map, `(1, X, Y, Z)` int16, memory-mapped; -1 lies outside the image's content."""
+        """The label map, `(1, X, Y, Z)` int16, memory-mapped; -1 marks voxels outside the image's content."""
         return np.load(self.file("label.npy"), mmap_mode="r")
 
     @cached_property
@@ -86,7 +88,7 @@ class PreparedCase:
 
     @property
     def counts(self) -> list[int]:
-        """Number of stored positions of each structure; with an ignore label, the last one is of annotated voxels."""
+        """Number of stored positions of each structure; with an ignore label, the last is for annotated voxels."""
         return self.facts["counts"]
 
     def position(self, structure: int, index: int) -> tuple[int, ...]:
@@ -94,22 +96,22 @@ class PreparedCase:
 
         Args:
             structure: Index into `counts`.
-            index: From 0 to the count of that structure.
+            index: A number from 0 up to, but not including, the count of that structure.
         """
         flat = self._positions[sum(self.counts[:structure]) + index]
         return tuple(int(i) for i in np.unravel_index(flat, self.label.shape[1:]))
 
 
 class CaseStore:
-    """Preprocess cases, each once for the same settings and files.
+    """Preprocess cases, each only once for the same settings and files.
 
     Args:
-        transform: From an item to tensors `image` `(C, X, Y, Z)` and `label` `(1, X, Y, Z)`.
-        scheme: Whose structures' positions are stored.
-        folder: Where to store cases; a folder inside, named after the settings, takes the files.
-        settings: What the result depends on beside the transform, as plain data; other settings have files of their
+        transform: Turns an item into the tensors `image` `(C, X, Y, Z)` and `label` `(1, X, Y, Z)`.
+        scheme: The label scheme; positions of the voxels of its structures are stored.
+        folder: Where to store cases; the files go into a subfolder that is named after the settings.
+        settings: What the result depends on besides the transform, as plain data; other settings have files of their
             own.
-        workers: Threads.
+        workers: Number of threads.
     """
 
     def __init__(
@@ -126,16 +128,16 @@ class CaseStore:
         self.transform, self.scheme, self.workers = transform, scheme, max(1, workers)
 
     def prepare(self, items: Sequence[Mapping[str, Any]]) -> list[PreparedCase]:
-        """Preprocess what is not there yet. Under `torch.distributed` rank 0 does it while the others wait.
+        """Preprocess the cases that are missing. Under `torch.distributed`, rank 0 does it while the others wait.
 
         Args:
             items: Dicts with `image` and `label` (paths), and `case` (or the image's name).
 
         Returns:
-            A prepared case an item, in their order.
+            A prepared case for each item, in the order of the items.
 
         Raises:
-            InputError: If a file cannot be written, or a label map has a value that the task does not have.
+            InputError: If a file cannot be written, or a label map has a value that the task does not define.
         """
         cases = [PreparedCase(self.folder, _name(item), _files(item)) for item in items]
         pairs = list(zip(cases, items, strict=True))
@@ -152,7 +154,7 @@ class CaseStore:
                     done = pool.map(lambda pair: _prepare(pair[0], pair[1], self.transform, self.scheme), work)
                     list(tqdm(done, total=len(work), desc="preparing", unit="case", mininterval=1))
         while distributed and not all(_is_current(case, item) for case, item in pairs):
-            time.sleep(1)  # not a barrier, which gives up after ten minutes
+            time.sleep(1)  # rather than a barrier, which gives up after ten minutes
         return cases
 
 
@@ -165,18 +167,18 @@ def _files(item: Mapping[str, Any]) -> list[str]:
 
 
 def _signature(item: Mapping[str, Any]) -> list:
-    """Return what changes when a source file is exchanged: name, size and time of each."""
+    """Return what changes when a source file is exchanged: the name, size and times of each file."""
     return [[os.path.abspath(f), *_status(Path(f))] for f in _files(item)]
 
 
 def _status(file: Path) -> list[int]:
-    """Return size and times; the time of the last change of its entry is set by the system, and by nobody else."""
+    """Return the size and times; only the system can set the time at which the file's entry was last changed."""
     status = file.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _is_current(case: PreparedCase, item: Mapping[str, Any], check: bool = False) -> bool:
-    """Tell whether a case is prepared from these files; with `check`, also whether its parts are as they were."""
+    """Tell whether a case is prepared from these files; with `check`, also whether its parts are unchanged."""
     try:
         facts = json.loads(case.file("case.json").read_text(encoding="utf-8"))
         if facts["source"] != _signature(item):
@@ -185,7 +187,7 @@ def _is_current(case: PreparedCase, item: Mapping[str, Any], check: bool = False
             logger.warning(
                 "case %s: its prepared files (%s) were damaged, and are prepared anew", case.name, ", ".join(damaged)
             )
-            case.file("case.json").unlink(missing_ok=True)  # it counts as not prepared from now on
+            case.file("case.json").unlink(missing_ok=True)  # from now on, the case counts as not prepared
             return False
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
@@ -208,11 +210,11 @@ def _checksum(file: Path) -> int:
 
 def _prepare(case: PreparedCase, item: Mapping[str, Any], transform: Callable, scheme: LabelScheme) -> None:
     if _is_current(case, item):
-        return  # another training that shares the folder has done it meanwhile; it may be reading the files
+        return  # another training that shares the folder has prepared the case meanwhile and may be reading the files
     source = _signature(item)
-    case.file("case.json").unlink(missing_ok=True)  # until it is there again, the case counts as not prepared
+    case.file("case.json").unlink(missing_ok=True)  # until this file exists again, the case counts as not prepared
     if str(item["label"]).lower().endswith(SUFFIXES):
-        read_label_map(item["label"], scheme.declared)  # refuses values that the task does not have
+        read_label_map(item["label"], scheme.declared)  # refuses values that the task does not define
     data = transform(dict(item))
     image = torch.as_tensor(data["image"]).clamp(-65504, 65504).to(torch.float16).numpy()
     label = torch.as_tensor(data["label"]).to(torch.int16)
@@ -232,7 +234,7 @@ def _prepare(case: PreparedCase, item: Mapping[str, Any], transform: Callable, s
 
 
 def _save(path: Path, array: np.ndarray) -> dict[str, Any]:
-    """Write a part to the disk, and return what tells later whether it is whole."""
+    """Write a part to the disk, and return the numbers by which it can later be checked."""
     with writing(path) as temporary:
         with temporary.open("wb") as f:
             np.save(f, np.ascontiguousarray(array))
@@ -243,10 +245,10 @@ def _save(path: Path, array: np.ndarray) -> dict[str, Any]:
 
 
 def _draw_positions(label: torch.Tensor, scheme: LabelScheme) -> list[np.ndarray]:
-    """Choose voxels of each structure at random; with an ignore label also among all annotated voxels.
+    """Choose voxels of each structure at random; with an ignore label, also among all annotated voxels.
 
     Source:
-        nnU-Net: all voxels up to 10,000, of more at least as many, or one in a hundred; without replacement.
+        nnU-Net: all voxels up to 10,000; of more voxels, 10,000 or one in a hundred, whichever is more; no replacement.
     """
     random = np.random.RandomState(_SEED)
     masks = [mask.reshape(-1) for mask in scheme.masks(label)]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from mednextv2.errors import InputError
 from mednextv2.images.volume import stem
 
-#: The name of nnU-Net's file, which is used where a data set has it.
+#: The name of nnU-Net's file, which is used if the data set contains it.
 NNUNET_NAME = "splits_final.json"
 
 
@@ -26,15 +26,15 @@ def read_split_file(path: str | os.PathLike, names: Sequence[str]) -> list[Fold]
 
     Args:
         path: A JSON file: nnU-Net's list of `{"train": [...], "val": [...]}`; or a MONAI datalist, whose entries under
-            `training` have a `fold`, or which has a list under `validation`, too.
+            `training` have a `fold`, or which also has a list under `validation`.
         names: The names of the data set's cases.
 
     Returns:
         The folds in order.
 
     Raises:
-        InputError: If the file is no such file, names cases that the data set does not have, or a fold has a case on
-            both sides or none on one.
+        InputError: If the file has neither format or names cases that the data set does not have, or if a fold has a
+            case on both sides, or no case on one side.
     """
     path = Path(path).expanduser()
     try:
@@ -98,7 +98,7 @@ def _datalist_folds(path: Path, content: dict[str, Any]) -> list[Fold]:
 
 
 def _name(path: Path, entry: Any) -> str:
-    """Return the case that an entry of a datalist is of: it is given as a name, or by its image's file."""
+    """Return the name of the case in an entry of a datalist, which gives a name or the file of its image."""
     if isinstance(entry, dict):
         image = entry.get("case", entry.get("image"))
         entry = image[0] if isinstance(image, list) and image else image

@@ -1,4 +1,4 @@
-"""Cross-validation splits: those that a file prescribes, or nnU-Net's, so that scores can be compared with it."""
+"""Cross-validation splits: those that a file prescribes, or nnU-Net's, so that scores can be compared."""
 
 import logging
 import os
@@ -16,26 +16,26 @@ from mednextv2.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-FOLDS = 5  # of the cross-validation
+FOLDS = 5  # the number of folds of the cross-validation
 
 
 def kfold_indices(count: int, fold: int | str, folds: int = FOLDS, seed: int = 12345) -> tuple[list[int], list[int]]:
     """Split `count` cases into training and validation indices.
 
-    The same as scikit-learn's `KFold(folds, shuffle=True, random_state=seed)`, which nnU-Net uses on the sorted case
-    names: one shuffle, then consecutive pieces whose sizes differ by at most one.
+    This gives the same result as scikit-learn's `KFold(folds, shuffle=True, random_state=seed)`, which nnU-Net applies
+    to the sorted case names: one shuffle, then consecutive pieces whose sizes differ by at most one.
 
     Args:
         count: Number of cases.
-        fold: Which piece is for validation, from 0.
-        folds: Number of pieces.
-        seed: Of the shuffle.
+        fold: The index of the piece for validation, from 0.
+        folds: The number of pieces.
+        seed: The seed of the shuffle.
 
     Returns:
         Sorted training indices and sorted validation indices.
 
     Raises:
-        InputError: When there are fewer cases than folds, or no such fold.
+        InputError: When there are fewer cases than folds, or the fold does not exist.
     """
     if not isinstance(fold, int) or not 0 <= fold < folds:
         raise InputError(f"fold {fold!r}: there are the folds 0 to {folds - 1}, or 'all' to train on every case")
@@ -68,7 +68,7 @@ class Split:
     source: str
 
     def about(self) -> dict[str, Any]:
-        """Return what weights that are trained on this split should tell: plain values, with the names of the cases."""
+        """Return the record for weights that are trained on this split: plain values, with the names of the cases."""
         return {
             "fold": self.fold,
             "num_folds": self.num_folds,
@@ -99,7 +99,7 @@ def split_dataset(
         splits: A file of splits: see :func:`mednextv2.data.split_files.read_split_file`.
         group: A regular expression for the patient in a case's name: see
             :func:`mednextv2.data.case_groups.group_cases`.
-        trained: What weights tell about the split that they were trained with: see :meth:`Split.about`.
+        trained: The record in weights of the split with which they were trained: see :meth:`Split.about`.
 
     Raises:
         InputError: If there is no such fold, or the cases cannot be split.
@@ -150,7 +150,7 @@ def describe_split(names: Sequence[str]) -> str:
 
 
 def _recorded(trained: Mapping[str, Any] | None, fold: int | str, names: Sequence[str]) -> list[Fold]:
-    """Return the folds of which one is that of the weights, the others empty; none if it is of another data set."""
+    """Return folds with that of the weights and the others empty; an empty list if it is of another data set."""
     if not trained or trained.get("fold") != fold:
         return []
     sides = Fold(list(trained.get("training", [])), list(trained.get("validation", [])))

@@ -25,14 +25,14 @@ def find_two_folders(folder: Path, labels_dir: str | os.PathLike | None) -> tupl
 
 
 def read_two_folders(folder: Path, images: Path, labels: Path) -> DatasetFolder:
-    """Pair images with label maps of the same name; with `_0000`, `_0001`, … behind it they are channels."""
+    """Pair images with label maps of the same name; files that end with `_0000`, `_0001`, … are channels."""
     label_files = {stem(f): f for f in _volumes(labels)}
     parts = []
     for file in _volumes(images):
         name = stem(file)
         number = None if name in label_files else re.fullmatch(r"(.+)_(\d{4})", name)
         parts.append((file, number[1] if number else name, int(number[2]) if number else None))
-    # patients may be numbered, too: that a number is a channel's, a label map of the name without it must show
+    # Patients may be numbered, too: a number is a channel's only if there is a label map with the name without it.
     channelled = not label_files or any(number is not None and name in label_files for _, name, number in parts)
     groups: dict[str, dict[int, Path]] = {}
     for file, name, index in parts:
@@ -45,7 +45,7 @@ def read_two_folders(folder: Path, images: Path, labels: Path) -> DatasetFolder:
         raise InputError(f"{images}: holds no images ({', '.join(SUFFIXES)})")
     channels = max(max(group) for group in groups.values()) + 1
     cases = []
-    for name in sorted(groups.keys() | label_files.keys()):  # what has no partner is for the check to report
+    for name in sorted(groups.keys() | label_files.keys()):  # the check reports files without a partner
         group = groups.get(name, {})
         ending = next(iter(group.values()), Path("_.nii.gz"))
         suffix = ending.name[len(stem(ending)) :]
@@ -60,7 +60,7 @@ def read_two_folders(folder: Path, images: Path, labels: Path) -> DatasetFolder:
 
 
 def sorted_cases(cases: list[Case], source: Path) -> tuple[Case, ...]:
-    """Return cases in the order of their names; two of one name in `source` are refused."""
+    """Return cases in the order of their names; two cases of the same name in `source` are refused."""
     cases = sorted(cases, key=lambda case: case.name)
     if odd := [case.name for case in cases if not _is_file_name(case.name)]:
         raise InputError(
@@ -81,7 +81,7 @@ def _is_file_name(name: str) -> bool:
 
 
 def _volumes(folder: Path) -> list[Path]:
-    """List the image files of a folder; two of them with one name are refused, as `a.nii` and `a.nii.gz`."""
+    """List the image files of a folder; two with the same name, such as `a.nii` and `a.nii.gz`, are refused."""
     files = sorted(f for f in folder.iterdir() if f.name.lower().endswith(SUFFIXES) and not f.name.startswith("."))
     for a, b in pairwise(sorted(files, key=stem)):
         if stem(a) == stem(b):

@@ -8,16 +8,16 @@ from nibabel.affines import voxel_sizes
 
 from mednextv2.wording import times
 
-_SHIFT = 0.1  # two grids may disagree by this part of a voxel before it counts as a defect
-_PLAUSIBLE_MM = (0.01, 100.0)  # a voxel's side; metres or micrometres in a header give others
-_SHEAR = np.sin(np.radians(1.0))  # of the angle between two axes; less is rounding
+_SHIFT = 0.1  # two grids may differ by this fraction of a voxel before it counts as a defect
+_PLAUSIBLE_MM = (0.01, 100.0)  # range of a voxel's side; headers in metres or micrometres are outside it
+_SHEAR = np.sin(np.radians(1.0))  # sine of the angle by which two axes may deviate from 90°; less is rounding
 
 
 def oriented_spacing(affine: np.ndarray, spatial_dims: int = 3) -> tuple[float, ...]:
     """Return the size of a voxel in mm along right, anterior, superior.
 
     Args:
-        affine: From voxel indices to millimetres, `(4, 4)`.
+        affine: The matrix `(4, 4)` from voxel indices to millimetres.
         spatial_dims: 2 or 3.
     """
     axes = nib.orientations.io_orientation(affine)[:spatial_dims, 0]
@@ -26,14 +26,14 @@ def oriented_spacing(affine: np.ndarray, spatial_dims: int = 3) -> tuple[float, 
 
 
 def check_affine(affine: np.ndarray, spatial_dims: int = 3) -> list[str]:
-    """List what makes a grid impossible.
+    """List the reasons why a grid is impossible.
 
     Args:
-        affine: From voxel indices to millimetres, `(4, 4)`.
+        affine: The matrix `(4, 4)` from voxel indices to millimetres.
         spatial_dims: 2 or 3.
 
     Returns:
-        One clause a problem, without the file's name.
+        One clause for each problem, without the file's name.
     """
     axes = affine[:spatial_dims, :spatial_dims]
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(axes) < spatial_dims:
@@ -60,11 +60,11 @@ def compare_grids(first: tuple, second: tuple) -> str:
     """Say where two files of a case differ in shape or position.
 
     Args:
-        first: File name, spatial shape, affine `(4, 4)`.
-        second: Likewise.
+        first: File name, spatial shape and affine `(4, 4)` of the first file.
+        second: The same for the second file.
 
     Returns:
-        One sentence; empty when they agree to a tenth of a voxel.
+        One sentence; empty if they agree to within a tenth of a voxel.
     """
     (file_a, shape_a, affine_a), (file_b, shape_b, affine_b) = first, second
     if shape_a != shape_b:
@@ -72,7 +72,7 @@ def compare_grids(first: tuple, second: tuple) -> str:
     corners = np.array([[*corner, *[0] * (3 - len(shape_a)), 1] for corner in product(*[(0, n - 1) for n in shape_a])])
     distance = np.linalg.norm((corners @ (affine_a - affine_b).T)[:, :3], axis=1).max()
     voxel = voxel_sizes(affine_a).min()
-    if not distance <= _SHIFT * voxel:  # also where one of them is NaN
+    if not distance <= _SHIFT * voxel:  # also true if one of them is NaN
         return (
             f"{file_b}: lies up to {distance:.3g} mm away from {file_a} (their affines differ); "
             "resample it to the image, or copy the image's affine if only the header is wrong"

@@ -1,7 +1,7 @@
-"""Whether the data of an image file are as many as its header declares, found out before they are read.
+"""A check that an image file contains as much data as its header declares, before the data are read.
 
-Libraries allocate what a header declares, and decompress what a file holds. Both are bounded here: by the size of the
-file, by the machine's memory, and by each other.
+Libraries allocate what a header declares, and decompress what a file contains. Both are limited here by the size of the
+file, the machine's memory, and each other.
 """
 
 import math
@@ -14,8 +14,8 @@ from mednextv2.errors import InputError
 from mednextv2.wording import brief, times
 
 MAX_AXES = 5
-MAX_EXPANSION = 1100  # bytes that come from one compressed byte; deflate's limit is 1032
-SLACK = 2**20  # bytes behind the voxels that are not looked at
+MAX_EXPANSION = 1100  # most bytes from one compressed byte; deflate's limit is 1032
+SLACK = 2**20  # number of bytes after the voxels that are ignored
 CHUNK = 2**20
 _AGAIN = "Copy or convert it again"
 
@@ -24,12 +24,12 @@ def declared_bytes(file: Path, shape: Sequence[int], voxel_bytes: int) -> int:
     """Return the bytes of the voxels that a header declares.
 
     Args:
-        file: For messages.
-        shape: Voxels along each axis, as the header has them.
+        file: The file, which messages name.
+        shape: The number of voxels along each axis, as in the header.
         voxel_bytes: Bytes of one voxel.
 
     Raises:
-        InputError: When no image has that shape, or this machine's memory cannot hold it.
+        InputError: If no image has that shape, or this machine's memory cannot hold it.
     """
     if not 1 <= len(shape) <= MAX_AXES or not all(0 < size < 2**31 for size in shape):
         raise InputError(
@@ -37,7 +37,7 @@ def declared_bytes(file: Path, shape: Sequence[int], voxel_bytes: int) -> int:
             f"one voxel each. {_AGAIN}"
         )
     needed = math.prod(shape) * voxel_bytes
-    # on Windows, which does not tell, the library that reads the file finds out
+    # Windows does not report the memory; there, the library that reads the file finds out
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
     if needed > memory:
         raise InputError(
@@ -51,10 +51,10 @@ def check_plain(file: Path, data_file: Path, offset: int, needed: int) -> None:
     """Raise an InputError when an uncompressed file is too short.
 
     Args:
-        file: With the header, for messages.
-        data_file: With the voxels, which may be the same.
-        offset: Of the first voxel, in bytes.
-        needed: Bytes of the voxels.
+        file: The file with the header, which messages name.
+        data_file: The file with the voxels, which may be the same.
+        offset: The offset of the first voxel in bytes.
+        needed: The number of bytes of the voxels.
     """
     there = max(0, data_file.stat().st_size - offset)
     if there < needed:
@@ -68,9 +68,9 @@ def check_expansion(file: Path, compressed: int, needed: int) -> None:
     """Raise an InputError when so few compressed bytes cannot hold the voxels that the header declares.
 
     Args:
-        file: For messages.
-        compressed: Bytes in the file.
-        needed: Bytes of the voxels.
+        file: The file, which messages name.
+        compressed: The number of bytes in the file.
+        needed: The number of bytes of the voxels.
     """
     if needed > compressed * MAX_EXPANSION + SLACK:
         raise InputError(
@@ -83,16 +83,16 @@ def check_compressed(file: Path, data_file: Path, offset: int, needed: int) -> N
     """Decompress a file in pieces, none of which is kept.
 
     Args:
-        file: With the header, for messages.
-        data_file: With the compressed voxels (zlib or gzip), which may be the same.
-        offset: Of the first compressed byte.
-        needed: Bytes of the voxels.
+        file: The file with the header, which messages name.
+        data_file: The file with the compressed voxels (zlib or gzip), which may be the same.
+        offset: The offset of the first compressed byte.
+        needed: The number of bytes of the voxels.
 
     Raises:
-        InputError: When the data are damaged, fewer than declared or more.
+        InputError: If the data are damaged, or there are fewer or more than declared.
     """
     check_expansion(file, data_file.stat().st_size - offset, needed)
-    decoder, total = zlib.decompressobj(zlib.MAX_WBITS | 32), 0  # finds out which of both it is
+    decoder, total = zlib.decompressobj(zlib.MAX_WBITS | 32), 0  # detects whether it is zlib or gzip
     with data_file.open("rb") as f:
         f.seek(offset)
         try:
@@ -109,5 +109,5 @@ def check_compressed(file: Path, data_file: Path, offset: int, needed: int) -> N
 
 
 def expands_beyond(file: Path, needed: int) -> str:
-    """Return the message for compressed data that are more than the header declares."""
+    """Return the message about more compressed data than the header declares."""
     return f"{file}: its data expand beyond the {needed} bytes that its header declares; it is damaged. {_AGAIN}"

@@ -1,8 +1,8 @@
 """Headers of MetaImage (.mha, .mhd) and NRRD files, checked before ITK reads them.
 
 Such a header may name the file with the voxels. ITK reads whatever it names: another patient's image, or any file of
-the machine, whose bytes a report would then show. Here it may only be a file beside the header. What is not understood
-is refused, so that ITK cannot understand it otherwise.
+the machine, whose bytes a report would then show. Here, it may only be a file beside the header. Everything that is not
+understood is refused, so that ITK cannot interpret it in another way.
 """
 
 import math
@@ -36,15 +36,15 @@ _NRRD_BYTES = {
 
 
 def screen_itk(path: Path) -> None:
-    """Check the header of a file, where its voxels are, and that they are as many as declared.
+    """Check the header of a file, the place of its voxels, and that there are as many as declared.
 
     Args:
-        path: Ends in .mha, .mhd or .nrrd.
+        path: The file, which ends in .mha, .mhd or .nrrd.
 
     Raises:
-        InputError: When the voxels are elsewhere than in the file or beside it, damaged, or not as many as declared;
-            and for a header that makes no sense or is written in a way that is not read.
-        OSError: When the file cannot be read.
+        InputError: If the voxels are not in the file or beside it, are damaged, or are not as many as declared, or if
+            the header makes no sense or is written in a way that is not supported.
+        OSError: If the file cannot be read.
     """
     with path.open("rb") as f:
         head = f.read(_MAX_HEADER)
@@ -88,7 +88,7 @@ def _screen_meta(path: Path, head: bytes) -> None:
     needed = declared_bytes(path, shape, _META_BYTES[kind] * channels)
     local = fields["ElementDataFile"] in ("LOCAL", "Local", "local")
     named = fields["ElementDataFile"]
-    if named.upper().startswith("LIST"):  # of files, one a line
+    if named.upper().startswith("LIST"):  # a list of files, one per line
         named += f" {head[end:].decode('latin-1').strip().partition(chr(10))[0]}"
     data_file = path if local else _beside(path, named)
     skipped = _whole(path, "HeaderSize", fields.get("HeaderSize", "0"))[0]
@@ -145,7 +145,7 @@ def _screen_nrrd(path: Path, head: bytes) -> None:
 
 
 def _lines(path: Path, header: bytes) -> list[str]:
-    """Split a header into lines without control characters, at which ITK may end a line, or a word, and we not."""
+    """Split a header into lines without control characters, at which ITK, unlike us, may end a line or a word."""
     lines = re.sub(rb"\r\n", b"\n", header).decode("latin-1").removesuffix("\n").split("\n")
     for line in lines:
         if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", line):

@@ -1,10 +1,10 @@
-"""ITK among threads: its loading changes the working directory, and its readers take turns."""
+"""Use of ITK with threads: loading it changes the working directory, and its readers take turns."""
 
 import threading
 from collections.abc import Iterable
 from typing import Any
 
-#: Held while ITK reads: nothing promises that its readers may be used by several threads at once.
+#: Held while ITK reads: there is no guarantee that several threads may use its readers at once.
 ITK_TURN = threading.Lock()
 
 _lock = threading.Lock()
@@ -14,8 +14,8 @@ _loaded: list[Any] = []
 def load_itk() -> Any:
     """Import ITK with all of its modules that read and write images.
 
-    ITK loads a module at its first use, and changes the working directory for that time: another thread's relative
-    paths would not be found. So it is loaded as a whole, and before threads are started.
+    ITK loads a module at its first use, and changes the working directory during that time, so another thread's
+    relative paths would not be found. It is therefore loaded as a whole, and before threads are started.
 
     Returns:
         The package `itk`.
@@ -31,6 +31,6 @@ def load_itk() -> Any:
 
 
 def load_itk_for(files: Iterable[Any]) -> None:
-    """Load ITK where it will read any of some files: all but NIfTI."""
+    """Load ITK if it will read one of the files, which is any file but NIfTI."""
     if any(not str(file).lower().endswith((".nii", ".nii.gz")) for file in files):
         load_itk()

@@ -1,4 +1,4 @@
-"""Label maps in files, and what makes voxels a label map."""
+"""Label maps in files, and the check that voxels are a label map."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from mednextv2.images.volume import dimensions, is_numeric, read_volume
 from mednextv2.label_scheme import MAX_LABELS, label_dtype
 from mednextv2.wording import times
 
-_SHOWN = 8  # wrong values in a message
+_SHOWN = 8  # largest number of wrong values in a message
 
 
 def read_label_map(
@@ -19,16 +19,16 @@ def read_label_map(
     """Read a label map.
 
     Args:
-        path: Of the file: see :func:`mednextv2.images.volume.read_volume`.
-        labels: Names of the values 0, 1, … that it may have; None where nothing declares them.
+        path: The path of the file: see :func:`mednextv2.images.volume.read_volume`.
+        labels: Names of the values 0, 1, … that it may have; None if nothing declares them.
         spatial_dims: 2 or 3; None for either.
 
     Returns:
-        The labels, as of :func:`as_label_map`, and the affine, `(4, 4)`, from voxel indices to millimetres (right,
-        anterior, superior).
+        The labels, as returned by :func:`as_label_map`, and the affine, `(4, 4)`, from voxel indices to millimetres
+        (right, anterior, superior).
 
     Raises:
-        InputError: When the file cannot be read, or is no label map.
+        InputError: If the file cannot be read or is not a label map.
     """
     array, affine = read_volume(path)
     return as_label_map(array, str(path), labels, spatial_dims), affine
@@ -40,17 +40,17 @@ def as_label_map(
     """Check that voxels are labels: one channel of whole numbers from 0 on, all of them declared.
 
     Args:
-        array: Voxels as a file has them, `(X, Y, Z)`, `(X, Y)`, or with a last axis of one channel.
-        name: Of the file, for messages.
-        labels: Names of the values 0, 1, … that it may have; None where nothing declares them.
+        array: The voxels as in the file, `(X, Y, Z)`, `(X, Y)`, or with a last axis of one channel.
+        name: The name of the file, for messages.
+        labels: Names of the values 0, 1, … that it may have; None if nothing declares them.
         spatial_dims: 2 or 3; None for either.
 
     Returns:
-        The labels without an axis of channels, of the type :func:`mednextv2.label_scheme.label_dtype` for as many
-        labels as are declared, or are there.
+        The labels without a channel axis, in the type that :func:`mednextv2.label_scheme.label_dtype` gives for the
+        number of labels that are declared or occur.
 
     Raises:
-        InputError: When they are none.
+        InputError: If the voxels are not labels.
     """
     if array.ndim == (spatial_dims or 3) + 1 and array.shape[-1] == 1:
         array = array[..., 0]
@@ -65,7 +65,7 @@ def as_label_map(
         raise InputError(f"{name}: has no voxels (shape {times(array.shape)})")
     allowed = MAX_LABELS if labels is None else len(labels)
     highest = array.max()
-    if array.min() >= 0 and highest < allowed:  # neither is so with NaN
+    if array.min() >= 0 and highest < allowed:  # both are false with NaN
         found = array.astype(label_dtype(int(highest) + 1 if labels is None else allowed), copy=False)
         if array.dtype.kind in "iub" or np.array_equal(found, array):
             return found

@@ -1,4 +1,4 @@
-"""The header of a NIfTI file, checked before nibabel makes an image of it."""
+"""The header of a NIfTI file, checked before nibabel creates an image from it."""
 
 import gzip
 import math
@@ -19,31 +19,31 @@ _AGAIN = "Copy or convert it again"
 
 
 def screen_nifti(path: Path) -> None:
-    """Check the header of a file, and that its size fits, without reading its voxels.
+    """Check the header of a file and that the file's size fits it, without reading the voxels.
 
     Args:
-        path: Ends in .nii or .nii.gz.
+        path: The file, which ends in .nii or .nii.gz.
 
     Raises:
-        InputError: For a header that no image has, and for a file that is too short.
-        OSError: When it cannot be read, or is not compressed as its name says.
+        InputError: If the header is impossible or the file is too short.
+        OSError: If the file cannot be read, or is not compressed as its name says.
     """
     with gzip.open(path) if _is_compressed(path) else path.open("rb") as f:
         _voxel_bytes(path, f.read(max(_SIZES)))
 
 
 def read_nifti(path: Path) -> bytes:
-    """Read a compressed NIfTI file to its very end, where its checksum is, and no more than its header declares.
+    """Read a compressed NIfTI file to its end, where its checksum is, but no more than its header declares.
 
     Args:
-        path: Ends in .nii.gz.
+        path: The file, which ends in .nii.gz.
 
     Returns:
-        The file's content, up to its last voxel.
+        The content of the file, up to its last voxel.
 
     Raises:
-        InputError: As :func:`screen_nifti`, and when there are fewer or more data than declared.
-        OSError: When it cannot be read, or its checksum does not hold.
+        InputError: As in :func:`screen_nifti`, and if there are fewer or more data than declared.
+        OSError: If the file cannot be read, or its checksum is wrong.
     """
     with gzip.open(path) as f:
         pieces = [f.read(max(_SIZES))]
@@ -64,7 +64,7 @@ def _is_compressed(path: Path) -> bool:
 
 
 def _voxel_bytes(path: Path, head: bytes) -> tuple[int, int]:
-    """Return offset and number of the voxels' bytes, after checking the header and the file's size."""
+    """Return the offset and number of the voxels' bytes, after checking the header and the file's size."""
     size = next((n for n in _SIZES for order in ("little", "big") if int.from_bytes(head[:4], order) == n), 0)
     if not size or len(head) < size:
         raise InputError(
@@ -91,14 +91,14 @@ def _defect(header: nib.Nifti1Header) -> str:
     if not 1 <= axes <= 7:
         return f"{axes} axes"
     code = int(header["datatype"])
-    kinds: Any = nib.nifti1.data_type_codes  # nibabel does not say what it holds
+    kinds: Any = nib.nifti1.data_type_codes  # nibabel does not annotate its content
     if code not in kinds or not kinds.dtype[code].itemsize:
         return f"voxels of the type {code}"
     offset, least = float(header["vox_offset"]), int(header["sizeof_hdr"])
     if not math.isfinite(offset) or offset < least:
         return f"voxels from byte {offset:g} on"
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    # NaN is what nibabel writes for no scaling, as others write 0; it leaves the intercept out, too
+    # nibabel writes NaN for no scaling, others write 0; then the intercept is ignored, too
     if math.isinf(slope) or (slope and not math.isnan(slope) and not math.isfinite(intercept)):
         return f"the scaling of intensities {slope:g} and {intercept:g}"
     spacing = [float(abs(n)) for n in header["pixdim"][1 : min(axes, 3) + 1]]

@@ -1,4 +1,4 @@
-"""Label maps as DICOM RT Structure Sets, the outlines that radiotherapy planning systems import."""
+"""Label maps as DICOM RT Structure Sets: outlines that radiotherapy planning systems import."""
 
 import os
 from collections.abc import Iterator
@@ -22,29 +22,29 @@ from mednextv2.label_scheme import LabelScheme
 from mednextv2.paths import prepare_folder, writing
 from mednextv2.version import __version__
 
-_STUDY = "1.2.840.10008.3.1.2.3.1"  # the class that DICOM wants for a referenced study, though it is retired
+_STUDY = "1.2.840.10008.3.1.2.3.1"  # the class that DICOM requires for a referenced study, although it is retired
 
 
 def write_rtstruct(
     path: str | os.PathLike, labels: np.ndarray, scheme: LabelScheme, series: DicomSeries, model: Model | None = None
 ) -> Path:
-    """Write a label map as an RT Structure Set: one region of interest a structure, closed outlines on each slice.
+    """Write a label map as an RT Structure Set: one region of interest per structure, closed outlines on each slice.
 
     Outlines run half-way between voxels of a structure and their neighbours, so that a program that fills them finds
-    exactly the voxels whose centres they enclose, those of the label map. A hole is an outline within another one.
+    exactly the voxels of the label map, whose centres they enclose. A hole is an outline within another one.
 
     Args:
         path: The file.
-        labels: `(columns, rows, slices)`, on the grid of :func:`mednextv2.data.read_series`.
-        scheme: What the values mean.
-        series: The source images, one file a slice.
-        model: Which network made it.
+        labels: The label map, `(columns, rows, slices)`, on the grid of :func:`mednextv2.data.read_series`.
+        scheme: The meaning of the values.
+        series: The source images, one file for each slice.
+        model: The network that made the label map.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
-        InputError: When contourpy is not installed, no voxel is labelled, the series is an enhanced multi-frame image,
+        InputError: If contourpy is not installed, no voxel is labelled, the series is an enhanced multi-frame image,
             or the file cannot be written.
 
     Source:
@@ -78,13 +78,13 @@ def check_rtstruct() -> None:
 
 
 def _structure_set(series: DicomSeries, model: Model) -> Dataset:
-    """Return the object without structures."""
+    """Return the DICOM object without structures."""
     first, *_ = images = reference_images(series)
     now, slices = datetime.now(), in_order(series.slices)
     made = Dataset()
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    for element in first:  # patient and study; the rest describes a slice
+    for element in first:  # copies the patient and the study; the rest describes a slice
         if element.tag.group in (0x0008, 0x0010, 0x0012, 0x0020) and element.keyword.startswith(_TAKEN):
             made.add(element)
     made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = RTStructureSetStorage
@@ -107,7 +107,7 @@ def _structure_set(series: DicomSeries, model: Model) -> Dataset:
     frame = _item(FrameOfReferenceUID=first.FrameOfReferenceUID, RTReferencedStudySequence=Items([study]))
     made.ReferencedFrameOfReferenceSequence = Items([frame])
     made.StructureSetROISequence, made.ROIContourSequence, made.RTROIObservationsSequence = Items(), Items(), Items()
-    assert len(images) == len(slices)  # one file a slice
+    assert len(images) == len(slices)  # one file for each slice
     return made
 
 
@@ -140,7 +140,7 @@ def _add_structure(made: Dataset, number: int, name: str, mask: np.ndarray, seri
 
 
 def _outlines(mask: np.ndarray, s: Any) -> Iterator[np.ndarray]:
-    """Give the outlines of `(columns, rows)` of one slice in millimetres, `(points, 3)`, the first point not again."""
+    """Yield the outlines of one slice `(columns, rows)` in millimetres, `(points, 3)`, without repeating the first."""
     from contourpy import contour_generator
 
     if not mask.any():

@@ -17,13 +17,13 @@ from mednextv2.images.itk_loading import ITK_TURN, load_itk
 from mednextv2.images.nifti_header import read_nifti, screen_nifti
 from mednextv2.wording import times
 
-#: File endings of images, the ones that MONAI reads with nibabel first.
+#: File endings of images, first those that MONAI reads with nibabel.
 NIFTI = (".nii.gz", ".nii")
 SUFFIXES = (*NIFTI, ".seg.nrrd", ".nrrd", ".mha", ".mhd")
 
 
 def stem(path: str | os.PathLike) -> str:
-    """Return the file name without folder and ending: `a/b.nii.gz` to `b`."""
+    """Return the file name without folder and ending: `b` for `a/b.nii.gz`."""
     name = Path(path).name
     for suffix in SUFFIXES:
         if name.lower().endswith(suffix):
@@ -32,7 +32,7 @@ def stem(path: str | os.PathLike) -> str:
 
 
 def is_numeric(array: np.ndarray) -> bool:
-    """Return whether voxels are one real number each."""
+    """Return whether each voxel is one real number."""
     return (np.issubdtype(array.dtype, np.number) or array.dtype == bool) and not np.iscomplexobj(array)
 
 
@@ -45,14 +45,14 @@ def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     """Read an image.
 
     Args:
-        path: A file with one of the endings in `SUFFIXES`; or a DICOM series, or a folder that holds one.
+        path: A file with one of the endings in `SUFFIXES`; or a DICOM series, or a folder that contains one.
 
     Returns:
         The voxels, `(X, Y, Z)` (further axes if the file has them and they are longer than one), in the file's own
         order and data type, and the affine, `(4, 4)`, from voxel indices to millimetres (right, anterior, superior).
 
     Raises:
-        InputError: When the file is missing, of another format, truncated or damaged.
+        InputError: If the file is missing, truncated, damaged or in another format.
     """
     if isinstance(path, DicomSeries):
         return read_series(path)
@@ -75,12 +75,12 @@ def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
         return array, _as_3d(np.asarray(meta["affine"], dtype=np.float64))
     except InputError:
         raise
-    except Exception as e:  # zlib, gzip, nibabel and ITK each raise their own for a damaged file
+    except Exception as e:  # zlib, gzip, nibabel and ITK each raise their own errors for a damaged file
         raise unreadable(path, e) from e
 
 
 def unreadable(path: str | os.PathLike, error: Exception) -> InputError:
-    """Return the error that tells that a library could not read an image file."""
+    """Return the error that says that a library could not read an image file."""
     detail = " ".join(str(error).split())[:200]
     return InputError(
         f"{path}: cannot be read; the file is truncated, damaged, or not what its ending says "
@@ -92,11 +92,11 @@ def screen_file(path: str | os.PathLike) -> None:
     """Check what an image's header declares, before another library reads the file.
 
     Args:
-        path: A file with one of the endings in `SUFFIXES`; others are left to who reads them.
+        path: A file with one of the endings in `SUFFIXES`; others are left to their reader.
 
     Raises:
-        InputError: For a header that no image has, voxels in a file that is not beside it, and data that are not as
-            many as declared.
+        InputError: If the header is impossible, the voxels are in a file that is not beside it, or there are not as
+            many data as declared.
     """
     path = Path(path)
     if not path.is_file() or not path.name.lower().endswith(SUFFIXES):
@@ -108,31 +108,31 @@ def screen_file(path: str | os.PathLike) -> None:
 
 
 def _load_nifti(path: Path) -> nib.Nifti1Image:
-    """Load a NIfTI file; a compressed one to its very end, where its checksum is, which nibabel does not read."""
+    """Load a NIfTI file, including the checksum at the end of a compressed one, which nibabel does not read."""
     if not path.name.lower().endswith(".gz"):
         screen_nifti(path)
         image = nib.load(path)
-        if not isinstance(image, nib.Nifti1Image):  # of which NIfTI-2 is a kind, and CIFTI is none
+        if not isinstance(image, nib.Nifti1Image):  # NIfTI-2 is a subclass, and CIFTI is not
             raise ValueError(f"it is no NIfTI image, but a {type(image).__name__}")
         return image
     content = read_nifti(path)
-    size = {int.from_bytes(content[:4], order) for order in ("little", "big")}  # of the header
+    size = {int.from_bytes(content[:4], order) for order in ("little", "big")}  # size of the header
     return (nib.Nifti2Image if 540 in size else nib.Nifti1Image).from_bytes(content)
 
 
 def has_orientation(path: str | os.PathLike) -> bool:
-    """Return whether a file says where its voxels are; a NIfTI file may not, with both of its codes 0."""
+    """Return whether a file says where its voxels are; a NIfTI file with both codes 0 does not."""
     if not str(path).lower().endswith(NIFTI):
         return True
     try:
         header: Any = nib.load(path).header
         return bool(header["sform_code"] or header["qform_code"])
-    except Exception:  # whatever is wrong with the file is told where it is read
+    except Exception:  # an error is reported when the file is read
         return True
 
 
 def _without_ones(array: np.ndarray) -> np.ndarray:
-    """Leave out trailing axes of length one beyond the third, which some programs write."""
+    """Remove trailing axes of length one after the third, which some programs write."""
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
     return array

@@ -1,4 +1,4 @@
-"""Writing of label maps in the geometry of the image that they were made from."""
+"""Writing of label maps in the geometry of the image from which they were made."""
 
 import os
 import re
@@ -22,12 +22,12 @@ from mednextv2.images.volume import NIFTI, SUFFIXES, stem
 from mednextv2.label_scheme import label_dtype
 from mednextv2.paths import prepare_folder, writing
 
-#: Formats of masks: those of images, except .mhd, whose voxels are in a second file.
+#: Formats of masks: those of images except .mhd, whose voxels are in a second file.
 MASK_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
 class MaskWriter(ImageWriter):
-    """Write a label map with the shape, the affine and, as NIfTI, the header fields of its source image.
+    """Write a label map with the shape, the affine and, for NIfTI, the header fields of its source image.
 
     This is a writer for MONAI's `SaveImaged` and for :class:`SaveMaskd`. The source's qform, sform, units, time stamps
     and descriptions are kept; the data type (:func:`mednextv2.label_scheme.label_dtype`) and the intensity scaling are
@@ -54,13 +54,13 @@ class MaskWriter(ImageWriter):
         """Write the file, under a temporary name first.
 
         Args:
-            filename: Its ending says the format: one of `MASK_SUFFIXES`.
+            filename: The file, whose ending determines the format: one of `MASK_SUFFIXES`.
             verbose: Not used.
             **kwargs: Not used.
 
         Raises:
-            InputError: For another ending, a folder that cannot be written, or a full disk.
-            ValueError: Before :meth:`set_data_array` was called.
+            InputError: If the ending is another one, the folder cannot be written, or the disk is full.
+            ValueError: If :meth:`set_data_array` was not called before.
         """
         labels = self.labels
         if labels is None:
@@ -100,7 +100,7 @@ class MaskWriter(ImageWriter):
         header.set_data_dtype(labels.dtype)
         header.set_data_shape(labels.shape)
         header.set_slope_inter(1, 0)
-        header["cal_min"] = header["cal_max"] = 0  # display range of the source's intensities
+        header["cal_min"] = header["cal_max"] = 0  # the source has the display range of its intensities here
         header.extensions.clear()
         return header
 
@@ -114,13 +114,13 @@ def _write_itk(file: Path, labels: np.ndarray, affine: np.ndarray) -> None:
     image.SetOrigin(affine[:3, 3])
     image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(affine[:3, :3] / spacing)))
     itk.imwrite(image, str(file), compression=True)
-    # on a full disk, ITK leaves the end of a small NRRD file out without an error
+    # on a full disk, ITK omits the end of a small NRRD file without an error
     if not np.array_equal(itk.array_view_from_image(itk.imread(str(file))), labels.T):
         raise OSError("it is not what was written")
 
 
 def mask_path(folder: str | os.PathLike, image: str | os.PathLike, suffix: str = "seg") -> Path:
-    """Return where the mask of an image file or a case goes: `case_0000.nii.gz` to `<folder>/case_seg.nii.gz`."""
+    """Return the file of the mask of an image or a case: `<folder>/case_seg.nii.gz` for `case_0000.nii.gz`."""
     name = Path(image).name
     case = re.sub("_0000$", "", stem(image)) if name.lower().endswith(SUFFIXES) else name
     return Path(folder).expanduser() / f"{case}_{suffix}.nii.gz"
@@ -130,13 +130,13 @@ class SaveMaskd(SaveImaged):
     """Save label maps as `<output_dir>/<case>_<suffix>.nii.gz`, in the geometry of their source images.
 
     The case is the source's file name without ending and without nnU-Net's channel number `_0000`; for a DICOM series
-    it is the item's `case`. It is a
-    `SaveImaged`, so that MONAI Label leaves it out as it does with that; unlike it, an error keeps its own message.
+    it is the item's `case`. This is a `SaveImaged`, so MONAI Label leaves it out like that class; unlike there, an
+    error keeps its own message.
 
     Args:
-        keys: Of the label maps, `(1, X, Y, Z)` MetaTensors that know their source's file name.
-        output_dir: The folder; made if missing.
-        suffix: Put behind the case's name, so that a mask never overwrites its image.
+        keys: The keys of the label maps, `(1, X, Y, Z)` MetaTensors with the file name of their source.
+        output_dir: The folder; created if missing.
+        suffix: The suffix after the case's name, so that a mask never overwrites its image.
     """
 
     def __init__(self, keys: KeysCollection, output_dir: str | os.PathLike, suffix: str = "seg") -> None:
@@ -147,7 +147,7 @@ class SaveMaskd(SaveImaged):
         self.folder, self.suffix = Path(output_dir).expanduser(), suffix
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write the masks and return the data as they are.
+        """Write the masks and return the data unchanged.
 
         Raises:
             InputError: When a file cannot be written.
@@ -158,7 +158,7 @@ class SaveMaskd(SaveImaged):
             source = meta.get("filename_or_obj", "mask")
             source = source[0] if isinstance(source, (list, tuple)) else source
             if Path(str(source)).is_dir():
-                source = data.get("case", source)  # a DICOM series has no file of its name
+                source = data.get("case", source)  # a DICOM series has no single file name
             writer = MaskWriter()
             writer.set_data_array(mask)
             writer.set_metadata(meta)

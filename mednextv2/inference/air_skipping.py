@@ -1,4 +1,4 @@
-"""Windows of a CT that hold nothing but the air around the body."""
+"""Finding the windows of a CT that contain only the air around the body."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise, product
@@ -9,17 +9,17 @@ from torch import Tensor
 
 from mednextv2.inference.window_cells import Axis, Index, window_order
 
-_AIR_HU = -900.0  # below it is air: lung is at -850 to -500, air at -1000 with a noise of some ten
+_AIR_HU = -900.0  # air is below it: lung is at -850 to -500, and air at -1000 with noise of a few tens
 
 
 def air_level(normalization: Sequence[Mapping[str, Any]]) -> list[float] | None:
     """Return for each channel the normalised intensity of -900 HU, up to which a voxel may be air.
 
     Args:
-        normalization: The bundle's schemes, one a channel.
+        normalization: The bundle's normalisation schemes, one for each channel.
 
     Returns:
-        The levels; None where not all channels are CT, or intensities were clipped above -900 HU, so that air looks
+        The levels; None if not all channels are CT, or if intensities were clipped above -900 HU, so that air looks
         like fat.
     """
     if not normalization or any(n.get("scheme") != "ct" or n["lower"] > _AIR_HU for n in normalization):
@@ -28,25 +28,25 @@ def air_level(normalization: Sequence[Mapping[str, Any]]) -> list[float] | None:
 
 
 def air_windows(image: Tensor, axes: Sequence[Axis], levels: float | Sequence[float]) -> set[Index]:
-    """Find the windows that need no prediction: air alone, connected to the border of the image by such windows.
+    """Find the windows that need no prediction: they contain only air and are connected to the border by such windows.
 
     Air inside the body, as in a lung or a bowel, is thus always predicted.
 
     Args:
-        image: `(C, ...)`, as the network sees it.
-        axes: Its axes.
-        levels: For each channel, or for all, the largest intensity of air.
+        image: The image as the network sees it, `(C, ...)`.
+        axes: The axes of the image.
+        levels: The largest intensity of air, for each channel or for all.
 
     Returns:
-        The windows' numbers along each axis.
+        The indices of the windows along each axis.
     """
     if any(axis.starts[0] < 0 for axis in axes):
-        return set()  # an axis shorter than a window: each has the whole of it
+        return set()  # an axis is shorter than a window, so each window contains all of it
     highest = torch.as_tensor(levels, device=image.device, dtype=image.dtype).reshape(-1, *[1] * len(axes))
     air = (image <= highest).all(0)
     for dim, axis in enumerate(axes):
         air = torch.stack([air[(slice(None),) * dim + (slice(*ends),)].all(dim) for ends in pairwise(axis.edges)], dim)
-    on_cpu = air.cpu().numpy()  # of all cells at once: each copy would wait for the GPU
+    on_cpu = air.cpu().numpy()  # all cells are copied at once, since each copy would wait for the GPU
     empty = set()
     for window in window_order(axes):
         cells = [axis.covered(n) for axis, n in zip(axes, window, strict=True)]

@@ -1,4 +1,4 @@
-"""Connected components of label maps: the largest stays, the others become background."""
+"""Connected components of label maps: the largest is kept, and the others become background."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ def keep_largest(mask: np.ndarray) -> np.ndarray:
     Components that share the largest size are all kept; MONAI's `KeepLargestConnectedComponent` keeps only one of them.
 
     Args:
-        mask: Booleans, `(X, Y)` or `(X, Y, Z)`.
+        mask: A boolean mask, `(X, Y)` or `(X, Y, Z)`.
 
     Returns:
         A new mask.
@@ -35,9 +35,9 @@ def apply_steps(label_map: np.ndarray, steps: Sequence[Sequence[int]]) -> np.nda
     """Remove small components from a label map, one step after the other.
 
     Args:
-        label_map: Whole numbers of any type, `(X, Y)` or `(X, Y, Z)`.
-        steps: Each a list of label values, of whose union only the largest component stays (see
-            :func:`keep_largest`); what is removed becomes 0, the background.
+        label_map: A label map with whole numbers of any type, `(X, Y)` or `(X, Y, Z)`.
+        steps: Lists of label values. Each step keeps only the largest component of the union of its values (see
+            :func:`keep_largest`); removed voxels become 0, the background.
 
     Returns:
         A new label map of the same type.
@@ -54,14 +54,14 @@ def apply_steps(label_map: np.ndarray, steps: Sequence[Sequence[int]]) -> np.nda
 def removed_by(
     label_map: np.ndarray, values: Sequence[int], boxes: Sequence[Box | None]
 ) -> tuple[Box, np.ndarray] | None:
-    """Return a box of the label map and where in it the smaller components of a union of values are; None if empty."""
+    """Return a box of the label map and a mask in it of the smaller components of a union of values, or None."""
     found = [boxes[v - 1] for v in values if v <= len(boxes) and boxes[v - 1] is not None]
     if not found:
         return None
     box = tuple(slice(min(s.start for s in along), max(s.stop for s in along)) for along in zip(*found, strict=True))
     part = label_map[box]
     low, high = min(values), max(values)
-    inside = (part >= low) & (part <= high)  # a whole range at once: the union of a hundred classes is one
+    inside = (part >= low) & (part <= high)  # one comparison for a whole range, such as the union of a hundred classes
     for value in set(range(low, high + 1)).difference(values):
         inside &= part != value
     return box, inside & ~keep_largest(inside)
@@ -73,5 +73,5 @@ def bounding_boxes(label_map: np.ndarray) -> list[Box | None]:
 
 
 def bounding_box(mask: np.ndarray) -> Box | None:
-    """Return the bounding box of a mask, None of an empty one."""
+    """Return the bounding box of a mask, or None if the mask is empty."""
     return ndimage.find_objects(mask.view(np.uint8), max_label=1)[0]

@@ -22,9 +22,9 @@ class FoldEnsemble(nn.Module):
 
     Args:
         network: The network, on its device.
-        weights: Files of weights, or one.
-        cuda_graph: Replay windows of a shape that comes again from a CUDA graph of all networks together, see
-            :class:`mednextv2.nets.cuda_graph.CudaGraphs`; elsewhere than on a CUDA device this changes nothing.
+        weights: One or several files of weights.
+        cuda_graph: Whether windows of a repeated shape are replayed from a CUDA graph of all networks together, see
+            :class:`mednextv2.nets.cuda_graph.CudaGraphs`; on other devices, this changes nothing.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class FoldEnsemble(nn.Module):
         if not others:
             return first(x)
         total = first(x).float()
-        for network in others:  # the layout of the first stays, which a stack would lose
+        for network in others:  # this keeps the layout of the first, which a stack would lose
             total = total + network(x).float()
         return total / len(self.networks)
 
@@ -71,12 +71,12 @@ def find_weights(
 
     Args:
         bundle_root: The bundle's folder.
-        fold: The fold whose weights are taken if it was trained.
-        folds: The folds whose weights are taken, each of which must have been trained: a number, `all`, or several.
+        fold: The fold whose weights are used if it was trained.
+        folds: The folds whose weights are used, each of which must have been trained: a number, `all`, or several.
 
     Returns:
-        `models/fold_<fold>/model.pt`; without `fold` those of all folds, an ensemble; where there are none,
-        `models/model.pt`, the weights that a bundle is published with.
+        `models/fold_<fold>/model.pt`; without `fold`, the weights of all folds, an ensemble; if there are none,
+        `models/model.pt`, the weights with which a bundle is published.
 
     Raises:
         InputError: If one of `folds` was not trained.
@@ -97,7 +97,7 @@ def find_weights(
 
 
 def describe_choice(files: Sequence[str | os.PathLike]) -> list[str]:
-    """Say in a line each which weights are used, and a line about weights of the bundle that are not.
+    """Say in one line each which weights are used, and in another which weights of the bundle are not.
 
     Args:
         files: The files of weights that are used.

@@ -35,15 +35,14 @@ def find_images(
             case); a folder of DICOM files, of one series or of a study; or a JSON file: a list of `{"image": …}`, or
             such a list under `testing`, `test`, `validation` or `training`, with paths relative to the JSON file.
         channels: Names of the channels that the bundle expects.
-        series: Which DICOM series: see :func:`mednextv2.data.choose_series`; for several channels one for each, with
-            commas between them.
+        series: The DICOM series: see :func:`mednextv2.data.choose_series`; for several channels one for each, separated
+            by commas.
 
-    Returns:
-        MONAI items, `image` (a path or a :class:`mednextv2.data.DicomSeries`, or a list with one of them for each
-        channel) and `case`, sorted by case.
+    Items for MONAI, sorted by case. `image` is a path or a :class:`mednextv2.data.DicomSeries`, or a list with one of
+    them for each channel; `case` is the name of the case.
 
     Raises:
-        InputError: When nothing is found, a file is missing, or the number of channels is another.
+        InputError: When nothing is found, a file is missing, or the number of channels is wrong.
     """
     path = Path(source).expanduser()
     if not str(source) or not path.exists():
@@ -106,7 +105,7 @@ def _find_dicom(folder: Path, channels: Sequence[str], series: str | int | None)
 
 
 def _find_channels(folder: Path, channels: Sequence[str], series: str | int | None) -> list[DicomSeries]:
-    """Find the series that are a case's channels, one for each."""
+    """Find the series of a case, one for each channel."""
     chosen = [part.strip() for part in str("" if series is None else series).split(",")]
     if len(chosen) != len(channels) or not all(chosen):
         listed = "\n".join(f"- {s.row()}" for s in find_series(folder))
@@ -130,7 +129,7 @@ def _find_channels(folder: Path, channels: Sequence[str], series: str | int | No
 
 
 def series_of(item: Mapping[str, Any]) -> list[DicomSeries]:
-    """Return the DICOM series of an item, one a channel; none for an item of files."""
+    """Return the DICOM series of an item, one for each channel; the list is empty for an item of files."""
     return [part for part in ensure_tuple(item["image"]) if isinstance(part, DicomSeries)]
 
 
@@ -143,7 +142,7 @@ def _is_image(path: Path) -> bool:
 
 
 def _group(files: Sequence[Path], channels: int) -> dict[str, list[Path]]:
-    """Put the channel files of a case together; with one channel the number may be there or not."""
+    """Put the channel files of a case together; with one channel, the number is optional."""
     groups: dict[str, list[Path]] = {}
     for file in files:
         name = stem(file)
@@ -154,7 +153,7 @@ def _group(files: Sequence[Path], channels: int) -> dict[str, list[Path]]:
 
 
 def _channels_of_one_case(files: Sequence[Path]) -> list[str]:
-    """Describe cases with several channels in front of a bundle of one, which are no patients of their own."""
+    """Describe cases with several channels for a bundle with one; the channels are not separate patients."""
     numbered = [(match[1], file.name) for file in files if (match := re.fullmatch(r"(.+)_\d{4}", stem(file)))]
     first = {stem(file)[:-5] for file in files if stem(file).endswith("_0000")}
     found = {case: [name for other, name in numbered if other == case] for case in sorted(first)}
@@ -191,12 +190,12 @@ def _read_datalist(path: Path) -> dict[str, list[Path]]:
 class CheckImaged(MapTransform):
     """Raise an InputError for a file that cannot be segmented, before it is loaded.
 
-    Runs on the paths, in front of `LoadImaged`: 2D or 4D images, other numbers of channels, NaN, constant images,
-    damaged files, channels in different places, DICOM series that are no volume.
+    It works on the paths, before `LoadImaged`, and refuses 2D or 4D images, wrong numbers of channels, NaN, constant
+    images, damaged files, channels in different places, and DICOM series that are not a volume.
 
     Args:
-        keys: Of the images.
-        channels: Number of channels of a case.
+        keys: The keys of the images.
+        channels: The number of channels of a case.
         spatial_dims: 2 or 3.
     """
 
@@ -205,7 +204,7 @@ class CheckImaged(MapTransform):
         self.channels, self.spatial_dims = channels, spatial_dims
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the data as they are."""
+        """Return the data unchanged."""
         for key in self.keys:
             files = data[key]
             if isinstance(files, MetaTensor):
@@ -222,7 +221,7 @@ class CheckImaged(MapTransform):
             grids: list[tuple] = []
             for file in files:
                 array, affine = read_volume(file)
-                if os.path.isdir(file):  # DICOM, which may be sheared: it is brought to right angles
+                if os.path.isdir(file):  # DICOM series may be sheared; they are resampled to right angles
                     affine = without_shear(affine)
                 if not has_orientation(file):
                     logger.warning(

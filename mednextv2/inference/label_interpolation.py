@@ -1,7 +1,7 @@
-"""Labels between voxels of logits: what linear interpolation of all logits, and then a decision, would give.
+"""Labels between voxels of logits: the result of linear interpolation of all logits and then a decision.
 
-Where all voxels around a place have the same decision, so has every mixture of them: logits are interpolated between
-different ones only. On a CPU one pass of C++ does it, `ops/native/labels_avx2.cpp`, without storing what it
+If all voxels around a place have the same decision, so has every mixture of them, so logits are interpolated only
+between different decisions. On a CPU, one pass of C++ does this (`ops/native/labels_avx2.cpp`) without storing what it
 interpolates.
 """
 
@@ -16,21 +16,22 @@ from mednextv2.label_scheme import LabelScheme
 from mednextv2.ops import implementations
 from mednextv2.transforms.spline_resize import corners_of, following
 
-Taps = Mapping[int, tuple[Tensor, Tensor, Tensor]]  # of interpolated axes: two voxels, and the weight of the second
+Taps = Mapping[int, tuple[Tensor, Tensor, Tensor]]  # by interpolated axis: two voxels and the weight of the second
 
-_NUMBERS = 2**20  # logits that are interpolated at a time
-_MOST_REGIONS = 31  # that the C++ pass tells apart
+_NUMBERS = 2**20  # number of logits that are interpolated at a time
+_MOST_REGIONS = 31  # largest number of regions that the C++ pass can tell apart
 
 
 def labels_between(sums: Tensor, weights: Tensor, taps: Taps, scheme: LabelScheme) -> Tensor:
-    """Decide the labels of a grid from logits on another.
+    """Decide the labels of a grid from logits on another grid.
 
     Args:
         sums: Weighted logits, `(C, ...)`, 2D or 3D, float32 or float16.
-        weights: What they are divided by, `(...)`, float32, above 0.
-        taps: One for each axis that is interpolated, as :func:`mednextv2.transforms.spline_resize.linear_taps` returns
-            them. Along the other axes, the labels have the voxels of the sums.
-        scheme: What the logits mean.
+        weights: The sums of the weights, by which the logits are divided, `(...)`, float32, above 0.
+        taps: The taps of each axis that is interpolated, as returned by
+            :func:`mednextv2.transforms.spline_resize.linear_taps`. Along the other axes, the labels have the voxels of
+            the sums.
+        scheme: The meaning of the logits.
 
     Returns:
         Labels of the scheme's `dtype`.
@@ -50,8 +51,8 @@ def _fit_for_native(sums: Tensor, scheme: LabelScheme) -> bool:
 
 
 def _native(sums: Tensor, weights: Tensor, taps: Taps, scheme: LabelScheme) -> Tensor:
-    flat = 4 - sums.ndim  # an image is a volume of one plane
-    rows = sums.movedim(0, -1).contiguous()  # a copy where channels are first, still faster than to gather them
+    flat = 4 - sums.ndim  # a 2D image is a volume with one plane
+    rows = sums.movedim(0, -1).contiguous()  # copies if channels are first, which is still faster than gathering them
     weights = weights.contiguous()
     for _ in range(flat):
         rows, weights = rows[None], weights[None]
@@ -81,7 +82,7 @@ def _plain(sums: Tensor, weights: Tensor, taps: Taps, scheme: LabelScheme) -> Te
 
 
 def _mixed(sums: Tensor, decided: Tensor, taps: Taps, scheme: LabelScheme) -> Tensor:
-    """Return where a voxel and those that follow it do not all have the same decision in every output."""
+    """Return where a voxel and the voxels after it do not all have the same decision in every output."""
     decisions = (sums > 0) if scheme.regions else decided[None]
     mixed = torch.zeros_like(decided, dtype=torch.bool)
     for axis in taps:
@@ -92,7 +93,7 @@ def _mixed(sums: Tensor, decided: Tensor, taps: Taps, scheme: LabelScheme) -> Te
 
 
 def logits_between(sums: Tensor, weights: Tensor, taps: Taps) -> Tensor:
-    """Interpolate logits; arguments as :func:`labels_between`. Returns `(C, ...)`, float32, on the CPU."""
+    """Interpolate logits to `(C, ...)`, float32, on the CPU. It takes the arguments of :func:`labels_between`."""
     shape = [len(taps[axis][0]) if axis in taps else n for axis, n in enumerate(weights.shape)]
     logits = torch.empty(len(sums), math.prod(shape))
     for voxels in torch.arange(math.prod(shape), device=sums.device).split(max(1, _NUMBERS // len(sums))):

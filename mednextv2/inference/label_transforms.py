@@ -11,13 +11,13 @@ from mednextv2.label_scheme import LabelScheme
 
 
 class DecideLabelsd(MapTransform):
-    """Turn logits into a label map: the largest class, or the regions painted in their order.
+    """Turn logits into a label map: the class with the largest logit, or the regions painted in their order.
 
-    What is a label map already, as from :class:`StreamingInferer`, stays as it is.
+    Label maps, such as those of :class:`StreamingInferer`, are left unchanged.
 
     Args:
-        keys: Of the logits, `(outputs, X, Y, Z)`; the label maps `(1, X, Y, Z)` take their place.
-        scheme: What the outputs mean.
+        keys: The keys of the logits, `(outputs, X, Y, Z)`, which the label maps `(1, X, Y, Z)` replace.
+        scheme: The meaning of the outputs.
     """
 
     def __init__(self, keys: KeysCollection, scheme: LabelScheme) -> None:
@@ -31,11 +31,11 @@ class DecideLabelsd(MapTransform):
 
 
 class StructureMasksd(MapTransform):
-    """Turn label maps into one channel a structure, the background first; voxels that were not annotated are in none.
+    """Turn label maps into one channel per structure, the background first; unannotated voxels are in no channel.
 
     Args:
-        keys: Of the label maps, `(1, X, Y, Z)`; masks `(1 + structures, X, Y, Z)`, uint8, take their place.
-        scheme: What the values mean.
+        keys: The keys of the label maps, `(1, X, Y, Z)`, which masks `(1 + structures, X, Y, Z)`, uint8, replace.
+        scheme: The meaning of the values.
         truth: The key of the reference, whose ignore label says which voxels were annotated.
     """
 

@@ -14,16 +14,16 @@ from mednextv2.inference.window_cells import Axis, Index, zeros
 from mednextv2.label_scheme import LabelScheme
 from mednextv2.transforms.spline_resize import linear_taps, nearest_taps
 
-_AIR = -30.0  # logit of what is not background where nothing was predicted; of the background 0
+_AIR = -30.0  # logit of every class but the background where nothing was predicted; the background's is 0
 
 
 @dataclass(frozen=True)
 class Target:
-    """One axis of the grid that labels are decided on.
+    """One axis of the grid on which labels are decided.
 
     Attributes:
-        axis: The same axis of the grid that logits are predicted on.
-        size: Voxels.
+        axis: The same axis of the grid on which logits are predicted.
+        size: Number of voxels.
         nearest: Whether the nearest voxel is taken; else two are interpolated.
     """
 
@@ -38,7 +38,7 @@ class Target:
 
     @cached_property
     def taps(self) -> tuple[Tensor, Tensor, Tensor]:
-        """For each voxel the two that it lies between, and the weight of the second."""
+        """For each voxel, the two voxels between which it lies, and the weight of the second."""
         if self.interpolated:
             return linear_taps(self.axis.size, self.size)
         if self.size == self.axis.size:
@@ -55,15 +55,15 @@ class Target:
 
 
 class LabelWriter:
-    """Decides labels as soon as a cell of logits is complete, and keeps no logits but the cell's last faces.
+    """Decides labels as soon as a cell of logits is complete, and keeps only the logits of the cell's last faces.
 
-    The result is that of linear interpolation of all logits followed by the decision.
+    The result equals that of linear interpolation of all logits followed by the decision.
 
     Args:
-        targets: The three (or two) axes.
-        scheme: What the logits mean.
-        device: Where the labels are.
-        probabilities: Where the outputs' probabilities are written, `(outputs, ...)` on the labels' grid, usually a
+        targets: The three (or two) axes of the labels' grid.
+        scheme: The meaning of the logits.
+        device: The device of the labels.
+        probabilities: The array for the outputs' probabilities, `(outputs, ...)` on the labels' grid, usually a
             memory-mapped file; None for labels alone.
     """
 
@@ -80,15 +80,15 @@ class LabelWriter:
         self._faces: dict[Index, dict[int, tuple[Tensor, Tensor]]] = {}
         self._users: dict[Index, int] = {}
         self._copies: dict[tuple[int, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
-        self._like = torch.empty(scheme.outputs, 2, device=device)  # has layout, type and place of sums
+        self._like = torch.empty(scheme.outputs, 2, device=device)  # has the layout, type and device of the sums
 
     def finish(self, index: Index, sums: Tensor | None, weights: Tensor | None) -> None:
         """Decide the labels that are complete with a cell.
 
         Args:
-            index: Of the cell; those before it along each axis are finished.
-            sums: Of its weighted logits, `(C, ...)`; None where nothing was predicted, which becomes background.
-            weights: Their sums, `(...)`.
+            index: The index of the cell; the cells before it along each axis are finished.
+            sums: The sums of its weighted logits, `(C, ...)`; None if nothing was predicted, which becomes background.
+            weights: The sums of the weights, `(...)`.
         """
         if sums is None and (self._between or self.probabilities is not None):
             sums, weights = self._air(index)
@@ -113,7 +113,7 @@ class LabelWriter:
         return tuple(target.range(cell) for target, cell in zip(self.targets, index, strict=True))
 
     def _on_target(self, index: Index, values: Tensor) -> Tensor:
-        """Take the nearest voxels along axes without interpolation, where values are still on the cell's own grid."""
+        """Take the nearest voxels along axes without interpolation, along which values are still on the cell's grid."""
         before = values.ndim - len(index)
         for axis, (target, cell) in enumerate(zip(self.targets, index, strict=True)):
             if not target.interpolated and target.size != target.axis.size:
@@ -147,7 +147,7 @@ class LabelWriter:
             }
 
     def _with_faces(self, index: Index, sums: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the last layers of the cells before in front of a cell."""
+        """Put the last layers of the preceding cells in front of a cell."""
         before = self._offsets(index, -1)
         if not before:
             return sums, weights
@@ -181,7 +181,7 @@ class LabelWriter:
         return taps
 
     def _taps_on(self, axis: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Return an axis' taps on a device, where they are copied once: each copy waits for the GPU."""
+        """Return an axis' taps on a device. They are copied only once, since each copy waits for the GPU."""
         key = axis, device
         if key not in self._copies:
             low, high, weight = self.targets[axis].taps

@@ -17,9 +17,9 @@ class MirroringInferer(SlidingWindowInferer):
     """MONAI's sliding window with test-time mirroring: each window is also predicted flipped, and logits averaged.
 
     Args:
-        roi_size: Voxels of a window.
+        roi_size: The size of a window in voxels.
         mirror_axes: Spatial axes to flip, with all their combinations: 2^n predictions; empty for none.
-        **kwargs: As `monai.inferers.SlidingWindowInferer`.
+        **kwargs: The arguments of `monai.inferers.SlidingWindowInferer`.
 
     Source:
         nnU-Net's prediction: the mean of the logits over all combinations of the axes mirrored in training.
@@ -35,7 +35,7 @@ class MirroringInferer(SlidingWindowInferer):
             return super().__call__(inputs, self.predictor(network), *args, **kwargs)
 
     def predictor(self, network: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """Return the network, or what averages its logits over all flips."""
+        """Return the network, or a function that averages its logits over all flips."""
         return partial(mirrored, network=network, axes=self.mirror_axes) if self.mirror_axes else network
 
 
@@ -52,10 +52,10 @@ def mirrored(x: Tensor, *args: Any, network: Callable[..., Tensor], axes: Sequen
     """Average a network's logits over all flips of some axes.
 
     Args:
-        x: `(B, C, X, Y, Z)`.
+        x: The input, `(B, C, X, Y, Z)`.
         *args: Passed on to the network.
-        network: The predictor.
-        axes: Spatial axes, from 0.
+        network: The network.
+        axes: The spatial axes, counted from 0.
         **kwargs: Passed on to the network.
     """
     total = network(x, *args, **kwargs).float()

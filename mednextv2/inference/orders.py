@@ -1,4 +1,4 @@
-"""What shall be segmented, where masks go, and what comes beside them; checked before anything is loaded."""
+"""What shall be segmented, where the masks go, and what is written beside them, checked before anything is loaded."""
 
 import logging
 import os
@@ -26,14 +26,14 @@ _OTHER_FILES = (".gz", ".dcm", ".png", ".jpg", ".zip", ".json", ".mhd", ".img", 
 
 @dataclass(frozen=True)
 class Extras:
-    """What is written beside each mask.
+    """Which files are written beside each mask.
 
     Attributes:
-        dicom_seg: A DICOM SEG.
+        dicom_seg: Whether a DICOM SEG is written.
         dicom_seg_storage: How its segments are stored: see :func:`mednextv2.images.dicom_seg.write_dicom_seg`.
-        rtstruct: A DICOM RT Structure Set.
-        probabilities: Each output's probabilities: see :meth:`mednextv2.Predictor.__call__`.
-        report: `report.html`, of all masks.
+        rtstruct: Whether a DICOM RT Structure Set is written.
+        probabilities: Whether the probabilities of each output are written: see :meth:`mednextv2.Predictor.__call__`.
+        report: Whether `report.html` is written, on all masks.
     """
 
     dicom_seg: bool = False
@@ -42,20 +42,20 @@ class Extras:
     probabilities: bool = False
     report: bool = False
 
-    #: Endings of what comes beside a mask, by the settings that ask for it.
+    #: The endings of the files beside a mask, by the settings that ask for them.
     ENDINGS: ClassVar[dict[str, str]] = {
         "dicom_seg": ".dcm", "rtstruct": "_rtstruct.dcm", "probabilities": "_probabilities.npy"
     }  # fmt: skip
 
     @property
     def beside(self) -> list[str]:
-        """Endings of the files that come beside each mask."""
+        """Endings of the files that are written beside each mask."""
         return [ending for name, ending in self.ENDINGS.items() if getattr(self, name)]
 
 
 @dataclass(frozen=True)
 class Order:
-    """One image and where its mask goes."""
+    """One image and the place of its mask."""
 
     item: dict[str, Any]
     mask: Path
@@ -67,26 +67,26 @@ class Order:
 
     @property
     def series(self) -> list[DicomSeries]:
-        """The image's DICOM series, one a channel; none for files."""
+        """The image's DICOM series, one for each channel; empty for files."""
         return series_of(self.item)
 
     def beside(self, ending: str) -> Path:
-        """Return the mask's file with another ending."""
+        """Return the path of the mask with another ending."""
         name = self.mask.name
         own = next(suffix for suffix in MASK_SUFFIXES if name.lower().endswith(suffix))
         return self.mask.with_name(name[: -len(own)] + ending)
 
 
 def place_masks(items: Sequence[dict[str, Any]], output: str | os.PathLike, beside: Sequence[str] = ()) -> list[Order]:
-    """Decide the file of each mask, and make sure that neither it nor what comes beside it replaces an image.
+    """Decide the file of each mask, and make sure that neither it nor a file beside it replaces an image.
 
     Args:
         items: The images.
         output: A file or a folder.
-        beside: Endings of the files that come beside each mask.
+        beside: Endings of the files that are written beside each mask.
 
     Raises:
-        InputError: When it cannot.
+        InputError: When a mask or a file beside it would replace an image.
     """
     output = Path(output).expanduser()
     name = output.name.lower()
@@ -114,10 +114,10 @@ def _files(item: dict[str, Any]) -> Sequence[str]:
 
 
 def check_extras(orders: Sequence[Order], extras: Extras) -> None:
-    """Make sure that the DICOM objects that are wanted can be written, as far as the images' headers tell.
+    """Make sure that the requested DICOM objects can be written, as far as the images' headers tell.
 
     Raises:
-        InputError: When a package is missing, an image is no DICOM series, or a storage does not exist.
+        InputError: When a package is missing, an image is not a DICOM series, or a storage does not exist.
     """
     if extras.dicom_seg_storage is not None and extras.dicom_seg_storage not in STORAGES:
         raise InputError(f"--dicom_seg_storage {extras.dicom_seg_storage}: should be one of {', '.join(STORAGES)}")
@@ -140,7 +140,7 @@ def check_extras(orders: Sequence[Order], extras: Extras) -> None:
 
 
 def warn_of_modalities(orders: Sequence[Order], modalities: Sequence[str]) -> None:
-    """Warn of DICOM series of another modality than those that the bundle was made for."""
+    """Warn of DICOM series whose modality is not one that the bundle was made for."""
     for one in (series for order in orders for series in order.series):
         modality = one.slices[0].modality
         if modalities and modality and modality not in modalities:
@@ -152,7 +152,7 @@ def warn_of_modalities(orders: Sequence[Order], modalities: Sequence[str]) -> No
 
 @dataclass(frozen=True)
 class CheckOrder:
-    """The check of one item: its voxels, and that DICOM objects can refer to it.
+    """The check of one item: of its voxels, and of whether DICOM objects can refer to it.
 
     Args:
         images: The check of the voxels.
@@ -163,7 +163,7 @@ class CheckOrder:
     extras: Extras
 
     def __call__(self, item: Mapping[Any, Any]) -> None:
-        """Raise an InputError for what cannot be segmented, or not be referred to."""
+        """Raise an InputError if the item cannot be segmented, or DICOM objects cannot refer to it."""
         self.images(item)
         if self.extras.dicom_seg or self.extras.rtstruct:
             check_references(series_of(item)[0])

@@ -20,20 +20,20 @@ from mednextv2.paths import writing
 from mednextv2.text_files import read_json
 from mednextv2.wording import brief
 
-_SHOWN = 10  # labels in a message
-_MAX_STEPS = 1000  # each searches the components of the whole label map
+_SHOWN = 10  # largest number of labels in a message
+_MAX_STEPS = 1000  # limited because each searches the components of the whole label map
 
 
 @dataclass(frozen=True)
 class Postprocessing:
-    """Which steps of post-processing improve the predictions, and how it was found out.
+    """Which steps of post-processing improve the predictions, and the scores that show it.
 
     Attributes:
-        steps: For :func:`apply_steps`.
-        table: One row a candidate, in the order of the steps: `name`, `values`, `dice_before` and `dice_after` (None
-            where no case has the structure), `accepted`; for the foreground also `worse`, the structures whose Dice
+        steps: The steps for :func:`apply_steps`.
+        table: One row for each candidate, in the order of the steps: `name`, `values`, `dice_before` and `dice_after`
+            (None if no case has the structure), `accepted`; for the foreground also `worse`, the structures whose Dice
             falls.
-        cases: Number of cases that it rests on.
+        cases: Number of cases on which the decision is based.
     """
 
     steps: list[list[int]]
@@ -41,7 +41,7 @@ class Postprocessing:
     cases: int
 
     def to_json(self) -> str:
-        """Return the decision as JSON, one line a candidate."""
+        """Return the decision as JSON, one line for each candidate."""
         rows = ",\n".join(f"    {json.dumps(row, ensure_ascii=False)}" for row in self.table)
         return (
             f'{{\n  "steps": {json.dumps(self.steps)},\n  "decided_on": {{"cases": {self.cases}}},\n'
@@ -59,18 +59,18 @@ class Postprocessing:
 
     @staticmethod
     def load(path: str | os.PathLike, labels: Sequence[str] | None = None) -> list[list[int]]:
-        """Read the steps of a saved decision; of a file written by hand, `steps` is all that is needed.
+        """Read the steps of a saved decision; a file written by hand needs only `steps`.
 
         Args:
             path: The file.
-            labels: Names of the values 0, 1, … that label maps of the task have; None where they are not known.
+            labels: Names of the values 0, 1, … that label maps of the task have; None if they are not known.
 
         Returns:
             The steps, for :func:`apply_steps`.
 
         Raises:
-            InputError: When the file is missing, damaged, of other content, has a step twice, or label values that the
-                task does not have.
+            InputError: When the file is missing, damaged or of another kind, has a step twice, or has label values that
+                the task does not have.
         """
         advice = "decide the post-processing again, or remove the file to go without"
         content = read_json(path, advice)
@@ -104,13 +104,13 @@ class ApplyPostprocessingd(MapTransform):
     Without a file it does nothing: a bundle names the file that a cross-validation may leave there later.
 
     Args:
-        keys: Of the label maps, tensors `(1, X, Y, Z)` of whole numbers on any device.
+        keys: The keys of the label maps, tensors `(1, X, Y, Z)` of whole numbers on any device.
         path: The file, or None.
         allow_missing_keys: Whether a key may be missing.
-        labels: Names of the values 0, 1, … that label maps of the task have; None where they are not known.
+        labels: Names of the values 0, 1, … that label maps of the task have; None if they are not known.
 
     Raises:
-        InputError: When the file is there and cannot be used: see :meth:`Postprocessing.load`.
+        InputError: When the file exists but cannot be used: see :meth:`Postprocessing.load`.
     """
 
     def __init__(

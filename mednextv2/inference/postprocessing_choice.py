@@ -17,13 +17,13 @@ from mednextv2.label_scheme import LabelScheme
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 1 << 20  # voxels counted at a time: np.bincount makes 8 bytes of each
+_CHUNK = 1 << 20  # number of voxels counted at a time, since np.bincount needs 8 bytes for each
 
 
 class _Candidate(NamedTuple):
     name: str
     values: tuple[int, ...]
-    structure: int | None  # its place in the scheme's foreground; None for the union of all values
+    structure: int | None  # its index in the scheme's foreground; None for the union of all values
 
 
 def choose_postprocessing(
@@ -31,31 +31,31 @@ def choose_postprocessing(
 ) -> Postprocessing:
     """Decide where keeping the largest component improves the predictions of a cross-validation.
 
-    First for the union of all foreground values: accepted if the mean foreground Dice rises and no structure's Dice
-    falls. Then, if there are several, for each structure in its order, on top of what was accepted: accepted if its own
-    Dice rises. A structure's Dice is the mean over the cases where the prediction or the reference has it. The
-    foreground's is the mean over structures, without those that no case has (nnU-Net rejects the union if there is such
-    a one).
+    The union of all foreground values is tried first, and accepted if the mean foreground Dice rises and no structure's
+    Dice falls. Then, if there are several structures, each is tried in its order, on top of what was accepted, and
+    accepted if its own Dice rises. The Dice of a structure is the mean over the cases in which the prediction or the
+    reference has it. The Dice of the foreground is the mean over structures, without those that no case has (nnU-Net
+    rejects the union if there is such a structure).
 
-    A pass over the cases tries all open candidates at once. Another one follows only for candidates that share values
-    with an accepted one before them: one or two passes in all for classes, at most one more than regions for regions.
-    Files are read anew in each pass: compressed as they are, nothing kept in memory would be read faster. Threads
-    suffice, since decompression and the search for components run without Python's lock.
+    A pass over the cases tries all open candidates at once. Another pass follows only for candidates that share values
+    with a candidate accepted before them: there are one or two passes in all for classes, and at most one more than
+    there are regions for regions. Files are read again in each pass: they are compressed, and nothing kept in memory
+    could be read faster. Threads suffice, since decompression and the search for components run without Python's lock.
 
     Args:
-        pairs: For each case the files of the prediction and of the reference, label maps on the same grid.
-        scheme: What the label values mean.
-        workers: Cases worked on at the same time; each needs about 12 bytes a voxel.
+        pairs: The files of the prediction and of the reference for each case, label maps on the same grid.
+        scheme: The meaning of the label values.
+        workers: Number of cases that are processed at the same time; each needs about 12 bytes per voxel.
 
     Returns:
         The decision.
 
     Raises:
-        InputError: When there are no cases, or a file cannot be read, has values that are no labels or is of another
-            shape than the other one.
+        InputError: When there are no cases, or a file cannot be read, has values that are not labels, or has a
+            different shape from the other file.
 
     Source:
-        nnU-Net (Isensee et al. 2021, Nature Methods, online methods), with the rule for regions of nnU-Net v2.
+        nnU-Net (Isensee et al. 2021, Nature Methods, online methods), with the rule of nnU-Net v2 for regions.
     """
     pairs = list(pairs)
     if not pairs:
@@ -119,7 +119,7 @@ def _mean_scores(
     count = np.zeros_like(total)
     with ThreadPoolExecutor(workers) as pool:
         found = pool.map(lambda pair: _case_scores(pair[0], pair[1], scheme, steps, candidates), pairs)
-        # Summed in the order of cases: means of the same numbers are then the same to the last bit.
+        # The scores are summed in the order of cases, so that means of the same numbers are equal to the last bit.
         for scores in tqdm(found, total=len(pairs), desc="deciding the post-processing", unit="case", mininterval=1):
             present = ~np.isnan(scores)
             total[present] += scores[present]
@@ -131,10 +131,10 @@ def _mean_scores(
 def _case_scores(
     prediction: str | os.PathLike, label: str | os.PathLike, scheme: LabelScheme, steps: Sequence, candidates: Sequence
 ) -> np.ndarray:
-    """Return what :func:`_mean_scores` averages, of one case."""
+    """Return the scores of one case, which :func:`_mean_scores` averages."""
     pred, ref = _read_pair(prediction, label, scheme)
     pred = apply_steps(pred, steps)
-    members = np.zeros((len(scheme.members), len(scheme.labels)))  # of float64, whose products BLAS does, exactly
+    members = np.zeros((len(scheme.members), len(scheme.labels)))  # float64, whose products BLAS computes, exactly
     for row, values in zip(members, scheme.members, strict=True):
         row[list(values)] = 1
     counts = _confusion(pred, ref, len(scheme.labels))
@@ -164,7 +164,7 @@ def _read_pair(
             f"{prediction}: has shape {pred.shape}, but {label} has {ref.shape}; predict on the images of these labels"
         )
     if pred.flags.f_contiguous:
-        pred, ref = pred.T, ref.T  # files are in this order, and loops are fast along the last axis
+        pred, ref = pred.T, ref.T  # files are stored in this order, and loops are fast along the last axis
     box = bounding_box((pred > 0) | (ref > 0)) or np.s_[:1]
     return np.ascontiguousarray(pred[box]), np.ascontiguousarray(ref[box])
 
@@ -181,7 +181,7 @@ def _confusion(pred: np.ndarray, ref: np.ndarray, labels: int) -> np.ndarray:
 
 
 def _dice(counts: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """Return the Dice of each structure (row of `members`, 1 where it has a value), NaN where it is in neither."""
+    """Return the Dice of each structure (a row of `members`, 1 for each of its values), NaN if it occurs in neither."""
     overlap = (members @ counts * members).sum(1)
     with np.errstate(invalid="ignore"):
         return 2 * overlap / (members @ (counts.sum(0) + counts.sum(1)))

@@ -37,24 +37,25 @@ def prepare_evaluation(
     weights: str | os.PathLike | Sequence[str | os.PathLike] = (),
     score_trained_cases: bool = False,
 ) -> None:
-    """Check output folder and the cases that will be scored.
+    """Check the output folder and the cases that will be scored.
 
-    As the first step of a workflow it also lets the process's allocator keep freed memory: see
+    Since this is the first step of a workflow, it also lets the process's allocator keep freed memory: see
     :func:`mednextv2.keep_freed_memory`.
 
     Args:
-        dataset: As read from `dataset_dir`.
+        dataset: The data set, as read from `dataset_dir`.
         cases: The items that are scored.
-        scheme: What the bundle's label values mean.
+        scheme: The meaning of the bundle's label values.
         channels: The bundle's channel names.
         spatial_dims: 2 or 3.
-        output_dir: Where tables and predictions will go; made when the first is written.
-        check_data: Read every file and look for defects.
+        output_dir: The folder for tables and predictions; created when the first is written.
+        check_data: Whether to read every file and look for defects.
         weights: The files of weights that are scored.
-        score_trained_cases: Only warn of cases that the weights were trained on.
+        score_trained_cases: Whether cases that the weights were trained on only cause a warning.
 
     Raises:
-        InputError: If cases to be scored were trained on, and as :func:`mednextv2.training.prepare_training`.
+        InputError: If the weights were trained on cases to be scored, and as in
+            :func:`mednextv2.training.prepare_training`.
     """
     keep_freed_memory()
     try_folder(output_dir, "output_dir")
@@ -66,7 +67,7 @@ def prepare_evaluation(
 
 
 def _check_unseen(scored: set[str], weights: Sequence[str | os.PathLike], allowed: bool) -> None:
-    """Refuse scores of cases that were trained on: they say nothing about images that the network has not seen."""
+    """Refuse scores of cases that were trained on: such scores say nothing about unseen images."""
     seen = sorted(scored & trained_cases(weights))
     if not seen:
         return
@@ -89,21 +90,21 @@ def prepare_inference(
     spatial_dims: int = 3,
     check_data: bool = True,
 ) -> None:
-    """Check that masks can be written, that none would take the place of an image, and all images.
+    """Check that masks can be written and that none would replace an image, and check all images.
 
-    As the first step of a workflow it also lets the process's allocator keep freed memory: see
+    Since this is the first step of a workflow, it also lets the process's allocator keep freed memory: see
     :func:`mednextv2.keep_freed_memory`.
 
     Args:
         images: The items to be segmented: see :func:`mednextv2.inference.find_images`.
-        output_dir: Where masks will go; made when the first is written.
-        channels: Channels of a case.
+        output_dir: The folder for the masks; created when the first is written.
+        channels: Number of channels of a case.
         spatial_dims: 2 or 3.
-        check_data: Read every file and look for defects.
+        check_data: Whether to read every file and look for defects.
 
     Raises:
-        InputError: For a folder that cannot be written, a mask with the name of an image, or defects of images; with
-            one line a defect.
+        InputError: If the folder cannot be written, a mask would have the name of an image, or images have defects,
+            with one line for each defect.
     """
     keep_freed_memory()
     try_folder(output_dir, "output_dir")
@@ -116,7 +117,7 @@ def prepare_inference(
                 f"output_dir {output_dir}: the mask of {first} would replace {mask}, which is one of the images; "
                 "choose another folder with --output_dir"
             )
-    if check_data and len(images) > 1:  # one alone is checked when it is read
+    if check_data and len(images) > 1:  # a single image is checked when it is read
         check_images(images, CheckImaged("image", channels, spatial_dims))
 
 
@@ -124,11 +125,11 @@ def check_images(images: Sequence[Mapping[Any, Any]], check: CheckImaged) -> Non
     """Read all images and report every defect.
 
     Args:
-        images: Items.
-        check: The check of one.
+        images: The items of the images.
+        check: The check of one image.
 
     Raises:
-        InputError: With one line a defect.
+        InputError: With one line for each defect.
     """
     defects = [text for text in find_defects(images, check) if text]
     if len(images) == 1 and defects:
@@ -139,11 +140,11 @@ def check_images(images: Sequence[Mapping[Any, Any]], check: CheckImaged) -> Non
 
 
 def find_defects(images: Sequence[Mapping[Any, Any]], check: Callable[[Mapping[Any, Any]], Any]) -> list[str]:
-    """Read all images, and say for each what is wrong with it; an empty text where nothing is.
+    """Read all images, and say for each what is wrong with it; the text is empty if nothing is.
 
     Args:
-        images: Items.
-        check: The check of one, which raises an InputError.
+        images: The items of the images.
+        check: The check of one image, which raises an InputError.
     """
 
     def defect(item: Mapping[Any, Any]) -> str:

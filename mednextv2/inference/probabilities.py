@@ -1,4 +1,4 @@
-"""Probabilities of a whole image on disk, made and brought to the image's grid one class at a time."""
+"""Probabilities of a whole image on disk, computed and resampled to the image's grid one class at a time."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -25,13 +25,13 @@ def probabilities_into(
 
     Args:
         path: The `.npy` file to write: `(outputs, X, Y, Z)`, float16, on the image's grid, to be read with
-            `numpy.load(path, mmap_mode="r")`. It appears when it is whole.
+            `numpy.load(path, mmap_mode="r")`. It appears when it is complete.
         inferer: A :class:`StreamingInferer`.
-        regions: Whether outputs are regions; else classes, of which the first is the background.
+        regions: Whether outputs are regions; otherwise they are classes, and the first is the background.
 
     Yields:
-        What brings them to the image's grid: called once inside the block, with the preprocessed image `(C, ...)` and
-        the inverse of its preprocessing.
+        A function that resamples them to the image's grid. It is called once inside the block, with the preprocessed
+        image `(C, ...)` and the inverse of its preprocessing.
 
     Raises:
         InputError: When the inferer does not stream, the file does not end in .npy, or it cannot be written.
@@ -72,7 +72,7 @@ def _to_image_grid(cells: np.ndarray, file: Path, image: MetaTensor, inverse: In
     for output, values in enumerate(cells):
         background = output == 0 and not regions
         part = torch.from_numpy(np.asarray(values, dtype=np.float32))[None]
-        part = 1 - part if background else part  # what preprocessing cut off is background
+        part = 1 - part if background else part  # voxels that preprocessing cut off are background
         item = inverse({"image": image, "pred": MetaTensor(part)})
         found = item["pred"].as_tensor()[0].numpy()
         if target is None:
@@ -83,7 +83,7 @@ def _to_image_grid(cells: np.ndarray, file: Path, image: MetaTensor, inverse: In
 
 
 def _mapped(file: Path, shape: tuple[int, ...]) -> np.memmap:
-    """Make a file of zeros, with its room on the disk: a full disk would kill the process at a later write."""
+    """Make a file of zeros with its space allocated, since a full disk would kill the process at a later write."""
     array = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)
     if hasattr(os, "posix_fallocate"):
         with file.open("r+b") as f:
@@ -92,15 +92,15 @@ def _mapped(file: Path, shape: tuple[int, ...]) -> np.memmap:
 
 
 def bring_to_slices(path: str | os.PathLike, affine: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Bring probabilities of a tilted DICOM series back to its slices, one class at a time.
+    """Resample the probabilities of a tilted DICOM series to its slices, one class at a time.
 
     Args:
-        path: The `.npy` file, on the grid of right angles; it is replaced.
-        affine: Of the slices.
-        shape: Of the slices, `(columns, rows, slices)`.
+        path: The `.npy` file, on the right-angled grid; it is replaced.
+        affine: The affine of the slices.
+        shape: The shape of the slices, `(columns, rows, slices)`.
 
     Raises:
-        InputError: When it cannot be written.
+        InputError: When the file cannot be written.
     """
     straight = np.load(path, mmap_mode="r")
     with writing(path) as temporary:

@@ -1,4 +1,4 @@
-"""A sliding window that turns logits into labels on the way, so that memory holds a part of them only."""
+"""A sliding window that turns logits into labels on the way, so that only a part of them is in memory."""
 
 import logging
 import sys
@@ -29,36 +29,37 @@ from mednextv2.wording import times
 logger = logging.getLogger(__name__)
 
 _GIB = 2**30
-_KEPT = _GIB  # bytes of freed memory that a large image leaves in the process
+_KEPT = _GIB  # bytes of freed memory that the process keeps after a large image
 
 
 class StreamingInferer(MirroringInferer):
-    """A sliding window with test-time mirroring, whose result are labels; logits are never there all at once.
+    """A sliding window with test-time mirroring, whose result is labels; the logits are never all in memory.
 
     Windows are taken slab by slab. As soon as no further window covers a part of the image, its logits become labels
-    and are freed. Where the image was resampled by :class:`mednextv2.transforms.Resampled`, last of the preprocessing,
-    labels are decided on the grid before: they equal those of MONAI's `SlidingWindowInferer`, a linear `Invertd` and
-    an arg-max, with a memory of `classes × overlap × cross-section` instead of `classes × volume`. `Invertd` finds
-    nothing more to resample and does the rest.
+    and are freed. If the last step of the preprocessing was to resample the image with
+    :class:`mednextv2.transforms.Resampled`, labels are decided on the grid before resampling: they equal those of
+    MONAI's `SlidingWindowInferer`, a linear `Invertd` and an arg-max, with a memory of
+    `classes × overlap × cross-section` instead of `classes × volume`. `Invertd` then has nothing to
+    resample and does the rest.
 
-    When a GPU's memory is too small, windows are predicted one by one; then the sums move to the CPU. Each is told in
-    one line.
+    If a GPU's memory is too small, windows are predicted one by one; if that is not enough, the sums move to the CPU.
+    Each is reported in one line.
 
     Args:
-        roi_size: Voxels of a window.
-        scheme: What the network's outputs mean.
+        roi_size: The size of a window in voxels.
+        scheme: The meaning of the network's outputs.
         mirror_axes: Spatial axes to flip, with all their combinations: 2^n predictions, whose logits are averaged.
-        air: The largest intensity of air, or one a channel: windows of nothing but air around the body become
-            background and are not predicted, see :func:`mednextv2.inference.air_level`. None predicts all.
-        probabilities: Called with the shape `(outputs, ...)` of an image's probabilities, on the grid of its labels;
-            returns the array, usually a memory-mapped file, that they are written to, cell by cell. None: no
-            probabilities.
-        memory: GiB that sums in float32 may take; with more they are kept in float16, as differences to the largest.
-        **kwargs: As `monai.inferers.SlidingWindowInferer`, except `buffer_steps` and `with_coord`.
+        air: The largest intensity of air, for all channels or for each. Windows with only air around the body become
+            background and are not predicted, see :func:`mednextv2.inference.air_level`. If None, all are predicted.
+        probabilities: A function that is called with the shape `(outputs, ...)` of an image's probabilities, on the
+            grid of its labels, and returns the array, usually a memory-mapped file, into which they are written cell by
+            cell. If None, no probabilities are written.
+        memory: GiB that sums in float32 may take; larger sums are kept in float16, as differences from the largest.
+        **kwargs: The arguments of `monai.inferers.SlidingWindowInferer`, except `buffer_steps` and `with_coord`.
 
     Source:
-        nnU-Net's prediction: the mean of logits over windows, weighted by a Gaussian, over mirrorings and folds,
-        linearly resampled to the image's grid, then decided.
+        nnU-Net's prediction: the mean of logits over windows (weighted by a Gaussian), mirrorings and folds, linearly
+        resampled to the image's grid, then decided.
     """
 
     def __init__(
@@ -80,18 +81,18 @@ class StreamingInferer(MirroringInferer):
         """Segment images.
 
         Args:
-            inputs: `(B, C, X, Y, Z)`, or `(B, C, X, Y)`.
-            network: Returns logits `(b, outputs, *roi_size)`.
+            inputs: The images, `(B, C, X, Y, Z)` or `(B, C, X, Y)`.
+            network: The network, which returns logits `(b, outputs, *roi_size)`.
             *args: Passed on to the network.
-            **kwargs: Likewise.
+            **kwargs: Passed on to the network.
 
         Returns:
             Labels of the scheme's `dtype`, `(B, 1, ...)`, on the grid that the images had before they were
             resampled.
 
         Raises:
-            InputError: When a window does not fit into the GPU's memory.
-            ValueError: When images were resampled before the last step of the preprocessing.
+            InputError: If a window does not fit into the GPU's memory.
+            ValueError: If images were resampled before the last step of the preprocessing.
         """
         predictor = self.predictor(network)
         if args or kwargs:
@@ -102,13 +103,13 @@ class StreamingInferer(MirroringInferer):
             labels = torch.stack([_Stream(self, image, predictor).run() for image in decollate_batch(inputs)])
         labels = MetaTensor(labels).copy_meta_from(inputs)
         scale = torch.as_tensor(scale_affine(tuple(inputs.shape[2:]), tuple(labels.shape[2:]))).to(inputs.affine)
-        labels.affine = inputs.affine @ scale  # where they were resampled, the labels' voxels are the former ones
+        labels.affine = inputs.affine @ scale  # if images were resampled, labels have the voxels from before
         return labels
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """How windows lie on an image: its axes, and where their labels go."""
+    """The positions of windows on an image: its axes, and the target of their labels."""
 
     axes: list[Axis]
     targets: list[Target]
@@ -136,7 +137,7 @@ class _Grid:
 
 
 def _former_grid(image: Tensor) -> tuple[tuple[int, ...] | None, int | None]:
-    """Return the shape before the image was resampled, and the axis of nearest voxels, as `Resampled.inverse`."""
+    """Return the shape before the image was resampled, and the axis of nearest voxels, as in `Resampled.inverse`."""
     steps = list(image.applied_operations) if isinstance(image, MetaTensor) else []
     resampled = [i for i, step in enumerate(steps) if step.get(TraceKeys.CLASS_NAME) == "Resampled"]
     if not resampled:
@@ -150,13 +151,13 @@ def _former_grid(image: Tensor) -> tuple[tuple[int, ...] | None, int | None]:
 
 
 class _Stream:
-    """The way of one image through the sliding window."""
+    """The state of one image in the sliding window."""
 
     def __init__(self, settings: StreamingInferer, image: Tensor, predictor: Callable[[Tensor], Tensor]) -> None:
         self.settings, self.predictor = settings, predictor
         self.grid = _Grid.of(image, settings)
         image = image.as_tensor() if isinstance(image, MetaTensor) else image
-        self.home = image.device  # where labels are wanted
+        self.home = image.device  # the device for the labels
         if any(self.grid.padding):
             image = F.pad(image, self.grid.padding, PytorchPadMode(settings.padding_mode).value, settings.cval)
         self.image = image
@@ -167,7 +168,7 @@ class _Stream:
         device = torch.device(device or image.device)
         axes, outputs = self.grid.axes, settings.scheme.outputs
         large = self.large = most_waiting(axes) * outputs * 4 > settings.memory * _GIB
-        # the shift is for float16; and for air, whose logits are not predicted but set
+        # the shift is needed for float16, and for air, whose logits are set rather than predicted
         shifted = not settings.scheme.regions and (large or settings.air is not None)
         self.cells = Cells(axes, torch.float16 if large else torch.float32, device, shifted)
         shape = (outputs, *(target.size for target in self.grid.targets))
@@ -219,11 +220,11 @@ class _Stream:
             some = windows[: self.batch]
             logits = self._predict(some)
             if logits is None:
-                continue  # with a smaller batch, or with more room
+                continue  # try again with a smaller batch or with more memory
             for window, prediction in zip(some, logits.float(), strict=True):
                 self._reserve(window, prediction)
                 self._finish(self.cells.add(window, prediction, self.weights))
-            del windows[: len(some)], logits, prediction  # or they would be there while the next are made
+            del windows[: len(some)], logits, prediction  # otherwise they would occupy memory while the next are made
             if self.large:
                 return_freed_memory(_KEPT)
             bar.update(len(some))

@@ -1,4 +1,4 @@
-"""The image under a sliding window, cut into cells that are covered by the same windows each."""
+"""The image under a sliding window, cut into cells, each of which lies in the same windows throughout."""
 
 import bisect
 import math
@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Index = tuple[int, ...]  # of a cell or a window, one number an axis
+Index = tuple[int, ...]  # the index of a cell or a window along each axis
 
-_LOWEST = -2000.0  # a shifted logit that never wins; float16 holds the sum of 27 of them
-_CHUNK = 2**18  # numbers that are added in float32 at a time where sums are kept in half precision; fits in a cache
+_LOWEST = -2000.0  # a shifted logit that never wins; float16 can represent the sum of 27 of them
+_CHUNK = 2**18  # how many numbers are added in float32 at a time if sums are in half precision; fits in a cache
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Axis:
     """One axis of an image under a sliding window.
 
     Attributes:
-        size: Voxels of the image.
-        patch: Voxels of a window.
-        starts: First voxel of each window, in rising order; below 0 where the image is shorter than a window.
+        size: Number of voxels of the image.
+        patch: Number of voxels of a window.
+        starts: First voxel of each window, in rising order; below 0 if the image is shorter than a window.
     """
 
     size: int
@@ -50,7 +50,7 @@ class Axis:
 
     @cached_property
     def windows(self) -> list[int]:
-        """For each cell, the number of windows that cover it."""
+        """The number of windows that cover each cell."""
         counts = [0] * self.cells
         for window in range(len(self.starts)):
             for cell in self.covered(window):
@@ -59,14 +59,14 @@ class Axis:
 
 
 def window_order(axes: Sequence[Axis]) -> list[Index]:
-    """Return all windows, slab after slab along the longest axis, so that the least is waiting at any time.
+    """Return all windows, slab after slab along the longest axis, so that as few voxels as possible wait at any time.
 
-    A window never comes before one whose numbers are all as low as its own or lower.
+    A window never comes before a window whose indices are all equal to or lower than its own.
     """
     first, *others = sorted(range(len(axes)), key=lambda axis: -axes[axis].size)
     slabs = [[number] for number in range(len(axes[first].starts))]
     starts = axes[first].starts
-    # the last window is moved inwards; together with the one before it less is waiting
+    # the last window is moved inwards; taken together with the one before it, fewer voxels wait
     if len(starts) > 2 and starts[-1] - starts[-2] < starts[1] - starts[0]:
         slabs[-2:] = [[*slabs[-2], *slabs[-1]]]
     windows = []
@@ -78,7 +78,7 @@ def window_order(axes: Sequence[Axis]) -> list[Index]:
 
 
 def most_waiting(axes: Sequence[Axis]) -> int:
-    """Return the largest number of voxels that are in cells which some windows have covered and others have not."""
+    """Return the largest number of voxels in cells that some windows have covered and others have not yet."""
     left: dict[Index, int] = {}
     waiting = most = 0
     for window in window_order(axes):
@@ -105,19 +105,19 @@ def _count(axes: Sequence[Axis], index: Index) -> int:
 
 
 class Cells:
-    """Weighted sums of logits, of those cells only that still wait for a window.
+    """Weighted sums of logits, only of the cells that still wait for a window.
 
     Args:
-        axes: The image's.
-        dtype: Of the sums: float32; or float16, in which case logits of classes should be shifted.
-        device: Where the sums are.
-        shifted: Add logits as :func:`shift` makes them.
+        axes: The axes of the image.
+        dtype: The type of the sums: float32, or float16, for which the logits of classes should be shifted.
+        device: The device of the sums.
+        shifted: Whether :func:`shift` is applied to logits before they are added.
     """
 
     def __init__(self, axes: Sequence[Axis], dtype: torch.dtype, device: torch.device, shifted: bool = False) -> None:
         self.axes, self.dtype, self.device, self.shifted = axes, dtype, device, shifted
         self._free: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
-        self._held, self._most = 0, most_waiting(axes)  # voxels of all cells that have memory
+        self._held, self._most = 0, most_waiting(axes)  # number of voxels of all cells that have memory
         self._left: dict[Index, int] = {}
         self._sums: dict[Index, Tensor] = {}
         self._weights: dict[Index, Tensor] = {}
@@ -130,11 +130,11 @@ class Cells:
             group.update({index: tensor.to(device) for index, tensor in group.items()})
 
     def reserve(self, window: Index, logits: Tensor) -> None:
-        """Make room for what a window covers; all memory that :meth:`add` needs is taken here.
+        """Allocate memory for the cells of a window, so that :meth:`add` needs no more.
 
         Args:
-            window: Its number along each axis.
-            logits: Of the window, `(C, *patch)`.
+            window: The index of the window along each axis.
+            logits: The logits of the window, `(C, *patch)`.
         """
         for index in _covered(self.axes, window):
             if index not in self._sums:
@@ -153,9 +153,9 @@ class Cells:
         """Add a window's logits.
 
         Args:
-            window: Its number along each axis.
-            logits: `(C, *patch)`, float32.
-            weights: Of its voxels, `patch`, float32.
+            window: The index of the window along each axis.
+            logits: The logits of the window, `(C, *patch)`, float32.
+            weights: The weights of its voxels, `patch`, float32.
 
         Returns:
             The cells that no further window covers, in rising order.
@@ -182,7 +182,7 @@ class Cells:
         return done
 
     def take(self, index: Index) -> tuple[Tensor | None, Tensor | None]:
-        """Give away a cell's sums `(C, ...)` and weights `(...)`; None where every window was skipped."""
+        """Hand over a cell's sums `(C, ...)` and weights `(...)`; both are None if every window was skipped."""
         return self._sums.pop(index, None), self._weights.pop(index, None)
 
     def give_back(self, sums: Tensor | None, weights: Tensor | None) -> None:
@@ -195,9 +195,9 @@ class Cells:
             self._held -= weights.numel()
 
     def _make_room(self, voxels: int) -> None:
-        """Drop free cells, so that with new ones there are never more than wait at most.
+        """Drop free cells, so that there is never more memory than for the largest number of waiting voxels.
 
-        The last slab's cells are thinner: those of the slabs before would stay beside them.
+        The last slab's cells are thinner, so the memory of earlier cells would be kept without being used.
         """
         for shape, free in self._free.items():
             while free and self._held + voxels > self._most:
@@ -216,7 +216,7 @@ class Cells:
 
 
 def zeros(channels: int, shape: Sequence[int], like: Tensor, dtype: torch.dtype, device: Any) -> Tensor:
-    """Return zeros, `(channels, *shape)`, with the channels last in memory where they are in `like`."""
+    """Return zeros, `(channels, *shape)`, with the channels last in memory if they are last in `like`."""
     if is_channels_last(like):
         return torch.zeros(*shape, channels, dtype=dtype, device=device).movedim(-1, 0)
     return torch.zeros(channels, *shape, dtype=dtype, device=device)
@@ -228,12 +228,12 @@ def is_channels_last(array: Tensor) -> bool:
 
 
 def shift(logits: Tensor) -> Tensor:
-    """Subtract from each voxel's logits their largest, which changes neither their softmax nor their order.
+    """Subtract the largest logit of each voxel from its logits, which changes neither their softmax nor their order.
 
     The classes that may win are then near 0, where half precision has its finest steps.
 
     Args:
-        logits: `(C, ...)`.
+        logits: The logits, `(C, ...)`.
 
     Returns:
         Values from -2000 to 0.

@@ -18,13 +18,13 @@ from torch.utils.checkpoint import checkpoint
 
 from mednextv2 import ops
 
-# by the number of spatial axes
+# convolutions by the number of spatial axes
 CONVOLUTION: dict[int, Callable[..., _ConvNd]] = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Callable[..., _ConvNd]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
 class ChannelNorm(nn.Module):
-    """Normalise each channel over space: see :func:`mednextv2.ops.channel_norm`. `(N, C, *spatial)` to the same."""
+    """Normalise each channel over space, keeping `(N, C, *spatial)`: see :func:`mednextv2.ops.channel_norm`."""
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class ChannelNorm(nn.Module):
 
 
 class GlobalResponseNorm(nn.Module):
-    """Let channels compete by their norm: see :func:`mednextv2.ops.grn`. `(N, C, *spatial)` to the same."""
+    """Let channels compete by their norm, keeping `(N, C, *spatial)`: see :func:`mednextv2.ops.grn`."""
 
     def __init__(self, channels: int, eps: float = 1e-6, denominator: str = "mean") -> None:
         super().__init__()
@@ -58,7 +58,7 @@ else:
 
 
 class _Pointwise(_Convolution):
-    """The forward pass of a convolution of kernel 1, see :func:`mednextv2.ops.pointwise`."""
+    """The forward pass of a convolution with kernel size 1: see :func:`mednextv2.ops.pointwise`."""
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
@@ -71,18 +71,18 @@ class _Pointwise(_Convolution):
 
 
 class Pointwise2d(_Pointwise, nn.Conv2d):
-    """Convolution of kernel 1 of images: `Pointwise2d(C, O, 1)` maps `(N, C, X, Y)` to `(N, O, X, Y)`."""
+    """Convolution of images with kernel size 1: `Pointwise2d(C, O, 1)` maps `(N, C, X, Y)` to `(N, O, X, Y)`."""
 
 
 class Pointwise3d(_Pointwise, nn.Conv3d):
-    """Convolution of kernel 1 of volumes: `Pointwise3d(C, O, 1)` maps `(N, C, X, Y, Z)` to `(N, O, X, Y, Z)`."""
+    """Convolution of volumes with kernel size 1: `Pointwise3d(C, O, 1)` maps `(N, C, X, Y, Z)` to `(N, O, X, Y, Z)`."""
 
 
 POINTWISE = {2: Pointwise2d, 3: Pointwise3d}  # by the number of spatial axes
 
 
 def _bias(convolution: _ConvNd) -> Tensor:
-    return cast(Tensor, convolution.bias)  # those of a block all have one
+    return cast(Tensor, convolution.bias)  # all convolutions of a block have a bias
 
 
 class MedNeXtBlock(nn.Module):
@@ -91,12 +91,12 @@ class MedNeXtBlock(nn.Module):
     Args:
         spatial_dims: 2 or 3.
         in_channels: Channels C of the input.
-        out_channels: Channels of the output; differ from C in resampling blocks only.
+        out_channels: Channels of the output, which differ from C only in resampling blocks.
         ratio: The block is `ratio * in_channels` wide inside.
-        kernel_size: Edge of the depthwise kernel in voxels, odd.
-        residual: Add the input to the output.
+        kernel_size: Size of the depthwise kernel in voxels along each axis, an odd number.
+        residual: Whether the input is added to the output.
         grn: `"mean"` or `"sum"` (the denominator of GRN), or None for a block without GRN (v1).
-        drop_path_rate: Probability to skip the block for a sample in training (Huang et al. 2016, stochastic depth,
+        drop_path_rate: Probability of skipping the block for a sample in training (Huang et al. 2016, stochastic depth,
             arXiv:1603.09382).
     """
 
@@ -126,7 +126,7 @@ class MedNeXtBlock(nn.Module):
         return CONVOLUTION[spatial_dims](channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
 
     def transform(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Apply the block, and add `residual` where given: `(N, C, *spatial)` to `(N, O, *spatial of depthwise)`."""
+        """Apply the block, and add `residual` if given: `(N, C, *spatial)` to `(N, O, *spatial of depthwise)`."""
         if torch.jit.is_scripting():
             y = self.compress(self.grn(F.gelu(self.expand(self.norm(self.depthwise(x))))))
             return y if residual is None else residual + y
@@ -179,11 +179,11 @@ class MedNeXtBlock(nn.Module):
 
 
 class MedNeXtDownBlock(MedNeXtBlock):
-    """Halve every axis: `(N, C, *spatial)` to `(N, O, *spatial / 2)`, in the paper O = 2 C.
+    """Halve every axis: `(N, C, *spatial)` to `(N, O, *spatial / 2)`, with O = 2 C in the paper.
 
-    The residual is a convolution of kernel 1 and stride 2, without a norm: here one of stride 1 on every second voxel,
-    since the backward pass of oneDNN's strided one on channels-last CPU tensors of few channels writes outside its
-    memory (PyTorch 2.13). Arguments as in :class:`MedNeXtBlock`.
+    The residual is a convolution with kernel size 1 and stride 2, without a norm. Here, it is one with stride 1 on
+    every second voxel, since the backward pass of oneDNN's strided convolution writes outside its memory for
+    channels-last CPU tensors with few channels (PyTorch 2.13). The arguments are those of :class:`MedNeXtBlock`.
     """
 
     def __init__(
@@ -215,10 +215,10 @@ class MedNeXtDownBlock(MedNeXtBlock):
 
 
 class MedNeXtUpBlock(MedNeXtBlock):
-    """Double every axis: `(N, C, *spatial)` to `(N, O, 2 * spatial)`, in the paper O = C / 2; add a skip connection.
+    """Double every axis: `(N, C, *spatial)` to `(N, O, 2 * spatial)`, O = C / 2 in the paper; add a skip connection.
 
-    The transposed convolutions of stride 2 give `2 n - 1` voxels along an axis of n; one zero in front makes `2 n`,
-    as in the authors' code. Arguments as in :class:`MedNeXtBlock`.
+    The transposed convolutions with stride 2 give `2 n - 1` voxels along an axis of n; one zero in front makes it
+    `2 n`, as in the authors' code. The arguments are those of :class:`MedNeXtBlock`.
     """
 
     def __init__(
@@ -232,7 +232,7 @@ class MedNeXtUpBlock(MedNeXtBlock):
         grn: str | None = None,
     ) -> None:
         super().__init__(spatial_dims, in_channels, out_channels, ratio, kernel_size, residual, grn)
-        self.front = [1, 0] * spatial_dims  # padding of F.pad: one voxel at the start of every axis
+        self.front = [1, 0] * spatial_dims  # padding for F.pad: one voxel at the start of every axis
         self.shortcut: nn.Identity | _ConvNd = (
             TRANSPOSED[spatial_dims](in_channels, out_channels, kernel_size=1, stride=2) if residual else nn.Identity()
         )
@@ -257,7 +257,7 @@ class MedNeXtUpBlock(MedNeXtBlock):
         convolution = self.shortcut
         if isinstance(convolution, nn.Identity):  # without residual connection
             return ops.upsample_merge(self.transform(x), None, skip)
-        # the transposed convolution of kernel 1 as one on the coarse grid; its bias is added to every voxel
+        # the transposed convolution with kernel size 1, computed on the coarse grid; its bias is added to every voxel
         shortcut = ops.pointwise(x, convolution.weight.transpose(0, 1))
         y = self._transform_fast(x, None, convolution.bias)
         return ops.upsample_merge(y, shortcut, skip)

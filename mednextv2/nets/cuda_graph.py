@@ -1,4 +1,4 @@
-"""A network's passes recorded as CUDA graphs: one call starts all kernels, however slow the processor is."""
+"""Recording of a network's passes as CUDA graphs: one call starts all kernels, however slow the processor is."""
 
 import contextlib
 import logging
@@ -15,32 +15,32 @@ from mednextv2.ops import implementations
 
 logger = logging.getLogger(__name__)
 
-_MOST = 4  # recordings: each takes memory, and as long as two passes
-_LOCK = threading.RLock()  # a recording has one place for its input: threads that share a network take turns
+_MOST = 4  # most recordings: each takes memory, and the time of two passes
+_LOCK = threading.RLock()  # a recording has one buffer for its input, so threads that share a network take turns
 
 
 class CudaGraphs:
-    """Runs a network, and replays its passes as CUDA graphs when a shape of input comes again.
+    """Runs a network, and replays its passes as CUDA graphs when an input shape is repeated.
 
-    The first pass with inputs of a shape, type and mode runs as usual, which compiles what has to be compiled. The
-    second is recorded; with gradients, the backward pass is recorded with it. From then on one call starts all kernels
-    of a pass. Weights that change in place, as those of a training, need no new recording.
+    The first pass with inputs of a given shape, type and mode runs normally, which compiles what has to be compiled.
+    The second is recorded; with gradients, the backward pass is recorded with it. From then on, one call starts all
+    kernels of a pass. Weights that change in place, as in a training, need no new recording.
 
-    What cannot be replayed runs as usual: inputs that are not on a CUDA device or need a gradient of their own, more
-    shapes than four, parameters that have gradients already (accumulation, or `zero_grad(set_to_none=False)`), a pass
-    while another one still waits for its backward pass, and a network that is being compiled or exported. When
-    recording fails, or a pass that runs as usual finds no memory beside the recordings, one warning says so, nothing
-    more is recorded, and the network runs as usual. A replay calls no forward hooks.
+    These passes cannot be replayed and run normally: inputs that are not on a CUDA device or need a gradient
+    themselves, more than four shapes, parameters that already have gradients (accumulation, or
+    `zero_grad(set_to_none=False)`), a pass while another one still waits for its backward pass, and a network that is
+    being compiled or exported. If recording fails, or a normal pass finds no memory beside the recordings, one warning
+    is logged, nothing more is recorded, and the network runs normally. A replay calls no forward hooks.
 
-    Without gradients, results are the caller's own. With gradients, they and the parameters' gradients are valid until
-    the next pass.
+    Without gradients, the results belong to the caller. With gradients, they and the parameters' gradients are valid
+    until the next pass.
 
     Args:
-        enabled: False: run the network as usual.
+        enabled: Whether passes are recorded; if False, the network always runs normally.
 
     Source:
         PyTorch's notes on CUDA semantics, section CUDA graphs. `torch.cuda.make_graphed_callables` does the same for
-        one shape, and captures in a mode that other threads break, as a data loader's for pinned memory.
+        one shape, and captures in a mode that other threads break, such as a data loader's thread for pinned memory.
     """
 
     def __init__(self, enabled: bool = True) -> None:
@@ -54,10 +54,10 @@ class CudaGraphs:
         """Return the network's output.
 
         Args:
-            network: Its parameters may change in place, but not be replaced: see :meth:`clear`.
-            x: Its input.
-            run: What computes the output, where that is not the network's own call. It is recorded without gradients
-                only.
+            network: The network. Its parameters may change in place, but must not be replaced: see :meth:`clear`.
+            x: The input of the network.
+            run: The function that computes the output, if that is not the network's own call. It is recorded only
+                without gradients.
         """
         x = plain_tensor(x)
         if self._fits(x):
@@ -70,17 +70,17 @@ class CudaGraphs:
             return usual(x)
         with contextlib.suppress(torch.OutOfMemoryError):
             return usual(x)
-        self._give_up()  # only here is the memory free that the exception held
+        self._give_up()  # only here has the exception released its memory
         return usual(x)
 
     def clear(self) -> None:
-        """Forget all recordings, because parameters were replaced by others."""
+        """Forget all recordings, because parameters were replaced."""
         self._met.clear()
         self._recordings.clear()
         self._places.clear()
 
     def _give_up(self) -> None:
-        """Record nothing more: a pass that runs as usual cannot have the memory that recordings hold."""
+        """Stop recording, since a normal pass cannot use the memory that recordings hold."""
         with _LOCK:
             self._failed = True
             self.clear()
@@ -91,7 +91,7 @@ class CudaGraphs:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"enabled": self.enabled}  # a copy makes its own recordings
+        return {"enabled": self.enabled}  # a copy records its own passes
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         CudaGraphs.__init__(self, **state)
@@ -106,7 +106,7 @@ class CudaGraphs:
         )
 
     def _recording(self, network: nn.Module, x: Tensor, run: Callable | None) -> RecordedPass | RecordedStep | None:
-        """Return what to replay, recorded now if it is time to, or None."""
+        """Return the recording to replay, which may be made now, or None."""
         key = _Key.of(network, x)
         if any(recording.waiting() for recording in self._recordings.values()) or (key.gradients and run is not None):
             return None
@@ -125,14 +125,14 @@ class CudaGraphs:
             if x.device not in self._places:
                 self._places[x.device] = Place(x.device)
             place = self._places[x.device]
-            with place.in_use(), torch.autocast(x.device.type, enabled=False):  # which the backward pass is outside of
+            with place.in_use(), torch.autocast(x.device.type, enabled=False):  # the backward pass is outside it
                 if key.gradients:
                     self._recordings[key] = RecordedStep(network, x, place, key.autocast)
                 else:
                     self._recordings[key] = RecordedPass(run or network, x, place, key.autocast)
-        except Exception as e:  # of any kind: what is the network's own fault is raised again when it runs as usual
+        except Exception as e:  # errors of the network itself are raised again by its normal run
             reason = _first_words(e)
-        if reason:  # only here is the memory free that the exception held
+        if reason:  # only here has the exception released its memory
             self._failed = True
             logger.warning(
                 "The network could not be recorded as a CUDA graph (%s); it runs without, which is slower where the "
@@ -141,15 +141,15 @@ class CudaGraphs:
 
 
 class _Key(NamedTuple):
-    """What a recording is valid for."""
+    """The conditions under which a recording is valid."""
 
     network: int
-    weights: int  # address of the first parameter: moved to another device or type, it is another one
+    weights: int  # address of the first parameter, which changes with its device or type
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device
     training: bool
-    gradients: tuple[bool, ...]  # which parameters want one; empty where none does
+    gradients: tuple[bool, ...]  # which parameters need a gradient; empty if none does
     inference: bool
     autocast: tuple[bool, torch.dtype]
     operators: str
@@ -182,7 +182,7 @@ def _on_gpu(x: Tensor) -> bool:
 
 
 def _first_words(error: BaseException) -> str:
-    """Return the first line of what went wrong first: that a capture ended is only its consequence."""
+    """Return the first line of the original error, of which a failed capture is only the consequence."""
     while error.__context__ is not None:
         error = error.__context__
     lines = str(error).strip().splitlines()

@@ -1,4 +1,4 @@
-"""What one recorded pass of a network consists of: its graphs, and the memory that they read and write."""
+"""The parts of one recorded pass of a network: its graphs, and the memory that they read and write."""
 
 import contextlib
 import weakref
@@ -14,9 +14,9 @@ Autocast = tuple[bool, torch.dtype]
 
 
 class Place:
-    """The stream and the memory that recordings of one device share.
+    """The stream and the memory that the recordings of one device share.
 
-    Memory that is free at the end of one recording is used by the next: they may be replayed one after the other only.
+    Memory that is free at the end of one recording is used by the next, so they must not be replayed at the same time.
 
     Args:
         device: A CUDA device.
@@ -29,27 +29,27 @@ class Place:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Make the device the current one, and its stream the same after a failure as before."""
+        """Make the device the current one, and restore its stream after a failure."""
         with torch.cuda.device(self.device):
             before = torch.cuda.current_stream()
             try:
                 yield
             except BaseException:
-                torch.cuda.set_stream(before)  # a capture that fails leaves its own behind
+                torch.cuda.set_stream(before)  # a failed capture leaves its own stream set
                 self._recover()
                 raise
 
     def warm_up(self, run: Callable[[], Any]) -> None:
-        """Run once on the recordings' stream, so that nothing is set up for it while it is captured."""
+        """Run once on the recordings' stream, so that nothing has to be set up during the capture."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             run()
         torch.cuda.current_stream().wait_stream(self.stream)
 
     def capture(self, run: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
-        """Return a graph of what `run` starts, and its result, whose memory the graph writes to.
+        """Return a graph of what `run` starts, and the result of `run`, to whose memory the graph writes.
 
-        Only this thread is forbidden what would break a capture: a data loader's thread may take pinned memory.
+        Only this thread must avoid calls that break a capture; a data loader's thread may allocate pinned memory.
         """
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
@@ -57,9 +57,9 @@ class Place:
         return graph, result
 
     def _recover(self) -> None:
-        """Undo what a capture that could not be ended has left in the allocator and the random numbers."""
+        """Undo what an unfinished capture has left in the allocator and the random number generators."""
         index = torch.cuda.current_device()
-        with contextlib.suppress(RuntimeError, AttributeError):  # the first call raises where there is nothing to undo
+        with contextlib.suppress(RuntimeError, AttributeError):  # the first call raises if there is nothing to undo
             torch._C._cuda_endAllocateToPool(index, self.pool)
             torch._C._cuda_releasePool(index, self.pool)
             generator = torch.cuda.default_generators[index]
@@ -70,9 +70,9 @@ class RecordedPass:
     """A recorded pass without gradients.
 
     Args:
-        run: What is recorded.
+        run: The function that is recorded.
         x: An input.
-        place: Where.
+        place: The stream and memory for the recording.
         autocast: Whether autocast is on, and its type.
     """
 
@@ -91,11 +91,11 @@ class RecordedPass:
         return [output.clone() for output in self._output]
 
     def ready(self) -> bool:
-        """Tell whether it can be replayed."""
+        """Tell whether the pass can be replayed."""
         return True
 
     def waiting(self) -> bool:
-        """Tell whether a backward pass has still to come."""
+        """Tell whether a backward pass is still to come."""
         return False
 
 
@@ -105,7 +105,7 @@ class RecordedStep:
     Args:
         network: The network; its trainable parameters get gradients.
         x: An input.
-        place: Where.
+        place: The stream and memory for the recording.
         autocast: Whether autocast is on, and its type, in the forward pass.
     """
 
@@ -113,8 +113,8 @@ class RecordedStep:
         self._x = x.clone()
         named = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self._parameters = list(named.values())
-        # Tensors of our own on the same memory: autograd ties a parameter to the stream of its first use for as long as
-        # any graph of it is alive, and that stream must not take part in a capture.
+        # Separate tensors on the same memory: autograd ties a parameter to the stream of its first use for as long as
+        # any of its graphs is alive, and that stream must not take part in a capture.
         own = {name: p.detach().requires_grad_() for name, p in named.items()}
         forward = _under_autocast(
             lambda: torch.func.functional_call(network, own, (self._x,)), x.device, autocast
@@ -130,20 +130,20 @@ class RecordedStep:
         self._ticket: Callable[[], _Ticket | None] = lambda: None
 
     def __call__(self, x: Tensor) -> Any:
-        """Return the outputs, on memory that the next pass overwrites."""
+        """Return the outputs, in memory that the next pass overwrites."""
         outputs = _Replay.apply(self, x, *self._parameters)
         return outputs[0] if self._single else list(outputs)
 
     def ready(self) -> bool:
-        """Tell whether it can be replayed: gradients of before would be in the memory that the new ones go to."""
+        """Tell whether the step can be replayed: old gradients would be in the memory of the new ones."""
         return all(p.grad is None for p in self._parameters)
 
     def waiting(self) -> bool:
-        """Tell whether a backward pass has still to come, whose forward pass is not forgotten."""
+        """Tell whether a backward pass is still to come, for a forward pass that autograd remembers."""
         return self._ticket() is not None
 
     def replay_forward(self, x: Tensor) -> tuple["_Ticket", tuple[Tensor, ...]]:
-        """Replay the forward pass; return what its backward pass shows, and the outputs."""
+        """Replay the forward pass; return the ticket for its backward pass, and the outputs."""
         self._x.copy_(x)
         self._forward.replay()
         ticket = _Ticket()
@@ -165,7 +165,7 @@ class RecordedStep:
 
 
 class _Ticket:
-    """Lives as long as autograd remembers a forward pass."""
+    """An object that lives as long as autograd remembers a forward pass."""
 
 
 class _Replay(Function):
@@ -194,7 +194,7 @@ def _backward(
 
 
 def _under_autocast(run: Callable[[], Any], device: torch.device, autocast: Autocast) -> Callable[[], Any]:
-    """Let `run` have autocast as it is outside, but without its cache, whose copies of weights would be recorded."""
+    """Run under the outer autocast settings, but without its cache, whose copies of weights would be recorded."""
     enabled, dtype = autocast
 
     def call() -> Any:

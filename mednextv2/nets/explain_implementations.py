@@ -1,4 +1,4 @@
-"""Which path every layer of a network takes on a device, and why: for a user who wonders where the time goes."""
+"""The path that every layer of a network takes on a device, with reasons, for users who look into speed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ class Layer:
         block: The block's name in the network.
         operator: `depthwise` or `folded_mlp`.
         size: Channels and voxels of its input, such as `32 × 64×64×64`.
-        path: The implementation, see :class:`mednextv2.ops.implementations.Choice`.
-        reason: Why this one.
+        path: The implementation: see :class:`mednextv2.ops.implementations.Choice`.
+        reason: The reason for this path.
     """
 
     block: str
@@ -31,7 +31,7 @@ class Layer:
 
 
 class Explanation(list[Layer]):
-    """The layers in the order of their work; printed as a table with one line for what is equal."""
+    """The layers in order of execution, printed as a table that has one line for equal layers."""
 
     def __str__(self) -> str:
         """Return the table."""
@@ -51,20 +51,20 @@ def explain(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> Explanation:
-    """Tell which path each block of a MedNeXt takes for an input.
+    """Return the path that each block of a MedNeXt takes for an input.
 
     Args:
         network: A :class:`mednextv2.nets.MedNeXt`.
         input_shape: Shape of the input, `(N, C, *spatial)`.
-        device: Where it would run; by default where its parameters are.
-        dtype: The dtype of the features, that of autocast where it is used; by default that of the parameters, or
-            bfloat16 where the network computes in it by itself.
+        device: The device on which it would run; by default that of its parameters.
+        dtype: The dtype of the features, which is that of autocast if it is used; by default that of the parameters, or
+            bfloat16 if the network computes in it by itself.
 
     Returns:
         A list of :class:`Layer`; `print` it for a summary.
 
     Raises:
-        ValueError: For an input that does not fit the network, or something that is not a MedNeXt.
+        ValueError: If the input does not fit the network, or the network is not a MedNeXt.
 
     Example:
         >>> from mednextv2.nets import create_mednext
@@ -103,14 +103,14 @@ def explain(
     if implementations.by_verdict(device):
         from mednextv2.ops import trial  # on GPUs only
 
-        trial.ensure(network.problems(dtype), device)  # in one go
+        trial.ensure(network.problems(dtype), device)  # all at once
     layers = Explanation()
     for name, block, level in _blocks(network):
         size = [n // 2**level for n in input_shape[2:]]
         channels = block.depthwise.in_channels
         whole = block_problem(block, dtype)
         depthwise = mlp = implementation_choice.choose_for(whole, device)
-        if depthwise.name == implementations.TORCH:  # then its halves are asked for themselves
+        if depthwise.name == implementations.TORCH:  # then each half is looked up separately
             depthwise = implementation_choice.choose_for(convolution_alone(whole), device)
             mlp = implementation_choice.choose_for(inside(whole), device)
         for operator, path in (("depthwise", depthwise), ("folded_mlp", mlp)):
@@ -119,7 +119,7 @@ def explain(
 
 
 def _blocks(network: Any) -> list[tuple[str, Any, int]]:
-    """List name, block and level of its input in the order of work."""
+    """List the name, the block and the level of its input in order of execution."""
     found: list[tuple[str, Any, int]] = []
     for level, stage in enumerate(network.encoder):
         found += [(f"encoder.{level}.{i}", block, level) for i, block in enumerate(stage)]

@@ -1,18 +1,18 @@
-"""Which sizes the network takes along an axis, and how others are rounded to them."""
+"""The sizes that the network accepts along an axis, and how others are rounded to them."""
 
 import math
 
 from torch import Tensor
 
-LEVELS = 5  # resolutions: full, 1/2, 1/4, 1/8 and the bottleneck's 1/16
-DIVISOR = 2 ** (LEVELS - 1)  # an axis is halved once fewer than there are resolutions; also the smallest legal size
+LEVELS = 5  # number of resolutions: full, 1/2, 1/4, 1/8 and the bottleneck's 1/16
+DIVISOR = 2 ** (LEVELS - 1)  # an axis is halved once less than there are resolutions; also the smallest legal size
 
 
 def is_legal(size: int) -> bool:
-    """Return whether the network takes an axis of so many voxels.
+    """Return whether the network accepts an axis with this number of voxels.
 
     Args:
-        size: Voxels, a whole number.
+        size: The number of voxels, a whole number.
     """
     return size > 0 and size % DIVISOR == 0
 
@@ -21,16 +21,16 @@ def round_up(size: float) -> int:
     """Return the smallest legal size that is not below a size.
 
     Args:
-        size: Voxels; a median of sizes may have a half.
+        size: The number of voxels; a median of sizes may end in .5.
     """
     return DIVISOR * max(1, math.ceil(size / DIVISOR))
 
 
 def nearest(size: int) -> int:
-    """Return the legal size that is nearest; in the middle between two, that which is an even multiple.
+    """Return the nearest legal size; in the middle between two, the one that is an even multiple.
 
     Args:
-        size: Voxels.
+        size: The number of voxels.
     """
     return DIVISOR * max(1, round(size / DIVISOR))
 
@@ -40,7 +40,7 @@ def check_spatial_shape(x: Tensor, spatial_dims: int) -> None:
 
     Args:
         x: An input of the network.
-        spatial_dims: That the network has.
+        spatial_dims: The number of spatial axes of the network.
     """
     if x.dim() != spatial_dims + 2:
         axes = "X, Y, Z" if spatial_dims == 3 else "X, Y"

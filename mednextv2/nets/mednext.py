@@ -18,13 +18,14 @@ from mednextv2.wording import count
 class MedNeXt(nn.Module):
     """MedNeXt in two or three dimensions: `(N, in_channels, *spatial)` to `(N, out_channels, *spatial)`.
 
-    A stem (kernel 1), four encoder stages with `init_filters` times 1, 2, 4, 8 channels, a bottleneck with 16 times,
-    four decoder stages; skip connections are added. v2 is v1 plus global response normalisation (GRN) in every
-    block: standard, down and up. :func:`mednextv2.nets.create_mednext` builds the published sizes by name.
+    It has a stem (kernel size 1), four encoder stages with `init_filters` times 1, 2, 4 and 8 channels, a bottleneck
+    with 16 times as many, and four decoder stages; skip connections are added. v2 is v1 plus global response
+    normalisation (GRN) in every block: standard, down and up. :func:`mednextv2.nets.create_mednext` builds the
+    published sizes by name.
 
-    The layout in memory is channels-last from the stem on, as far as PyTorch's convolutions keep it (on small maps its
-    CPU code may return contiguous ones); the caller need not know. The input may be a MONAI
-    `MetaTensor`; the outputs are plain tensors.
+    The memory layout is channels-last from the stem on, as far as PyTorch's convolutions keep it (on small maps, its
+    CPU code may return contiguous ones); callers can ignore it. The input may be a MONAI `MetaTensor`; the outputs are
+    plain tensors.
 
     Args:
         spatial_dims: 2 or 3.
@@ -34,29 +35,29 @@ class MedNeXt(nn.Module):
         blocks_down: Blocks of the four encoder stages, from full resolution down.
         blocks_bottleneck: Blocks at 1/16 resolution.
         blocks_up: Blocks of the four decoder stages, from 1/8 resolution up.
-        encoder_expansion_ratio: Expansion of the encoder stages, as one int or four. A down block takes the ratio of
-            the stage it leads to.
+        encoder_expansion_ratio: Expansion of the encoder stages, as one int or four. A down block has the ratio of the
+            stage to which it leads.
         bottleneck_expansion_ratio: Expansion of the bottleneck and of the down block before it.
         decoder_expansion_ratio: Expansion of the decoder stages and of the up block before each, one int or four.
-        kernel_size: Edge of the depthwise kernels, odd; the papers use 3 and 5.
-        deep_supervision: In training mode, return logits at all five scales.
-        use_residual_connection: Residual connections in all blocks.
-        global_resp_norm: GRN in every block (v2).
-        grn_denominator: `"mean"` over channels, as ConvNeXt V2 and the MedNeXt authors' code, or `"sum"`.
-        grn_in_first_down: False leaves GRN out of the first down block, as the authors' v1 code does; only for
+        kernel_size: Size of the depthwise kernels along each axis, an odd number; the papers use 3 and 5.
+        deep_supervision: Whether logits at all five scales are returned in training mode.
+        use_residual_connection: Whether all blocks have residual connections.
+        global_resp_norm: Whether every block has GRN (v2).
+        grn_denominator: `"mean"` over channels, as in ConvNeXt V2 and the MedNeXt authors' code, or `"sum"`.
+        grn_in_first_down: Whether the first down block has GRN. It does not in the authors' v1 code; False is only for
             weights that come from there.
-        activation_checkpointing: Recompute the blocks of a resolution in the backward pass instead of storing their
-            activations: one bool for all, or five, from full resolution to bottleneck.
-        drop_path_rate: Largest probability of skipping a standard block in training; grows linearly with depth.
-        cpu_bfloat16: On CPU tensors, compute as under autocast in bfloat16 and return float32; worth it where
-            :func:`mednextv2.ops.half_is_fast`. (MONAI's engines switch autocast on for CUDA only.)
+        activation_checkpointing: Whether the blocks of a resolution are recomputed in the backward pass instead of
+            storing their activations: one bool for all, or five, from full resolution to the bottleneck.
+        drop_path_rate: Largest probability of skipping a standard block in training; it grows linearly with depth.
+        cpu_bfloat16: Whether CPU tensors are computed in bfloat16 as under autocast, with results in float32; it is
+            worthwhile if :func:`mednextv2.ops.half_is_fast`. (MONAI's engines switch autocast on for CUDA only.)
 
     Returns:
         Logits `(N, out_channels, *spatial)`. In training mode with `deep_supervision`, a list of five such tensors at
         1, 1/2, 1/4, 1/8 and 1/16 of the resolution.
 
     Raises:
-        ValueError: When an axis of the input is not a multiple of 16.
+        ValueError: If an axis of the input is not a multiple of 16.
 
     Source:
         Roy et al. 2023, MedNeXt, section 2 (arXiv:2303.09975); MedNeXt-v2 (arXiv:2512.17774).
@@ -132,7 +133,7 @@ class MedNeXt(nn.Module):
                 spatial_dims, filters(level), filters(level + 1), ratios[level + 1], grn=own, **shared
             )
 
-        def up(index: int) -> MedNeXtUpBlock:  # index of the decoder stage that it leads to, as in `ratios`
+        def up(index: int) -> MedNeXtUpBlock:  # index of the decoder stage to which it leads, as in `ratios`
             level = 2 * LEVELS - 2 - index
             return MedNeXtUpBlock(spatial_dims, filters(level + 1), filters(level), ratios[index], grn=grn, **shared)
 
@@ -142,11 +143,11 @@ class MedNeXt(nn.Module):
         self.bottleneck = stage(LEVELS - 1)
         self.up = nn.ModuleList(up(i) for i in range(LEVELS, 2 * LEVELS - 1))  # deepest first
         self.decoder = nn.ModuleList(stage(i) for i in range(LEVELS, 2 * LEVELS - 1))
-        self.heads = nn.ModuleList(  # full resolution first, the bottleneck's last
+        self.heads = nn.ModuleList(  # full resolution first, bottleneck last
             POINTWISE[spatial_dims](filters(i), out_channels, 1) for i in range(LEVELS if deep_supervision else 1)
         )
         self._set_activation_checkpointing(_per_level(activation_checkpointing))
-        self._tried: set[tuple[torch.device, torch.dtype]] = set()  # where the kernels have their verdicts
+        self._tried: set[tuple[torch.device, torch.dtype]] = set()  # for which the kernels have their verdicts
 
     def _set_activation_checkpointing(self, flags: list[bool]) -> None:
         """Mark the blocks of each resolution; a resampling block belongs to the finer of its two."""
@@ -177,9 +178,9 @@ class MedNeXt(nn.Module):
             y = self.compute(x)
         return [each.float() for each in y] if isinstance(y, list) else y.float()
 
-    @torch.compiler.assume_constant_result  # runs while a graph is traced, and is no part of it
+    @torch.compiler.assume_constant_result  # runs while a graph is traced, and is not part of it
     def _try_kernels(self, device: torch.device, dtype: torch.dtype) -> bool:
-        """Let all kernels be tried in one go before the first of them is needed, see :mod:`mednextv2.ops.trial`."""
+        """Have all kernels tried at once before the first of them is needed: see :mod:`mednextv2.ops.trial`."""
         if implementations.by_verdict(device) and (device, dtype) not in self._tried:
             from mednextv2.ops import trial  # on GPUs only
 
@@ -188,10 +189,10 @@ class MedNeXt(nn.Module):
         return True
 
     def problems(self, dtype: torch.dtype) -> list[Problem]:
-        """List what kernels are compiled for in this network, each once, in the order of its modules.
+        """List the problems for which kernels are compiled in this network, each once, in the order of its modules.
 
         Args:
-            dtype: Of the features.
+            dtype: The dtype of the features.
         """
         blocks = [module for module in self.modules() if isinstance(module, MedNeXtBlock)]
         return list(dict.fromkeys(problem for block in blocks for problem in _problems(block, dtype)))
@@ -212,7 +213,7 @@ class MedNeXt(nn.Module):
             x = stage(x)
             if self.training:
                 features.append(x)
-            else:  # let go of the coarser ones
+            else:  # release the coarser features
                 features = [x]
         outputs: list[Tensor] = []
         for index, head in enumerate(self.heads):
@@ -230,7 +231,7 @@ def _mark(part: nn.Module, activation_checkpointing: bool) -> None:
 
 
 def block_problem(block: MedNeXtBlock, dtype: torch.dtype) -> Problem:
-    """Return what the kernels of a block are compiled for, with features of this dtype."""
+    """Return the problem for which the kernels of a block are compiled, with features of this dtype."""
     convolution = block.depthwise
     return Problem(
         spatial_dims=convolution.weight.dim() - 2,
@@ -247,12 +248,12 @@ def block_problem(block: MedNeXtBlock, dtype: torch.dtype) -> Problem:
 
 
 def inside(problem: Problem) -> Problem:
-    """Return the problem of a block's inside alone, as it is where there are no kernels for its convolution."""
+    """Return the problem of a block's inside alone, for blocks whose convolution has no kernels."""
     return problem._replace(kernel_size=0, stride=1, transposed=False)
 
 
 def convolution_alone(problem: Problem) -> Problem:
-    """Return the problem of a block's convolution alone, as it is in float32, where its inside has no kernels."""
+    """Return the problem of a block's convolution alone, as in float32, for which its inside has no kernels."""
     return problem._replace(expanded=0, out_channels=problem.channels, grn=False, residual=False)
 
 
@@ -262,8 +263,8 @@ def _problems(block: MedNeXtBlock, dtype: torch.dtype) -> list[Problem]:
         return [convolution_alone(whole)]
     if whole.kernel_size not in implementations.KERNEL_SIZES:
         alone = inside(whole)
-        return list(dict.fromkeys([alone, alone._replace(residual=False)]))  # a backward pass asks for the second
-    if block.drop_path_rate > 0.0 and block.residual:  # in training the residual is added after the drop
+        return list(dict.fromkeys([alone, alone._replace(residual=False)]))  # the backward pass needs the second one
+    if block.drop_path_rate > 0.0 and block.residual:  # in training, the residual is added after the drop
         return [whole, whole._replace(residual=False)]
     return [whole]
 

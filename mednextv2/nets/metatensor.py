@@ -1,13 +1,13 @@
-"""MONAI's MetaTensors among the networks' inputs, known without an import of MONAI, which takes seconds."""
+"""MONAI's MetaTensors as inputs of networks, recognised without importing MONAI, which takes seconds."""
 
 from torch import Tensor
 
 
 def plain_tensor(x: Tensor) -> Tensor:
-    """Return a MONAI `MetaTensor` as the plain tensor that it holds, and any other tensor as it is.
+    """Return the plain tensor in a MONAI `MetaTensor`, and any other tensor unchanged.
 
     Every operation on a `MetaTensor` costs Python time.
     """
-    if type(x) is not Tensor and hasattr(x, "as_tensor"):  # of all tensors, MONAI's alone has this method
+    if type(x) is not Tensor and hasattr(x, "as_tensor"):  # of all tensors, only MONAI's have this method
         return x.as_tensor()
     return x

@@ -1,4 +1,4 @@
-"""An estimate of what a training step needs, from the network's size, the patch and the batch."""
+"""An estimate of the memory that a training step needs, from the network's size, the patch and the batch."""
 
 import math
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ import torch
 from mednextv2.nets.variants import VARIANTS, create_mednext
 
 # In units of the channels at full resolution, for each voxel of the patch:
-_KEPT_PER_BLOCK = 2.0  # for the backward pass: a block's input and its depthwise convolution's output
+_KEPT_PER_BLOCK = 2.0  # kept for the backward pass: a block's input and its depthwise convolution's output
 _KEPT_ELSEWHERE = 5.5  # resampling blocks, stem and heads
-_AT_WORK = 6.5  # the largest sum of what lives for a moment, in the backward pass at full resolution; fitted
+_AT_WORK = 6.5  # the largest sum of temporary tensors, in the backward pass at full resolution; fitted
 _LOSS_BYTES = 15  # for each voxel and output: logits, and in float32 probabilities, targets and gradients; fitted
-_PARAMETER_BYTES = 14.5  # float32 weights, two moments, and half-precision copies; gradients come when activations go
-_SETTLED_BYTES = 16  # when they have all gone: weights, gradients, two moments
+_PARAMETER_BYTES = 14.5  # float32 weights, two moments, and half-precision copies; gradients come as activations go
+_SETTLED_BYTES = 16  # when all activations are gone: weights, gradients, two moments
 
 
 def training_memory(
@@ -27,19 +27,19 @@ def training_memory(
 ) -> float:
     """Estimate the peak memory of a training step with AdamW: weights, gradients, moments, activations and loss.
 
-    What the libraries take for themselves comes on top: about 0.5 GiB of a CPU process or of a GPU. The blocks keep no
-    expanded tensor: see docs/fast_block.md. Measured on CPUs: see docs/benchmarks/training_memory.md.
+    The memory of the libraries themselves is extra: about 0.5 GiB for a CPU process or on a GPU. The blocks keep no
+    expanded tensor: see docs/fast_block.md. docs/benchmarks/training_memory.md has measurements on CPUs.
 
     Args:
         variant: A key of :data:`mednextv2.nets.variants.VARIANTS`.
-        patch_size: Voxels along each axis.
-        batch_size: Patches a step.
-        in_channels: Of the images.
-        outputs: Of the network.
+        patch_size: The number of voxels along each axis.
+        batch_size: The number of patches in a step.
+        in_channels: The number of channels of the images.
+        outputs: The number of outputs of the network.
         half_precision: Whether the network computes in bfloat16 or float16.
 
     Returns:
-        Bytes.
+        The number of bytes.
     """
     size = VARIANTS[variant]
     element = 2 if half_precision else 4

@@ -13,7 +13,7 @@ _L_DEPTH = (3, 4, 8, 8, 8, 8, 8, 4, 3)
 
 @dataclass(frozen=True)
 class Variant:
-    """One size of the network: nine stages, from the first encoder stage over the bottleneck to the last decoder one.
+    """One size of the network: nine stages, from the first encoder stage via the bottleneck to the last decoder one.
 
     Attributes:
         init_filters: Channels at full resolution.
@@ -30,9 +30,9 @@ class Variant:
     activation_checkpointing: bool = False
 
 
-#: v1: Roy et al. 2023, MedNeXt, table 1 (arXiv:2303.09975). v2_base and v2_wide: MedNeXt-v2 (arXiv:2512.17774), the
-#: depth and ratios of L with GRN, 32 and 64 filters. v2_tiny and v2_small are ours, for CPUs, tests and small cards:
-#: the depth and ratios of S with GRN, 16 and 32 filters.
+#: v1: Roy et al. 2023, MedNeXt, table 1 (arXiv:2303.09975). v2_base and v2_wide: MedNeXt-v2 (arXiv:2512.17774), with
+#: the depth and ratios of L with GRN, and 32 and 64 filters. v2_tiny and v2_small are our own, for CPUs, tests and
+#: small GPUs: they have the depth and ratios of S with GRN, and 16 and 32 filters.
 VARIANTS: dict[str, Variant] = {
     "v1_s": Variant(32, _S_DEPTH, (2,) * 9, False),
     "v1_b": Variant(32, _S_DEPTH, _B_RATIO, False),
@@ -54,23 +54,23 @@ def create_mednext(
     deep_supervision: bool = False,
     **kwargs: Any,
 ) -> MedNeXt:
-    """Build a MedNeXt of a named size.
+    """Build the MedNeXt with a given name.
 
     Args:
         variant: A key of :data:`VARIANTS`, such as `"v1_b"` or `"v2_base"`.
         spatial_dims: 2 or 3.
         in_channels: Channels of the input image.
         out_channels: Channels of the output: classes, or regions.
-        kernel_size: Edge of the depthwise kernels; the papers use 3 and 5.
-        deep_supervision: In training mode, return logits at five scales.
-        **kwargs: Further arguments of :class:`MedNeXt`, such as `activation_checkpointing`; they win over the
-            variant's own.
+        kernel_size: Size of the depthwise kernels along each axis; the papers use 3 and 5.
+        deep_supervision: Whether logits at five scales are returned in training mode.
+        **kwargs: Further arguments of :class:`MedNeXt`, such as `activation_checkpointing`, which override those of the
+            variant.
 
     Returns:
         The network with random weights, in training mode.
 
     Raises:
-        InputError: A ValueError, for a variant that does not exist.
+        InputError: If the variant does not exist; it is also a ValueError.
 
     Example:
         >>> net = create_mednext("v1_s", out_channels=3)

@@ -1,24 +1,24 @@
 """Operators that the network's blocks call, and the contract that they keep.
 
-An operator is one file with its name. It holds the plain definition in PyTorch (`…_reference`, where it is not the
+An operator is one file with its name. It contains the plain definition in PyTorch (`…_reference`, unless that is the
 operator itself), the function that users call, and torch's custom operators, if it needs any. `channel_norm`, `grn`,
-`pointwise` and `upsample_merge` are such a file and nothing else.
+`pointwise` and `upsample_merge` consist of only such a file.
 
-`depthwise`, `folded_mlp` and `block` have several implementations, each a module beside the operator's:
-`_NAME_native.py` in C++, `_NAME_triton.py` on CUDA, `_NAME_torch.py` in PyTorch calls. For a block as a whole there are
-kernels on CUDA alone; elsewhere `_block_halves.py` takes the other two operators one after the other. Each of these
-modules offers two functions, `forward` and `backward`, whose parameters are the same in all modules of an operator.
-The operator's `choose` asks `choosing.py` which implementation to take, and returns its module.
+`depthwise`, `folded_mlp` and `block` have several implementations, each in a module beside the operator:
+`_NAME_native.py` in C++, `_NAME_triton.py` on CUDA, `_NAME_torch.py` in PyTorch calls. Only CUDA has kernels for a
+block as a whole; elsewhere, `_block_in_two_steps.py` calls the other two operators one after the other. Each of these
+modules has two functions, `forward` and `backward`, whose parameters are the same in all modules of an operator. The
+operator's `choose` asks `implementation_choice.py` which implementation to use, and returns its module.
 
-Weights, settings, statistics and what is kept for a backward pass are the named tuples of `parameters.py` in every
-signature, and are read by name. A custom operator takes their fields under the same names and in the same order; its
-name and schema stay as they are.
+Weights, settings, statistics and tensors that are kept for a backward pass are the named tuples of `parameters.py` in
+every signature, and are read by name. A custom operator takes their fields under the same names and in the same order;
+its name and schema must not change.
 
-A new operator must offer its definition, a check of its arguments in `shapes.py`, and, if it is a custom operator, a
-fake implementation, a backward operator, and a reason for second derivatives (`derivatives.py`). A new implementation
-must offer the two functions and have a name in `implementations.py`, which says what kind of device takes it; code
-reads the fields of a choice, its reason is for people. A test compares each implementation with the definition,
-gradients included.
+A new operator must have its definition, a check of its arguments in `shape_checks.py`, and, if it is a custom operator,
+a fake implementation, a backward operator, and a reason for second derivatives (`missing_derivatives.py`). A new
+implementation must have the two functions and a name in `implementations.py`, which says on which kind of device it is
+used; code reads the fields of a choice, and its reason is for people. A test compares each implementation with the
+definition, including gradients.
 """
 
 from mednextv2.ops.block import block, block_reference

@@ -1,4 +1,4 @@
-"""A whole block in two steps, the convolution and what follows, each with the implementation that it chooses itself."""
+"""A whole block in two steps, the convolution and the folded MLP, each of which chooses its implementation."""
 
 from torch import Tensor
 

@@ -1,10 +1,10 @@
 """A whole block on CUDA: five launches forward, up to ten backward.
 
-Forward: the convolution, with moments of its tiles; one small kernel that joins these and folds the norm into the
-expansion; the norms; one small kernel for GRN's response; the output. What depends on weights alone is kept between
-calls in inference where :func:`mednextv2.ops.hold_weights` says that it may be. Backward, see
-:func:`mednextv2.ops._folded_mlp_triton.backward_folded`, and then the gradients of the convolution, where that of the
-residual is added on the way.
+Forward: the convolution, with the moments of its tiles; one small kernel that joins these and folds the norm into the
+    expansion; the norms; one small kernel for GRN's response; the output. In inference, results that depend only on
+    weights are kept between calls if :func:`mednextv2.ops.hold_weights` allows it. Backward: see
+    :func:`mednextv2.ops._folded_mlp_triton.backward_folded`, followed by the gradients of the convolution, to which
+    that of the residual is added on the way.
 """
 
 from torch import Tensor
@@ -23,11 +23,11 @@ def forward(
 
     Args:
         x: Channels-last, half precision.
-        convolution: Of the block.
-        mlp: Of the block.
-        residual: Added to the output, or None.
-        settings: Of the block.
-        keep: Whether what depends on weights alone may be kept for the next call.
+        convolution: The depthwise convolution of the block.
+        mlp: The weights of the block's inside.
+        residual: The tensor that is added to the output, or None.
+        settings: The constants of the block's norms.
+        keep: Whether results that depend only on weights may be kept for the next call.
     """
     mlp, weight = mlp.contiguous(), convolution.weight
     taps = kept("taps", weight, (weight,), lambda: depthwise.taps(weight), keep)
@@ -55,7 +55,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Mlp]:
     """Return the gradients of x (empty unless `need_x`), of the convolution's weight and bias, and of the MLP.
 
-    The bias is taken out again by the norm: its gradient is zero.
+    The norm removes the bias again, so the gradient of the bias is zero.
     """
     mlp = mlp.contiguous()
     folded = Folded(saved.mean, saved.variance, saved.w1n, saved.b1n)

@@ -1,16 +1,16 @@
-# ruff: noqa: N803, N806, RUF005  (constants of a kernel are written in capitals; Triton joins tuples by + alone)
+# ruff: noqa: N803, N806, RUF005  (constants of a kernel are written in capitals; Triton joins tuples only with +)
 """The Triton kernels of the depthwise convolution, channels-last: one that gathers, one for the weight's gradient.
 
 Every convolution here, and every gradient of an input, gathers: `y[o] = sum over taps of w[t] x[stride o + t - pad]`,
-or, transposed, `y[o] = sum of w[t] x[(o + pad - t) / stride]` over the taps for which that is whole. The gradient of
-the input of one kind is the other kind, with the same weights.
+or, transposed, `y[o] = sum of w[t] x[(o + pad - t) / stride]` over the taps for which the index is whole. The gradient
+of the input of one kind is the other kind, with the same weights.
 
-A program computes a tile of `PLANES` planes of a few rows and columns, for a block of channels, which lie side by side
-in memory. It loads the input at one shift in y and x once for all the planes that need it: of k^3 loads per voxel
-about k^2 (1 + k / PLANES) are left, and most of these come out of the L1 cache, which holds the tile and its rim. The
-moments of the result that the norm needs are taken while it is in registers, and a gradient that comes another way is
-added there. Sums over voxels are made in parts, each by one program, and added in a fixed order afterwards: the result
-does not depend on the order of execution.
+A program computes a tile of `PLANES` planes of a few rows and columns, for a block of channels, which are adjacent in
+memory. It loads the input at one shift in y and x once for all the planes that need it: of k^3 loads per voxel, about
+k^2 (1 + k / PLANES) are left, and most of these come from the L1 cache, which holds the tile and its rim. The moments
+of the result that the norm needs are computed while it is in registers, and a gradient that arrives on another path is
+added there. Sums over voxels are computed in parts, each by one program, and added in a fixed order afterwards, so the
+result does not depend on the order of execution.
 """
 
 import triton
@@ -18,7 +18,7 @@ import triton.language as tl
 
 from mednextv2.ops._triton_parts import rounded
 
-# arguments that must not cause a compilation for every new size of image
+# arguments that must not cause a compilation for every new image size
 _GATHER_SIZES = ["in_z", "in_y", "in_x", "out_z", "out_y", "out_x", "tiles_z", "tiles_y", "tiles_x"]
 _WEIGHT_SIZES = ["a_z", "a_y", "a_x", "b_z", "b_y", "b_x", "tiles_z", "tiles_y", "tiles_x"]
 _WEIGHT_SIZES += ["chunk", "tiles", "per_split"]
@@ -32,8 +32,8 @@ def gather_kernel(x, w, bias, onto, y, counts, means, squares, in_z, in_y, in_x,
                    BLOCK_C: tl.constexpr):  # fmt: skip
     """Compute a tile of `PLANES` x `BLOCK_Y` x `BLOCK_X` voxels; `SZ` and `S` are the strides in z and in y and x.
 
-    Transposed, the voxels of a tile have the same remainder of division by the stride on each axis: these need the
-    same taps, every `S`-th one. `w` is `(taps, C)`. `onto` is added to the result.
+    In the transposed convolution, the voxels of a tile have the same remainder of division by the stride on each axis:
+    these need the same taps, every `S`-th one. `w` is `(taps, C)`. `onto` is added to the result.
     """
     tile = tl.program_id(0)
     n = tl.program_id(2).to(tl.int64)
@@ -100,7 +100,7 @@ def gather_kernel(x, w, bias, onto, y, counts, means, squares, in_z, in_y, in_x,
             value += tl.load(place + shift, mask=mask[:, None] & (c < C)[None, :], other=0.0).to(tl.float32)
         value = rounded(value, y.dtype.element_ty)
         tl.store(pointer + shift, value, mask=mask[:, None] & (c < C)[None, :])
-        if MOMENTS:  # of the values as they are stored
+        if MOMENTS:  # moments of the values as they are stored
             added += tl.where(mask[:, None], value.to(tl.float32), 0.0)
             voxels += mask.to(tl.float32)
     if MOMENTS:
@@ -126,7 +126,7 @@ def weight_kernel(a, b, partial, a_z, a_y, a_x, b_z, b_y, b_x, tiles_z, tiles_y,
                    BLOCK_C: tl.constexpr):  # fmt: skip
     """Sum `a[i] b[stride i + t - pad]` over the voxels of one split, for taps t of one ky, `TAPS_X` kx and all kz.
 
-    A tile is a column of `chunk` planes. With stride 1 in z the planes of `a` that a plane of `b` is multiplied with
+    A tile is a column of `chunk` planes. With stride 1 in z, the planes of `a` by which a plane of `b` is multiplied
     stay in registers; so a step loads one plane of `a` and `TAPS_X` shifted ones of `b`.
     """
     groups: tl.constexpr = (K + TAPS_X - 1) // TAPS_X

@@ -1,4 +1,4 @@
-"""The depthwise convolution by the C++ library: see `native/depthwise.h`."""
+"""The depthwise convolution with the C++ library: see `native/depthwise.h`."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from mednextv2.ops.parameters import Convolution, Statistics
 
 
 def forward(x: Tensor, convolution: Convolution) -> tuple[Tensor, Statistics]:
-    """Return the result and its moments; arguments as in `depthwise_op`."""
+    """Return the result and its moments; the arguments are those of `depthwise_op`."""
     y, mean, variance = torch.ops.mednextv2_native.depthwise(x, *convolution)
     return y, Statistics(mean, variance)
 

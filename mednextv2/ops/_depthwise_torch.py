@@ -10,7 +10,7 @@ from mednextv2.ops.parameters import Convolution, Statistics
 
 
 def forward(x: Tensor, convolution: Convolution) -> tuple[Tensor, Statistics]:
-    """Return the result and its moments; arguments as in `depthwise_op`."""
+    """Return the result and its moments; the arguments are those of `depthwise_op`."""
     y = memory_layout.channels_last(convolve(x, convolution))
     return y, moments(y)
 
@@ -29,8 +29,8 @@ def backward(
     w = weight.to(x.dtype)
     padding = [size // 2 for size in weight.shape[2:]]
     ones, zeros = [1] * len(padding), [0] * len(padding)
-    # PyTorch's CPU code takes ten times as long for this gradient of the input as for a forward convolution, which it
-    # is, with the kernel turned around; and 50 times as long for that of the bias as for a sum
+    # PyTorch's CPU code takes ten times as long for this gradient of the input as for the equivalent forward
+    # convolution with a reversed kernel, and 50 times as long for the gradient of the bias as for a sum
     turned = need_x and stride == 1 and x.device.type == "cpu"
     mask = [need_x and not turned, True, False]
     dx, dw, _ = torch.ops.aten.convolution_backward(
@@ -45,7 +45,7 @@ def backward(
 
 
 def convolve(x: Tensor, convolution: Convolution) -> Tensor:
-    """Call PyTorch's convolution in the dtype of `x`; arguments as in :func:`mednextv2.ops.depthwise`."""
+    """Call PyTorch's convolution in the dtype of `x`; the arguments are those of :func:`mednextv2.ops.depthwise`."""
     weight, bias, stride, transposed = convolution
     weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
     padding = [size // 2 for size in weight.shape[2:]]

@@ -14,7 +14,7 @@ from mednextv2.ops.shape_checks import result_shape
 
 
 def forward(x: Tensor, convolution: Convolution) -> tuple[Tensor, Statistics]:
-    """Return the result and its moments; arguments as in `depthwise_op`."""
+    """Return the result and its moments; the arguments are those of `depthwise_op`."""
     y, parts = convolve(x, taps(convolution.weight), convolution)
     return y, moments(parts, x)
 
@@ -30,12 +30,12 @@ def backward(
 
 
 def taps(weight: Tensor) -> Tensor:
-    """Return the weights as the kernels read them, `(taps, C)` in float32: channels side by side."""
+    """Return the weights as the kernels read them, `(taps, C)` in float32, with adjacent channels."""
     return weight.flatten(1).t().to(torch.float32, memory_format=torch.contiguous_format, copy=True)
 
 
 def moments(parts: Moments, x: Tensor) -> Statistics:
-    """Join the moments of tiles."""
+    """Combine the moments of tiles."""
     samples, channels = x.shape[:2]
     mean, variance = (x.new_empty(samples, channels, dtype=torch.float32) for _ in range(2))
     block, tiles = configs.MOMENTS
@@ -56,14 +56,14 @@ def convolve(x: Tensor, weights: Tensor, convolution: Convolution) -> tuple[Tens
 def input_gradient(
     grad: Tensor, x: Tensor, weights: Tensor, convolution: Convolution, onto: Tensor | None = None
 ) -> Tensor:
-    """Return the gradient of x, with `onto` added: a gathering of the other kind with the same weights."""
+    """Return the gradient of x, with `onto` added; it gathers like the other kind, with the same weights."""
     convolution = convolution._replace(bias=None)
     dx, _ = _gather(grad, weights, convolution, tuple(x.shape[2:]), not convolution.transposed, onto=onto)
     return dx
 
 
 def _gather(x, weights, convolution, spatial, transposed, moments=False, onto=None):
-    """Return the result and the moments of every tile (of no tile where they are not wanted)."""
+    """Return the result and the moments of every tile (or of no tile if they are not needed)."""
     samples, channels = x.shape[:2]
     rows = memory_layout.rows(x).contiguous()
     y = rows.new_empty(samples, *spatial, channels)
@@ -102,7 +102,7 @@ def weight_gradient(grad: Tensor, x: Tensor, convolution: Convolution) -> Tensor
     block = configs.tile(config.blocks[1], channels, height, width)
     tiles = [triton.cdiv(depth, chunk), triton.cdiv(height, block[0]), triton.cdiv(width, block[1])]
     count = a.shape[0] * tiles[0] * tiles[1] * tiles[2]
-    taps_x = k if k <= 5 else (k + 1) // 2  # with all of them the sums would not fit into the registers
+    taps_x = k if k <= 5 else (k + 1) // 2  # with all taps, the sums would not fit into the registers
     groups = triton.cdiv(k, taps_x) * k * triton.cdiv(channels, block[2])
     per_split, splits = configs.split(count, config.programs // groups)
     partial = a.new_empty(splits, channels, kz * k * k, dtype=torch.float32)
@@ -118,11 +118,11 @@ def weight_gradient(grad: Tensor, x: Tensor, convolution: Convolution) -> Tensor
 
 
 def _space(spatial) -> tuple[int, int, int]:
-    """Return the size in three dimensions; an image in two has one plane."""
+    """Return the size in three dimensions; a 2D image has one plane."""
     return (1,) * (3 - len(spatial)) + tuple(spatial)
 
 
 def _kernel(convolution: Convolution) -> tuple[int, int, int, int]:
-    """Return size and stride of the kernel in z, and in y and x."""
+    """Return the size and stride of the kernel in z, and those in y and x."""
     k, stride = convolution.weight.shape[-1], convolution.stride
     return (k, k, stride, stride) if convolution.weight.dim() == 5 else (1, k, 1, stride)

@@ -1,15 +1,15 @@
-# ruff: noqa: N803, RUF005  (constants of a kernel are written in capitals; Triton joins tuples by + alone)
+# ruff: noqa: N803, RUF005  (constants of a kernel are written in capitals; Triton joins tuples only with +)
 """The Triton kernels of thin blocks, which hold nearly all voxels of a network: nothing expanded is ever stored.
 
-A tile of voxels is normed once, and then, a block of expanded channels at a time, expanded and put through GELU in
-registers: once for the norms, once for the output, and twice in the backward pass. On a GPU that is cheaper than to
-store the expanded values: they cost one step of the matrix unit and a hyperbolic tangent, and storing them two trips to
-memory. A program goes through many tiles, and adds up what is summed over voxels in registers; the few hundred partial
-sums are added in a fixed order by the kernels of `_folded_mlp_small_kernels.py`, so the result does not depend on the
-order of execution.
+A tile of voxels is normalised once, and then, one block of expanded channels at a time, it is expanded and put through
+GELU in registers: once for the norms, once for the output, and twice in the backward pass. On a GPU, this is cheaper
+than storing the expanded values: recomputing them costs one step of the matrix unit and a hyperbolic tangent, and
+storing them two trips to memory. A program processes many tiles and adds up the sums over voxels in registers; the few
+hundred partial sums are added in a fixed order by the kernels of `_folded_mlp_small_kernels.py`, so the result does not
+depend on the order of execution.
 
 The names are those of `docs/fast_block.md`, with one change: voxels are centred and divided by their deviation in
-registers, `z = (y - m) r`, and only the affine part of the norm is folded into the expansion (`w1n`, `b1n`). So
+registers, `z = (y - m) r`, and only the affine part of the norm is folded into the expansion (`w1n`, `b1n`). So,
 rounding to half precision happens after a large mean is gone.
 """
 
@@ -30,7 +30,7 @@ from mednextv2.ops._triton_parts import (
     store_tile,
 )
 
-_FREE = ["voxels", "tiles", "eps"]  # arguments that must not cause a compilation for every new size of image
+_FREE = ["voxels", "tiles", "eps"]  # arguments that must not cause a compilation for every new image size
 
 
 @triton.jit(do_not_specialize=_FREE)
@@ -66,7 +66,7 @@ def output_kernel(y, mean, variance, w1n, b1n, w2n, b2n, residual, out, voxels, 
                   HAS_RESIDUAL: tl.constexpr, PER_SAMPLE: tl.constexpr, C: tl.constexpr, E: tl.constexpr,
                   OUT: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_E: tl.constexpr,
                   BLOCK_O: tl.constexpr, HALF: tl.constexpr):  # fmt: skip
-    """Compute `tiles` tiles of the output; `PER_SAMPLE` is 1 where every sample has its own `w2n`, else 0."""
+    """Compute `tiles` tiles of the output; `PER_SAMPLE` is 1 if every sample has its own `w2n`, else 0."""
     c, o = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_O)
     split, n = tl.program_id(0), tl.program_id(1).to(tl.int64)
     y, out, w2n = y + n * voxels * C, out + n * voxels * OUT, w2n + n * PER_SAMPLE * OUT * E
@@ -90,7 +90,7 @@ def output_kernel(y, mean, variance, w1n, b1n, w2n, b2n, residual, out, voxels, 
 def compression_kernel(grad, y, mean, variance, w1n, b1n, g2, d_sum, voxels, tiles, eps, C: tl.constexpr,
                        E: tl.constexpr, OUT: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
                        BLOCK_E: tl.constexpr, BLOCK_O: tl.constexpr, HALF: tl.constexpr):  # fmt: skip
-    """Sum `h^T D` (the document's G, transposed) and `D` over the voxels of `tiles` tiles."""
+    """Sum `h^T D` (the transposed G of the document) and `D` over the voxels of `tiles` tiles."""
     blocks: tl.constexpr = (E + BLOCK_E - 1) // BLOCK_E
     c, o = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_O)
     split, n = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -103,7 +103,7 @@ def compression_kernel(grad, y, mean, variance, w1n, b1n, g2, d_sum, voxels, til
     for tile in range(split * tiles, tl.minimum((split + 1) * tiles, tl.cdiv(voxels, BLOCK_P))):
         rows = (tile * BLOCK_P + tl.arange(0, BLOCK_P)).to(tl.int64)
         z = rounded(normed(y, m, r, rows, voxels, c, C), y.dtype.element_ty)
-        d = load_tile(grad, rows, o, OUT, 1, voxels, OUT)  # zero beyond the last voxel, where h is not
+        d = load_tile(grad, rows, o, OUT, 1, voxels, OUT)  # zero beyond the last voxel, where h is not zero
         sums += d.to(tl.float32)
         for i in tl.static_range(blocks):
             e = i * BLOCK_E + tl.arange(0, BLOCK_E)
@@ -122,7 +122,7 @@ def expansion_kernel(grad, y, mean, variance, w1n, b1n, w2n, change, inverse, sh
                      BLOCKS, GRN: tl.constexpr, C: tl.constexpr, E: tl.constexpr, OUT: tl.constexpr,
                      BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_O: tl.constexpr,
                      BLOCK_B: tl.constexpr, HALF: tl.constexpr):  # fmt: skip
-    """Sum `du^T z` and, behind it in `sums`, `du`, over the voxels of `tiles` tiles, and store `dz = du W1'`."""
+    """Sum `du^T z` and, after it in `sums`, `du` over the voxels of `tiles` tiles, and store `dz = du W1'`."""
     blocks: tl.constexpr = (E + BLOCK_E - 1) // BLOCK_E
     c, o = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_O)
     split, n = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -174,5 +174,5 @@ def correction_kernel(dz, y, mean, variance, offset, slope, voxels, eps, C: tl.c
     dz += n * voxels * C
     value = load_tile(dz, rows, c, C, 1, voxels, C).to(tl.float32)
     value -= load_vector(offset + n * C, c, C)[None, :] + load_vector(slope + n * C, c, C)[None, :] * z
-    value = tl.where(voxels > 1, value * r[None, :], 0.0)  # the norm of one voxel is constant
+    value = tl.where(voxels > 1, value * r[None, :], 0.0)  # the norm of a single voxel is constant
     store_tile(dz, value, rows, c, C, 1, voxels, C)

@@ -14,14 +14,15 @@ from mednextv2.ops import _folded_mlp_wide_kernels as wide_kernels
 from mednextv2.ops import _triton_configs as configs
 from mednextv2.ops.parameters import Mlp, Settings
 
-# At most so many channels of input and output, and so many expanded channels. GPUs of compute capability other than 9.0
-# take fewer: before it, shared memory is too small; after it, the compiler has no registers for the sums.
+# Thin blocks have at most this many channels of input and output, and this many expanded channels. GPUs of a compute
+# capability other than 9.0 take fewer: older ones have too little shared memory, and on newer ones the compiler has no
+# registers for the sums.
 THIN, THIN_EXPANDED = 64, 256
 THIN_ELSEWHERE = 32
 
 
 class Moments(NamedTuple):
-    """What the depthwise convolution knows of its result: of each tile the number of voxels, means, centred squares."""
+    """Statistics of the depthwise convolution's result: number of voxels, means and centred squares of each tile."""
 
     counts: Tensor
     means: Tensor
@@ -29,11 +30,11 @@ class Moments(NamedTuple):
 
 
 class Folded(NamedTuple):
-    """What the kernels take in place of the norm and the expansion.
+    """The values that the kernels take instead of the norm and the expansion.
 
     Attributes:
-        mean: `(N, C)`.
-        variance: `(N, C)`, biased.
+        mean: The mean, `(N, C)`.
+        variance: The biased variance, `(N, C)`.
         w1n: `W1 * norm_weight`, `(E, C)`, in the dtype of the features.
         b1n: `b1 + W1 norm_bias`, `(E,)`, float32.
     """
@@ -45,12 +46,12 @@ class Folded(NamedTuple):
 
 
 class ScaleChange(NamedTuple):
-    """What makes `k`, by which GRN's scale changes the gradient of `h`.
+    """The parts of `k`, by which GRN's scale changes the gradient of `h`.
 
     Attributes:
-        change: Of each channel by way of its own norm, `dn / (d g)`, `(N, E)`.
+        change: The change of each channel through its own norm, `dn / (d g)`, `(N, E)`.
         inverse: `1 / g`, `(N, E)`.
-        shared: Parts of what all channels have in common through the denominator, `(N, blocks)`.
+        shared: Parts of the change that all channels share through the denominator, `(N, blocks)`.
     """
 
     change: Tensor
@@ -59,7 +60,7 @@ class ScaleChange(NamedTuple):
 
 
 def empty(like: Tensor, *shapes: Sequence[int]) -> list[Tensor]:
-    """Return uninitialised float32 tensors on the device of another."""
+    """Return uninitialised float32 tensors on the device of another tensor."""
     return [like.new_empty(shape, dtype=torch.float32) for shape in shapes]
 
 
@@ -74,7 +75,7 @@ class Launch:
         self.constants = {"C": self.channels, "E": self.expanded, "OUT": self.out, "HALF": y.dtype != torch.float32}
 
     def norms(self, expansion, h: Tensor | None, grn: bool) -> Tensor | None:
-        """Sum squares, `(N, splits, E)`, where GRN is wanted; store `h` where it is given."""
+        """Sum squares, `(N, splits, E)`, if the block has GRN; store `h` if it is given."""
         if h is None:
             if not grn:
                 return None
@@ -87,10 +88,10 @@ class Launch:
         return squares if grn else None
 
     def response(self, squares: Tensor, mlp: Mlp) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the compression's weight of every sample, its bias, and the norms."""
+        """Return the weight of the compression for every sample, its bias, and the norms."""
         w2n, b2n = self.y.new_empty(self.samples, self.out, self.expanded), mlp.b2.new_empty(self.out)
         g = squares.new_empty(self.samples, self.expanded)
-        block_e = min(configs.power_of_two(self.expanded), 4096)  # as a rule all, and their parts in one go
+        block_e = min(configs.power_of_two(self.expanded), 4096)  # usually all channels, and their parts at once
         block_o = max(1, min(16, 16384 // block_e))
         with torch.cuda.device_of(self.y):
             small_kernels.response_kernel[triton.cdiv(self.out, block_o), self.samples](
@@ -117,7 +118,7 @@ class Launch:
         return parts, sums
 
     def scale_gradient(self, g2, d_sum, mlp: Mlp, g):
-        """Return `W2'`; what makes `k`; and the gradients of w2, b2, gamma and beta."""
+        """Return `W2'`, the parts of `k`, and the gradients of w2, b2, gamma and beta."""
         n, e, o, grn = self.samples, self.expanded, self.out, self.grn
         block_o = configs.power_of_two(o)
         block_e = 4 if self.thin else max(1, min(8, 4096 // block_o))  # a program keeps `BLOCK_E * BLOCK_O` values
@@ -159,14 +160,14 @@ class Launch:
         """Replace `u` by `du`, and return it and parts of its sums, `(N, splits, E)`."""
         config, grid, tiles = self._wide_grid("expanded_gradient", self.expanded)
         sums, blocks = u.new_empty(self.samples, grid[1], self.expanded, dtype=torch.float32), norm.shared.shape[1]
-        # In two steps at least: one would be taken out of the loop over tiles, into registers that are not there
+        # At least two steps: a single one would be moved out of the loop over tiles, into registers that do not exist
         depth = configs.depth(config, self.out // 2)
         self._run(wide_kernels.expanded_gradient_kernel, grid, config, d, w2n, u, *norm, sums, self.voxels, tiles,
                   blocks, GRN=self.grn, BLOCK_K=depth, BLOCK_B=configs.power_of_two(blocks))  # fmt: skip
         return u, sums
 
     def expand_gradient(self, g1, sums, folded: Folded, mlp: Mlp):
-        """Return mean and slope of `dz`; the gradients of w1, b1, norm_weight and norm_bias; and zeros, `(C,)`."""
+        """Return the mean and slope of `dz`, the gradients of w1, b1, norm_weight and norm_bias, and zeros, `(C,)`."""
         n, e, c = self.samples, self.expanded, self.channels
         offset, slope, dw1, db1, dnw, dnb, zeros = empty(g1, (n, c), (n, c), (e, c), (e,), (c,), (c,), (c,))
         block_c, block_k = 8, configs.power_of_two(c)
@@ -180,7 +181,7 @@ class Launch:
         return (offset, slope), (dw1, db1, dnw, dnb), zeros
 
     def input_gradient(self, dz, rows, folded: Folded, offset, slope) -> Tensor:
-        """Return `dy`, from `dz` of thin blocks, which it replaces, or `du` of wide ones."""
+        """Return `dy` from `dz` in thin blocks, which it replaces, or from `du` in wide ones."""
         if self.thin:
             block = configs.power_of_two(self.channels)
             rows_at_once = 8192 // block
@@ -197,7 +198,7 @@ class Launch:
         return dy
 
     def _split(self, name, kernel, inputs, shapes, outputs=(), scalars=(), **constants) -> list[Tensor]:
-        """Launch a kernel of thin blocks; returns the parts that its programs sum, `(N, splits, *shape)` each."""
+        """Launch a kernel of thin blocks; return the partial sums of its programs, each `(N, splits, *shape)`."""
         config = configs.lookup(name, self.y, max(self.channels, self.out))
         tiles = triton.cdiv(self.voxels, config.blocks[0])
         per_split, splits = configs.split(tiles, config.programs // self.samples)
@@ -210,7 +211,7 @@ class Launch:
         return parts
 
     def _wide_grid(self, name, width):
-        """Return configuration, grid and tiles a program, for blocks of `width` channels and splits of voxels."""
+        """Return configuration, grid and tiles per program for blocks of `width` channels and splits of voxels."""
         config = configs.lookup(name, self.y, max(self.channels, self.out))
         config = replace(config, blocks=(config.blocks[0], configs.fitting(config.blocks[1], width)))
         blocks = triton.cdiv(width, config.blocks[1])
@@ -219,7 +220,7 @@ class Launch:
         return config, (blocks, splits, self.samples), per_split
 
     def _product_grid(self, name, width):
-        """Return configuration and grid for tiles of voxels x `width` channels: small tiles where there are few."""
+        """Return configuration and grid for tiles of voxels x `width` channels, which are small if there are few."""
         for size in (configs.LARGE, configs.SMALL):
             config = configs.lookup(name, self.y, size)
             columns = min(config.blocks[1], configs.channel_block(width))
@@ -230,10 +231,10 @@ class Launch:
         return config, (tiles, self.samples)
 
     def _run(self, kernel, grid, config, *arguments, **constants) -> None:
-        """Launch with those constants that the kernel knows."""
+        """Launch the kernel with the constants that it has."""
         known = set(kernel.arg_names)
         constants = {"BLOCK_P": config.blocks[0], "BLOCK_E": config.blocks[1]} | self.constants | constants
-        for name in ("BLOCK_O", "BLOCK_C"):  # of a product, its columns
+        for name in ("BLOCK_O", "BLOCK_C"):  # the columns of a product
             constants.setdefault(name, config.blocks[1])
         with torch.cuda.device_of(self.y):
             kernel[grid](*arguments, **{k: v for k, v in constants.items() if k in known},
@@ -241,6 +242,6 @@ class Launch:
 
 
 def is_thin(channels: int, expanded: int, out: int, capability: tuple[int, int]) -> bool:
-    """Tell which kernels a block takes on a GPU of this compute capability."""
+    """Tell whether a block uses the kernels for thin blocks on a GPU of this compute capability."""
     widest = THIN if capability[0] == 9 else THIN_ELSEWHERE
     return max(channels, out) <= widest and expanded <= THIN_EXPANDED

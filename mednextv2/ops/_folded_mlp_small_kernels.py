@@ -1,14 +1,14 @@
-# ruff: noqa: N803  (what is constant when a kernel is compiled is written in capitals)
-"""The small Triton kernels between the large ones of a block: what concerns channels alone, in few launches.
+# ruff: noqa: N803  (constants of a kernel are written in capitals)
+"""The small Triton kernels between the large ones of a block: operations on channels alone, in few launches.
 
 - `moments_kernel`, `fold_kernel`: after the depthwise convolution: mean and variance from the parts of its tiles, and
   the affine part of the norm folded into the expansion, `W1' = W1 * norm_weight`, `b1' = b1 + W1 norm_bias`.
 - `response_kernel`: after the norms: GRN's scale `s` in the compression, `W2' = W2 * s` for each sample, and
   `b2' = b2 + W2 beta`.
-- `scale_gradient_kernel`: after `G2 = h^T D`: gradients of compression and GRN, and what is needed for `k`.
+- `scale_gradient_kernel`: after `G2 = h^T D`: gradients of compression and GRN, and the parts of `k`.
 - `expand_gradient_kernel`: after `G1 = du^T z`: gradients of expansion and norm, and the two corrections of `dy`.
 
-Sums over programs of other kernels are made here, in a fixed order. The names are those of `docs/fast_block.md`.
+Sums over programs of other kernels are computed here, in a fixed order. The names are those of `docs/fast_block.md`.
 """
 
 import triton
@@ -19,10 +19,10 @@ from mednextv2.ops._triton_parts import load_tile, load_vector, store_tile
 
 @triton.jit
 def _moments(counts, means, squares, mean, variance, tiles, n, c, C: tl.constexpr, BLOCK_T: tl.constexpr):
-    """Join the moments of tiles (Chan's rule), around the mean of the first `BLOCK_T`, so that float32 is enough.
+    """Combine the moments of tiles (Chan's rule) around the mean of the first `BLOCK_T`, so that float32 is enough.
 
-    However far that is from the mean of all, what is lost by cancellation is at most the share of the other tiles to
-    that of the first ones times a rounding, since these then make for a large variance.
+    However far that mean is from the mean of all, the loss by cancellation is at most the ratio of the other tiles to
+    the first ones times a rounding, since the first ones then cause a large variance.
     """
     means, squares = means + n * tiles * C, squares + n * tiles * C
     t = tl.arange(0, BLOCK_T)
@@ -46,7 +46,7 @@ def _moments(counts, means, squares, mean, variance, tiles, n, c, C: tl.constexp
 @triton.jit(do_not_specialize=["tiles"])
 def moments_kernel(counts, means, squares, mean, variance, tiles, C: tl.constexpr, BLOCK_M: tl.constexpr,
                    BLOCK_T: tl.constexpr):  # fmt: skip
-    """Compute mean and variance of `BLOCK_M` channels of one sample."""
+    """Compute the mean and variance of `BLOCK_M` channels of one sample."""
     c = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     _moments(counts, means, squares, mean, variance, tiles, tl.program_id(1), c, C, BLOCK_T)
 
@@ -86,7 +86,7 @@ def _norms(squares, e, splits, E: tl.constexpr, BLOCK_S: tl.constexpr):
 def response_kernel(squares, gamma, beta, w2, b2, g, w2n, b2n, splits, eps, GRN_SUM: tl.constexpr, E: tl.constexpr,
                     OUT: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_E: tl.constexpr,
                     BLOCK_O: tl.constexpr):  # fmt: skip
-    """Compute a block of rows of `W2'` and `b2'` for one sample, and in its first program the norms `g`."""
+    """Compute a block of rows of `W2'` and `b2'` for one sample, and, in its first program, the norms `g`."""
     o, n = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O), tl.program_id(1)
     squares, w2n, g = squares + n * splits * E, w2n + n * OUT * E, g + n * E
     total = tl.zeros([BLOCK_E], tl.float32)
@@ -100,7 +100,7 @@ def response_kernel(squares, gamma, beta, w2, b2, g, w2n, b2n, splits, eps, GRN_
     bias = load_vector(b2, o, OUT)
     for start in range(0, E, BLOCK_E):
         e = start + tl.arange(0, BLOCK_E)
-        norm = total if BLOCK_E >= E else _norms(squares, e, splits, E, BLOCK_S)  # made again: cheaper than a barrier
+        norm = total if BLOCK_E >= E else _norms(squares, e, splits, E, BLOCK_S)  # recomputed: cheaper than a barrier
         scale = 1.0 + load_vector(gamma, e, E) * (norm / denominator)
         w = load_tile(w2, o, e, E, 1, OUT, E).to(tl.float32)
         store_tile(w2n, w * scale[None, :], o, e, E, 1, OUT, E)
@@ -117,8 +117,8 @@ def scale_gradient_kernel(g2, d_sum, w2, gamma, beta, g, w2n, change, inverse, s
     """Compute the gradients of a block of columns of `W2`, and of GRN, from `G2` and the sums of `D`.
 
     With `dn` the gradient of GRN's `n`: `change` is `dn / (d g)` of every channel, `inverse` is `1 / g` (both are zero
-    where `g` is), and `shared` this program's part of `sum(dn g) / d²` (over E for the mean's form). So `k` is `change`
-    less the sum of all programs' `shared` times `inverse`.
+    if `g` is zero), and `shared` is this program's part of `sum(dn g) / d²` (divided by E in the mean's form). So `k`
+    is `change` minus the sum of all programs' `shared` times `inverse`.
     """
     e, o = tl.program_id(0) * BLOCK_E + tl.arange(0, BLOCK_E), tl.arange(0, BLOCK_O)
     db = tl.zeros([BLOCK_O], tl.float32)
@@ -130,7 +130,7 @@ def scale_gradient_kernel(g2, d_sum, w2, gamma, beta, g, w2n, change, inverse, s
     for n in range(0, samples):
         part = tl.zeros([BLOCK_E, BLOCK_O], tl.float32)
         for start in range(0, splits, UNROLL):
-            for i in tl.static_range(UNROLL):  # several loads under way at a time
+            for i in tl.static_range(UNROLL):  # several loads in flight at a time
                 rows = tl.where(start + i < splits, E, 0)
                 base = g2 + (tl.cast(n, tl.int64) * splits + start + i) * E * OUT
                 part += load_tile(base, e, o, OUT, 1, rows, OUT)
@@ -172,9 +172,9 @@ def expand_gradient_kernel(g1, b_sum, w1, w1n, norm_weight, norm_bias, offset, s
     """Compute the gradients of `W1` and of the norm from `G1` and the sums of `du`.
 
     The first programs sum over the expanded channels, for `BLOCK_C` channels each: the gradients of the norm, and
-    `offset` and `slope` of a sample, which are the mean of `dz` over its voxels and that of `dz z`. `zeros` is the
-    gradient of the bias of the convolution before the norm, which takes it out again. The other programs make
-    `BLOCK_R` rows of the gradient of `W1` each. The strides are those from sample to sample.
+    `offset` and `slope` of a sample, which are the means of `dz` and of `dz z` over its voxels. `zeros` is the gradient
+    of the bias of the convolution before the norm, which removes the bias again. The other programs compute `BLOCK_R`
+    rows of the gradient of `W1` each. The strides are those between samples.
     """
     blocks: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
     program = tl.program_id(0)
@@ -211,7 +211,7 @@ def expand_gradient_kernel(g1, b_sum, w1, w1n, norm_weight, norm_bias, offset, s
 
 @triton.jit
 def _sum(parts, e, splits, E: tl.constexpr, BLOCK_S: tl.constexpr):
-    """Return the sum of a block of a vector over the programs that made its parts."""
+    """Return the sum of a block of a vector over the programs that computed its parts."""
     total = tl.zeros_like(e).to(tl.float32)
     for start in range(0, splits, BLOCK_S):
         total += tl.sum(load_tile(parts, start + tl.arange(0, BLOCK_S), e, E, 1, splits, E), 0)

@@ -1,8 +1,8 @@
 """The folded MLP in PyTorch calls: for every device and dtype, and without a compiler.
 
-GRN's scale per channel, in front of a matrix product, is moved into the matrix. What is left are products of rows of
-voxels. Rows are taken in chunks, so that the expanded rows of one chunk alone are in memory (on a CPU: in its cache).
-The formulas and their derivation are in `docs/fast_block.md`; the names here are those there.
+GRN's scale per channel, which precedes a matrix product, is moved into the matrix, so that only products with rows of
+voxels remain. Rows are processed in chunks, so that only the expanded rows of one chunk are in memory (on a CPU, in its
+cache). The formulas and their derivation are in `docs/fast_block.md`, whose names are used here.
 """
 
 from typing import NamedTuple
@@ -15,13 +15,13 @@ from mednextv2.ops import memory_layout
 from mednextv2.ops.parameters import Mlp, Settings, Statistics
 
 CPU_CHUNK = 2**21  # elements of one chunk of expanded rows; larger ones leave the cache
-GPU_CHUNK = 2**26  # here only memory counts: 256 MiB in float32, of which several live at a time
+GPU_CHUNK = 2**26  # here, only memory counts: 256 MiB in float32, and several chunks exist at a time
 
 
 def forward(
     y: Tensor, statistics: Statistics, mlp: Mlp, residual: Tensor | None, settings: Settings
 ) -> tuple[Tensor, Tensor]:
-    """Return the output, `(N, O, *spatial)`, and the norms `g`, `(N, E)`; arguments as in `folded_mlp_op`."""
+    """Return the output, `(N, O, *spatial)`, and the norms `g`, `(N, E)`; arguments as for `folded_mlp_op`."""
     (mean, variance), (norm_eps, grn_eps, grn_sum) = statistics, settings
     norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2 = mlp
     y_rows = memory_layout.rows(y)
@@ -59,7 +59,7 @@ def forward(
 def backward(
     grad: Tensor, y: Tensor, statistics: Statistics, mlp: Mlp, g: Tensor, settings: Settings
 ) -> tuple[Tensor, Mlp]:
-    """Return the gradients of y and of the weights, given that of the output."""
+    """Return the gradients of y and of the weights, given the gradient of the output."""
     (mean, variance), (norm_eps, grn_eps, grn_sum) = statistics, settings
     norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2 = mlp
     stat = mean.dtype
@@ -105,20 +105,20 @@ def backward(
             start = stop
         dnb += total
         dnw += product
-        # dy = a (dz - mean(dz) - x mean(dz x)), x = r (y - m): an offset and a slope per channel beside the scale
+        # dy = a (dz - mean(dz) - x mean(dz x)), x = r (y - m): an offset and a slope per channel besides the scale
         offset, slope = -a * total / voxels, -a * r * product / voxels
         centred = y_rows[n].to(stat) - mean[n]
         dy[n] = (dy[n].to(stat) * a + torch.addcmul(offset, centred, slope)).to(dy.dtype)
-    if voxels == 1:  # the norm of one voxel is constant; a difference of rounded numbers is not quite
+    if voxels == 1:  # the norm of a single voxel is constant; a difference of rounded numbers is not quite zero
         dy.zero_()
     return memory_layout.from_rows(dy, y), mlp.with_dtypes(Mlp(dnw, dnb, dw1, db1, dgamma, dbeta, dw2, db2))
 
 
 def normalise(chunk, mean, scale, shift):
-    """Normalise rows of one sample in the dtype of the statistics: `(y - mean) * scale + shift`, in that of `chunk`.
+    """Normalise rows of one sample in the dtype of the statistics: `(y - mean) * scale + shift`, in `chunk`'s dtype.
 
-    Not folded into the weights: the rows are C wide, a fraction of the work, and a large mean cancels before any
-    product.
+    The scale is not folded into the weights: the rows are C wide, so this is a fraction of the work, and a large mean
+    cancels before any
     """
     return torch.addcmul(shift.to(mean.dtype), chunk.to(mean.dtype) - mean, scale).to(chunk.dtype)
 
@@ -149,7 +149,7 @@ def grn_gradient(g2, w2, g, gamma, grn_eps, grn_sum):
 
 
 def sum_of_squares(chunks, dtype):
-    """Return the sum over rows of squares in `dtype`, `(E,)`, of an iterable of chunks of rows."""
+    """Return the sum of squares over the rows of an iterable of chunks, `(E,)`, in `dtype`."""
     total = 0.0
     for h in chunks:
         total = total + torch.linalg.vector_norm(h, dim=0, dtype=dtype).square()

@@ -1,6 +1,6 @@
-"""The folded MLP on CUDA: the order of the launches, and the two products that are cuBLAS's.
+"""The folded MLP on CUDA: the order of the launches, and the two products that cuBLAS computes.
 
-Thin blocks never have a tensor of the expanded width; wide ones store it for the length of a call (see the modules of
+Thin blocks never have a tensor of the expanded width; wide ones store it for the duration of a call (see the modules of
 the kernels).
 """
 
@@ -16,7 +16,7 @@ from mednextv2.ops.parameters import Mlp, Settings, Statistics
 
 
 def fold(y: Tensor, mlp: Mlp, moments: Moments | None, statistics: Statistics | None = None) -> Folded:
-    """Fold the norm into the expansion, and join the moments of tiles where there are any, in one launch."""
+    """Fold the norm into the expansion, and combine the moments of tiles, if there are any, in one launch."""
     samples, channels = y.shape[:2]
     expanded = mlp.w1.shape[0]
     w1n, b1n = y.new_empty(expanded, channels), y.new_empty(expanded, dtype=torch.float32)
@@ -34,7 +34,7 @@ def fold(y: Tensor, mlp: Mlp, moments: Moments | None, statistics: Statistics | 
 
 
 def fold_weights(y: Tensor, mlp: Mlp) -> tuple[Tensor, Tensor]:
-    """Return `w1n` and `b1n` alone."""
+    """Return only `w1n` and `b1n`."""
     nothing = y.new_empty(0, dtype=torch.float32)
     folded = fold(y, mlp, None, Statistics(nothing, nothing))
     return folded.w1n, folded.b1n
@@ -43,7 +43,7 @@ def fold_weights(y: Tensor, mlp: Mlp) -> tuple[Tensor, Tensor]:
 def forward(
     y: Tensor, statistics: Statistics, mlp: Mlp, residual: Tensor | None, settings: Settings
 ) -> tuple[Tensor, Tensor]:
-    """Return the output, `(N, O, *spatial)`, and the norms `g`, `(N, E)`; arguments as in `folded_mlp_op`."""
+    """Return the output, `(N, O, *spatial)`, and the norms `g`, `(N, E)`; arguments as for `folded_mlp_op`."""
     mlp = mlp.contiguous()
     return forward_folded(y, fold(y, mlp, None, statistics), mlp, residual, settings)
 
@@ -51,7 +51,7 @@ def forward(
 def backward(
     grad: Tensor, y: Tensor, statistics: Statistics, mlp: Mlp, g: Tensor, settings: Settings
 ) -> tuple[Tensor, Mlp]:
-    """Return the gradients of y and of the weights, given that of the output."""
+    """Return the gradients of y and of the weights, given the gradient of the output."""
     mlp = mlp.contiguous()
     dy, gradients, _ = backward_folded(grad, y, fold(y, mlp, None, statistics), mlp, g, settings)
     return dy, gradients
@@ -60,7 +60,7 @@ def backward(
 def forward_folded(
     y: Tensor, folded: Folded, mlp: Mlp, residual: Tensor | None, settings: Settings
 ) -> tuple[Tensor, Tensor]:
-    """As `forward`, of what is folded already."""
+    """Do the same as `forward`, for weights that are already folded."""
     launch, rows = Launch(y, mlp, settings), memory_layout.rows(y).contiguous()
     expansion = (rows, *folded)
     grn = mlp.gamma is not None
@@ -79,7 +79,7 @@ def forward_folded(
 def backward_folded(
     grad: Tensor, y: Tensor, folded: Folded, mlp: Mlp, g: Tensor, settings: Settings
 ) -> tuple[Tensor, Mlp, Tensor]:
-    """As `backward`, of what is folded already; also returns zeros, `(C,)`."""
+    """Do the same as `backward`, for weights that are already folded; also return zeros, `(C,)`."""
     launch = Launch(y, mlp, settings)
     d, rows = memory_layout.rows(grad).to(y.dtype).contiguous(), memory_layout.rows(y).contiguous()
     if launch.thin:
@@ -102,8 +102,8 @@ def backward_folded(
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """Return `a^T b` of every sample, `(N, E, C)` in float32, of `(N, voxels, E)` and `(N, voxels, C)`."""
-    if a.device.type == "cpu":  # the interpreter's tensors; PyTorch has no such product there
+    """Return `a^T b` for every sample, `(N, E, C)` in float32, from `(N, voxels, E)` and `(N, voxels, C)`."""
+    if a.device.type == "cpu":  # tensors of the interpreter; PyTorch has no such product for CPUs
         return a.transpose(1, 2).float() @ b.float()
     if a.dtype == torch.float32:
         return torch.bmm(a.transpose(1, 2), b)

@@ -1,12 +1,13 @@
-# ruff: noqa: N803  (what is constant when a kernel is compiled is written in capitals)
-"""The Triton kernels of wide blocks: products with what surrounds them, and a workspace of the expanded width.
+# ruff: noqa: N803  (constants of a kernel are written in capitals)
+"""The Triton kernels of wide blocks: products fused with neighbouring steps, and a workspace of expanded width.
 
-Wide blocks lie deep in a network, with few voxels and large products. To expand a second time for every use, as
-`_folded_mlp_kernels.py` does, would cost more than to store, and their weights do not fit into a multiprocessor. So
-each kernel here is one product, whose factor is normed on the way in, or whose result goes through GELU, a sum over
-voxels, a residual on the way out. The two products that sum over voxels (`h^T D` and `du^T z`) are cuBLAS's.
+Wide blocks lie deep in a network, with few voxels and large products. Expanding again for every use, as in
+`_folded_mlp_kernels.py`, would cost more than storing, and their weights do not fit into a multiprocessor. So each
+kernel here is one product, whose factor is normalised on the way in, or whose result goes through GELU, a sum over
+voxels or the addition of a residual on the way out. cuBLAS computes the two products that sum over voxels (`h^T D` and
+`du^T z`).
 
-The names are those of `docs/fast_block.md`; `w1n`, `b1n`, `w2n`, `b2n` as in `_folded_mlp_small_kernels.py`.
+The names are those of `docs/fast_block.md`; `w1n`, `b1n`, `w2n`, `b2n` are those of `_folded_mlp_small_kernels.py`.
 """
 
 import triton
@@ -26,7 +27,7 @@ from mednextv2.ops._triton_parts import (
     store_tile,
 )
 
-_FREE = ["voxels", "tiles", "eps"]  # arguments that must not cause a compilation for every new size of image
+_FREE = ["voxels", "tiles", "eps"]  # arguments that must not cause a compilation for every new image size
 
 
 @triton.jit(do_not_specialize=_FREE)
@@ -94,8 +95,8 @@ def expand_again_kernel(grad, y, mean, variance, w1n, b1n, u, h, z, d_sum, voxel
 def compress_kernel(h, w2n, b2n, residual, out, voxels, HAS_RESIDUAL: tl.constexpr, PER_SAMPLE: tl.constexpr,
                     E: tl.constexpr, OUT: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_O: tl.constexpr,
                     BLOCK_K: tl.constexpr):  # fmt: skip
-    """Compute a tile of `h W2'^T + b2'` and add the residual; `PER_SAMPLE` is 1 where every sample has its `w2n`."""
-    blocks: tl.constexpr = (OUT + BLOCK_O - 1) // BLOCK_O  # neighbouring programs share their rows of h
+    """Compute a tile of `h W2'^T + b2'` and add the residual; `PER_SAMPLE` is 1 if every sample has its own `w2n`."""
+    blocks: tl.constexpr = (OUT + BLOCK_O - 1) // BLOCK_O  # neighbouring programs share rows of h
     o, n = tl.program_id(0) % blocks * BLOCK_O + tl.arange(0, BLOCK_O), tl.program_id(1).to(tl.int64)
     rows = (tl.program_id(0) // blocks * BLOCK_P + tl.arange(0, BLOCK_P)).to(tl.int64)
     h, w2n = h + n * voxels * E, w2n + n * PER_SAMPLE * OUT * E
@@ -153,5 +154,5 @@ def input_kernel(du, y, mean, variance, w1n, offset, slope, dy, voxels, eps, C: 
     m, r = load_vector(mean + n * C, c, C), inverse_deviation(variance + n * C, c, eps, C)
     z = normed(y + n * voxels * C, m, r, rows, voxels, c, C)
     total -= load_vector(offset + n * C, c, C)[None, :] + load_vector(slope + n * C, c, C)[None, :] * z
-    total = tl.where(voxels > 1, total * r[None, :], 0.0)  # the norm of one voxel is constant
+    total = tl.where(voxels > 1, total * r[None, :], 0.0)  # the norm of a single voxel is constant
     store_tile(dy + n * voxels * C, total, rows, c, C, 1, voxels, C)

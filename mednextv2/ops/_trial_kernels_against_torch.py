@@ -1,6 +1,7 @@
-"""One trial: kernels against the PyTorch path in double precision, forward and every gradient.
+"""One trial: kernels are compared with the PyTorch path in double precision, in the output and every gradient.
 
-Memory is filled with NaN first, so that what a kernel reads beyond its tensors or leaves unwritten shows.
+Memory is filled with NaN first, so that reads beyond the tensors of a kernel and elements that it does not write are
+noticed.
 """
 
 import contextlib
@@ -18,24 +19,24 @@ from mednextv2.ops.folded_mlp import folded_mlp
 from mednextv2.ops.parameters import Convolution, Mlp, Settings
 from mednextv2.ops.problem_sizes import Problem
 
-# Relative errors by norms, as in the operators' tests; in float32 a little more, since sums here are over more voxels.
-# PyTorch's path and the C++ one stay below 4e-6 and 1e-2; what is broken is off by far more.
+# Relative errors of norms, as in the operators' tests; a little more in float32, since the sums here are over more
+# voxels. The paths in PyTorch and C++ stay below 4e-6 and 1e-2; broken kernels have far larger errors.
 TOLERANCE = {torch.float32: 3e-5, torch.float16: 2e-2, torch.bfloat16: 2e-2}
-# Expanded elements of a sample: then every program of a kernel has several tiles, products take their large tiles (see
-# `_folded_mlp_triton`; at the tiny size they take the small ones), and all takes milliseconds.
+# Number of expanded elements of a sample, for which every program of a kernel has several tiles, products use their
+# large tiles (see `_folded_mlp_triton`; at the tiny size, they use the small ones), and everything takes milliseconds.
 WORK = 2e7
 _TINY = {2: (7, 5), 3: (3, 5, 7)}  # voxels inside the block
 
 
 class Size(NamedTuple):
-    """Samples, and voxels inside the block, between the depthwise convolution and the output."""
+    """The number of samples, and of voxels inside the block, between the depthwise convolution and the output."""
 
     samples: int
     space: tuple[int, ...]
 
 
 def prepare(device: str) -> str:
-    """Run a kernel of one line; returns the GPU's name, or raises what keeps any kernel from running."""
+    """Run a one-line kernel; return the GPU's name, or raise the error that keeps any kernel from running."""
     from mednextv2.ops._trial_kernel import add_one
 
     torch.cuda.set_device(device)
@@ -50,13 +51,13 @@ def compare(problem: Problem, device: str, alive: Callable[[], None], work: floa
     """Try the kernels for a problem.
 
     Args:
-        problem: What to try.
-        device: Such as `cuda:0`.
-        alive: Called after each step, each of which may compile kernels.
-        work: Expanded elements of a sample of the larger images.
+        problem: The problem to try.
+        device: The device, such as `cuda:0`.
+        alive: A function that is called after each step, which may have compiled kernels.
+        work: Number of expanded elements of a sample of the larger images.
 
     Returns:
-        What is wrong, or None.
+        The text that says what is wrong, or None.
     """
     torch.manual_seed(0)
     for size in sizes(problem, work):
@@ -67,7 +68,7 @@ def compare(problem: Problem, device: str, alive: Callable[[], None], work: floa
 
 
 def sizes(problem: Problem, work: float) -> list[Size]:
-    """Return a tiny odd size, one of odd edges for `work`, and one that 16 divides, as patches have it."""
+    """Return a tiny odd size, one with odd edges for `work`, and one that is divisible by 16, as patches are."""
     dims, width = problem.spatial_dims, problem.expanded or 4 * problem.channels
     edge = max(6, round((work / width) ** (1 / dims)))
     odd = tuple((edge + shift) | 1 for shift in (-4, 0, 4)[:dims])
@@ -76,9 +77,9 @@ def sizes(problem: Problem, work: float) -> list[Size]:
 
 
 def run(problem: Problem, x: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Apply the operators of a problem to its inputs by name; returns the outputs by name.
+    """Apply the operators of a problem to its inputs by name; return the outputs by name.
 
-    One sample, as the smallest size has it, takes GRN's other denominator, so that both are tried.
+    A single sample, as in the smallest size, uses GRN's other denominator, so that both are tried.
     """
     mlp, settings = Mlp._make(map(x.get, Mlp._fields)), Settings(grn_sum=x["x"].shape[0] == 1)
     if not problem.kernel_size:
@@ -166,7 +167,7 @@ def _with_gradients(problem: Problem, given: dict[str, Tensor], grad: Tensor) ->
 
 
 def _error(value: Tensor, wanted: Tensor, floor: float) -> float:
-    """Return the norm of the difference over that of what is wanted, or over `floor` where that is more."""
+    """Return the norm of the difference over that of the wanted value, or over `floor` if that is larger."""
     difference = torch.linalg.vector_norm(value.double() - wanted).item()
     return difference / max(torch.linalg.vector_norm(wanted).item(), floor)
 
@@ -174,8 +175,9 @@ def _error(value: Tensor, wanted: Tensor, floor: float) -> float:
 def _floor(name: str, exact: dict[str, Tensor], problem: Problem) -> float:
     """Return the norm that a tensor would have if nothing cancelled.
 
-    The norm takes the mean away, so the gradient of a convolution's bias before it is zero but for rounding. It is a
-    sum over all voxels of the result, as that of a tap of the weight is; of a transposed one's, a tap sees a part.
+    The norm removes the mean, so the gradient of the bias of a convolution before it is zero except for rounding. It is
+    a sum over all voxels of the result, like the gradient of a tap of the weight; in a transposed convolution, a tap
+    sees only some of them.
     """
     if name != "gradient of bias" or not problem.expanded:
         return 1e-3
@@ -186,10 +188,10 @@ def _floor(name: str, exact: dict[str, Tensor], problem: Problem) -> float:
 
 @contextlib.contextmanager
 def _dirty_memory(device: str) -> Iterator[None]:
-    """Let tensors that PyTorch leaves uninitialised hold NaN, and what lies around them, too."""
+    """Fill tensors that PyTorch leaves uninitialised, and the memory around them, with NaN."""
     torch.full((2**24,), math.nan, device=device)  # the allocator keeps the memory, and serves tensors from it
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)  # fill_uninitialized_memory works with this only
+    torch.use_deterministic_algorithms(True, warn_only=True)  # fill_uninitialized_memory works only with this
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Where verdicts on kernels are kept: one JSON file for each combination of GPU, driver, versions and kernels."""
+"""The store of verdicts on kernels: one JSON file for each combination of GPU, driver, versions and kernels."""
 
 import contextlib
 import functools
@@ -23,11 +23,11 @@ DRIVER_FILE = Path("/proc/driver/nvidia/version")
 logger = logging.getLogger(__name__)
 
 PASSED, WRONG, COMPILE, ENDED, HUNG = "passed", "wrong", "compile", "ended", "hung"
-MEMORY, UNABLE = "memory", "unable"  # no verdict on the kernels: they are tried again another time
+MEMORY, UNABLE = "memory", "unable"  # not a verdict on the kernels, which are tried again later
 
 
 class Card(NamedTuple):
-    """What a verdict is for: a model of GPU with all that compiles and runs kernels on it; none of it but text."""
+    """The setup of a verdict: a GPU model and everything that compiles and runs kernels on it, as text."""
 
     gpu: str
     capability: str
@@ -39,11 +39,11 @@ class Card(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What came out.
+    """The result of a trial.
 
     Attributes:
-        kind: One of the names at the head of this file.
-        reason: What is wrong, to follow "The kernels …"; empty where nothing is.
+        kind: One of the names at the top of this file.
+        reason: What is wrong, as a continuation of "The kernels …"; empty if nothing is wrong.
     """
 
     kind: str
@@ -56,12 +56,12 @@ class Verdict(NamedTuple):
 
     @property
     def final(self) -> bool:
-        """Whether it is about the kernels, and not about what happened to be in the way of their trial."""
+        """Whether the verdict is about the kernels, and not about an obstacle to their trial."""
         return self.kind not in (MEMORY, UNABLE)
 
 
 def card(device: torch.device) -> Card:
-    """Describe a CUDA device, and what runs kernels on it."""
+    """Describe a CUDA device, and the software that runs kernels on it."""
     import triton
 
     properties = torch.cuda.get_device_properties(device)
@@ -72,7 +72,7 @@ def card(device: torch.device) -> Card:
 
 
 def _driver() -> str:
-    """Return the version of the driver; where it has no file about it (WSL), the version of CUDA that it offers."""
+    """Return the version of the driver; if there is no file about it (WSL), the version of CUDA that it supports."""
     with contextlib.suppress(OSError):
         text = DRIVER_FILE.read_text(encoding="utf-8", errors="replace")
         if found := re.search(r"\d+\.\d+(\.\d+)?", text):
@@ -83,7 +83,7 @@ def _driver() -> str:
 
 @functools.cache
 def _kernels() -> str:
-    """Hash the sources that kernels and their trial are made of."""
+    """Hash the sources of the kernels and their trial."""
     digest = hashlib.sha256(__version__.encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())
@@ -91,12 +91,12 @@ def _kernels() -> str:
 
 
 def to_json(problem: Problem) -> dict[str, Any]:
-    """Return a problem as what JSON can hold."""
+    """Return a problem as values that JSON has."""
     return {**problem._asdict(), "dtype": str(problem.dtype).removeprefix("torch.")}
 
 
 def from_json(value: dict[str, Any]) -> Problem:
-    """Undo :func:`to_json`; raises ValueError or TypeError for anything else."""
+    """Undo :func:`to_json`; raise ValueError or TypeError for anything else."""
     fields = dict(value)
     dtype = getattr(torch, str(fields.pop("dtype", None)), None)
     if not isinstance(dtype, torch.dtype):
@@ -105,7 +105,7 @@ def from_json(value: dict[str, Any]) -> Problem:
 
 
 class Store:
-    """The verdicts of one combination, in the cache folder; kept in memory alone where that cannot be written.
+    """The verdicts of one combination, in the cache folder; kept only in memory if that cannot be written.
 
     Args:
         card: The combination.
@@ -118,7 +118,7 @@ class Store:
         self._complained = False
 
     def read(self) -> dict[Problem, Verdict]:
-        """Return what is known; a damaged file is thrown away with a warning."""
+        """Return the known verdicts; a damaged file is discarded with a warning."""
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
             return {from_json(each["case"]): _verdict(each) for each in content["verdicts"]}
@@ -134,7 +134,7 @@ class Store:
             return {}
 
     def write(self, verdicts: dict[Problem, Verdict]) -> None:
-        """Replace what is kept by those of these verdicts that are final."""
+        """Replace the stored verdicts with those of these that are final."""
         rows = [{"case": to_json(c), "kind": v.kind, "reason": v.reason} for c, v in verdicts.items() if v.final]
         text = json.dumps({"combination": self.card._asdict(), "verdicts": rows}, indent=1)
         temporary = None
@@ -151,7 +151,7 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold a lock that the system lets go of if the process dies; without one where files cannot be written."""
+        """Hold a lock that the system releases if the process dies; if files cannot be written, hold none."""
         with contextlib.ExitStack() as stack:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,7 @@ def _verdict(row: dict[str, Any]) -> Verdict:
 
 
 def _release(file: Any) -> None:
-    """Let go although a process that was forked meanwhile has the file open, too."""
+    """Release the lock even if a process that was forked meanwhile also has the file open."""
     import fcntl
 
     fcntl.flock(file, fcntl.LOCK_UN)

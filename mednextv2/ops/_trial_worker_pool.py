@@ -1,4 +1,4 @@
-"""The processes that try kernels, side by side: started, listened to, and ended when they hang."""
+"""The parallel processes that try kernels: starting them, reading their messages, and ending them if they hang."""
 
 import contextlib
 import json
@@ -19,15 +19,15 @@ from mednextv2.ops._trial_store import Verdict
 from mednextv2.ops.implementations import SETTING, TRITON
 from mednextv2.ops.problem_sizes import Problem
 
-LIMIT_S = 120.0  # without a sign of life; there is one after each step, and a step may compile half a dozen kernels
-START_S = 120.0  # until a process is ready: it imports PyTorch, from a slow disk maybe
-MOST = 8  # processes; each takes a core while it compiles
-MEMORY_GIB = 3  # of the GPU, for each process, of which CUDA takes half a GiB
+LIMIT_S = 120.0  # limit without a sign of life; one comes after each step, which may compile half a dozen kernels
+START_S = 120.0  # limit until a process is ready, since it imports PyTorch, perhaps from a slow disk
+MOST = 8  # most processes; each needs a core while it compiles
+MEMORY_GIB = 3  # GPU memory for each process, of which CUDA takes half a GiB
 RUNNER = "mednextv2.ops._trial_kernels_against_torch"
 
 # This process's own search path, so that the child imports the very same packages
 _START = (
-    "import os; output = os.dup(1); os.dup2(2, 1); "  # before anything that is imported prints
+    "import os; output = os.dup(1); os.dup2(2, 1); "  # before any imported module prints
     "import sys, json; device, runner, sys.path[:] = json.loads(sys.argv[1]); "
     "from mednextv2.ops import _trial_worker; _trial_worker.main(device, runner, output)"
 )
@@ -39,7 +39,7 @@ _HINTS = {
 
 
 class Job(NamedTuple):
-    """Where to try: the device, such as `cuda:0`, and the GPU's name, by which a child knows that it is the same."""
+    """Where to try: the device, such as `cuda:0`, and the GPU's name, by which a child recognises it."""
 
     device: str
     gpu: str
@@ -51,14 +51,14 @@ def workers(memory: int) -> int:
 
 
 def try_all(cases: Sequence[Problem], job: Job, number: int) -> Generator[tuple[Problem, Verdict], None, None]:
-    """Try cases in several processes; yields each with its verdict as that comes.
+    """Try cases in several processes; yield each with its verdict as it arrives.
 
-    What ended a process, hung or found no memory while others ran beside it is tried once more alone.
+    A case that ended a process, hung or found no memory while others ran is tried once more alone.
 
     Args:
-        cases: What to try.
-        job: Where.
-        number: Of processes.
+        cases: The cases to try.
+        job: The device and the GPU's name.
+        number: The number of processes.
     """
     if reason := _no_python():
         yield from ((case, Verdict(store.UNABLE, reason)) for case in cases)
@@ -86,11 +86,11 @@ def _no_python() -> str | None:
 
 
 class _Round:
-    """Several processes that share the cases that wait.
+    """Several processes that share the waiting cases.
 
     Attributes:
-        waiting: What is still to be tried; after :meth:`run`, what could not be.
-        unable: Why a process could not start; then no other is started.
+        waiting: The cases that are still to be tried; after :meth:`run`, those that could not be.
+        unable: Why a process could not start; then no other process is started.
     """
 
     def __init__(self, cases: Sequence[Problem], job: Job, number: int) -> None:
@@ -111,7 +111,7 @@ class _Round:
                 child.end()
 
     def _start(self) -> None:
-        idle = sum(child.case is None for child in self.children)  # these will take one each
+        idle = sum(child.case is None for child in self.children)  # each of these will take one case
         while not self.unable and len(self.children) < self.number and idle < len(self.waiting):
             try:
                 self.children.append(_Child(self.job))
@@ -120,7 +120,7 @@ class _Round:
             idle += 1
 
     def _hear(self, child: "_Child") -> Iterator[tuple[Problem, Verdict]]:
-        """Take the messages of a child, or its end; give it the next case, or let it go."""
+        """Handle the messages or the end of a child; give it the next case, or end it."""
         for message in child.messages():
             if "ready" in message and message["ready"] != self.job.gpu:
                 self._lost(child, f"{self.job.device} is {message['ready']} in a process of its own")
@@ -159,7 +159,7 @@ class _Round:
             self._release(child)
 
     def _lost(self, child: "_Child", reason: str) -> None:
-        """Note that a child could not begin."""
+        """Record that a child could not start."""
         self._release(child)
         text = reason + child.errors
         self.unable = next((hint for sign, hint in _HINTS.items() if sign in text), reason)
@@ -170,13 +170,13 @@ class _Round:
 
 
 class _Child:
-    """One process; `case` is what it is trying, None before it is ready and in between."""
+    """One process; `case` is the one that it is trying, or None before it is ready and between cases."""
 
     def __init__(self, job: Job) -> None:
         self.case: Problem | None = None
         self.closed = False
         self._line = b""
-        # CUBLAS: sums in a fixed order; the setting: no verdict is asked for where one is made
+        # CUBLAS sums in a fixed order; with the setting, the trial itself asks for no verdict
         environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", SETTING: TRITON}
         arguments = json.dumps([job.device, RUNNER, [str(place) for place in sys.path]])
         with tempfile.TemporaryFile() as errors:
@@ -190,14 +190,14 @@ class _Child:
         self.deadline = time.monotonic() + START_S
 
     def give(self, case: Problem) -> None:
-        """Let it try a case."""
+        """Let the process try a case."""
         self.case, self.deadline = case, time.monotonic() + LIMIT_S
-        with contextlib.suppress(OSError):  # it has died, as its other pipe will tell
+        with contextlib.suppress(OSError):  # it has died, as its other pipe will show
             self._input.write(json.dumps(store.to_json(case)).encode() + b"\n")
             self._input.flush()
 
     def messages(self) -> list[dict]:
-        """Return what it has said since; each is a sign of life."""
+        """Return the new messages; each is a sign of life."""
         if not _readable([self], 0):
             return []
         piece = os.read(self.output.fileno(), 1 << 16)
@@ -208,13 +208,13 @@ class _Child:
         return [message for message in map(_message, lines) if message is not None]
 
     def end(self) -> None:
-        """End it with all that it has started."""
+        """End the process and everything that it has started."""
         if self._errors is None:
             return
         if self.closed:
             self.process.wait()  # it has ended itself
         with contextlib.suppress(OSError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # what it has started, too: compilers
+            os.killpg(self.process.pid, signal.SIGKILL)  # including the compilers that it has started
         self.process.wait()
         for pipe in (self._input, self.output):
             with contextlib.suppress(OSError):
@@ -225,7 +225,7 @@ class _Child:
         self._errors = None
 
     def verdict(self) -> Verdict:
-        """Return what its end says of the kernels: nothing where it was ended from outside, as for want of memory."""
+        """Return what its end says about the kernels: nothing if it was killed from outside, as for lack of memory."""
         if -self.process.returncode in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
             return Verdict(
                 store.UNABLE, f"could not be tried: the process for that was ended from outside ({self.how()})"
@@ -233,23 +233,23 @@ class _Child:
         return Verdict(store.ENDED, f"ended their process: {self.how()}")
 
     def how(self) -> str:
-        """Tell how it ended: its signal or exit code, and its last words."""
+        """Tell how the process ended: its signal or exit code, and its last output."""
         code = self.process.returncode
-        if -code in set(signal.Signals) and -code != signal.SIGABRT:  # at once, without a word
+        if -code in set(signal.Signals) and -code != signal.SIGABRT:  # at once, without a message
             return signal.Signals(-code).name
         name = "SIGABRT" if code < 0 else f"exit code {code}"
         return ": ".join([name, *self.errors.strip().splitlines()[-1:]])
 
 
 def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
-    """Return both pipes of a process that was started with them: to its input, and from its output."""
+    """Return both pipes of a process: the one to its input, and the one from its output."""
     if process.stdin is None or process.stdout is None:
         raise ValueError("the process was started without pipes")
     return process.stdin, process.stdout
 
 
 def _message(line: bytes) -> dict | None:
-    """Return what a line says, or None where it is not from the trial: Python's start may print, too."""
+    """Return the message in a line, or None if it is not from the trial: Python's start may print, too."""
     try:
         message = json.loads(line)
     except ValueError:
@@ -258,7 +258,7 @@ def _message(line: bytes) -> dict | None:
 
 
 def _ready(children: Sequence[_Child]) -> list[_Child]:
-    """Wait until a child has said something or is out of time; returns those."""
+    """Wait until a child has sent something or is out of time; return these children."""
     ready = _readable(children, max(0.0, min(child.deadline for child in children) - time.monotonic()))
     return ready + [child for child in children if child not in ready and time.monotonic() >= child.deadline]
 

@@ -1,7 +1,7 @@
 """Launch configurations of the Triton kernels: a table, and the arithmetic of tiles.
 
-They are looked up, not searched at run time: a search takes time at the start of every training, and where two
-configurations are close its choice, and with it the order of summation, changes from run to run.
+They are looked up, not searched at run time: a search takes time at the start of every training, and if two
+configurations are close, its choice and therefore the order of summation change from run to run.
 `scripts/gpu_tune.py` measures them on a GPU.
 """
 
@@ -10,24 +10,25 @@ from dataclasses import dataclass
 import torch
 
 HALF, SINGLE = "half", "single"
-SMALL, LARGE = 64, 256  # sizes of the configurations of products: for few tiles, and for many
-MOMENTS = (8, 1024)  # channels of a program, and tiles at a time, that join moments
+SMALL, LARGE = 64, 256  # sizes of the configurations for products with few tiles and with many
+MOMENTS = (8, 1024)  # channels of a program that combines moments, and tiles at a time
 
 
 @dataclass(frozen=True)
 class Config:
-    """How a kernel is launched.
+    """The launch configuration of a kernel.
 
     Attributes:
         blocks: For the folded MLP: voxels and channels of a tile. For `depthwise_gather`: planes that a program
-            computes, and values of a plane. For `depthwise_weight`: planes of a chunk, and values of a plane.
+            computes, and values per plane. For `depthwise_weight`: planes of a chunk, and values per plane.
         warps: Warps per program.
         stages: Depth of software pipelining.
-        programs: Number of programs that sums over voxels are split into, about; of products, how many large tiles
-            there must be. 132 multiprocessors take 132 times as many as their registers and shared memory allow.
-        depth: Of a product: how much of its inner dimension is taken at a time.
-        whole: Of thin blocks: keep the channels of a tile where some are padding, since more tiles of fewer channels
-            would take more registers than there are.
+        programs: The approximate number of programs between which sums over voxels are divided; for products, the
+            number of large tiles that there must be. 132 multiprocessors take 132 times as many as their registers and
+            shared memory allow.
+        depth: For a product: how much of its inner dimension is taken at a time.
+        whole: For thin blocks: whether the channels of a tile are kept whole even if some are padding, since more tiles
+            of fewer channels would take more registers than there are.
     """
 
     blocks: tuple[int, int]
@@ -38,9 +39,9 @@ class Config:
     whole: bool = False
 
 
-# (kernel, dtype) -> the largest size that it is for -> configuration. The size is the number of channels for the folded
-# MLP and the edge of the kernel for `depthwise_*`. `expansion` was measured on an H100. The others are chosen by
-# compiling: registers are hardly spilled, and shared memory is within what each GPU has that `is_thin` lets take them.
+# (kernel, dtype) -> the largest size for which it is used -> configuration. The size is the number of channels for the
+# folded MLP and the size of the kernel for `depthwise_*`. `expansion` was measured on an H100. The others were chosen
+# by compiling: registers are hardly spilled, and the shared memory fits each GPU for which `is_thin` allows them.
 UNTUNED = {
     ("norms", HALF): {32: Config((128, 32), 8, 2, 264), 64: Config((64, 64), 8, 2, 264)},
     ("output", HALF): {32: Config((128, 32), 4, 2, 1056), 64: Config((64, 64), 4, 2, 1056)},
@@ -62,7 +63,7 @@ TUNED: dict[tuple[tuple[int, int], str, str, int], Config] = {
     ((9, 0), "expanded_gradient", HALF, 256): Config((128, 64), 4, 2, 528, 64),  # v2_base on an H100: 7.8 -> 6.2 ms
 }
 
-TRIAL: dict[str, Config] = {}  # by kernel, before both tables: what is being measured, or a test wants
+TRIAL: dict[str, Config] = {}  # by kernel, used before both tables: a configuration under measurement or test
 
 
 def lookup(kernel: str, like: torch.Tensor, size: int) -> Config:
@@ -74,7 +75,7 @@ def lookup(kernel: str, like: torch.Tensor, size: int) -> Config:
 
 
 def bucket(kernel: str, like: torch.Tensor, size: int) -> int:
-    """Return the size in the table that a size falls under."""
+    """Return the size in the table that covers a size."""
     sizes = UNTUNED[kernel, _kind(kernel, like)]
     return min((s for s in sizes if s >= size), default=max(sizes))
 
@@ -85,7 +86,7 @@ def _kind(kernel: str, like: torch.Tensor) -> str:
 
 
 def capability(x: torch.Tensor) -> tuple[int, int]:
-    """Return the compute capability of a tensor's GPU; of the interpreter's tensors, an H100's."""
+    """Return the compute capability of a tensor's GPU; for the interpreter's tensors, that of an H100."""
     return torch.cuda.get_device_capability(x.device) if x.is_cuda else (9, 0)
 
 
@@ -95,17 +96,17 @@ def power_of_two(n: int) -> int:
 
 
 def channel_block(channels: int) -> int:
-    """Return a power of two for all channels of a thin block, that tensor cores can multiply."""
+    """Return a power of two for all channels of a thin block, which tensor cores can multiply."""
     return max(16, power_of_two(channels))
 
 
 def depth(config: Config, channels: int) -> int:
-    """Return how many channels are taken at a time where these are the inner dimension of a product."""
+    """Return how many channels are taken at a time if they are the inner dimension of a product."""
     return max(16, min(config.depth, power_of_two(max(1, channels))))
 
 
 def split(tiles: int, programs: int) -> tuple[int, int]:
-    """Return how many tiles a program goes through, and how many programs there are then."""
+    """Return how many tiles a program processes, and how many programs that gives."""
     per_split = -(-tiles // max(1, programs))
     return per_split, -(-tiles // per_split)
 
@@ -118,7 +119,7 @@ def fitting(block: int, size: int) -> int:
 
 
 def tile(values: int, channels: int, height: int, width: int) -> tuple[int, int, int]:
-    """Return rows, columns and channels of a tile of `values` (fewer for a small image): a nearly square one."""
+    """Return the rows, columns and channels of a tile of `values` (fewer for a small image): a nearly square one."""
     block_c = fitting(min(32, power_of_two(channels)), channels)
     voxels = max(1, values // block_c)
     square = 1 << (voxels.bit_length() // 2)

@@ -1,25 +1,25 @@
-# ruff: noqa: N803  (what is constant when a kernel is compiled is written in capitals)
-"""What the Triton kernels of a block share: tiles, products, the norm, GELU and its slope.
+# ruff: noqa: N803  (constants of a kernel are written in capitals)
+"""The parts that the Triton kernels of a block share: tiles, products, the norm, GELU and its slope.
 
 GELU in half precision is `u / 2 (1 + tanh(u p(u²)))` with a fitted polynomial `p`, since `erf` and `exp` cost more than
-all else in a block. `p` is off by 4e-5 at most, and the processor's `tanh.approx` by 2⁻¹¹ of its value (PTX's bound):
-together less than a bfloat16 rounding of a result near 1. Triton's interpreter, which knows no assembler, takes an
-exact hyperbolic tangent in its place. In float32 GELU is exact.
+everything else in a block. The error of `p` is at most 4e-5, and that of the processor's `tanh.approx` 2⁻¹¹ of its
+value (PTX's bound): together less than a bfloat16 rounding of a result near 1. Triton's interpreter, which cannot run
+assembler, uses an exact hyperbolic tangent instead. In float32, GELU is exact.
 """
 
 import triton
 import triton.language as tl
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
-# tanh(u (P0 + P1 u² + P2 u⁴)) is 2 Phi(u) - 1, fitted for u² up to LIMIT; beyond it both are 1 to seven digits
+# tanh(u (P0 + P1 u² + P2 u⁴)) is 2 Phi(u) - 1, fitted for u² up to LIMIT; beyond it both equal 1 to seven digits
 P0, P1, P2 = tl.constexpr(0.797424263), tl.constexpr(0.0370008652), tl.constexpr(-0.000345869328)
 LIMIT = tl.constexpr(40.0)
 
 
 @triton.jit
 def rounded(values, dtype: tl.constexpr):
-    """Convert float32 values to the dtype of features, to the nearest."""
-    if INTERPRETED and dtype == tl.bfloat16:  # Triton's interpreter would cut the digits off
+    """Convert float32 values to the dtype of features, rounding to the nearest value."""
+    if INTERPRETED and dtype == tl.bfloat16:  # Triton's interpreter would truncate the digits
         bits = values.to(tl.int32, bitcast=True)
         values = (bits + 0x7FFF + ((bits >> 16) & 1)).to(tl.float32, bitcast=True)
     return values.to(dtype)
@@ -56,7 +56,7 @@ def dot(a, b, total):
 
 @triton.jit
 def inverse_deviation(variance, c, eps, C: tl.constexpr):
-    """Load the variance of channels and return one over their deviation."""
+    """Load the variance of channels and return the reciprocal of their deviation."""
     return tl.rsqrt(load_vector(variance, c, C) + eps)
 
 
@@ -104,12 +104,12 @@ def gelu_and_slope(u, HALF: tl.constexpr):
 
 @triton.jit
 def shared_gradient(shared, BLOCKS, BLOCK_B: tl.constexpr):
-    """Return the part of GRN's gradient that all channels of a sample share, from what each program left of it."""
+    """Return the part of GRN's gradient that all channels of a sample share, from the part that each program stored."""
     b = tl.arange(0, BLOCK_B)
     return tl.sum(tl.load(shared + b, mask=b < BLOCKS, other=0.0), 0)
 
 
 @triton.jit
 def norm_gradient(change, inverse, total, e, E: tl.constexpr):
-    """Return `k`, where `dh` has the term `h k`: from what `scale_gradient_kernel` left for this sample."""
+    """Return `k`, where `dh` has the term `h k`: from the results of `scale_gradient_kernel` for this sample."""
     return load_vector(change, e, E) - total * load_vector(inverse, e, E)

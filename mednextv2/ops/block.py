@@ -1,8 +1,9 @@
 """A block as one operator: the depthwise convolution, the folded MLP, the residual.
 
-Forward it is :func:`mednextv2.ops.depthwise` and then :func:`mednextv2.ops.folded_mlp`. Joined, small kernels between
-the two are one; where the residual is the input itself, the convolution's gradient is computed on top of the
-residual's; and nobody sums the gradient of the convolution's bias, which is zero, since the norm takes the bias out.
+Forward, it is :func:`mednextv2.ops.depthwise` and then :func:`mednextv2.ops.folded_mlp`. In the joined operator, the
+small kernels between the two are one; if the residual is the input itself, the convolution's gradient is added to the
+residual's as it is computed; and the gradient of the convolution's bias is not summed, since it is zero: the norm
+removes the bias.
 """
 
 from types import ModuleType
@@ -24,7 +25,7 @@ from mednextv2.ops.shape_checks import check_block, check_grn, check_tensor, res
 def block_reference(
     x: Tensor, convolution: Convolution, mlp: Mlp, residual: Tensor | None = None, settings: Settings | None = None
 ) -> Tensor:
-    """Define :func:`block` by its plain formula; arguments and result as there."""
+    """Define :func:`block` by its plain formula; the arguments and the result are the same."""
     return folded_mlp_reference(depthwise_reference(x, convolution), mlp, residual, settings)
 
 
@@ -34,17 +35,17 @@ def block(
     """Apply a MedNeXt block: `compress(grn(gelu(expand(norm(depthwise(x)))))) + residual`.
 
     Args:
-        x: `(N, C, *spatial)` in two or three dimensions.
-        convolution: The depthwise convolution, see :func:`mednextv2.ops.depthwise`.
-        mlp: What follows, see :func:`mednextv2.ops.folded_mlp`.
-        residual: Added to the result, of its shape; `x` itself in a standard block; or None.
-        settings: Constants of the norms; by default those of :class:`mednextv2.ops.parameters.Settings`.
+        x: The input, `(N, C, *spatial)`, in two or three dimensions.
+        convolution: The depthwise convolution: see :func:`mednextv2.ops.depthwise`.
+        mlp: The weights of the operations after it: see :func:`mednextv2.ops.folded_mlp`.
+        residual: The tensor that is added to the result, with the same shape; `x` itself in a standard block; or None.
+        settings: The constants of the norms; by default those of :class:`mednextv2.ops.parameters.Settings`.
 
     Returns:
-        `(N, O, *spatial of the convolution)`, channels-last, in the dtype of `x` (under autocast, autocast's).
+        The output, `(N, O, *spatial of the convolution)`, channels-last, in the dtype of `x` or of autocast.
 
     Raises:
-        ValueError: For shapes or settings that do not fit.
+        ValueError: If shapes or settings do not fit.
 
     Source:
         Roy et al. 2023, MedNeXt, sections 2.1 and 2.2 (arXiv:2303.09975); GRN: Woo et al. 2023 (arXiv:2301.00808).
@@ -86,10 +87,10 @@ def block_op(
     grn_eps: float,
     grn_sum: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the output, and what the backward pass needs: see :class:`mednextv2.ops.parameters.Saved`.
+    """Return the output and the tensors that the backward pass needs: see :class:`mednextv2.ops.parameters.Saved`.
 
-    Beside the arguments of :func:`block`: `own_residual` adds `x`; `keep`, in inference, lets what depends on weights
-    alone be kept for the next call, and returns nothing for a backward pass, but empty tensors.
+    Besides the arguments of :func:`block`, there are two: `own_residual` adds `x`; `keep`, in inference, allows results
+    that depend only on weights to be kept for the next call, and returns empty tensors for the backward pass.
     """
     convolution, settings = Convolution(weight, bias, stride, transposed), Settings(norm_eps, grn_eps, grn_sum)
     mlp = Mlp(norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2)
@@ -105,7 +106,7 @@ def _nothing(x: Tensor, count: int) -> tuple[Tensor, ...]:
 
 
 class _Inputs(NamedTuple):
-    """Arguments of `block_op`, by name; or their gradients, None where there is none."""
+    """Arguments of `block_op`, by name; or their gradients, with None for those that do not exist."""
 
     x: Tensor | None
     weight: Tensor | None
@@ -129,7 +130,7 @@ class _Inputs(NamedTuple):
 
 
 class _Kept(NamedTuple):
-    """What is kept for the backward pass."""
+    """The tensors that are kept for the backward pass."""
 
     x: Tensor
     weight: Tensor
@@ -178,11 +179,11 @@ def block_backward_op(
     grn_eps: float,
     grn_sum: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of x (empty unless `need_x`), weight, bias and the MLP (those of GRN empty without)."""
+    """Return the gradients of x (empty unless `need_x`), weight, bias and the MLP (GRN's are empty without GRN)."""
     convolution, settings = Convolution(weight, None, stride, transposed), Settings(norm_eps, grn_eps, grn_sum)
     mlp, saved = Mlp(norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2), Saved(y, mean, variance, g, w1n, b1n, taps)
     with memory_layout.no_autocast(x):
-        module = _joined() if saved.w1n.numel() else halves  # as in the forward pass, whatever is chosen by now
+        module = _joined() if saved.w1n.numel() else halves  # as in the forward pass, even if the choice has changed
         dx, dw, db, d_mlp = module.backward(
             memory_layout.channels_last(grad), x, convolution, mlp, saved, settings, need_x, own_residual
         )  # fmt: skip
@@ -190,7 +191,7 @@ def block_backward_op(
 
 
 def choose(x: Tensor, convolution: Convolution, mlp: Mlp, residual: bool) -> ModuleType:
-    """Return the module of a joined block, or the one whose two halves choose for themselves."""
+    """Return the module of a joined block, or the one with two steps that choose separately."""
     problem = Problem(
         spatial_dims=x.dim() - 2,
         channels=x.shape[1],

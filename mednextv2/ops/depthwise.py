@@ -15,24 +15,24 @@ from mednextv2.ops.shape_checks import check_depthwise, check_tensor, result_sha
 
 
 def depthwise_reference(x: Tensor, convolution: Convolution) -> Tensor:
-    """Define :func:`depthwise` by PyTorch's convolutions; arguments as there, returns the output alone."""
+    """Define :func:`depthwise` by PyTorch's convolutions; the arguments are the same; return only the output."""
     return convolve(x, convolution)
 
 
 def depthwise(x: Tensor, convolution: Convolution) -> tuple[Tensor, Statistics | None]:
-    """Convolve every channel with a kernel of its own, and return the moments of the result beside it.
+    """Convolve every channel with its own kernel, and return the result and its moments.
 
     Args:
-        x: `(N, C, *spatial)` in two or three dimensions.
-        convolution: Of kernels of odd edge k, padded with k // 2 zeros. The transposed one makes an axis of
-            `stride (n - 1) + 1` voxels of one of n.
+        x: The input, `(N, C, *spatial)`, in two or three dimensions.
+        convolution: The weights. The kernel size k is odd, and k // 2 zeros are padded. The transposed convolution
+            turns an axis of n voxels into one of `stride (n - 1) + 1`.
 
     Returns:
-        The result, channels-last, and its moments, as :func:`mednextv2.ops.folded_mlp` takes them; None in place of
-        these where the plain definition is used.
+        The result, channels-last, and its moments, as :func:`mednextv2.ops.folded_mlp` takes them, or None if the plain
+        definition is used.
 
     Raises:
-        ValueError: For shapes that do not fit each other, or another stride.
+        ValueError: If shapes do not fit each other, or the stride is not supported.
 
     Source:
         Roy et al. 2023, MedNeXt, sections 2.1 and 2.2 (arXiv:2303.09975).
@@ -50,7 +50,7 @@ def depthwise(x: Tensor, convolution: Convolution) -> tuple[Tensor, Statistics |
 def depthwise_op(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, transposed: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run the chosen implementation; returns the result, its mean and its biased variance."""
+    """Run the chosen implementation; return the result, its mean and its biased variance."""
     convolution = Convolution(weight, bias, stride, transposed)
     with memory_layout.no_autocast(x):
         y, statistics = choose(x, convolution).forward(x, convolution)
@@ -58,7 +58,7 @@ def depthwise_op(
 
 
 class _Inputs(NamedTuple):
-    """Arguments of `depthwise_op`, by name; or their gradients, None where there is none."""
+    """Arguments of `depthwise_op`, by name; or their gradients, with None for those that do not exist."""
 
     x: Tensor | None
     weight: Tensor | None

@@ -1,12 +1,13 @@
 """The inside of a MedNeXt block as one operator: norm, expansion, GELU, GRN, compression, residual.
 
-The expanded tensor, 2 to 8 times as wide as the block's input, is what makes MedNeXt slow and hungry: the usual code
-walks over it five times and keeps two or three copies for the backward pass. Here it is never stored whole: it is made
-again where it is needed, one extra matrix product forward and one backward. :func:`folded_mlp_reference` is the
-definition; the implementations are compared with it.
+The expanded tensor, 2 to 8 times as wide as the block's input, is what makes MedNeXt slow and memory-hungry: ordinary
+code goes through it five times and keeps two or three copies for the backward pass. Here, it is never stored whole, but
+recomputed where it is needed, with one extra matrix product in the forward pass and one in the backward pass.
+:func:`folded_mlp_reference` is the definition; the implementations are compared with it.
 
-`_folded_mlp_torch.py` has the mathematics in PyTorch calls, `native/` the same in C++, `_folded_mlp_triton.py` on CUDA.
-All of them are behind two custom operators, so that autograd, `torch.compile`, activation checkpointing and DDP see
+`_folded_mlp_torch.py` has the mathematics in PyTorch calls, `native/` the same in C++, and `_folded_mlp_triton.py` on
+CUDA. All of them are behind two custom operators, so that autograd, `torch.compile`, activation checkpointing and DDP
+see
 one operation.
 """
 
@@ -30,7 +31,7 @@ from mednextv2.ops.shape_checks import check_grn, check_mlp, check_tensor
 def folded_mlp_reference(
     y: Tensor, mlp: Mlp, residual: Tensor | None = None, settings: Settings | None = None
 ) -> Tensor:
-    """Define :func:`folded_mlp` by its plain formula; arguments and result as there."""
+    """Define :func:`folded_mlp` by its plain formula; the arguments and the result are the same."""
     spatial, settings = [1] * (y.dim() - 2), settings or Settings()
     w1, b1, w2, b2 = (p.to(y.dtype) for p in (mlp.w1, mlp.b1, mlp.w2, mlp.b2))
     h = channel_norm(y, mlp.norm_weight, mlp.norm_bias, settings.norm_eps)
@@ -54,18 +55,18 @@ def folded_mlp(
     `out = compress(grn(gelu(expand(norm(y))))) + residual`, with the norm of every channel over space.
 
     Args:
-        y: Output of the depthwise convolution, `(N, C, *spatial)`; float32, float64 or half precision.
+        y: The output of the depthwise convolution, `(N, C, *spatial)`; float32, float64 or half precision.
         mlp: The weights.
-        residual: Added to the result, `(N, O, *spatial)`, or None.
-        settings: Constants of the norms; by default those of :class:`mednextv2.ops.Settings`.
-        statistics: Moments of `y`, as :func:`mednextv2.ops.depthwise` returns them; computed here where None. Their
+        residual: The tensor that is added to the result, `(N, O, *spatial)`, or None.
+        settings: The constants of the norms; by default those of :class:`mednextv2.ops.Settings`.
+        statistics: The moments of `y`, as :func:`mednextv2.ops.depthwise` returns them; computed here if None. Their
             gradient is part of that of `y`.
 
     Returns:
-        `(N, O, *spatial)`, channels-last, in the dtype of `y` (under autocast, autocast's).
+        The output, `(N, O, *spatial)`, channels-last, in the dtype of `y` or of autocast.
 
     Raises:
-        ValueError: For shapes or settings that do not fit.
+        ValueError: If shapes or settings do not fit.
 
     Source:
         Roy et al. 2023, MedNeXt, section 2.1 (arXiv:2303.09975); GRN: Woo et al. 2023 (arXiv:2301.00808). The folded
@@ -105,7 +106,7 @@ def folded_mlp_op(
     grn_eps: float,
     grn_sum: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Run what is chosen; returns the output and the norm of each expanded channel, `(N, E)` (empty without GRN)."""
+    """Run the chosen implementation; return the output and the norms of expanded channels, `(N, E)` or empty."""
     mlp, settings = Mlp(norm_weight, norm_bias, w1, b1, gamma, beta, w2, b2), Settings(norm_eps, grn_eps, grn_sum)
     with memory_layout.no_autocast(y):
         module = choose(y, mlp, residual is not None)
@@ -113,7 +114,7 @@ def folded_mlp_op(
 
 
 class _Inputs(NamedTuple):
-    """Arguments of `folded_mlp_op`, by name; or their gradients, None where there is none."""
+    """Arguments of `folded_mlp_op`, by name; or their gradients, with None for those that do not exist."""
 
     y: Tensor | None
     mean: Tensor | None
@@ -133,7 +134,7 @@ class _Inputs(NamedTuple):
 
 
 class _Saved(NamedTuple):
-    """What is kept for the backward pass, in the order of the arguments of `folded_mlp_backward_op`."""
+    """The tensors that are kept for the backward pass, in the order of the arguments of `folded_mlp_backward_op`."""
 
     y: Tensor
     mean: Tensor

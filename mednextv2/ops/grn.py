@@ -12,15 +12,15 @@ def grn(x: Tensor, gamma: Tensor, beta: Tensor, eps: float = 1e-6, denominator: 
     With `C` channels, `gamma` of the mean form is `gamma / C` of the sum form (and `eps` is `C` times larger).
 
     Args:
-        x: Features, `(N, C, *spatial)`. For float16 and bfloat16 the norms are computed in float32: a 128³ map of
+        x: Features, `(N, C, *spatial)`. For float16 and bfloat16, the norms are computed in float32: a 128³ map of
             root mean square 45 already has a norm beyond the largest float16.
-        gamma: Learned gain per channel, `(C,)`.
-        beta: Learned shift per channel, `(C,)`.
-        eps: Added to the denominator, in the unit of `x`.
+        gamma: The learned gain per channel, `(C,)`.
+        beta: The learned shift per channel, `(C,)`.
+        eps: The number that is added to the denominator, in the unit of `x`.
         denominator: `"mean"` (ConvNeXt V2) or `"sum"` over channels.
 
     Returns:
-        Tensor with the shape and dtype of `x`.
+        A tensor with the shape and dtype of `x`.
 
     Source:
         Woo et al. 2023, ConvNeXt V2, section 3 and algorithm 1 (arXiv:2301.00808); in 3D: MedNeXt-v2
@@ -31,7 +31,7 @@ def grn(x: Tensor, gamma: Tensor, beta: Tensor, eps: float = 1e-6, denominator: 
     half = x.dtype == torch.float16 or x.dtype == torch.bfloat16
     y = x.float() if half else x
     space = [i for i in range(2, x.dim())]  # TorchScript has no list(range())
-    # vector_norm, not sqrt(sum of squares): its gradient is 0, not NaN, where a channel is all zero
+    # vector_norm, not sqrt(sum of squares): its gradient is 0, not NaN, if a channel is all zero
     g = torch.linalg.vector_norm(y, 2.0, space)  # (N, C)
     d = g.sum(1, keepdim=True) if denominator == "sum" else g.mean(1, keepdim=True)
     scale = 1 + gamma * (g / (d + eps))

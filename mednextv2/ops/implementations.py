@@ -1,6 +1,6 @@
-"""Which implementations of the operators there are, and which of them a kind of device takes; why, too.
+"""The implementations of the operators, and the ones that a kind of device uses, with reasons.
 
-What a device at hand takes, after the trial of its kernels, is asked of :mod:`mednextv2.ops.implementation_choice`.
+:mod:`mednextv2.ops.implementation_choice` says what a device at hand uses after the trial of its kernels.
 """
 
 import contextlib
@@ -18,8 +18,9 @@ from mednextv2.ops.problem_sizes import Problem
 
 NATIVE, TRITON, TORCH, REFERENCE = "native", "triton", "torch", "reference"
 AUTO = "auto"
-KERNEL_SIZES = (3, 5, 7)  # edges of the depthwise kernels that there are kernels of our own for
-# environment: auto (default), torch (no own kernels), reference (the plain definition), triton (untried kernels, too)
+KERNEL_SIZES = (3, 5, 7)  # sizes of the depthwise kernels for which we have our own kernels
+# environment variable: auto (default), torch (no own kernels), reference (the plain definition), triton (untried
+# kernels, too)
 SETTING = "MEDNEXTV2_OPS"
 
 
@@ -28,10 +29,10 @@ class Choice:
     """The implementation that was chosen.
 
     Attributes:
-        name: `native` (C++ on CPU), `triton` (CUDA), `torch` (PyTorch calls, still without storing the expanded
+        name: `native` (C++ on CPU), `triton` (CUDA), `torch` (PyTorch calls, also without storing the expanded
             tensor) or `reference` (the plain definition).
-        reason: Why no faster one, or what it is; for people to read.
-        fast_bfloat16: Whether it is on a CPU and uses instructions of its own for products of bfloat16.
+        reason: The reason why no faster one was chosen, or its description, for people to read.
+        fast_bfloat16: Whether it runs on a CPU and uses special instructions for products of bfloat16.
     """
 
     name: str
@@ -41,14 +42,14 @@ class Choice:
 
 @contextlib.contextmanager
 def use(name: str) -> Iterator[None]:
-    """Let the operators take another implementation inside a `with` block, in the whole process.
+    """Let the operators use another implementation inside a `with` block, in the whole process.
 
     Args:
-        name: `auto`, `torch` (no kernels of our own), `reference` (the plain definition) or `triton` (on CUDA, also
-            kernels that were not tried on this GPU yet). Compiled graphs keep what they were compiled with.
+        name: `auto`, `torch` (none of our kernels), `reference` (the plain definition) or `triton` (on CUDA, also
+            kernels that have not been tried on this GPU). Compiled graphs keep their implementation.
 
     Raises:
-        InputError: A ValueError, for another name.
+        InputError: If the name is another one; it is also a ValueError.
     """
     global _wanted
     before, _wanted = _wanted, _checked(name, "name")
@@ -59,16 +60,16 @@ def use(name: str) -> Iterator[None]:
 
 
 def wanted() -> str:
-    """Return what the user asked for: the innermost :func:`use`, else the environment, else `auto`.
+    """Return the user's choice: the innermost :func:`use`, else the environment variable, else `auto`.
 
     Raises:
-        InputError: If the environment names something else.
+        InputError: If the environment variable has another value.
     """
     return _wanted or _checked(os.environ.get(SETTING) or AUTO, SETTING)
 
 
 def choose(device: str, dtype: torch.dtype, kernel_size: int | None = None) -> Choice:
-    """Decide for a tensor of this device and dtype; with the edge of the kernel for the depthwise convolution."""
+    """Decide for a tensor of this device and dtype; for the depthwise convolution, also of this kernel size."""
     asked = wanted()
     if asked == REFERENCE:
         return Choice(REFERENCE, "asked for")
@@ -90,12 +91,12 @@ def of_kind(problem: Problem, device: str) -> Choice:
 
 
 def by_verdict(device: torch.device) -> bool:
-    """Tell whether kernels are used there after a trial alone: on CUDA, where the user asked for no path."""
+    """Tell whether kernels are used only after a trial: on CUDA, if the user has chosen no implementation."""
     return device.type == "cuda" and wanted() == AUTO
 
 
 def _choose_cpu(dtype: torch.dtype, kernel_size: int | None) -> Choice:
-    from mednextv2.ops import native  # here, since the library is built or loaded at first use only
+    from mednextv2.ops import native  # imported here, since the library is built or loaded only at first use
 
     if dtype not in (torch.float32, torch.bfloat16):
         return Choice(TORCH, f"the CPU kernels take float32 and bfloat16, not {_name(dtype)}")
@@ -109,7 +110,7 @@ def _choose_cpu(dtype: torch.dtype, kernel_size: int | None) -> Choice:
 
 @functools.cache
 def _instructions(bfloat16: bool) -> tuple[str, bool]:
-    """Return what the loaded library computes bfloat16 or else float32 with, and whether that is made for bfloat16."""
+    """Return the instructions of the loaded library for bfloat16 or float32, and whether they are made for bfloat16."""
     name = torch.ops.mednextv2_native.instructions(bfloat16)
     return name, bfloat16 and torch.ops.mednextv2_native.fast_bfloat16()
 
@@ -126,10 +127,10 @@ def _choose_cuda(dtype: torch.dtype, kernel_size: int | None) -> Choice:
 
 
 def half_is_fast(device: str | torch.device) -> bool:
-    """Tell whether this device computes faster in half precision: CUDA, and CPUs whose instructions know bfloat16."""
+    """Tell whether this device computes faster in half precision: CUDA, and CPUs with instructions for bfloat16."""
     try:
         kind = torch.device(device).type
-    except (RuntimeError, TypeError):  # no device; who uses it will say so
+    except (RuntimeError, TypeError):  # not a device; whoever uses it reports that
         return False
     if kind == "cpu":
         return choose("cpu", torch.bfloat16).fast_bfloat16
@@ -137,21 +138,21 @@ def half_is_fast(device: str | torch.device) -> bool:
 
 
 def plain(x: Tensor | None = None) -> bool:
-    """Tell whether the plain definition is wanted: asked for, or a trace or an export is under way.
+    """Tell whether the plain definition is wanted: the user has chosen it, or a trace or an export is running.
 
-    In what leaves this process only operators that exist everywhere may appear. An input `x` of no samples is left to
-    the definition, too.
+    A network that leaves this process may contain only operators that exist everywhere. An input `x` without samples is
+    also left to the definition.
     """
     if wanted() == REFERENCE or torch.jit.is_tracing() or _exporting():
         return True
-    return x is not None and x.shape[0] == 0  # not in a trace, where sizes are tensors
+    return x is not None and x.shape[0] == 0  # not evaluated in a trace, where sizes are tensors
 
 
 @torch.compiler.assume_constant_result
 def _exporting() -> bool:
-    """Tell whether torch.export is at work: asked while a graph is traced, not in the graph.
+    """Tell whether torch.export is running; this is evaluated while a graph is traced, not in the graph.
 
-    In a graph PyTorch 2.11 answers yes to `torch.compile`, too, and networks would be compiled without our operators.
+    In a graph, PyTorch 2.11 also returns True for `torch.compile`, so networks would be compiled without our operators.
     """
     return torch.compiler.is_exporting()
 
@@ -166,4 +167,4 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-_wanted: str | None = None  # what `use` asks for; the environment is looked at later, so that an import never fails
+_wanted: str | None = None  # the choice of `use`; the environment variable is read later, so that an import never fails

@@ -1,4 +1,4 @@
-"""How the operators hold features: dtypes, channels-last memory, and rows of voxels."""
+"""The memory layout of features in the operators: dtypes, channels-last memory, and rows of voxels."""
 
 import torch
 from torch import Tensor
@@ -12,14 +12,14 @@ def statistics_dtype(x: Tensor) -> torch.dtype:
 
 
 def autocast(x: Tensor) -> Tensor:
-    """Cast `x` as autocast would for a convolution; outside autocast, return it as it is."""
+    """Cast `x` as autocast would for a convolution; outside autocast, return it unchanged."""
     return x.to(autocast_dtype(x))
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype that autocast gives `x` in a convolution; outside autocast, its own."""
     device = x.device.type
-    if device == "meta":  # has no autocast
+    if device == "meta":  # the meta device has no autocast
         return x.dtype
     if x.is_floating_point() and x.dtype != torch.float64 and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
@@ -32,7 +32,7 @@ def no_autocast(x: Tensor) -> torch.autocast:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Return `x` in channels-last memory, as a view where it is already."""
+    """Return `x` in channels-last memory, as a view if it already is."""
     return x.contiguous(memory_format=torch.channels_last_3d if x.dim() == 5 else torch.channels_last)
 
 

@@ -1,4 +1,4 @@
-"""What our operators have no derivatives of."""
+"""The derivatives that our operators do not have."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ import torch
 
 
 def first_only(operator: torch.library.CustomOpDef, name: str) -> None:
-    """Let the backward pass of an operator's backward pass end with a reason and a way out.
+    """Let second derivatives of an operator end with an error that gives the reason and an alternative.
 
     Args:
         operator: The backward operator.
-        name: Of the operator that it belongs to, as users know it.
+        name: The name of the operator to which it belongs, as users know it.
     """
 
     def fail(ctx: Any, *_: Any) -> None:

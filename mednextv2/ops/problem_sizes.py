@@ -1,4 +1,4 @@
-"""What a kernel is compiled for: the sizes of a block, as far as they are constants of its kernels."""
+"""The problem for which a kernel is compiled: the sizes of a block that are constants of its kernels."""
 
 from typing import NamedTuple
 
@@ -6,19 +6,19 @@ import torch
 
 
 class Problem(NamedTuple):
-    """One class of blocks that the same kernels serve, whatever the size of the image.
+    """A class of blocks that use the same kernels, whatever the size of the image.
 
     Attributes:
         spatial_dims: 2 or 3.
-        channels: C, of the input.
-        expanded: E, of the expanded tensor; 0 for a depthwise convolution alone.
-        out_channels: O, of the output; C where there is no expansion.
-        kernel_size: Edge of the depthwise kernel; 0 for the inside of a block alone.
-        stride: 1 or 2, of the depthwise convolution.
-        transposed: Whether that is a transposed convolution.
+        channels: C, the number of channels of the input.
+        expanded: E, the number of channels of the expanded tensor; 0 for a depthwise convolution alone.
+        out_channels: O, the number of channels of the output; C if there is no expansion.
+        kernel_size: The size of the depthwise kernel; 0 for the inside of a block alone.
+        stride: The stride of the depthwise convolution, 1 or 2.
+        transposed: Whether it is a transposed convolution.
         grn: Whether the block has global response normalisation.
-        residual: Whether something is added to the output.
-        dtype: Of the features.
+        residual: Whether a residual is added to the output.
+        dtype: The dtype of the features.
     """
 
     spatial_dims: int

@@ -1,4 +1,4 @@
-"""Checks of what the operators are given: their kernels trust sizes, and would read past the end of a short tensor."""
+"""Checks of the operators' arguments: kernels trust sizes, and would read past the end of a short tensor."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from mednextv2.ops.parameters import Convolution, Mlp, Settings, Statistics
 
 
 def check_tensor(name: str, value: object) -> None:
-    """Raise a ValueError where something else is given in a tensor's place, or return."""
+    """Raise a ValueError if the value is not a tensor, or return."""
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} is a tensor, not a {type(value).__name__}")
 
@@ -63,7 +63,7 @@ def check_block(x: Tensor, convolution: Convolution, mlp: Mlp, residual: Tensor 
 
 
 def result_shape(x: Tensor, weight: Tensor, stride: int, transposed: bool) -> list[int]:
-    """Return the spatial shape that a depthwise convolution makes of that of `x`."""
+    """Return the spatial shape of the result of a depthwise convolution of `x`."""
     return [
         stride * (n - 1) - 2 * (k // 2) + k if transposed else (n + 2 * (k // 2) - k) // stride + 1
         for n, k in zip(x.shape[2:], weight.shape[2:], strict=True)
@@ -71,7 +71,7 @@ def result_shape(x: Tensor, weight: Tensor, stride: int, transposed: bool) -> li
 
 
 def check_grn(mlp: Mlp, settings: Settings) -> None:
-    """Raise a ValueError where GRN's arguments contradict each other, or return."""
+    """Raise a ValueError if GRN's arguments contradict each other, or return."""
     if not isinstance(settings.grn_sum, bool):
         raise ValueError(f"grn_sum, whether GRN's denominator is the sum, is True or False, not {settings.grn_sum!r}")
     if (mlp.gamma is None) != (mlp.beta is None):
@@ -79,7 +79,7 @@ def check_grn(mlp: Mlp, settings: Settings) -> None:
 
 
 def _expect(name: str, tensor: Tensor | None, shape: tuple[int, ...], ones: bool = False) -> None:
-    """Compare shapes; `ones`: that of a convolution of kernel 1 will do."""
+    """Compare shapes; with `ones`, that of a convolution with kernel size 1 is also allowed."""
     if tensor is None:
         return
     found = tuple(tensor.shape)

@@ -1,9 +1,9 @@
-"""The trial of kernels on the GPU at hand: none is used before it gave PyTorch's numbers there.
+"""The trial of kernels on the GPU at hand: none is used before it has given the same numbers as PyTorch there.
 
 A kernel that is right on one GPU, with one compiler, may read beyond its memory on another, which ends the whole
-process. So kernels are tried in processes of their own, at first use on a combination of GPU, driver, PyTorch, CUDA,
-Triton and version of the kernels. Verdicts are kept in the cache folder. A problem whose kernels fail takes PyTorch's
-operators, and one line says so. See `docs/gpu.md`.
+process. Kernels are therefore tried in separate processes, at first use on a combination of GPU, driver, PyTorch, CUDA,
+Triton and version of the kernels. Verdicts are kept in the cache folder. A problem whose kernels fail uses PyTorch's
+operators, and one line reports it. See `docs/gpu.md`.
 """
 
 import logging
@@ -23,15 +23,15 @@ from mednextv2.ops.problem_sizes import Problem
 
 logger = logging.getLogger(__name__)
 
-_known: dict[tuple[int, Problem], Choice] = {}  # by index of the device; for the life of this process
-_said: set[str] = set()  # lines about what no trial can change
+_known: dict[tuple[int, Problem], Choice] = {}  # by index of the device; kept for the life of this process
+_said: set[str] = set()  # lines about problems that no trial can change
 _one_at_a_time = threading.RLock()
 
 
 def choice(problem: Problem, device: torch.device) -> Choice:
-    """Return what a problem takes on a CUDA device; its kernels are tried where there is no verdict yet.
+    """Return the choice for a problem on a CUDA device; its kernels are tried if there is no verdict yet.
 
-    Where that cannot be, while a CUDA graph is recorded, an unknown problem takes PyTorch's operators.
+    While a CUDA graph is recorded, no trial is possible, and an unknown problem uses PyTorch's operators.
     """
     key = _key(problem, device)
     known = _known.get(key)
@@ -46,14 +46,15 @@ def choice(problem: Problem, device: torch.device) -> Choice:
 
 
 def ensure(problems: Iterable[Problem], device: torch.device) -> bool:
-    """Try the kernels of all problems that have no verdict yet, in one go; warns of those that fail.
+    """Try the kernels of all problems that have no verdict yet, all at once; warn of those that fail.
 
     Args:
-        problems: As :meth:`mednextv2.nets.MedNeXt.problems` lists them.
+        problems: The problems, as :meth:`mednextv2.nets.MedNeXt.problems` lists them.
         device: A CUDA device.
 
     Returns:
-        Whether what each takes is known now: not where a CUDA graph is being recorded, which a trial would disturb.
+        Whether the choice for each is known now. It is not if a CUDA graph is being recorded, which a trial would
+        disturb.
     """
     with _one_at_a_time:
         unknown = [problem for problem in dict.fromkeys(problems) if _key(problem, device) not in _known]
@@ -76,12 +77,12 @@ def ensure(problems: Iterable[Problem], device: torch.device) -> bool:
 
 
 def verdicts(problems: Iterable[Problem], device: torch.device, repeat: bool = False) -> dict[Problem, Verdict]:
-    """Return the verdicts on problems that have kernels; tries those without one.
+    """Return the verdicts on problems that have kernels; try those without a verdict.
 
     Args:
-        problems: What to ask for.
-        device: A CUDA device that :func:`mednextv2.ops.triton_available.unfit` has nothing against.
-        repeat: Try all of them again.
+        problems: The problems.
+        device: A CUDA device for which :func:`mednextv2.ops.triton_available.unfit` returns None.
+        repeat: Whether to try all of them again.
     """
     asked = list(dict.fromkeys(problems))
     if not asked:
@@ -133,7 +134,7 @@ def in_words(problem: Problem) -> str:
 def _try(
     problems: list[Problem], known: dict[Problem, Verdict], kept: store.Store, device: torch.device
 ) -> dict[Problem, Verdict]:
-    """Return `known` with the verdicts on `problems`, which are kept as they come."""
+    """Return `known` with the verdicts on `problems`, which are stored as they arrive."""
     if not problems:
         return known
     properties = torch.cuda.get_device_properties(device)
@@ -141,7 +142,7 @@ def _try(
     logger.warning("Trying the kernels for %s on %s, once for this installation", _kinds(len(problems)), job.gpu)
     found = dict(known)
     steps = children.try_all(problems, job, children.workers(properties.total_memory))
-    # a bar on terminals only
+    # shows a bar only on terminals
     with closing(steps), tqdm(total=len(problems), desc="GPU kernels", unit="kind", disable=None, leave=False) as bar:
         for problem, verdict in steps:
             found[problem] = verdict

@@ -6,12 +6,12 @@ import sys
 
 import torch
 
-OLDEST = (8, 0)  # compute capability: with bfloat16 in its tensor cores, and copies that need no registers
+OLDEST = (8, 0)  # compute capability that has bfloat16 in its tensor cores, and copies that need no registers
 
 
 @functools.cache
 def available() -> tuple[bool, str]:
-    """Return whether Triton is installed, and what to say about it."""
+    """Return whether Triton is installed, and a sentence about it."""
     if not sys.platform.startswith("linux"):
         return False, "the Triton kernels are for Linux"
     if importlib.util.find_spec("triton") is None:

@@ -1,4 +1,4 @@
-"""The joining of an up block's parts: transformed features, shortcut and skip connection."""
+"""The merging of an up block's parts: transformed features, shortcut and skip connection."""
 
 from types import EllipsisType
 
@@ -13,7 +13,7 @@ _Index = tuple[EllipsisType | slice, ...]
 
 
 def upsample_merge_reference(y: Tensor, shortcut: Tensor | None, skip: Tensor | None) -> Tensor:
-    """Define :func:`upsample_merge` by its plain formula; arguments and result as there."""
+    """Define :func:`upsample_merge` by its plain formula; the arguments and the result are the same."""
     if shortcut is not None:
         grid = torch.zeros_like(y)
         every_second: _Index = (..., *[slice(None, None, 2)] * (y.dim() - 2))
@@ -26,19 +26,19 @@ def upsample_merge_reference(y: Tensor, shortcut: Tensor | None, skip: Tensor | 
 def upsample_merge(y: Tensor, shortcut: Tensor | None, skip: Tensor | None) -> Tensor:
     """Add the shortcut at every second voxel, put one zero in front of every axis, and add the skip connection.
 
-    A transposed convolution of kernel 1 and stride 2 writes to every second voxel only: as a convolution of kernel 1 on
-    the coarse grid and a sum here, it costs an eighth.
+    A transposed convolution with kernel size 1 and stride 2 writes only to every second voxel. As a convolution with
+    kernel size 1 on the coarse grid and a sum here, it costs an eighth.
 
     Args:
-        y: Output of the block on its grid of `2 n - 1` voxels an axis, `(N, O, *2n-1)`.
-        shortcut: `(N, O, *n)` or None.
-        skip: `(N, O, *2n)` or None.
+        y: The output of the block on its grid of `2 n - 1` voxels per axis, `(N, O, *2n-1)`.
+        shortcut: The shortcut, `(N, O, *n)`, or None.
+        skip: The skip connection, `(N, O, *2n)`, or None.
 
     Returns:
-        `(N, O, *2n)`, channels-last.
+        The sum, `(N, O, *2n)`, channels-last.
 
     Source:
-        Roy et al. 2023, MedNeXt, section 2.2 (arXiv:2303.09975); the zero in front as in the authors' code.
+        Roy et al. 2023, MedNeXt, section 2.2 (arXiv:2303.09975); the zero in front is as in the authors' code.
     """
     if implementations.plain(y):
         return upsample_merge_reference(y, shortcut, skip)
@@ -47,7 +47,7 @@ def upsample_merge(y: Tensor, shortcut: Tensor | None, skip: Tensor | None) -> T
 
 @torch.library.custom_op("mednextv2::upsample_merge", mutates_args=())
 def upsample_merge_op(y: Tensor, shortcut: Tensor | None, skip: Tensor | None) -> Tensor:
-    """Write each part once: no padded copy, no grid of zeros."""
+    """Write each part once, without a padded copy or a grid of zeros."""
     behind, second = _places(y.dim())
     if skip is None:
         out = memory_layout.channels_last(y.new_zeros(*y.shape[:2], *[n + 1 for n in y.shape[2:]]))
@@ -81,7 +81,7 @@ def _(grad, has_shortcut):
 
 
 def _places(dim: int) -> tuple[_Index, _Index]:
-    """Index the voxels behind the zeros, and of these every second one."""
+    """Return the indices of the voxels after the zeros, and of every second one of these."""
     spatial = dim - 2
     return (..., *[slice(1, None)] * spatial), (..., *[slice(1, None, 2)] * spatial)
 

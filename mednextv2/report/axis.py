@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-#: Of every chart; places and heights are in this unit.
+#: The width of every chart; positions and heights are in this unit.
 WIDTH = 400
 
 
@@ -12,11 +12,11 @@ class Axis:
     """Values along a line, linear or as log(1 + value).
 
     Attributes:
-        low: First value.
-        high: Last value.
-        start: Its place.
-        end: The last value's place.
-        log: Logarithmic.
+        low: The first value.
+        high: The last value.
+        start: The position of the first value.
+        end: The position of the last value.
+        log: Whether the axis is logarithmic.
     """
 
     low: float
@@ -26,12 +26,12 @@ class Axis:
     log: bool = False
 
     def at(self, value: float) -> float:
-        """Return where a value is."""
+        """Return the position of a value."""
         low, high, value = (math.log1p(v) if self.log else v for v in (self.low, self.high, value))
         return self.start + (value - low) / (high - low) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """Return round values, about five."""
+        """Return about five round values."""
         if self.log:
             return [0.0] + [v for d in range(5) for v in (10.0**d, 3 * 10.0**d) if v <= self.high]
         step = 10 ** math.floor(math.log10((self.high - self.low) / 4))

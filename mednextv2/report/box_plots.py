@@ -1,4 +1,4 @@
-"""Box plots with single cases: what they draw, and where."""
+"""Box plots with single cases: their content and its positions."""
 
 import math
 from collections.abc import Sequence
@@ -9,17 +9,17 @@ import numpy as np
 from mednextv2.report.axis import WIDTH, Axis
 from mednextv2.report.number_format import number
 
-_NAMES = 120  # for the names of structures
-_CHARACTERS = 15  # of a name; the whole one is in its tooltip
-_MANY = 24  # structures from which the axis stands at the top, too
-_TOOLTIPS = 1500  # cases with a tooltip in a chart; beyond that only the worst of each structure
+_NAMES = 120  # width for the names of structures
+_CHARACTERS = 15  # number of characters of a name that are shown; its tooltip has all of it
+_MANY = 24  # from this many structures, the axis is also shown at the top
+_TOOLTIPS = 1500  # most cases with a tooltip in a chart; with more, only the worst of each structure have one
 _WORST = 5
-_LOG_FROM = 12.0  # times the median: a distance that far out is shown on a logarithmic axis
+_LOG_FROM = 12.0  # if a distance is more than this many times the median, the axis is logarithmic
 
 
 @dataclass(frozen=True)
 class Box:
-    """Places along the axis: the ends of the whiskers, the quartiles, the median."""
+    """Positions along the axis: the ends of the whiskers, the quartiles, the median."""
 
     low: float
     first: float
@@ -30,7 +30,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Dot:
-    """A case that has a tooltip: its place, its name, its value written out."""
+    """A case that has a tooltip: its position, its name and its value as text."""
 
     x: float
     y: float
@@ -43,12 +43,12 @@ class BoxRow:
     """One structure of a box plot.
 
     Attributes:
-        label: Its name.
-        short: Its name, cut to the place there is.
-        y: Middle of its row.
-        box: None for fewer than two finite values.
-        cloud: All cases as an SVG path, a point each, where they are too many to have tooltips; else empty.
-        dots: The cases that have one.
+        label: The name of the structure.
+        short: The name, shortened to fit.
+        y: The middle of its row.
+        box: The box; None for fewer than two finite values.
+        cloud: All cases as an SVG path with one point each, if they are too many for tooltips; else empty.
+        dots: The cases that have a tooltip.
     """
 
     label: str
@@ -61,23 +61,23 @@ class BoxRow:
 
 @dataclass(frozen=True)
 class BoxPlots:
-    """A box plot a structure.
+    """One box plot for each structure.
 
     Attributes:
-        title: What the values are.
-        unit: Theirs.
-        cases: How many there are.
-        width: Of the chart; all places are in this unit.
-        height: Of the chart.
-        names_end: Where names of structures end.
-        row_height: Of a structure.
-        top: Where lines of the grid start.
-        bottom: Where they end.
-        ticks: Place and value of each line.
+        title: The name of the values.
+        unit: The unit of the values.
+        cases: The number of cases.
+        width: The width of the chart; all positions are in this unit.
+        height: The height of the chart.
+        names_end: The position at which the names of structures end.
+        row_height: The height of the row of a structure.
+        top: The position at which the grid lines start.
+        bottom: The position at which they end.
+        ticks: The position and value of each line.
         log: Whether the axis is logarithmic.
-        infinite: Place of infinite values, or None if there are none.
+        infinite: The position of infinite values, or None if there are none.
         rows: The structures.
-        many: Whether they are so many that the chart scrolls by itself, with the axis at the top, too.
+        many: Whether there are so many structures that the chart scrolls by itself and also has the axis at the top.
     """
 
     title: str
@@ -99,18 +99,18 @@ class BoxPlots:
 def box_plots(
     title: str, labels: Sequence[str], cases: Sequence[str], values: np.ndarray, unit: str = "", score: bool = False
 ) -> BoxPlots:
-    """Lay out a box plot a structure, with its cases as dots.
+    """Lay out one box plot for each structure, with its cases as dots.
 
     Boxes go from quartile to quartile of the finite values, whiskers to the last value within 1.5 times that length.
-    Infinite values stand on a line of their own.
+    Infinite values are on a separate line.
 
     Args:
-        title: What the values are.
-        labels: Structures.
-        cases: Names, for tooltips.
-        values: `(cases, structures)`; NaN is left out.
-        unit: Of the values.
-        score: The best is 1, the worst 0; else the best is 0.
+        title: The name of the values.
+        labels: The names of the structures.
+        cases: The names of the cases, for tooltips.
+        values: The values, `(cases, structures)`; NaN is left out.
+        unit: The unit of the values.
+        score: Whether the best value is 1 and the worst 0; otherwise, the best is 0.
     """
     row_height = 44 if len(labels) <= 4 else 30 if len(labels) <= 12 else 19
     many = len(labels) > _MANY
@@ -171,7 +171,7 @@ def _worst(column: np.ndarray, score: bool) -> list[int]:
 
 
 def _shorten(name: str) -> str:
-    """Leave out the middle of a long name: those of a data set often differ at the end."""
+    """Leave out the middle of a long name, since the names in a data set often differ at the end."""
     half = (_CHARACTERS - 1) // 2
     return name if len(name) <= _CHARACTERS else f"{name[:half]}…{name[-half:]}"
 
@@ -179,7 +179,7 @@ def _shorten(name: str) -> str:
 def _spread(
     axis: Axis, infinite: float | None, column: np.ndarray, y: float, height: float
 ) -> dict[int, tuple[float, float]]:
-    """Return the cases' places by index, spread over the box's height so that equal values stay apart."""
+    """Return the positions of cases by index, spread over the box's height so that equal values stay apart."""
     places = {}
     for n, i in enumerate(np.flatnonzero(~np.isnan(column))):
         x = axis.at(float(column[i])) if np.isfinite(column[i]) else infinite

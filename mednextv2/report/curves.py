@@ -1,4 +1,4 @@
-"""Curves over epochs: what they draw, and where."""
+"""Curves over epochs: their content and its positions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ class Curves:
     """Curves over epochs.
 
     Attributes:
-        name: What they are, for readers of the page by ear.
-        width: Of the chart; all places are in this unit.
-        height: Of the chart.
-        left: Where lines of the grid start.
-        right: Where they end.
-        epochs: Place and value of each number along the epochs.
-        values: Likewise along the values, one a line of the grid.
+        name: The name of the curves, for screen readers.
+        width: The width of the chart; all positions are in this unit.
+        height: The height of the chart.
+        left: The position at which the grid lines start.
+        right: The position at which they end.
+        epochs: The position and value of each number along the epochs.
+        values: The position and value of each grid line along the values.
         lines: The curves, the one in front first.
     """
 
@@ -45,9 +45,9 @@ def curves(name: str, x: np.ndarray, lines: Sequence[tuple[str, np.ndarray]]) ->
     """Lay out one or two curves over epochs.
 
     Args:
-        name: What they are, for readers of the page by ear.
-        x: Epochs.
-        lines: Name and values of each; NaN is left out.
+        name: The name of the curves, for screen readers.
+        x: The epochs.
+        lines: The name and the values of each curve; NaN is left out.
     """
     height, left, right, bottom = 214, 46, WIDTH - 10, 34
     known = np.concatenate([y[np.isfinite(y)] for _, y in lines])

@@ -1,4 +1,4 @@
-"""Cases as a report shows them: slices with outlines, and what is said about them."""
+"""Cases as a report shows them: slices with outlines, and the text about them."""
 
 from dataclasses import dataclass
 
@@ -16,8 +16,8 @@ class Outline:
     Attributes:
         kind: `prediction` or `reference`.
         structure: The structure's index.
-        label: Its name.
-        path: An SVG path in pixels.
+        label: The structure's name.
+        path: The SVG path in pixels.
     """
 
     kind: str
@@ -31,14 +31,14 @@ class SliceFigure:
     """A slice.
 
     Attributes:
-        plane: Its name.
-        position: Voxel index of the slice along its axis.
+        plane: The name of the plane.
+        position: The voxel index of the slice along its axis.
         sides: The patient's sides at left, right, top and bottom.
-        width: In mm.
-        height: In mm.
-        pixel: Width and height of a pixel in mm.
-        image: The grey values as a `data:` address.
-        outlines: Those of the reference lie below the others.
+        width: The width in mm.
+        height: The height in mm.
+        pixel: The width and height of a pixel in mm.
+        image: The grey values as a `data:` URI.
+        outlines: The outlines; those of the reference lie below the others.
     """
 
     plane: str
@@ -53,7 +53,7 @@ class SliceFigure:
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """A structure that is seen: its index, its name, and how well it was found or how large it is."""
+    """A visible structure: its index, its name, and its score or volume."""
 
     structure: int
     label: str
@@ -65,11 +65,11 @@ class CaseFigure:
     """A case.
 
     Attributes:
-        heading: Which of the cases it is, or nothing.
-        name: Its name.
-        facts: What is known about all of it.
-        slices: The planes.
-        legend: The structures in them.
+        heading: The heading that says which case it is, or an empty text.
+        name: The name of the case.
+        facts: The facts about the whole case.
+        slices: The slices on each plane.
+        legend: The structures in the slices.
         compared: Whether there are outlines of a reference.
     """
 
@@ -82,13 +82,13 @@ class CaseFigure:
 
 
 def case_figure(heading: str, views: CaseViews, results: Results, scores: Scores) -> CaseFigure:
-    """Gather what is shown of a case.
+    """Gather the content of a figure of a case.
 
     Args:
-        heading: Which of the cases it is, or nothing.
-        views: Its slices.
+        heading: The heading that says which case it is, or an empty text.
+        views: The slices of the case.
         results: The manifest.
-        scores: The numbers, of this case among others.
+        scores: The scores and volumes, which include those of this case.
     """
     i = scores.cases.index(views.case)
     facts = []

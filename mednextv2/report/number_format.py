@@ -6,7 +6,7 @@ NONE, INFINITE = "–", "∞"
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Return a number with so many digits after the point; a dash for NaN, and ∞."""
+    """Return a number with the given digits after the decimal point; NaN is a dash, and infinity is ∞."""
     if math.isnan(value):
         return NONE
     if math.isinf(value):
@@ -19,7 +19,7 @@ def ml(value: float, like: float | None = None) -> str:
 
     Args:
         value: The volume.
-        like: Another one, which decides how many digits there are; the value itself by default.
+        like: Another volume that decides the number of digits; by default, the value itself.
     """
     size = abs(value if like is None else like)
     digits = min(4, max(0, 2 - math.floor(math.log10(size)))) if math.isfinite(size) and size else 0
@@ -27,5 +27,5 @@ def ml(value: float, like: float | None = None) -> str:
 
 
 def mean_sd(mean: str, sd: str) -> str:
-    """Join a mean and its standard deviation, both written out."""
+    """Join a mean and its standard deviation, both given as text."""
     return mean if mean == NONE else f"{mean} ± {sd}"

@@ -7,18 +7,18 @@ def outline(mask: np.ndarray) -> str:
     """Return the outline of a mask as an SVG path.
 
     Args:
-        mask: Booleans, `(rows, columns)`.
+        mask: A boolean mask, `(rows, columns)`.
 
     Returns:
-        Closed loops along the borders of pixels, in pixels: x is the column's left border, y the row's upper one. The
-        mask is on the right of the way, so that the path fills it by either fill rule. Pixels that touch at a corner
-        alone are apart. Empty for an empty mask.
+        Closed loops along the borders of pixels, in pixels: x is the left border of a column and y the upper border of
+        a row. The mask is to the right of the path's direction, so either fill rule fills it. Pixels that touch only at
+        a corner are separate. The path of an empty mask is empty.
     """
     return "".join(_as_path(loop) for loop in _loops(_borders(np.asarray(mask, dtype=bool))))
 
 
 def _borders(mask: np.ndarray) -> dict[tuple[int, int], list[tuple[int, int]]]:
-    """Return the pixels' sides between inside and outside: steps `(dy, dx)` by the corner `(y, x)` they start from."""
+    """Return the pixels' sides between inside and outside: steps `(dy, dx)` by their first corner `(y, x)`."""
     padded = np.pad(mask, 1)
     inside = padded[1:-1, 1:-1]
     sides = (  # the neighbour beyond the side, the corner where it starts, the step
@@ -35,9 +35,9 @@ def _borders(mask: np.ndarray) -> dict[tuple[int, int], list[tuple[int, int]]]:
 
 
 def _loops(steps: dict[tuple[int, int], list[tuple[int, int]]]) -> list[list[tuple[int, int]]]:
-    """Join the sides to closed loops of corners `(y, x)`, straight runs in one piece."""
+    """Join the sides into closed loops of corners `(y, x)`, with straight runs in one piece."""
     loops = []
-    for start in sorted(steps):  # the first corner of a loop from above is a bend, and the loop is there only once
+    for start in sorted(steps):  # the uppermost corner of a loop is a bend, and each loop is found only once
         if start not in steps:
             continue
         place, before, corners = start, None, []
@@ -54,7 +54,7 @@ def _loops(steps: dict[tuple[int, int], list[tuple[int, int]]]) -> list[list[tup
 
 
 def _next(choices: list[tuple[int, int]], before: tuple[int, int] | None) -> tuple[int, int]:
-    """Choose where to go on: where two pixels touch at a corner, to the right, around the same pixel."""
+    """Choose the next step; where two pixels touch at a corner, turn right, around the same pixel."""
     if before is not None and len(choices) > 1:
         right = (before[1], -before[0])
         return right if right in choices else choices[0]

@@ -1,4 +1,4 @@
-"""What is on the page."""
+"""The content of the page."""
 
 from collections.abc import Sequence
 
@@ -28,13 +28,13 @@ def build_page(
 
     Args:
         results: The manifest.
-        scores: The numbers.
-        shown: A heading and the slices of each case that is drawn.
-        log: Columns of the training log, or None.
+        scores: The scores and volumes.
+        shown: The heading and the slices of each case that is drawn.
+        log: The columns of the training log, or None.
         notes: Sentences about what could not be shown.
 
     Returns:
-        An HTML document that needs nothing else.
+        An HTML document that needs no other file.
     """
     evaluation = results.kind == "evaluation"
     return render_page(
@@ -64,7 +64,7 @@ def _facts(results: Results, scores: Scores) -> list[str]:
 
 
 def _means(scores: Scores) -> list[tuple[str, str]]:
-    """Return name and value of the means over all classes, and the number of distances that are in none."""
+    """Return names and values of the means over all classes, and the number of distances that were left out."""
     facts = []
     for metric, (title, digits, _) in TITLES.items():
         means = [column[np.isfinite(column)] for column in scores.values[metric].T]

@@ -1,4 +1,4 @@
-"""Greyscale PNG, without an imaging library."""
+"""Encoding of greyscale PNG without an imaging library."""
 
 import base64
 import struct
@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_UP = b"\x02"  # the filter that stores differences to the row above, which pack better than the grey values
+_UP = b"\x02"  # the filter that stores differences to the row above, which compress better than the grey values
 
 
 def encode_png(grey: np.ndarray) -> bytes:
@@ -17,7 +17,7 @@ def encode_png(grey: np.ndarray) -> bytes:
         grey: Grey values, `(rows, columns)`, uint8.
 
     Returns:
-        The file's bytes: 8 bits a pixel, not interlaced.
+        The bytes of the file: 8 bits per pixel, not interlaced.
 
     Source:
         Portable Network Graphics, W3C Recommendation, third edition, 2025.
@@ -25,14 +25,14 @@ def encode_png(grey: np.ndarray) -> bytes:
     if grey.dtype != np.uint8 or grey.ndim != 2 or 0 in grey.shape:
         raise ValueError(f"a greyscale image is uint8 with two axes, not {grey.dtype} of shape {grey.shape}")
     rows, columns = grey.shape
-    differences = np.diff(grey, axis=0, prepend=np.zeros((1, columns), np.uint8))  # modulo 256, as the filter wants
+    differences = np.diff(grey, axis=0, prepend=np.zeros((1, columns), np.uint8))  # modulo 256, as the filter requires
     lines = b"".join(_UP + line.tobytes() for line in differences)
     header = struct.pack(">IIBBBBB", columns, rows, 8, 0, 0, 0, 0)
     return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(lines, 9)) + _chunk(b"IEND", b"")
 
 
 def png_data_uri(grey: np.ndarray) -> str:
-    """Return an image as a `data:` address, for the page itself to hold it; the argument is that of `encode_png`."""
+    """Return an image as a `data:` URI that the page itself can contain; the argument is that of `encode_png`."""
     return "data:image/png;base64," + base64.b64encode(encode_png(grey)).decode("ascii")
 
 

@@ -1,4 +1,4 @@
-"""From values to markup: the templates, and how they escape what they are given."""
+"""From values to markup: the templates, and how they escape values."""
 
 import base64
 import hashlib
@@ -14,7 +14,7 @@ _UNWRITABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 @cache
 def environment() -> Environment:
-    """Return the report's templates. All that they print is escaped; a name that nobody gave them is an error."""
+    """Return the report's templates. Everything that they print is escaped; an undefined name is an error."""
     templates = Environment(
         loader=PackageLoader("mednextv2.report", "templates"),
         autoescape=True,
@@ -29,13 +29,13 @@ def environment() -> Environment:
 
 
 def render_page(**values: Any) -> str:
-    """Return the page, which may run its own script alone and load nothing.
+    """Return the page, which may run only its own script and load nothing.
 
     Args:
-        values: What `page.html.j2` names.
+        values: The values that `page.html.j2` uses.
 
     Raises:
-        jinja2.UndefinedError: When one of them is missing.
+        jinja2.UndefinedError: If one of them is missing.
     """
     script = _source("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -45,13 +45,13 @@ def render_page(**values: Any) -> str:
 
 
 def _source(name: str) -> str:
-    """Return a file that goes into the page as it is: its braces are not the templates'."""
+    """Return a file that goes into the page unchanged: its braces are not template syntax."""
     return resources.files("mednextv2.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _finalize(value: Any) -> Any:
-    """Replace what a page cannot hold: control characters, and what is left of file names that are no UTF-8."""
-    if type(value) is not str or value.isprintable():  # numbers and markup are as they should be
+    """Replace what a page cannot contain: control characters, and parts of file names that are not UTF-8."""
+    if type(value) is not str or value.isprintable():  # numbers and markup need no change
         return value
     return _UNWRITABLE.sub("\ufffd", value.encode("utf-8", "replace").decode("utf-8"))
 

@@ -15,7 +15,7 @@ from mednextv2.scores.csv_tables import read_csv
 from mednextv2.scores.evaluation import METRICS, VOLUMES
 from mednextv2.scores.results_json import Results
 
-_LISTED = 10  # rows named that do not fit
+_LISTED = 10  # number of wrong rows that a message names
 
 
 @dataclass
@@ -23,9 +23,9 @@ class Scores:
     """Scores and volumes by case and structure.
 
     Attributes:
-        cases: Names, in the manifest's order.
-        labels: Structures.
-        values: For each name in `METRICS` (of an evaluation) and `VOLUMES` an array `(cases, structures)`.
+        cases: The names of the cases, in the order of the manifest.
+        labels: The names of the structures.
+        values: For each name in `METRICS` (in an evaluation) and `VOLUMES`, an array `(cases, structures)`.
     """
 
     cases: list[str]
@@ -33,14 +33,14 @@ class Scores:
     values: dict[str, np.ndarray]
 
     def mean(self, name: str) -> np.ndarray:
-        """Return the mean over a case's structures, without NaN: `(cases,)`, NaN where there is nothing."""
+        """Return the mean over a case's structures, without NaN: `(cases,)`; it is NaN if there is no number."""
         values = self.values[name]
         known = ~np.isnan(values)
         total = np.where(known, values, 0).sum(axis=1)
         return np.divide(total, known.sum(axis=1), out=np.full(len(values), np.nan), where=known.any(axis=1))
 
     def rows(self) -> list[dict]:
-        """Return one dict a case and structure, as `cases.csv` has them."""
+        """Return one dict for each case and structure, as in `cases.csv`."""
         return [
             {"case": case, "label": label} | {name: float(values[i, j]) for name, values in self.values.items()}
             for i, case in enumerate(self.cases)
@@ -49,14 +49,14 @@ class Scores:
 
 
 def read_scores(results: Results, folder: Path) -> Scores:
-    """Read the scores of an evaluation, and measure the volumes of a prediction or where the table lacks them.
+    """Read the scores of an evaluation, and measure the volumes of a prediction, or if the table lacks them.
 
     Args:
         results: The manifest.
-        folder: With `cases.csv`, if it is an evaluation.
+        folder: The folder, with `cases.csv` if it is an evaluation.
 
     Raises:
-        InputError: When the table does not fit to the manifest, and for masks that cannot be read.
+        InputError: If the table does not fit the manifest, or a mask cannot be read.
     """
     names = [case.case for case in results.cases]
     values = _read_table(folder / "cases.csv", names, results.labels) if results.kind == "evaluation" else {}
@@ -71,11 +71,11 @@ def choose_cases(scores: Scores) -> list[tuple[str, int]]:
     """Choose the best, the median and the worst case of an evaluation.
 
     Args:
-        scores: Of at least one case.
+        scores: The scores of at least one case.
 
     Returns:
-        What each is, and its index. The median of an even number is the lower one; equal cases follow each other by
-        name. Two cases have no median; one is alone. Cases without any structure are left out.
+        The description and index of each case. The median of an even number is the lower one; equal cases are ordered
+        by name. Two cases have no median, and a single case is the only one. Cases without any structure are left out.
     """
     mean = scores.mean("dice")
     order = sorted((i for i in range(len(mean)) if not math.isnan(mean[i])), key=lambda i: (mean[i], scores.cases[i]))
@@ -94,10 +94,10 @@ def read_log(file: Path) -> dict[str, np.ndarray]:
         file: The table.
 
     Returns:
-        Its columns `(epochs,)` by name, with NaN for epochs without validation; `epoch` is one of them.
+        The columns `(epochs,)` by name, including `epoch`, with NaN for epochs without validation.
 
     Raises:
-        InputError: When it is no such table.
+        InputError: If the file is not such a table.
     """
     rows = _read_csv(file, "the training log")
     if not rows or not {"epoch", "train_loss"} <= set(rows[0]):

@@ -10,18 +10,18 @@ from mednextv2.report.number_format import NONE, mean_sd, ml, number
 from mednextv2.report.score_reading import Scores
 from mednextv2.scores.evaluation import METRICS, VOLUMES, summarise
 
-#: Title, digits and unit of each metric.
+#: The title, digits and unit of each metric.
 TITLES = {
     "dice": ("Dice", 3, ""),
     "surface_dice_1mm": ("Surface Dice (1 mm)", 3, ""),
     "hd95_mm": ("HD95 (mm)", 2, "mm"),
 }
-_FEW = 6  # structures of which a case's every score has a column
+_FEW = 6  # up to this many structures, every score of a case has a column
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row: its head, the other cells, and the structure whose colour it has, if any."""
+    """A row: its header, the other cells, and the structure whose colour it has, if any."""
 
     head: str
     cells: list[str]
@@ -30,13 +30,13 @@ class Row:
 
 @dataclass(frozen=True)
 class HeadCell:
-    """A cell of a table's head: over one column, or over a group of columns, which has no number.
+    """A header cell of a table: over one column, or over a group of columns, which has no number.
 
     Attributes:
-        text: What it says.
-        column: Number of its column, or None for a group.
-        columns: How many it spans.
-        rows: Likewise.
+        text: The text of the cell.
+        column: The number of its column, or None for a group.
+        columns: The number of columns that it spans.
+        rows: The number of rows that it spans.
     """
 
     text: str
@@ -50,11 +50,11 @@ class Table:
     """A table.
 
     Attributes:
-        caption: What is in it.
-        groups: The columns: the name of a group and the names in it. A group of one column with an empty name has just
-            that name. The first column is the head of the rows.
-        rows: Its body.
-        foot: A row that stays at the end, or None.
+        caption: The text that says what is in the table.
+        groups: The columns: the name of each group and the names in it. A group of one column with an empty name has
+            just that name. The first column contains the headers of the rows.
+        rows: The rows of the body.
+        foot: A row that always stays at the end, or None.
     """
 
     caption: str
@@ -64,7 +64,7 @@ class Table:
 
     @property
     def head(self) -> list[list[HeadCell]]:
-        """The rows of the table's head: groups and columns, or columns alone where no group has a name."""
+        """The header rows of the table: groups and columns, or only columns if no group has a name."""
         grouped = any(name for name, _ in self.groups)
         upper: list[HeadCell] = []
         lower: list[HeadCell] = []
@@ -80,7 +80,7 @@ class Table:
 
 
 def class_table(scores: Scores) -> Table:
-    """Return the table of an evaluation with one row a structure."""
+    """Return the table of an evaluation with one row for each structure."""
     *rows, mean = summarise(scores.rows(), scores.labels)
     groups = [("", ["Class"])]
     groups += [
@@ -103,7 +103,7 @@ def class_table(scores: Scores) -> Table:
 
 
 def volume_table(scores: Scores) -> Table:
-    """Return the table of a prediction with one row a structure: its volumes over the cases."""
+    """Return the table of a prediction with one row for each structure: its volumes over the cases."""
     columns = ["Class", "Cases with it", "mean ± sd", "median", "smallest", "largest"]
     body = []
     for n, label in enumerate(scores.labels):
@@ -115,7 +115,7 @@ def volume_table(scores: Scores) -> Table:
 
 
 def case_table(scores: Scores) -> Table:
-    """Return the table with one row a case: scores of an evaluation, or volumes of a prediction."""
+    """Return the table with one row for each case: scores of an evaluation, or volumes of a prediction."""
     if "dice" not in scores.values:
         groups = [("", ["Case"]), ("Volume (ml)", scores.labels)]
         rows = [
@@ -139,7 +139,7 @@ def case_table(scores: Scores) -> Table:
 
 
 def volume_mean(values: np.ndarray) -> str:
-    """Return mean and standard deviation of volumes in ml; NaN is left out."""
+    """Return the mean and standard deviation of volumes in ml; NaN is left out."""
     known = values[~np.isnan(values)]
     mean = float(known.mean()) if known.size else math.nan
     return mean_sd(ml(mean), ml(float(known.std()), like=mean)) if known.size else NONE

@@ -1,4 +1,4 @@
-"""Slices of a case on three planes, through the place that matters, as radiologists look at them."""
+"""Slices of a case on three planes, through the most relevant place, in the orientation that radiologists use."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from mednextv2.report.outlines import outline
 from mednextv2.report.volumes import load_case
 from mednextv2.scores.results_json import CaseFiles, Results
 
-#: Name of a plane, the axis of right, anterior, superior that it cuts, and the patient's sides at the left, right, top
-#: and bottom of the picture.
+#: The name of a plane, the axis (right, anterior, superior) that it cuts, and the patient's sides at the left, right,
+#: top and bottom of the picture.
 PLANES = (("axial", 2, "RLAP"), ("coronal", 1, "RLSI"), ("sagittal", 0, "PASI"))
-_MARGIN = (0.25, 10.0)  # around the labels: part of their extent, and mm at least
-_SAMPLES = 2_000_000  # voxels that the window is taken from
+_MARGIN = (0.25, 10.0)  # margin around the labels: fraction of their extent, and smallest margin in mm
+_SAMPLES = 2_000_000  # number of voxels from which the window is computed
 _WINDOW = (0.5, 99.5)  # percentiles that become black and white
 
 
@@ -23,13 +23,13 @@ class View:
     """One slice.
 
     Attributes:
-        plane: Its name.
+        plane: The name of the plane.
         sides: The patient's sides at left, right, top and bottom.
-        position: Voxel index of the slice along its axis.
+        position: The voxel index of the slice along its axis.
         grey: Grey values, `(rows, columns)`, uint8.
-        pixel: Width and height of a pixel in mm.
-        prediction: Outline of each structure that is there, by its index: an SVG path in pixels.
-        reference: Likewise; empty without a label map.
+        pixel: The width and height of a pixel in mm.
+        prediction: The outline of each structure that occurs, by its index: an SVG path in pixels.
+        reference: The same for the reference; empty without a label map.
     """
 
     plane: str
@@ -46,9 +46,9 @@ class CaseViews:
     """The slices of one case.
 
     Attributes:
-        case: Its name.
-        views: The planes; those of a 2D image have one.
-        error_ml: Volume of the largest connected error, which the slices go through; None where there is none.
+        case: The name of the case.
+        views: The slices on each plane; a 2D image has only one.
+        error_ml: The volume of the largest connected error, through which the slices go; None if there is none.
     """
 
     case: str
@@ -57,14 +57,14 @@ class CaseViews:
 
 
 def draw_case(case: CaseFiles, results: Results) -> CaseViews:
-    """Cut a case through its largest connected error, or without one through the middle of its labels.
+    """Cut a case through its largest connected error or, without an error, the middle of its labels.
 
     Args:
-        case: Its files.
-        results: What label values mean.
+        case: The files of the case.
+        results: The results, which give the meaning of the label values.
 
     Raises:
-        InputError: For a file that cannot be read, and for grids that differ.
+        InputError: If a file cannot be read, or the grids differ.
     """
     image, prediction, label, spacing = load_case(case)
     ignore = None if label is None or results.ignore_label is None else label == results.ignore_label
@@ -94,11 +94,11 @@ def largest_component(error: np.ndarray, spacing: Sequence[float]) -> tuple[tupl
     """Find the largest connected part of an error.
 
     Args:
-        error: Booleans, `(X, Y, Z)`, not all false. Voxels are connected by their faces.
-        spacing: Size of a voxel in mm.
+        error: A boolean mask, `(X, Y, Z)`, not all false. Voxels are connected through their faces.
+        spacing: The size of a voxel in mm.
 
     Returns:
-        The voxel of the part that is deepest inside of it, and the part's number of voxels.
+        The voxel that is deepest inside the part, and the number of voxels of the part.
     """
     box = bounding_box(error)
     parts, _ = ndimage.label(error[box])
@@ -135,19 +135,19 @@ def cut(array: np.ndarray, axis: int, position: int) -> np.ndarray:
 
     Args:
         array: Voxels along right, anterior, superior, `(X, Y, Z)`.
-        axis: Across the plane.
-        position: Along that axis.
+        axis: The axis across the plane.
+        position: The index along that axis.
 
     Returns:
-        `(rows, columns)` as it is looked at: anterior or superior on top; the patient's left on the right-hand side
-        where the plane has one, else anterior.
+        The slice, `(rows, columns)`, in viewing orientation: anterior or superior at the top; the patient's left on the
+        right-hand side if the plane contains it, and otherwise anterior.
     """
     plane = np.take(array, position, axis=axis).T[::-1]
     return plane if axis == 0 else plane[:, ::-1]
 
 
 def _codes(values: Sequence[Sequence[int]]) -> np.ndarray:
-    """Give label values that belong to the same structures the same number, those that belong to none 0."""
+    """Give label values with the same structures the same number, and values without a structure 0."""
     belongs: dict[int, tuple[int, ...]] = {}
     for structure, group in enumerate(values):
         for value in group:
@@ -160,7 +160,7 @@ def _codes(values: Sequence[Sequence[int]]) -> np.ndarray:
 
 
 def _sample(image: np.ndarray) -> np.ndarray:
-    """Return finite voxels of an image, evenly spread where there are many."""
+    """Return finite voxels of an image, evenly spread if there are many."""
     step = max(1, int(np.ceil((image.size / _SAMPLES) ** (1 / 3))))
     values = image[::step, ::step, ::step]
     values = values[np.isfinite(values)]
@@ -168,7 +168,7 @@ def _sample(image: np.ndarray) -> np.ndarray:
 
 
 def _crop(labelled: np.ndarray, spacing: Sequence[float], place: Sequence[int]) -> tuple[slice, ...]:
-    """Return the box around the labels, with a margin; everything where nothing is labelled."""
+    """Return the box around the labels, with a margin; the whole image if nothing is labelled."""
     if not labelled.any():
         return tuple(slice(0, n) for n in labelled.shape)
     box = []

@@ -1,4 +1,4 @@
-"""Label maps and images as a report needs them: turned to the patient's axes, and checked."""
+"""Label maps and images as a report needs them: reoriented to the patient's axes and checked."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -18,19 +18,19 @@ from mednextv2.images.volume import read_volume
 from mednextv2.label_scheme import MAX_LABELS
 from mednextv2.scores.results_json import CaseFiles, Results
 
-_LISTED = 50  # missing files named; the rest are counted
+_LISTED = 50  # number of missing files that are named; the others are counted
 
 
 def move_files(results: Results, images: str | os.PathLike | None, labels: str | os.PathLike | None) -> Results:
     """Look for images and label maps in other folders, under the same file names.
 
     Args:
-        results: With absolute paths.
-        images: Folder of the images, or None to leave them.
-        labels: Folder of the reference label maps, or None.
+        results: The results, with absolute paths.
+        images: The folder of the images, or None to leave their paths unchanged.
+        labels: The folder of the reference label maps, or None.
 
     Raises:
-        InputError: When a folder does not exist.
+        InputError: If a folder does not exist.
     """
     for setting, folder in (("images", images), ("labels", labels)):
         if folder is not None and not Path(folder).expanduser().is_dir():
@@ -47,10 +47,10 @@ def move_files(results: Results, images: str | os.PathLike | None, labels: str |
 
 
 def check_files(results: Results) -> None:
-    """Make sure that every image, mask and label map is there.
+    """Make sure that every image, mask and label map exists.
 
     Raises:
-        InputError: With one line a missing file.
+        InputError: With one line for each missing file.
     """
     missing = []
     for case in results.cases:
@@ -73,10 +73,10 @@ def read_labels(path: str) -> tuple[np.ndarray, np.ndarray]:
         path: The file.
 
     Returns:
-        Label values, `(X, Y, Z)`, and the affine, `(4, 4)`; an image has a single plane.
+        The label values, `(X, Y, Z)`, and the affine, `(4, 4)`; a 2D image has a single plane.
 
     Raises:
-        InputError: When it cannot be read, or is no label map.
+        InputError: If the file cannot be read or is not a label map.
     """
     labels, affine = read_label_map(path)
     return labels[..., None] if labels.ndim == 2 else labels, affine
@@ -86,13 +86,13 @@ def measure_volumes(results: Results) -> dict[tuple[str, str], tuple[float, floa
     """Measure the structures' volumes in masks and label maps.
 
     Args:
-        results: With absolute paths.
+        results: The results, with absolute paths.
 
     Returns:
-        By case and structure, the volume in the prediction and in the reference in ml; NaN without a label map.
+        For each case and structure, the volume in the prediction and in the reference in ml; NaN without a label map.
 
     Raises:
-        InputError: For a file that cannot be read, and where mask and label map lie apart.
+        InputError: If a file cannot be read, or a mask and its label map have different grids.
     """
     found = map_cases(lambda case: _measure(case, results), results.cases, "measuring volumes")
     return {key: value for volumes in found for key, value in volumes.items()}
@@ -125,10 +125,10 @@ def map_cases(function: Callable[[CaseFiles], Any], cases: Sequence[CaseFiles], 
 
 
 def check_grids(first: tuple[str, np.ndarray, np.ndarray], second: tuple[str, np.ndarray, np.ndarray]) -> None:
-    """Make sure that two files, each as name, voxels and affine, lie in the same grid.
+    """Make sure that two files, each given as name, voxels and affine, have the same grid.
 
     Raises:
-        InputError: When they do not.
+        InputError: If their grids differ.
     """
     (file_a, a, affine_a), (file_b, b, affine_b) = first, second
     if difference := compare_grids((file_a, a.shape[:3], affine_a), (file_b, b.shape[:3], affine_b)):
@@ -136,14 +136,14 @@ def check_grids(first: tuple[str, np.ndarray, np.ndarray], second: tuple[str, np
 
 
 def load_case(case: CaseFiles) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, tuple[float, ...]]:
-    """Read one case, turned to right, anterior, superior.
+    """Read one case, reoriented to right, anterior, superior.
 
     Returns:
         The image's first channel, the prediction and the label map or None, each `(X, Y, Z)`, and the size of a voxel
         in mm along these axes.
 
     Raises:
-        InputError: For a file that cannot be read, and for grids that differ.
+        InputError: If a file cannot be read, or the grids differ.
     """
     file = case.image[0]
     image, affine = read_volume(file)

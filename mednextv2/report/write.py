@@ -15,7 +15,7 @@ from mednextv2.report.views import CaseViews, draw_case
 from mednextv2.report.volumes import check_files, map_cases, move_files
 from mednextv2.scores.results_json import Results, read_results
 
-_SHOWN = 6  # cases of a prediction that are drawn
+_SHOWN = 6  # number of cases of a prediction that are drawn
 
 
 def write_report(
@@ -28,18 +28,18 @@ def write_report(
     """Write one HTML page about an evaluation or a prediction: tables, box plots, slices of cases, training curves.
 
     Args:
-        folder: With `results.json`: the `output_dir` of an evaluation or a prediction.
-        output: The `.html` to write; `report.html` in the folder by default.
-        images: Folder in which the images are now, under the same file names.
-        labels: Folder in which the label maps are now.
-        sources: The images of cases, by the cases' names, where they are known better than `results.json` tells: files,
-            or DICOM series, one a channel.
+        folder: The folder with `results.json`: the `output_dir` of an evaluation or a prediction.
+        output: The `.html` file to write; by default, `report.html` in the folder.
+        images: The folder in which the images are now, with the same file names.
+        labels: The folder in which the label maps are now.
+        sources: The images of cases, by the cases' names, if they are known better than from `results.json`: files, or
+            DICOM series, one for each channel.
 
     Returns:
-        The page, which needs no other file and no network.
+        The path of the page, which needs no other file and no network.
 
     Raises:
-        InputError: When a file is missing, damaged or does not fit to the others, or the page cannot be written.
+        InputError: If a file is missing, damaged or does not fit the others, or the page cannot be written.
     """
     folder = Path(folder).expanduser()
     results = move_files(read_results(folder), images, labels)
@@ -63,7 +63,7 @@ def _check_output(output: Path) -> Path:
 
 
 def _log(results: Results) -> tuple[dict[str, np.ndarray] | None, list[str]]:
-    """Read the training log; one that is not there any more is no reason to have no report."""
+    """Read the training log; if it no longer exists, the report is still written."""
     if results.training_log is None:
         return None, []
     file = Path(results.training_log)

@@ -1,4 +1,4 @@
-"""What an evaluation measures, and the files that it leaves: tables of scores, and a list of what belongs together."""
+"""What an evaluation measures, and the files that it writes: tables of scores, and a list of the files."""
 
 from mednextv2.scores.evaluation import EvaluationTable
 from mednextv2.scores.results_json import CaseFiles, Results, read_results, write_results

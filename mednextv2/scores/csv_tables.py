@@ -7,15 +7,15 @@ from typing import Any
 
 from mednextv2.paths import writing
 
-#: What a spreadsheet takes for the beginning of a formula.
+#: The characters that a spreadsheet reads as the beginning of a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows as a table; columns in the order in which they first occur, numbers with six digits.
+    """Write rows as a table, with columns in the order in which they first occur and numbers with six digits.
 
-    A text that a spreadsheet would run as a formula, such as a case called =1+1, gets an apostrophe at its front, which
-    :func:`read_csv` takes away.
+    A text that a spreadsheet would run as a formula, such as a case called =1+1, gets a leading apostrophe, which
+    :func:`read_csv` removes.
 
     Raises:
         InputError: If the file cannot be written.

@@ -27,7 +27,7 @@ from mednextv2.warning_filters import without_warnings
 logger = logging.getLogger(__name__)
 
 METRICS = ("dice", "surface_dice_1mm", "hd95_mm")
-#: Further columns of `cases.csv`: volume of the prediction and of the reference.
+#: Further columns of `cases.csv`: the volumes of the prediction and of the reference.
 VOLUMES = ("volume_ml", "reference_ml")
 _TOLERANCE_MM = 1.0 * (1 + 1e-4)  # a spacing of 1 mm that was stored in float32 may be a little more
 
@@ -37,15 +37,15 @@ def score_case(pred: Tensor, label: Tensor, spacing: Sequence[float]) -> dict[st
 
     Args:
         pred: One-hot prediction, `(C, X, Y, Z)`, background first.
-        label: One-hot reference, likewise.
-        spacing: Voxel size in mm, one number an axis.
+        label: One-hot reference, `(C, X, Y, Z)`, background first.
+        spacing: Voxel size in mm along each axis.
 
     Returns:
-        For each name in `METRICS` one value a foreground class. A class that neither has is NaN throughout; one that
-        only one of them has scores Dice 0, surface Dice 0, and an infinite distance.
+        For each name in `METRICS`, one value for each foreground class. A class that neither mask has is NaN in all of
+        them; a class that only one mask has gets Dice 0, surface Dice 0, and an infinite distance.
 
     Source:
-        Dice of empty classes as in nnU-Net's evaluation. Surface Dice at 1 mm: Nikolov et al. 2021
+        The Dice of empty classes is as in nnU-Net's evaluation. Surface Dice at 1 mm: Nikolov et al. 2021
         (arXiv:1809.04430). HD95: the larger of the two directed 95th percentiles of surface distances.
     """
     scores: dict[str, list[float]] = {name: [] for name in METRICS}
@@ -55,7 +55,7 @@ def score_case(pred: Tensor, label: Tensor, spacing: Sequence[float]) -> dict[st
             absent = not p.any() and not g.any()
             values = (np.nan, np.nan, np.nan) if absent else (0.0, 0.0, np.inf)
         else:
-            with without_warnings():  # MONAI's, of its own arguments that are out of date
+            with without_warnings():  # MONAI warns of deprecated arguments that it uses itself
                 values = (
                     compute_dice(p.float(), g.float(), include_background=True).item(),
                     compute_surface_dice(
@@ -73,20 +73,20 @@ def score_case(pred: Tensor, label: Tensor, spacing: Sequence[float]) -> dict[st
 class EvaluationTable:
     """Score every case of an evaluation run, and write `cases.csv`, `summary.csv` and `results.json`.
 
-    `cases.csv` has one row a case and class: scores, and volumes in ml (NaN for 2D images). `summary.csv` has one row a
-    class and one for the mean over classes: mean, standard deviation, median, minimum and maximum over the cases that
-    have the class (infinite distances left out and counted), and the number of cases. `results.json` is
-    what `mednextv2 report` starts from: the cases' files and what their values mean.
+    `cases.csv` has one row for each case and class, with scores and volumes in ml (NaN for 2D images). `summary.csv`
+    has one row for each class and one for the mean over classes, with the mean, standard deviation, median, minimum and
+    maximum over the cases that have the class (infinite distances are left out and counted), and the number of cases.
+    `mednextv2 report` starts from `results.json`, which contains the cases' files and the meaning of their values.
 
     Args:
         output_dir: Folder of the tables; masks are in its subfolder `predictions`, if `items` are given.
         labels: Class names, background first.
         spatial_dims: 2 or 3.
-        scheme: What label values mean; for `results.json`.
-        items: The cases with their files: dicts with `case`, `image` (a path or one a channel) and `label`. Without
-            them there is no `results.json`.
-        title: Of the evaluation, such as the names of bundle and fold.
-        weights: The files of weights. The training log beside them becomes part of a report, if they are of one fold.
+        scheme: The meaning of the label values, for `results.json`.
+        items: The cases with their files: dicts with `case`, `image` (a path, or one for each channel) and `label`.
+            Without them there is no `results.json`.
+        title: The title of the evaluation, such as the names of the bundle and the fold.
+        weights: The files of weights. The training log beside them becomes part of a report, if they are from one fold.
     """
 
     def __init__(
@@ -104,13 +104,13 @@ class EvaluationTable:
         self.rows: list[dict] = []
 
     def attach(self, engine: Engine) -> None:
-        """Attach to an evaluator whose output is decollated, one-hot, and in the reference's grid."""
+        """Attach to an evaluator whose output is decollated, one-hot, and on the reference's grid."""
         engine.add_event_handler(Events.STARTED, lambda _: self.rows.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _add(self, engine: Engine) -> None:
-        state: Any = engine.state  # ignite takes its batch and output for numbers
+        state: Any = engine.state  # ignite annotates its batch and output as numbers
         for given, item in zip(state.batch, state.output, strict=True):
             where = item["label"].affine if isinstance(item["label"], MetaTensor) else torch.eye(4)
             affine = np.asarray(where.cpu())
@@ -138,7 +138,7 @@ class EvaluationTable:
         logger.info("Scores of %d cases, in %s\n%s", len({r["case"] for r in self.rows}), folder, format_table(summary))
 
     def _write_results(self, folder: Path) -> None:
-        from mednextv2.scores.results_json import Results, as_case, write_results  # the report's modules use this one
+        from mednextv2.scores.results_json import Results, as_case, write_results  # the report imports this module
 
         scored = {row["case"] for row in self.rows}
         logs = {Path(file).expanduser().parent / LOG_NAME for file in self.weights}
@@ -157,8 +157,8 @@ def case_files(items: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[st
     """Return the files of evaluated cases: their `case`, `image` and `label`, and the mask as `prediction`.
 
     Args:
-        items: Dicts with `case`, `image` (a path or one a channel) and `label`.
-        folder: Of the evaluation, with the masks in `predictions`.
+        items: Dicts with `case`, `image` (a path, or one for each channel) and `label`.
+        folder: The folder of the evaluation, with the masks in `predictions`.
     """
     return [
         {key: item[key] for key in ("case", "image", "label")}
@@ -168,7 +168,7 @@ def case_files(items: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[st
 
 
 def summarise(rows: Sequence[dict], labels: Sequence[str]) -> list[dict]:
-    """Summarise rows of cases over each class, and the classes' means into a last row `mean`.
+    """Summarise rows of cases for each class; the last row, `mean`, has the means over the classes.
 
     Args:
         rows: Dicts with `case`, `label` and the names in `METRICS`.

@@ -1,4 +1,4 @@
-"""Scores of any label maps against references, of whichever program: two folders, paired by the names of files."""
+"""Scores of any label maps against references, from any program: two folders are paired by file name."""
 
 import logging
 import os
@@ -26,7 +26,7 @@ from mednextv2.wording import count
 
 logger = logging.getLogger(__name__)
 
-_ENDINGS = r"(_seg|_pred|_prediction|_mask|_label|_gt)?"  # of file names, behind the case
+_ENDINGS = r"(_seg|_pred|_prediction|_mask|_label|_gt)?"  # endings of file names after the case's name
 
 
 def score_folders(
@@ -41,19 +41,20 @@ def score_folders(
 
     Args:
         masks: The folder of predicted label maps.
-        labels: The folder of reference label maps. The two of a case have one name, apart from endings such as `_seg`.
+        labels: The folder of reference label maps. Both files of a case have the same name, apart from endings such as
+            `_seg`.
         output: The folder for `cases.csv`, `summary.csv` and, with `images`, `results.json`: see
             :class:`mednextv2.scores.evaluation.EvaluationTable`.
-        scheme: What the values mean; by default that of a `dataset.json` in or beside one of the folders, or else the
-            classes are named after the values that are there.
-        images: The folder of the images, of which a report draws some.
-        skip_missing: Leave out references without a mask, instead of refusing them.
+        scheme: The meaning of the values. By default, it is read from a `dataset.json` in or beside one of the folders;
+            without one, the classes are named after the values that occur.
+        images: The folder of the images, some of which a report shows.
+        skip_missing: Whether to leave out references without a mask, instead of refusing them.
 
     Returns:
         The summary: see :func:`mednextv2.scores.evaluation.summarise`.
 
     Raises:
-        InputError: If files are missing, cannot be read, have other values or other voxel grids.
+        InputError: If files are missing, cannot be read, or have wrong values or different voxel grids.
     """
     masks, labels = absolute(masks), absolute(labels)
     pairs = pair_files(masks, labels, skip_missing)
@@ -83,10 +84,10 @@ def pair_files(masks: Path, labels: Path, skip_missing: bool = False) -> dict[st
     Args:
         masks: The folder of predicted label maps.
         labels: The folder of reference label maps.
-        skip_missing: Leave out references without a mask.
+        skip_missing: Whether to leave out references without a mask.
 
     Raises:
-        InputError: If a folder is missing or empty, or a reference has no mask or several.
+        InputError: If a folder is missing or empty, or a reference has no mask or several masks.
     """
     predicted, references = _files(masks), _files(labels)
     pairs, missing = {}, []
@@ -118,7 +119,7 @@ def pair_files(masks: Path, labels: Path, skip_missing: bool = False) -> dict[st
 
 
 def find_scheme(*folders: Path) -> LabelScheme | None:
-    """Return what label values mean by the first `dataset.json` in one of the folders or beside it, or None."""
+    """Return the label scheme of the first `dataset.json` in or beside one of the folders, or None."""
     for place in (place for folder in folders for place in (folder, folder.parent)):
         if (place / "dataset.json").is_file():
             scheme = read_scheme(place)
@@ -174,6 +175,6 @@ def _score(case: str, mask: Path, label: Path, scheme: LabelScheme) -> list[dict
 
 
 def _structures(array: np.ndarray, scheme: LabelScheme) -> torch.Tensor:
-    """Return one mask a structure, the background first, `(1 + structures, X, Y, Z)`."""
+    """Return one mask for each structure, the background first, `(1 + structures, X, Y, Z)`."""
     masks = [np.isin(array, list(values)) for values in scheme.members]
     return torch.from_numpy(np.stack([~np.any(masks, axis=0), *masks]))

@@ -17,15 +17,15 @@ from mednextv2.text_files import read_json
 from mednextv2.version import __version__
 from mednextv2.wording import brief, count
 
-#: Name of the manifest in the folder of an evaluation or a prediction.
+#: The name of the manifest in the folder of an evaluation or a prediction.
 RESULTS_NAME = "results.json"
-#: Name of the curves of a training in its folder.
+#: The name of the file with the curves of a training, in its folder.
 LOG_NAME = "training_log.csv"
 KINDS = ("evaluation", "prediction")
 _REQUIRED = ("kind", "title", "labels", "values", "cases")
 _OPTIONAL = ("training_log", "made_by", "ignore_label")
 _FILES = ("image", "prediction", "label")
-_SHOWN = 20  # defects in a message
+_SHOWN = 20  # largest number of defects in a message
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class CaseFiles:
     """The files of one case.
 
     Attributes:
-        case: Its name.
-        image: One file a channel, or one file.
+        case: The name of the case.
+        image: One file for each channel, or one file.
         prediction: The mask.
         label: The reference label map, or None.
-        volumes_ml: Volume of each structure of the mask in millilitres, or None where it was not measured.
+        volumes_ml: The volume of each structure of the mask in millilitres, or None if it was not measured.
     """
 
     case: str
@@ -48,7 +48,7 @@ class CaseFiles:
 
 
 def made_by() -> dict[str, str]:
-    """Return the versions of what makes a result, and the time of day."""
+    """Return the versions of the packages that produce a result, and the date and time."""
     versions = {"mednextv2": __version__}
     for package in ("torch", "monai"):
         try:
@@ -60,20 +60,20 @@ def made_by() -> dict[str, str]:
 
 @dataclass
 class Results:
-    """What an evaluation or a prediction left behind.
+    """The results of an evaluation or a prediction.
 
     Attributes:
         kind: `evaluation`, which has scores in `cases.csv` and a label map for every case, or `prediction`.
-        title: Of the report.
+        title: The title of the report.
         labels: Names of the structures, without background.
-        values: For each of them the label values it is made of; a region has several.
-        cases: The cases; dicts as of :func:`as_case` are taken, too.
+        values: The label values that each of them consists of; a region has several.
+        cases: The cases; the dicts that :func:`as_case` takes are accepted, too.
         training_log: The `training_log.csv` of the network, or None.
-        made_by: Versions by package name, and under `date` when; of this moment by default.
-        ignore_label: Value of voxels of label maps that were not annotated, or None.
+        made_by: Versions by package name, and the time under `date`; by default those of now.
+        ignore_label: The label value of voxels that were not annotated, or None.
 
     Raises:
-        InputError: When these do not fit together; the message names each defect.
+        InputError: If these do not fit together; the message names each defect.
     """
 
     kind: str
@@ -109,15 +109,16 @@ def write_results(folder: str | os.PathLike, results: Results) -> Path:
     """Write the manifest of a folder.
 
     Args:
-        folder: Where the results are; made if missing. Paths are stored relative to it. Of a prediction's images
-            outside of it only their names are, since the folders above a scan often bear a patient's name.
-        results: What is in it. Relative paths are seen from the working directory.
+        folder: The folder of the results; created if missing. Paths are stored relative to it. For a prediction's
+            images outside the folder, only the file names are stored, since the folders above a scan often contain a
+            patient's name.
+        results: The results in it. Relative paths are relative to the working directory.
 
     Returns:
-        The file, `results.json`.
+        The path of `results.json`.
 
     Raises:
-        InputError: When it cannot be written.
+        InputError: If the file cannot be written.
     """
     folder = Path(os.path.abspath(prepare_folder(folder, "output_dir")))
     content = asdict(results)
@@ -137,16 +138,16 @@ def write_results(folder: str | os.PathLike, results: Results) -> Path:
 
 
 def read_results(folder: str | os.PathLike) -> Results:
-    """Read the manifest of a folder. Whether the files are there is not looked at.
+    """Read the manifest of a folder. It does not check whether the files exist.
 
     Args:
-        folder: With `results.json`.
+        folder: The folder that contains `results.json`.
 
     Returns:
         The results, with absolute paths.
 
     Raises:
-        InputError: When folder or manifest are missing, or the manifest cannot be used.
+        InputError: If the folder or the manifest is missing, or the manifest cannot be used.
     """
     folder = Path(os.path.abspath(Path(folder).expanduser()))
     file = folder / RESULTS_NAME
@@ -193,7 +194,7 @@ def _whole(path: str | os.PathLike, folder: Path) -> str:
 
 
 def _store(path: str | os.PathLike, folder: Path, only_name: bool = False) -> str:
-    """Return a path relative to the folder; only the name of what is outside where that is wanted."""
+    """Return a path relative to the folder, or, with `only_name`, just the name of a file outside it."""
     whole = Path(os.path.abspath(Path(path).expanduser()))
     if whole.is_relative_to(folder):
         return whole.relative_to(folder).as_posix()
@@ -230,7 +231,7 @@ def _facts(results: Results) -> list[str]:
 
 
 def _case_defects(case: Any, number: int, kind: str) -> list[str]:
-    """List what is wrong with one entry of the cases."""
+    """List what is wrong with one entry in the list of cases."""
     entry = asdict(case) if isinstance(case, CaseFiles) else case
     if not isinstance(entry, Mapping):
         return [f"cases: entry {number} should have the keys case, {', '.join(_FILES)}, not be {brief(entry)}"]
@@ -257,8 +258,8 @@ def as_case(case: CaseFiles | Mapping[str, Any]) -> CaseFiles:
     """Return the files of a case.
 
     Args:
-        case: These, or a dict with the keys `case`, `image` (a path, or a list of one path a channel), `prediction`,
-            `label` where there is one, and `volumes_ml` where they are known.
+        case: A :class:`CaseFiles`, or a dict with the keys `case`, `image` (a path, or a list with one path for each
+            channel), `prediction`, and, if available, `label` and `volumes_ml`.
     """
     entry = asdict(case) if isinstance(case, CaseFiles) else case
     images = entry["image"] if _is_list(entry["image"]) else [entry["image"]]

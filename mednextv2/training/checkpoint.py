@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: the best weights, and everything that a killed run needs to go on."""
+"""Checkpoints of a training run: the best weights, and everything that a killed run needs to continue."""
 
 import logging
 import os
@@ -34,7 +34,7 @@ from mednextv2.weights.loading import load_weights
 
 logger = logging.getLogger(__name__)
 
-_OWN_SETTING = {"adamw": "betas", "sgd": "momentum"}  # by the names of `create_optimizer`: what no other one has
+_OWN_SETTING = {"adamw": "betas", "sgd": "momentum"}  # by name in `create_optimizer`: a setting that the other lacks
 _ADVICE = "Choose another --output_dir, or start anew with --resume False"
 
 
@@ -46,13 +46,13 @@ def check_start(
     pretrained: str | os.PathLike | None = None,
     optimizer_name: str | None = None,
 ) -> None:
-    """Find out whether a training can start from what it shall start from, before cases are prepared for it.
+    """Check that a training can start from its checkpoint or weights, before cases are prepared for it.
 
     The arguments are those of :class:`TrainingCheckpoint`, and the optimizer's name as
     :func:`mednextv2.training.create_optimizer` takes it; the network takes the pretrained weights.
 
     Raises:
-        InputError: When the checkpoint or the pretrained weights are of another network, other cases or another
+        InputError: When the checkpoint or the pretrained weights belong to another network, other cases or another
             optimizer.
     """
     latest = Path(output_dir).expanduser() / LATEST_NAME
@@ -64,11 +64,11 @@ def check_start(
 
 
 def _check_optimizer(file: Path, content: dict[str, Any], name: str | None) -> None:
-    """Compare the optimizer that a checkpoint is of with the one that is wanted; each has a setting of its own."""
+    """Compare the optimizer of a checkpoint with the requested one; each is known by a setting of its own."""
     groups = content["optimizer"].get("param_groups") if isinstance(content["optimizer"], dict) else None
     settings = groups[0] if isinstance(groups, list) and groups and isinstance(groups[0], dict) else {}
     found = next((own for own, setting in _OWN_SETTING.items() if setting in settings), None)
-    if name is not None and settings and found != name:  # without settings it is damaged, which is told later
+    if name is not None and settings and found != name:  # without settings, it is damaged, which is reported later
         raise InputError(f"{file}: a training with optimizer_name {found or 'unknown'} is there, not {name}. {_ADVICE}")
 
 
@@ -79,30 +79,31 @@ def _names(cases: Sequence[dict[str, Any]]) -> list[str]:
 class TrainingCheckpoint:
     """Save `checkpoint_latest.pt` after every epoch and `model.pt` at every best validation; resume from the former.
 
-    Both files are replaced in one step, so a kill at any moment leaves a whole one; the checkpoint of the epoch before
-    stays as `checkpoint_previous.pt`. A run that is started again with
-    the same `output_dir` goes on after the last finished epoch, with the same optimizer, schedule and best score.
+    Both files are replaced in one step, so at any moment a kill leaves a complete file; the checkpoint of the epoch
+    before stays as `checkpoint_previous.pt`. A run that is started again with the same `output_dir` continues after the
+    last finished epoch, with the same optimizer, schedule and best score.
 
     Args:
         output_dir: Folder of both files.
         network: The network, also when wrapped in DistributedDataParallel.
-        optimizer: Its state is saved and restored.
-        lr_scheduler: Likewise.
+        optimizer: The optimizer, whose state is saved and restored.
+        lr_scheduler: The schedule, whose state is saved and restored.
         evaluator: The validation engine; its key metric decides which weights are the best.
-        resume: Go on from `checkpoint_latest.pt` if it is there. If False, an older run's files are kept under
+        resume: Continue from `checkpoint_latest.pt` if it exists. If False, an older run's files are kept under
             another name.
-        pretrained: Weights to start from when there is nothing to resume: a `model.pt`.
-        seed: After a resume the process's random numbers are seeded anew, with `seed`, the epoch and the rank, by
-            :func:`monai.utils.set_determinism`. None: they go on as they are.
-        cases: The training items. A checkpoint of other ones is not resumed from: with another fold, validation cases
-            would have been trained on.
-        metric: The evaluator's key metric, if it remembers earlier epochs (`state_dict`); saved and restored.
-        about: What the weights shall tell about their training, beside its progress: see
+        pretrained: A `model.pt` with weights to start from when there is nothing to resume.
+        seed: After a resume, :func:`monai.utils.set_determinism` seeds the random numbers of the process with `seed`,
+            the epoch and the rank. If None, they are left as they are.
+        cases: The training items. A checkpoint of other cases is not resumed: with another fold, validation cases would
+            have been trained on.
+        metric: The evaluator's key metric, if it remembers earlier epochs (`state_dict`); its state is saved and
+            restored.
+        about: What the weights shall record about their training, besides its progress: see
             :meth:`mednextv2.data.Split.about`.
 
     Raises:
-        InputError: When the training starts, if the checkpoint is damaged, or it or the pretrained weights are of
-            another network.
+        InputError: When the training starts, if the checkpoint is damaged, or the checkpoint or the pretrained weights
+            belong to another network.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class TrainingCheckpoint:
 
     @property
     def best(self) -> Path:
-        """The weights of the best validation so far, a bare state dict."""
+        """The weights of the best validation so far, as a bare state dict."""
         return self.folder / "model.pt"
 
     def attach(self, engine: Engine) -> None:
@@ -180,7 +181,7 @@ class TrainingCheckpoint:
             ]
             self.optimizer.load_state_dict(content["optimizer"])
             for group, way in zip(self.optimizer.param_groups, ways, strict=True):
-                group.update(way)  # an older file may say otherwise how to compute
+                group.update(way)  # an older file may have other settings for how to compute
             self.lr_scheduler.load_state_dict(content["lr_scheduler"])
         except (ValueError, KeyError, TypeError) as e:
             raise InputError(f"{self.latest}: was trained with another optimizer or schedule ({e}). {_ADVICE}") from e
@@ -195,12 +196,12 @@ class TrainingCheckpoint:
         if self.metric is not None and content.get("metric") is not None:
             self.metric.load_state_dict(content["metric"])
         if self.seed is not None:
-            # new random numbers, and other ones in each process, which would draw the same patches otherwise
+            # new random numbers, different in each process, since otherwise all processes would draw the same patches
             set_determinism(self.seed + content["epoch"] + 10_000 * process_rank())
         logger.info("Resuming after epoch %d of %s", content["epoch"], self.latest)
 
     def _set_rates(self, rates: list[float]) -> None:
-        """Let the schedule go on from its epoch with the learning rate and the length that are configured now."""
+        """Let the schedule continue from its epoch with the learning rate and the length that are configured now."""
         self.lr_scheduler.base_lrs = [*rates]
         factors = [function(self.lr_scheduler.last_epoch) for function in self.lr_scheduler.lr_lambdas]
         for group, rate, factor in zip(self.optimizer.param_groups, rates, factors, strict=True):
@@ -235,11 +236,11 @@ class TrainingCheckpoint:
             },
             self.latest,
         )
-        if state is None or state.best_metric_epoch < 1:  # until a validation tells which is the best
+        if state is None or state.best_metric_epoch < 1:  # no validation has chosen the best weights yet
             self._save_weights(engine)
 
     def _keep_one_before(self) -> None:
-        """Let the checkpoint of the epoch before have a second name; without it when the disk has no such names."""
+        """Keep the checkpoint of the epoch before under a second name, where the disk supports hard links."""
         before = self.latest.with_name(PREVIOUS_NAME)
         with suppress(InputError), writing(before) as temporary:
             os.link(self.latest, temporary)

@@ -1,4 +1,4 @@
-"""What a training's checkpoint holds, checked before any of it is taken: kinds, sizes and numbers of everything."""
+"""The content of a training's checkpoint, checked before any of it is used: kinds, sizes and numbers of everything."""
 
 import math
 import os
@@ -23,7 +23,7 @@ _MAX_EPOCHS = 10**7
 
 
 def advice(file: Path) -> str:
-    """Return what to do when a checkpoint cannot be used; the one of the epoch before is offered where it is there."""
+    """Return what to do when a checkpoint cannot be used; it offers the one of the epoch before, if it exists."""
     before = file.with_name(PREVIOUS_NAME)
     if not before.is_file():
         return _ANEW
@@ -35,14 +35,15 @@ def read_checkpoint(file: Path, network: nn.Module, cases: list[str]) -> dict[st
 
     Args:
         file: The checkpoint.
-        network: That is trained.
+        network: The network that is trained.
         cases: Names of the training cases.
 
     Returns:
         The checkpoint.
 
     Raises:
-        InputError: When it is damaged, of another network or of other cases, or has something of a wrong kind.
+        InputError: If the checkpoint is damaged, belongs to another network or other cases, or contains a value of a
+            wrong type.
     """
     try:
         content = load_file(file)
@@ -74,13 +75,13 @@ def read_checkpoint(file: Path, network: nn.Module, cases: list[str]) -> dict[st
 
 
 def check_state(file: str | os.PathLike, name: str, own: Any, given: Any) -> None:
-    """Raise an InputError when a part of a checkpoint is not of the same kind as what it shall replace.
+    """Raise an InputError when a part of a checkpoint does not have the same type as the state it shall replace.
 
     Args:
         file: The checkpoint.
-        name: Of the part, such as `optimizer`.
-        own: The present state, as of `state_dict()`.
-        given: That of the file.
+        name: The name of the part, such as `optimizer`.
+        own: The present state, as returned by `state_dict()`.
+        given: The state in the file.
     """
     if difference := _difference(own, given, name):
         raise InputError(f"{file}: is damaged, or of another version of PyTorch: {difference}. {advice(Path(file))}")
@@ -91,9 +92,9 @@ def check_optimizer_state(file: Path, given: Mapping[str, Any], shapes: list[tup
 
     Args:
         file: The checkpoint.
-        given: The state of the file.
-        shapes: Of the weights, in the optimizer's order.
-        own: The state of the optimizer that takes it.
+        given: The state in the file.
+        shapes: The shapes of the weights, in the optimizer's order.
+        own: The state of the optimizer that it is loaded into.
     """
     groups, state = given.get("param_groups"), given.get("state")
     if not isinstance(groups, list) or not isinstance(state, dict):
@@ -131,7 +132,7 @@ def _fits_weight(value: Any, shape: tuple[int, ...]) -> bool:
 
 
 def _difference(own: Any, given: Any, name: str) -> str:
-    """Say where two states differ in kind, or return an empty text."""
+    """Say where two states differ in type, or return an empty text."""
     if isinstance(own, dict):
         if not isinstance(given, dict):
             return f"{name} is {brief(given)}"
@@ -141,7 +142,7 @@ def _difference(own: Any, given: Any, name: str) -> str:
             return f"{name} is {brief(given)}"
         parts = enumerate(zip(own, given, strict=True))
         return next((d for i, (a, b) in parts if (d := _difference(a, b, f"{name}.{i}"))), "")
-    if own is None:  # what is not known before the first epoch, such as the mean of a metric
+    if own is None:  # a value that is unknown before the first epoch, such as the mean of a metric
         return "" if given is None or _is_number(given) else f"{name} is {brief(given)}"
     if isinstance(own, (bool, str)):
         return "" if given is None or type(given) is type(own) else f"{name} is {brief(given)}"

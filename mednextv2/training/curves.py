@@ -13,14 +13,14 @@ logger = logging.getLogger(__name__)
 
 
 class CurveWriter:
-    """Write values as TensorBoard's curves: a `summary_writer` of MONAI's handlers.
+    """Write values as TensorBoard curves: a `summary_writer` of MONAI's handlers.
 
-    A value is written at once, by the thread that has it. PyTorch's writer has a thread of its own, in which a full
-    disk ends in a traceback, and which tells of it at some later call. Here it costs the curves and a warning; the
-    scores are in the CSV, too. Under `torch.distributed` rank 0 alone writes.
+    A value is written at once, by the thread that has it. PyTorch's writer uses a thread of its own, in which a full
+    disk ends with a traceback, and which reports it only at some later call. Here, a full disk costs only the curves
+    and gives a warning; the scores are in the CSV, too. Under `torch.distributed`, only rank 0 writes.
 
     Args:
-        log_dir: The folder of the file, which is made with the first value.
+        log_dir: The folder of the file, which is created with the first value.
     """
 
     def __init__(self, log_dir: str | os.PathLike) -> None:
@@ -36,7 +36,7 @@ class CurveWriter:
         self._write(summary=scalar(tag, scalar_value), step=global_step or 0)
 
     def flush(self) -> None:
-        """Do nothing: all is written."""
+        """Do nothing: everything is already written."""
 
     def close(self) -> None:
         """Close the file."""

@@ -1,4 +1,4 @@
-"""MONAI's trainer and inferer, with what keeps a GPU busy."""
+"""MONAI's trainer and inferer, changed so that the GPU stays busy."""
 
 import logging
 from collections.abc import Callable
@@ -19,18 +19,18 @@ _OUT_OF_MEMORY = (
     "out of memory",
     "can't allocate memory",
     "ALLOC_FAILED",
-)  # of CUDA, of PyTorch on CPUs, of its libraries
+)  # messages of CUDA, of PyTorch on CPUs, of its libraries
 
 
 class Trainer(SupervisedTrainer):
     """MONAI's trainer, which scales gradients in float16 only, and says what to lower when memory is too small.
 
-    MONAI scales the loss whenever autocast is on. In bfloat16, whose exponents are those of float32, nothing is too
-    small for it, and each step would wait for the GPU to learn whether a gradient is infinite.
+    MONAI scales the loss whenever autocast is on. bfloat16 has the exponents of float32, so no gradient is too small
+    for it, and each step would wait for the GPU to learn whether a gradient is infinite.
 
     Args:
-        *args: As `monai.engines.SupervisedTrainer`.
-        **kwargs: Likewise.
+        *args: The arguments of `monai.engines.SupervisedTrainer`.
+        **kwargs: Its keyword arguments.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -39,7 +39,7 @@ class Trainer(SupervisedTrainer):
         TimeEstimate(workflow_state(self).device.type).attach(self)
         self.logger.addFilter(_is_news)
 
-    def run(self) -> None:  # type: ignore[override]  # as MONAI's, which takes none of ignite's arguments
+    def run(self) -> None:  # type: ignore[override]  # like MONAI's method, it has none of ignite's arguments
         """Train.
 
         Raises:
@@ -71,7 +71,7 @@ class Trainer(SupervisedTrainer):
 
 
 class WorkflowState(State):
-    """What MONAI's workflows add to ignite's state."""
+    """What MONAI's workflows add to the state of ignite."""
 
     device: torch.device
     best_metric: float
@@ -79,14 +79,14 @@ class WorkflowState(State):
 
 
 def workflow_state(engine: Engine) -> WorkflowState:
-    """Return the state of an engine of MONAI's, whose further attributes ignite does not know of."""
+    """Return the state of a MONAI engine, with the attributes that ignite does not know."""
     return cast(WorkflowState, engine.state)
 
 
 def _choose_scaler(engine: SupervisedTrainer) -> None:
     if engine.scaler is not None and engine.amp_kwargs.get("dtype") == torch.bfloat16:
-        off = torch.amp.GradScaler(workflow_state(engine).device.type, enabled=False)  # passes all through
-        engine.scaler = off  # type: ignore[assignment]  # MONAI's type has CUDA's alone, an outdated subclass
+        off = torch.amp.GradScaler(workflow_state(engine).device.type, enabled=False)  # passes everything through
+        engine.scaler = off  # type: ignore[assignment]  # MONAI's annotation is CUDA's outdated subclass
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -95,7 +95,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception means that memory was too small, of a GPU or of the computer."""
+    """Tell whether an exception means that the memory of a GPU or of the computer was too small."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(t in str(error) for t in _OUT_OF_MEMORY)
 
 
@@ -103,7 +103,7 @@ class RecordingInferer(SimpleInferer):
     """MONAI's call of the network on a batch, replayed from CUDA graphs.
 
     Args:
-        graphs: Of the network; training and validation share them.
+        graphs: The CUDA graphs of the network, which training and validation share.
     """
 
     def __init__(self, graphs: CudaGraphs) -> None:
@@ -111,7 +111,7 @@ class RecordingInferer(SimpleInferer):
         self.graphs = graphs
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Return the network's output; only modules called with nothing else are recorded."""
+        """Return the network's output; only calls of modules without further arguments are recorded."""
         if args or kwargs or not isinstance(network, nn.Module):
             return network(inputs, *args, **kwargs)
         return self.graphs(network, inputs)

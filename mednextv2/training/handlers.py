@@ -26,12 +26,12 @@ logger = logging.getLogger(__name__)
 
 
 def step_loss(output: Any) -> torch.Tensor | float | None:
-    """Return the loss of a training step, or None where there is none, as in an evaluation.
+    """Return the loss of a training step, or None if there is none, as in an evaluation.
 
-    It stays where it is: to read a number from a GPU is to wait for all that was started there.
+    It stays on its device: reading a number from a GPU means waiting for everything that was started there.
 
     Args:
-        output: Of a MONAI engine: a dict, or the list of dicts that it was decollated into.
+        output: The output of a MONAI engine: a dict, or the list of dicts into which it was decollated.
     """
     output = output[0] if isinstance(output, (list, tuple)) and output else output
     loss = output.get("loss") if isinstance(output, dict) else None
@@ -39,12 +39,12 @@ def step_loss(output: Any) -> torch.Tensor | float | None:
 
 
 class GradientClipping:
-    """Clip the gradients to a largest L2 norm before each optimizer step.
+    """Clip the gradients to a maximum L2 norm before each optimizer step.
 
     Args:
-        network: Whose gradients.
-        optimizer: The trainer's; needed to unscale half-precision gradients first.
-        max_norm: nnU-Net and MedNeXt use 12.
+        network: The network whose gradients are clipped.
+        optimizer: The trainer's optimizer, which is needed to unscale half-precision gradients first.
+        max_norm: The maximum norm; nnU-Net and MedNeXt use 12.
     """
 
     def __init__(self, network: nn.Module, optimizer: Optimizer, max_norm: float = 12.0) -> None:
@@ -66,13 +66,13 @@ def _steps(state: State) -> int:
 
 
 class Progress:
-    """Show one bar over the whole run, with the time left; a line now and then where there is no terminal.
+    """Show one bar for the whole run with the remaining time, or without a terminal an occasional line.
 
-    The loss is read once a second at most: to read it is to wait for the GPU.
+    The loss is read once a second at most, because reading it means waiting for the GPU.
 
     Args:
-        description: Shown in front.
-        unit: What is counted.
+        description: The text in front of the bar.
+        unit: The name of what is counted.
     """
 
     def __init__(self, description: str, unit: str = "step") -> None:
@@ -105,7 +105,7 @@ class Progress:
         if self.bar is None:
             return
         state = engine.state
-        if self._begin is None:  # known only now, after a resume
+        if self._begin is None:  # after a resume, it is known only now
             self.bar.initial = self.bar.n = self._begin = state.iteration - 1
         if time.monotonic() >= self._next or state.iteration == _steps(state):
             self._next = time.monotonic() + self.bar.mininterval
@@ -130,11 +130,11 @@ class Progress:
 
 
 class EarlyStopping:
-    """End the training when the validation has not been better for a number of epochs.
+    """End the training when the validation has not improved for a number of epochs.
 
     Args:
         evaluator: The validation engine, whose key metric counts.
-        patience: Epochs; 0 never ends it.
+        patience: The number of epochs; 0 never ends the training.
     """
 
     def __init__(self, evaluator: Engine, patience: int) -> None:
@@ -161,8 +161,8 @@ class TrainingLog:
     handlers that come after.
 
     Args:
-        output_dir: Folder of the table; rows of earlier epochs of a resumed run stay.
-        optimizer: For the learning rate.
+        output_dir: Folder of the table; a resumed run keeps the rows of earlier epochs.
+        optimizer: The optimizer, whose learning rate is written.
         evaluator: The validation engine, whose metrics become columns.
     """
 

@@ -14,30 +14,31 @@ from torch.autograd.function import once_differentiable
 from mednextv2.label_scheme import LabelScheme
 from mednextv2.wording import count
 
-MEDNEXT_WEIGHTS = (16 / 31, 8 / 31, 4 / 31, 2 / 31, 1 / 31)  # of the heads, full resolution first
+MEDNEXT_WEIGHTS = (16 / 31, 8 / 31, 4 / 31, 2 / 31, 1 / 31)  # weights of the heads, full resolution first
 _SMOOTH = 1e-5
 
 
 class SegmentationLoss(nn.Module):
     """Cross-entropy plus soft Dice, summed over the heads of deep supervision.
 
-    With classes, cross-entropy is the unweighted mean over voxels, and Dice is of the softmax, without background. With
-    regions, cross-entropy is binary, the mean over voxels and regions, and Dice is of every region's sigmoid. The Dice
-    term is one minus the mean of `(2 I + s) / (P + G + s)`, of the intersection `I`, the volumes `P` of the prediction
-    and `G` of the label, and `s = 1e-5`. Voxels of the ignore label are left out of all these sums; where no voxel is
-    annotated, cross-entropy is 0. The label of a smaller head is the nearest voxel's (`nearest-exact`).
+    With classes, cross-entropy is the unweighted mean over voxels, and Dice is computed from the softmax, without the
+    background. With regions, cross-entropy is binary and the mean over voxels and regions, and Dice is computed from
+    the sigmoid of every region. The Dice term is one minus the mean of `(2 I + s) / (P + G + s)`, with the intersection
+    `I`, the volume `P` of the prediction, the volume `G` of the label, and `s = 1e-5`. Voxels of the ignore label are
+    left out of all these sums; if no voxel is annotated, cross-entropy is 0. The label of a smaller head is that of the
+    nearest voxel (`nearest-exact`).
 
-    All is computed in float32 (in float64 for float64 logits), also under autocast.
+    Everything is computed in float32 (in float64 for float64 logits), also under autocast.
 
     MONAI's `DeepSupervisionLoss` of `DiceCELoss` has the same values for classes, but no ignore label, no regions from
     label maps and no batch Dice over processes, and it takes more time and memory.
 
     Args:
-        scheme: What the label's values mean.
-        batch_dice: Whether `I`, `P` and `G` are sums over the batch, and over the processes of `torch.distributed`, all
-            of which must then compute the loss equally often; else every sample has a Dice of its own.
-        weights: Of the heads, full resolution first; None for MedNeXt's. Fewer heads take the first of them as they
-            are; a single head counts with weight 1.
+        scheme: The meaning of the label values.
+        batch_dice: Whether `I`, `P` and `G` are sums over the batch and over the processes of `torch.distributed`, all
+            of which must then compute the loss equally often. If False, every sample has its own Dice.
+        weights: The weights of the heads, full resolution first; None for MedNeXt's. With fewer heads, the first
+            weights are used unchanged; a single head has weight 1.
 
     Source:
         Isensee et al. 2021, nnU-Net, Nature Methods, online methods; regions and ignore label: documentation of
@@ -58,7 +59,7 @@ class SegmentationLoss(nn.Module):
             label: Label maps, `(B, 1, *spatial)`, whole numbers of any type.
 
         Returns:
-            Scalar, float32.
+            A scalar, float32.
 
         Raises:
             ValueError: When there are more heads than weights, or the number of channels is not the scheme's.
@@ -73,7 +74,7 @@ class SegmentationLoss(nn.Module):
                     f"outputs have {count(head.shape[1], 'channel')}, but the labels need {self.scheme.outputs}"
                 )
         dtype = torch.float64 if heads[0].dtype == torch.float64 else torch.float32
-        label = _label_of_heads(_plain(label).float(), heads).to(dtype)  # autocast lowers nothing from here on
+        label = _label_of_heads(_plain(label).float(), heads).to(dtype)  # autocast does not lower its precision
         sizes = [head.shape[2:].numel() for head in heads]
         annotated = self.scheme.valid(label)
         sums = self._sums(heads, sizes, label, annotated)
@@ -94,7 +95,7 @@ class SegmentationLoss(nn.Module):
         return _Sums(entropy, overlap, predicted, _sums_of_heads(target, sizes))
 
     def _counts(self, sizes: list[int], label: Tensor, annotated: Tensor | None) -> Tensor:
-        """Return how many numbers the cross-entropy of every head is the mean of, `(heads,)`."""
+        """Return over how many numbers the cross-entropy of each head is averaged, `(heads,)`."""
         structures = max(1, len(self.scheme.regions))
         if annotated is None:
             return self._constant([n * len(label) * structures for n in sizes], label)
@@ -114,7 +115,7 @@ class SegmentationLoss(nn.Module):
         return 1 - ((2 * overlap + _SMOOTH) / (predicted + labelled + _SMOOTH)).mean((1, 2))
 
     def _constant(self, values: Sequence[float], like: Tensor) -> Tensor:
-        """Return a tensor of some numbers, which is copied to the device once: each copy waits for the GPU."""
+        """Return a tensor of some numbers. It is copied to the device only once, since each copy waits for the GPU."""
         key = (*values, like.dtype, like.device)
         if key in self._constants:
             return self._constants[key]
@@ -126,7 +127,7 @@ class SegmentationLoss(nn.Module):
 
 
 class _Sums(NamedTuple):
-    """What all heads contribute, summed over voxels: cross-entropy `(heads,)`, the others `(heads, B, outputs)`."""
+    """Sums over the voxels of each head: cross-entropy `(heads,)`, the others `(heads, B, outputs)`."""
 
     entropy: Tensor
     overlap: Tensor
@@ -145,7 +146,7 @@ def _as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
 def _label_of_heads(label: Tensor, heads: Sequence[Tensor]) -> Tensor:
     """Return the labels at the voxels of all heads, one head after the other, `(B, 1, voxels of all heads)`.
 
-    Most operations then take all heads at once: on a GPU the small heads cost as many launches as the large one.
+    Most operations then take all heads at once: on a GPU, the small heads cost as many launches as the large one.
     """
     sizes = [head.shape[2:] for head in heads]
     parts = [label if n == label.shape[2:] else F.interpolate(label, size=n, mode="nearest-exact") for n in sizes]
@@ -166,18 +167,18 @@ def _sums_of_heads(x: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 class _ClassTerms(Function):
-    """Sums over voxels: of cross-entropy, and of each class's probability, inside the class and everywhere.
+    """Sums over voxels of the cross-entropy, and of each class's probability inside the class and everywhere.
 
-    Autograd would keep five tensors of the size of the logits for what this backward pass does with two.
+    Autograd would keep five tensors of the size of the logits, and this backward pass needs only two.
     """
 
     @staticmethod
     def forward(
         ctx: Any, sizes: list[int], target: Tensor, annotated: Tensor | None, *heads: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Take one-hot labels, `(B, C, N)`, 1 where voxels are annotated, `(B, 1, N)`, and the heads' logits.
+        """Take one-hot labels, `(B, C, N)`, a mask of annotated voxels, `(B, 1, N)`, and the heads' logits.
 
-        N are the voxels of all heads, `sizes` those of each.
+        N is the number of voxels of all heads, and `sizes` has that of each head.
         """
         x = _logits_of_heads(heads, sizes, target.dtype)
         p = x.softmax(1)
@@ -187,7 +188,7 @@ class _ClassTerms(Function):
         entropy -= p.amax(1, keepdim=True).log_()
         if annotated is not None:
             entropy *= annotated
-            p *= annotated  # and target is 0 there, so that other voxels are in no sum and have no gradient
+            p *= annotated  # target is 0 at the other voxels, so they are in no sum and have no gradient
         _remember(ctx, sizes, p, target, heads)
         overlap = torch.mul(p, target, out=product)
         return _entropy_of_heads(entropy, sizes), _sums_of_heads(overlap, sizes), _sums_of_heads(p, sizes)
@@ -197,7 +198,8 @@ class _ClassTerms(Function):
     def backward(ctx: Any, d_entropy: Tensor, d_overlap: Tensor, d_predicted: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient of the logits.
 
-        If `g` is that of the probabilities `p`, it is `p (g - sum(p g))`; cross-entropy's is `p - target`.
+        If `g` is the gradient of the probabilities `p`, it is `p (g - sum(p g))`; for cross-entropy, it is
+        `p - target`.
         """
         grads = []
         for p, target, de, do, dp in _parts(ctx, d_entropy, d_overlap, d_predicted):
@@ -208,13 +210,13 @@ class _ClassTerms(Function):
 
 
 class _RegionTerms(Function):
-    """Sums over voxels: of binary cross-entropy, and of each region's probability, inside the region and everywhere."""
+    """Sums over voxels of the binary cross-entropy, and of each region's probability inside it and everywhere."""
 
     @staticmethod
     def forward(
         ctx: Any, sizes: list[int], target: Tensor, annotated: Tensor | None, *heads: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Take regions (1 inside), `(B, R, N)`, and the rest as for classes."""
+        """Take regions (1 inside), `(B, R, N)`; the other arguments are those for classes."""
         x = _logits_of_heads(heads, sizes, target.dtype)
         p = x.sigmoid()
         entropy = F.softplus(torch.addcmul(x, x, target, value=-2))  # softplus(-x) inside, softplus(x) outside
@@ -228,7 +230,7 @@ class _RegionTerms(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_entropy: Tensor, d_overlap: Tensor, d_predicted: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradient of the logits: the probability's times `p (1 - p)`, plus cross-entropy's `p - target`."""
+        """Return the gradient of the logits: that of the probability times `p (1 - p)`, plus `p - target`."""
         grads = []
         for p, target, de, do, dp in _parts(ctx, d_entropy, d_overlap, d_predicted):
             grad = (target * do).add_(dp)
@@ -247,7 +249,7 @@ def _remember(ctx: Any, sizes: list[int], p: Tensor, target: Tensor, heads: Sequ
 
 
 def _parts(ctx: Any, d_entropy: Tensor, d_overlap: Tensor, d_predicted: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield probabilities, labels and the sums' gradients, head by head."""
+    """Yield the probabilities, the labels and the gradients of the sums, head by head."""
     p, target = ctx.saved_tensors
     voxels = p.split(ctx.sizes, 2), target.split(ctx.sizes, 2)
     return zip(*voxels, d_entropy, d_overlap[..., None], d_predicted[..., None], strict=True)
@@ -269,5 +271,5 @@ class _SumOverProcesses(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        """Return the sum of the gradients that all processes have for the result."""
+        """Return the sum of the gradients of all processes with respect to the result."""
         return _SumOverProcesses.apply(grad)

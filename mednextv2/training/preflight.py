@@ -22,7 +22,7 @@ from mednextv2.paths import prepare_folder, remove_leftovers
 
 logger = logging.getLogger(__name__)
 
-_IMAGE_BYTES, _LABEL_BYTES = 4, 2  # of a voxel of a patch: float32, int16
+_IMAGE_BYTES, _LABEL_BYTES = 4, 2  # bytes per voxel of a patch: float32, int16
 
 
 def prepare_training(
@@ -38,28 +38,28 @@ def prepare_training(
     prefetch_factor: int | None = None,
     pin_memory: bool = False,
 ) -> None:
-    """Check output folder and data set.
+    """Check the output folder and the data set.
 
-    As the first step of a workflow it also lets the process's allocator keep freed memory: see
+    Since this is the first step of a workflow, it also lets the process's allocator keep freed memory: see
     :func:`mednextv2.keep_freed_memory`.
 
     Args:
-        dataset: As read from `dataset_dir`.
-        scheme: What the bundle's label values mean.
+        dataset: The data set, as read from `dataset_dir`.
+        scheme: The meaning of the bundle's label values.
         channels: The bundle's channel names.
         spatial_dims: 2 or 3.
-        output_dir: Where checkpoints and logs will go; made if missing.
-        check_data: Read every file and look for defects.
-        mirror_axes: Axes along which patches are mirrored; a warning tells when that swaps left and right structures.
+        output_dir: The folder for checkpoints and logs; created if missing.
+        check_data: Whether to read every file and look for defects.
+        mirror_axes: Axes along which patches are mirrored; a warning is logged if that swaps left and right structures.
         batch: The number of patches in a batch and the size of a patch in voxels, `(B, *patch)`, for
             :func:`check_shared_memory`.
-        num_workers: Worker processes that make batches.
-        prefetch_factor: Batches that each of them makes ahead.
-        pin_memory: Whether batches are moved to pinned memory when they are made; then each worker has one at a time.
+        num_workers: Number of worker processes that make batches.
+        prefetch_factor: Number of batches that each of them makes ahead.
+        pin_memory: Whether finished batches are moved to pinned memory; then each worker has only one batch at a time.
 
     Raises:
-        InputError: For a folder that cannot be written or that another training writes to, too little shared memory, or
-            defects in the data.
+        InputError: If the folder cannot be written or another training writes to it, the shared memory is too small, or
+            the data have defects.
     """
     keep_freed_memory()
     check_shared_memory(batch, len(channels), num_workers * (1 if pin_memory else prefetch_factor or 0))
@@ -81,20 +81,21 @@ def prepare_training(
 def check_shared_memory(
     batch: Sequence[int], channels: int, ahead: int, folder: str | os.PathLike = "/dev/shm"
 ) -> None:
-    """Make sure that the batches that worker processes make ahead fit into the shared memory that hands them over.
+    """Make sure that the batches that worker processes make ahead fit into the shared memory.
 
-    Containers have 64 MB of it by default. While the first step runs, all batches that may be made ahead are made.
+    Batches are handed over in shared memory, of which containers have 64 MB by default. While the first step runs, all
+    batches that may be made ahead are made.
 
     Args:
-        batch: `(B, *patch)`.
-        channels: Of the images.
-        ahead: Batches that the workers of a process have in shared memory; without workers there are none.
-        folder: Where the system has its shared memory; where there is no such folder, nothing is checked.
+        batch: The number of patches and the size of a patch, `(B, *patch)`.
+        channels: Number of channels of the images.
+        ahead: Number of batches that the workers of a process have in shared memory; 0 without workers.
+        folder: The folder of the system's shared memory; if it does not exist, nothing is checked.
 
     Raises:
-        InputError: If it is too small; the message has the numbers.
+        InputError: If the shared memory is too small; the message has the numbers.
     """
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)  # of torchrun: they share it
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)  # set by torchrun; these processes share the memory
     needed = processes * ahead * math.prod(batch) * (_IMAGE_BYTES * channels + _LABEL_BYTES)
     try:
         free = shutil.disk_usage(folder).free
@@ -108,9 +109,9 @@ def check_shared_memory(
 
 
 def tensorboard_available() -> bool:
-    """Say whether TensorBoard's curves can be written; if not, log why and what to do.
+    """Say whether TensorBoard curves can be written; if not, log the reason and the remedy.
 
-    It is imported to find out, since a package that is there but broken would end the training. MONAI writes with
+    The package is imported to find out, since a broken one would end the training. MONAI writes with
     PyTorch's writer, for which tensorboardX is not enough.
     """
     try:
@@ -130,10 +131,10 @@ def keep_previous(path: str | os.PathLike) -> Path | None:
     """Move a file out of the way under a new name instead of overwriting it.
 
     Args:
-        path: The file; nothing happens when there is none.
+        path: The file; nothing happens if it does not exist.
 
     Returns:
-        Its new name: `model.pt` becomes `model.previous-1.pt`, or the next free number.
+        The new name of the file: `model.pt` becomes `model.previous-1.pt`, or the next free number.
     """
     path = Path(path)
     if not path.exists():

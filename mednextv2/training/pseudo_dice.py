@@ -20,22 +20,22 @@ class PseudoDice(Metric):
     """Dice of an epoch's validation patches as if they were one image, averaged over epochs.
 
     Overlaps and volumes of each structure are summed over the patches of an epoch, and over the processes of
-    `torch.distributed`, before they are divided; voxels of the ignore label are left out. A structure that neither
-    labels nor predictions have is NaN, and left out of the epoch's mean. The metric's value is the moving average of
-    these means, because random patches make them noisy. An epoch without any structure leaves it as it is.
+    `torch.distributed`, before they are divided; voxels of the ignore label are left out. A structure that occurs in
+    neither labels nor predictions is NaN and left out of the epoch's mean. The metric's value is the moving average of
+    these means, because random patches make them noisy. An epoch without any structure does not change it.
 
-    The engine's metrics get more than this value: `val_mean_dice`, the epoch's own mean, and the Dice of each
+    The engine's metrics contain more than this value: `val_mean_dice`, the epoch's own mean, and the Dice of each
     structure.
 
-    MONAI's `MeanDice` averages over images, and patches are none: one with a few voxels of a structure would count as
-    much as one that is full of it.
+    MONAI's `MeanDice` averages over images, but patches are not images: a patch with a few voxels of a structure would
+    count as much as one that is full of it.
 
     Args:
-        scheme: What labels and outputs mean. Regions are scored each for itself, as they are before painting.
-        prefix: Of the structures' names in the engine's metrics.
-        momentum: The part that earlier epochs keep in the moving average.
-        output_transform: From the engine's output to the prediction and the label, see `update`.
-        device: Of the sums; with several processes one that they can communicate on.
+        scheme: The meaning of labels and outputs. Each region is scored separately, as it is before painting.
+        prefix: The prefix of the structures' names in the engine's metrics.
+        momentum: The weight of earlier epochs in the moving average.
+        output_transform: Turns the engine's output into the prediction and the label: see `update`.
+        device: The device of the sums; with several processes, it must be one on which they can communicate.
 
     Source:
         Isensee et al. 2021, nnU-Net, Nature Methods: the foreground Dice monitored while training.
@@ -46,15 +46,15 @@ class PseudoDice(Metric):
         scheme: LabelScheme,
         prefix: str = "val_dice_",
         momentum: float = 0.9,
-        output_transform: Callable = from_engine(["pred", "label"]),  # noqa: B008, it keeps no state
+        output_transform: Callable = from_engine(["pred", "label"]),  # noqa: B008, the default has no state
         device: str | torch.device = "cpu",
     ) -> None:
         self.scheme, self.prefix, self.momentum = scheme, prefix, momentum
-        self._average: float | None = None  # with the epoch that was computed last
+        self._average: float | None = None  # including the epoch that was computed last
         super().__init__(output_transform, device)
 
     def reset(self) -> None:
-        """Start an epoch; the moving average of those before is kept."""
+        """Start an epoch; the moving average of earlier epochs is kept."""
         self._before = self._average
         self._sums = torch.zeros(3, len(self.scheme.foreground), dtype=torch.int64, device=self._device)
 
@@ -77,7 +77,7 @@ class PseudoDice(Metric):
             predicted = self.scheme.masks(self.scheme.decide(logits, channel_axis=1), channel_axis=1)
         labelled = self.scheme.masks(label, channel_axis=1)
         valid = self.scheme.valid(label)
-        if valid is not None:  # the label's structures have no ignored voxels
+        if valid is not None:  # the structures of the label contain no ignored voxels
             predicted &= valid
         sums = [mask.flatten(2).sum((0, 2)) for mask in (predicted & labelled, predicted, labelled)]
         self._sums += torch.stack(sums).to(self._device)
@@ -106,11 +106,11 @@ class PseudoDice(Metric):
         return 0.0 if self._average is None else self._average
 
     def completed(self, engine: Engine, name: str) -> None:
-        """Write the scores into the engine's metrics: the moving average as `name`, and those of the epoch.
+        """Write the scores into the engine's metrics: the moving average as `name`, and the scores of the epoch.
 
         Args:
             engine: The evaluator.
-            name: Of the moving average.
+            name: The name of the moving average.
         """
         dice = self.structures()
         engine.state.metrics["val_mean_dice"] = float(dice.nanmean())
@@ -123,5 +123,5 @@ class PseudoDice(Metric):
         return OrderedDict(average=self._average)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a moving average."""
+        """Continue from a moving average."""
         self._average = self._before = state_dict["average"]

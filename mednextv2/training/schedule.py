@@ -19,11 +19,11 @@ def create_optimizer(
         name: `adamw`: AdamW with eps 1e-4, since 1e-8 may give NaN in half precision; MedNeXt's learning rate is 1e-3.
             `sgd`: Nesterov momentum 0.99; nnU-Net's learning rate is 1e-2.
         params: The network's parameters.
-        learning_rate: At its peak.
-        weight_decay: 3e-5 in both.
+        learning_rate: The learning rate at its peak.
+        weight_decay: The weight decay; both use 3e-5.
 
     Raises:
-        ValueError: For another name.
+        ValueError: If the name is another one.
 
     Source:
         The MedNeXt authors' trainer; nnU-Net (Isensee et al. 2021, Nature Methods, online methods).
@@ -41,10 +41,10 @@ def warmup_poly(optimizer: Optimizer, epochs: int, warmup_epochs: int = 0, power
     In warm-up epoch `i` of `w` the factor is `(i + 1) / (w + 1)`. Step it once an epoch.
 
     Args:
-        optimizer: Its learning rate is the peak.
-        epochs: Of the whole training.
-        warmup_epochs: Of linear growth at the start.
-        power: Of the decay.
+        optimizer: The optimizer, whose learning rate is the peak.
+        epochs: Number of epochs of the whole training.
+        warmup_epochs: Number of epochs at the start in which the learning rate grows linearly.
+        power: The exponent of the decay.
 
     Source:
         nnU-Net (Isensee et al. 2021, Nature Methods, online methods): power 0.9, once an epoch.

@@ -1,4 +1,4 @@
-"""How long a training will take, told after its first steps."""
+"""An estimate of how long a training will take, logged after its first steps."""
 
 import logging
 import time
@@ -11,17 +11,17 @@ from mednextv2.wording import count
 
 logger = logging.getLogger(__name__)
 
-_SKIPPED = 3  # first steps, in which kernels are built and memory is taken
+_SKIPPED = 3  # number of first steps that do not count, since they build kernels and allocate memory
 _STEPS = 20
-_LONG_H = 3.0  # hours on a CPU from which a shorter training is offered
+_LONG_H = 3.0  # from this many hours on a CPU, a shorter training is suggested
 
 
 class TimeEstimate:
-    """Log the time that a training will take, once, after some steps; on a CPU also what would take an hour instead.
+    """Log once, after some steps, how long a training will take; on a CPU, also suggest one that takes an hour.
 
     Args:
         device: The type of the device, such as `cpu`.
-        clock: Returns seconds.
+        clock: A function that returns the time in seconds.
     """
 
     def __init__(self, device: str, clock: Callable[[], float] = time.monotonic) -> None:

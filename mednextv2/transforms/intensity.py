@@ -1,8 +1,8 @@
-"""nnU-Net's intensity augmentation, as far as MONAI's transforms differ from it.
+"""The parts of nnU-Net's intensity augmentation in which MONAI's transforms differ from it.
 
-They run on images of shape `(C, X, Y, Z)` or `(C, X, Y)` that are normalised already, on the device where these lie.
-All decisions come from `self.R`. An image that is not changed is passed on as it is; one that is changed is a new
-tensor, of the same type (MetaTensor or not) and floating-point type.
+These transforms take images of shape `(C, X, Y, Z)` or `(C, X, Y)` that are already normalised, and run on the device
+of the images. All decisions come from `self.R`. An image that is not changed is passed on as it is; a changed image is
+a new tensor of the same type (MetaTensor or not) and floating-point type.
 
 Brightness, contrast and mirroring are MONAI's: `RandScaleIntensityd(prob=0.15, factors=0.25, channel_wise=True)`,
 `RandScaleIntensityFixedMeand(prob=0.15, factors=0.25, channel_wise=True, preserve_range=True)`, and
@@ -28,9 +28,9 @@ _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 class _RandIntensityd(RandomizableTransform, MapTransform):
-    """What the transforms share: one gate a sample, then one a channel, and tensor types.
+    """What the transforms share: a decision for each sample, then one for each channel, and the tensor types.
 
-    With several keys the gate of the sample is the same for all; the rest is drawn for each.
+    With several keys, the decision for the sample is the same for all; the rest is drawn for each key.
     """
 
     def __init__(self, keys: KeysCollection, prob: float, channel_prob: float, allow_missing_keys: bool) -> None:
@@ -56,7 +56,7 @@ class _RandIntensityd(RandomizableTransform, MapTransform):
         return convert_to_dst_type(result, image, dtype=image.dtype if image.is_floating_point() else result.dtype)[0]
 
     def _augment(self, image: Tensor) -> Tensor:
-        """Return a new image, or the very same one where no channel is drawn."""
+        """Return a new image, or the same object if no channel is drawn."""
         drawn = self.R.rand(len(image)) < self.channel_prob
         if not drawn.any():
             return image
@@ -68,19 +68,19 @@ class _RandIntensityd(RandomizableTransform, MapTransform):
 
 
 class RandNoised(_RandIntensityd):
-    """Add Gaussian noise, its standard deviation drawn for the sample, the noise for each voxel and channel.
+    """Add Gaussian noise; the standard deviation is drawn for the sample, the noise for each voxel and channel.
 
-    The distribution is that of MONAI's `RandGaussianNoised`, which draws in float64 with NumPy and so takes four times
-    as long on a CPU, and copies the noise to the GPU for images that lie there.
+    The distribution is that of MONAI's `RandGaussianNoised`, which draws in float64 with NumPy. It therefore takes four
+    times as long on a CPU, and copies the noise to the GPU for images there.
 
     Args:
-        keys: Of the images.
-        prob: That a sample is changed.
-        std: Lowest and highest standard deviation, drawn uniformly.
-        allow_missing_keys: Pass over keys that a sample does not have.
+        keys: The keys of the images.
+        prob: The probability that a sample is changed.
+        std: The lowest and highest standard deviation; it is drawn uniformly.
+        allow_missing_keys: Whether keys may be missing in a sample.
 
     Raises:
-        InputError: For a range that is none.
+        InputError: If the range is not valid.
 
     Source:
         nnU-Net v2's training augmentation, where the range is called a variance and used as a standard deviation.
@@ -106,18 +106,18 @@ class RandNoised(_RandIntensityd):
 class RandBlurChannelsd(_RandIntensityd):
     """Blur channels with Gaussians whose standard deviation is drawn for each channel and axis.
 
-    MONAI's `RandGaussianSmoothd` blurs all channels alike, takes the outside of the image for zero, which darkens its
-    border, and takes more than ten times as long on a CPU.
+    MONAI's `RandGaussianSmoothd` blurs all channels alike, assumes zeros outside the image, which darkens its border,
+    and takes more than ten times as long on a CPU.
 
     Args:
-        keys: Of the images.
-        prob: That a sample is changed.
-        sigma: Lowest and highest standard deviation in voxels, drawn uniformly.
-        channel_prob: That a channel of such a sample is changed.
-        allow_missing_keys: Pass over keys that a sample does not have.
+        keys: The keys of the images.
+        prob: The probability that a sample is changed.
+        sigma: The lowest and highest standard deviation in voxels; it is drawn uniformly.
+        channel_prob: The probability that a channel of such a sample is changed.
+        allow_missing_keys: Whether keys may be missing in a sample.
 
     Raises:
-        InputError: For a range that is none.
+        InputError: If the range is not valid.
 
     Source:
         nnU-Net v2's training augmentation.
@@ -141,21 +141,21 @@ class RandBlurChannelsd(_RandIntensityd):
 
 
 class RandLowResolutiond(_RandIntensityd):
-    """Bring channels to a coarser grid and back: nearest neighbour down, linear interpolation up.
+    """Resample channels to a coarser grid with nearest neighbours, and back with linear interpolation.
 
     MONAI's `RandSimulateLowResolutiond` treats all channels alike, and cannot leave an axis alone.
 
     Args:
-        keys: Of the images.
-        prob: That a sample is changed.
-        factor: Smallest and largest size of the coarse grid, as a part of the image's; drawn uniformly for each
+        keys: The keys of the images.
+        prob: The probability that a sample is changed.
+        factor: The smallest and largest size of the coarse grid relative to the image's; drawn uniformly for each
             channel, and the same for all axes.
-        channel_prob: That a channel of such a sample is changed.
-        keep_axis: Spatial axis that keeps its resolution: the one of the thick slices of an anisotropic image.
-        allow_missing_keys: Pass over keys that a sample does not have.
+        channel_prob: The probability that a channel of such a sample is changed.
+        keep_axis: The spatial axis that keeps its resolution: that of the thick slices of an anisotropic image.
+        allow_missing_keys: Whether keys may be missing in a sample.
 
     Raises:
-        InputError: For a range that is none, or does not lie in 0 to 1, and for an axis that is none.
+        InputError: If the range is not valid or not within 0 to 1, or the axis does not exist.
 
     Source:
         nnU-Net v2's training augmentation.
@@ -186,22 +186,23 @@ class RandLowResolutiond(_RandIntensityd):
 
 
 class RandGammad(_RandIntensityd):
-    """Raise channels, scaled to 0 to 1, to a power; then restore their mean and standard deviation.
+    """Scale channels to 0 to 1, raise them to a power, and restore their mean and standard deviation.
 
     The exponent is below 1 for half of the channels and above 1 for the others. MONAI's `RandAdjustContrastd` draws it
-    uniformly from the whole range, so that 62 % of those of nnU-Net's range are above 1, and takes one exponent,
-    minimum, maximum, mean and standard deviation for all channels. A constant channel stays as it is.
+    uniformly from the whole range, so that 62 % of the exponents in nnU-Net's range are above 1, and uses one exponent,
+    minimum, maximum, mean and standard deviation for all channels. A constant channel is not changed.
 
     Args:
-        keys: Of the images.
-        prob: That a sample is changed.
-        gamma: Lowest and highest exponent; half are drawn uniformly from the lowest to 1, half from 1 to the highest.
-        invert: Do it to the negated image, and negate the result.
-        channel_prob: That a channel of such a sample is changed.
-        allow_missing_keys: Pass over keys that a sample does not have.
+        keys: The keys of the images.
+        prob: The probability that a sample is changed.
+        gamma: The lowest and highest exponent; half are drawn uniformly from the lowest to 1, half from 1 to the
+            highest.
+        invert: Whether the image is negated before and after.
+        channel_prob: The probability that a channel of such a sample is changed.
+        allow_missing_keys: Whether keys may be missing in a sample.
 
     Raises:
-        InputError: For a range that is none, or does not contain 1.
+        InputError: If the range is not valid or does not contain 1.
 
     Source:
         nnU-Net v2's training augmentation: inverted with probability 0.1, then plain with 0.3.
@@ -229,18 +230,18 @@ class RandGammad(_RandIntensityd):
 
 
 def blur_axis(image: Tensor, sigma: float, axis: int) -> Tensor:
-    """Convolve with a sampled Gaussian along one axis, the image reflected about its outermost voxels.
+    """Convolve with a sampled Gaussian along one axis, with the image reflected at its outermost voxels.
 
-    The kernel has the odd number of taps nearest to `6 * sigma + 0.5`, and sums to 1. Where an axis has too few voxels
-    to reflect, the kernel is cut.
+    The kernel has the odd number of taps nearest to `6 * sigma + 0.5`, and sums to 1. If an axis has too few voxels to
+    reflect, the kernel is truncated.
 
     Args:
-        image: Any shape, float32 or float64.
-        sigma: Standard deviation in voxels.
-        axis: Along which.
+        image: An image of any shape, float32 or float64.
+        sigma: The standard deviation in voxels.
+        axis: The axis along which to blur.
 
     Returns:
-        A new image; the very same one for a kernel of one tap.
+        A new image; the same object for a kernel with one tap.
     """
     n = image.shape[axis]
     radius = min(math.floor(3 * sigma + 0.25), n - 1)
@@ -248,7 +249,7 @@ def blur_axis(image: Tensor, sigma: float, axis: int) -> Tensor:
         return image
     kernel = [math.exp(-0.5 * (i / sigma) ** 2) for i in range(radius + 1)]
     total = 2 * sum(kernel) - kernel[0]
-    # Shifted sums: PyTorch's convolutions of a single channel are more than ten times slower on CPUs.
+    # Sum shifted images, since PyTorch's convolutions of a single channel are more than ten times slower on CPUs.
     result = image * (kernel[0] / total)
     for i in range(1, radius + 1):
         weight = kernel[i] / total
@@ -260,23 +261,23 @@ def blur_axis(image: Tensor, sigma: float, axis: int) -> Tensor:
 
 
 def restoring_gamma(image: Tensor, gamma: float, invert: bool = False) -> Tensor:
-    """Raise an image, scaled to 0 to 1, to a power, and give it back its mean and standard deviation.
+    """Scale an image to 0 to 1, raise it to a power, and restore its mean and standard deviation.
 
     Args:
-        image: Any shape, float32 or float64.
+        image: An image of any shape, float32 or float64.
         gamma: The exponent.
-        invert: Do it to the negated image, and negate the result.
+        invert: Whether the image is negated before and after.
 
     Returns:
-        A new image; equal to the old one where that is constant.
+        A new image; a constant image is not changed.
     """
     tiny = torch.finfo(image.dtype).tiny
     low, high = image.aminmax()
     varies = high > low
     power = (high - image if invert else image - low).div_((high - low).clamp_min_(tiny)).pow_(gamma)
-    # Going back to the old range would not change the result: it is undone by restoring mean and deviation.
+    # Restoring the old range would not change the result: restoring the mean and deviation undoes it.
     factor = image.std(correction=0) / power.std(correction=0).clamp_min_(tiny)
-    # Mean and deviation of equal voxels are rounded. No Python branch: a GPU would have to be waited for.
+    # Mean and deviation of equal voxels are rounded. A Python branch would have to wait for the GPU.
     factor = torch.where(varies, -factor if invert else factor, 0)
     shift = torch.where(varies, image.mean(), low) - factor * power.mean()
     return power.mul_(factor).add_(shift)

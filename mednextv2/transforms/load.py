@@ -1,4 +1,4 @@
-"""Loading of images, from more than files."""
+"""Loading of images from files, DICOM series and memory."""
 
 import os
 import zlib
@@ -18,18 +18,18 @@ from mednextv2.images.dicom_tilt import straighten
 from mednextv2.images.volume import SUFFIXES, read_volume, screen_file, unreadable
 from mednextv2.warning_filters import without_warnings
 
-# MONAI makes all its readers each time, and warns twice that NVIDIA's decoders for pydicom are not installed
+# MONAI creates all its readers each time, and warns twice that NVIDIA's decoders for pydicom are not installed
 _NOT_INSTALLED: dict[str, Any] = {"message": ".*NvImgCodec", "logger": "monai.data.nvimgcodec_pydicom_plugin"}
 
 
 class LoadVolumed(LoadImaged):
-    """MONAI's `LoadImaged` that also takes DICOM series, or folders of one, and images that are in memory already.
+    """MONAI's `LoadImaged` that also takes DICOM series, folders with one series, and images already in memory.
 
-    MONAI's readers take a series as it comes: with missing slices, a tilted gantry, or a localizer among them.
+    MONAI's readers accept any series, even with missing slices, a tilted gantry, or a localizer.
 
     Args:
-        keys: Of the images.
-        **kwargs: As for `LoadImaged`, except `image_only`, which is true.
+        keys: The keys of the images.
+        **kwargs: The arguments of `LoadImaged`, except `image_only`, which is true.
     """
 
     def __init__(self, keys: KeysCollection, **kwargs: Any) -> None:
@@ -40,16 +40,17 @@ class LoadVolumed(LoadImaged):
         """Load one item.
 
         Args:
-            data: Under each key a file, a list of files (one a channel), a :class:`mednextv2.data.DicomSeries` or a
-                list of them (one a channel), the folder of one series, or a MetaTensor `(C, X, Y, Z)`.
-            reader: As for `LoadImaged`.
+            data: The item. Under each key is a file, a list of files (one for each channel), a
+                :class:`mednextv2.data.DicomSeries` or a list of them (one for each channel), the folder of one series,
+                or a MetaTensor `(C, X, Y, Z)`.
+            reader: The same as for `LoadImaged`.
 
         Returns:
-            The item with MetaTensors, `(C, X, Y, Z)` where channels come first.
+            The item with MetaTensors, `(C, X, Y, Z)` if channels come first.
 
         Raises:
-            InputError: For files that cannot be read, or whose header declares what is not there: see
-                :func:`mednextv2.images.volume.screen_file`; for series that are no volume: see
+            InputError: If a file cannot be read or its header declares data that are missing: see
+                :func:`mednextv2.images.volume.screen_file`; or if a series is not a volume: see
                 :func:`mednextv2.data.read_series`.
         """
         d = dict(data)
@@ -72,7 +73,7 @@ class LoadVolumed(LoadImaged):
         except (OSError, ValueError, RuntimeError, EOFError, zlib.error) as e:
             if find_input_error(e) or not all(str(file).lower().endswith(SUFFIXES) for file in several):
                 raise
-            for file in several:  # MONAI's error does not say in one sentence which it was
+            for file in several:  # MONAI's error does not name the file in one sentence
                 read_volume(file)
             raise unreadable(several[0], e) from e
 
@@ -86,7 +87,7 @@ def _is_dicom(value: Any) -> bool:
 
 
 def _from_dicom(channels: Sequence[str | os.PathLike]) -> MetaTensor:
-    """Read a series for each channel; slices of a tilted gantry are brought to right angles, as networks know them."""
+    """Read a series for each channel; slices of a tilted gantry are resampled to right angles, as networks expect."""
     voxels, affine = zip(*(straighten(*read_volume(series)) for series in channels), strict=True)
     position = torch.from_numpy(affine[0])
     meta = {

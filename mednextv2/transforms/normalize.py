@@ -1,4 +1,4 @@
-"""Normalisation of intensities channel by channel, and the mask of what lies outside the body."""
+"""Normalisation of intensities channel by channel, and the mask of the voxels outside the body."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -23,24 +23,25 @@ _SETTINGS = {
     "rgb_to_0_1": (),
     "none": (),
 }
-_FLOOR = 1e-8  # of what is divided by
-_HUGE = 1e30  # more is no intensity, and near the end of float32
-_CHUNK = 2**20  # voxels that are float64 at a time
+_FLOOR = 1e-8  # smallest divisor
+_HUGE = 1e30  # larger values are not intensities, and near the end of float32's range
+_CHUNK = 2**20  # number of voxels that are float64 at a time
 
 
 def is_content(image: Tensor) -> Tensor:
-    """Return where an image is not 0: what is kept of it, for MONAI's `CropForegroundd`."""
+    """Return where an image is not 0, which is the part that MONAI's `CropForegroundd` keeps."""
     return image != 0
 
 
 def nonzero_mask(image: Tensor) -> Tensor:
-    """Return where an image shows something: voxels that are not 0 in some channel, and the holes among them.
+    """Return where an image has content: voxels that are not 0 in some channel, and the holes between them.
 
     Args:
-        image: `(C, ...)`, 2D or 3D.
+        image: The image, `(C, ...)`, 2D or 3D.
 
     Returns:
-        Booleans, `(1, ...)`. A hole is a region of zeros that is connected to the border over no face of a voxel.
+        A boolean mask, `(1, ...)`. A hole is a region of zeros that is not connected to the border through faces of
+        voxels.
 
     Source:
         nnU-Net (Isensee et al. 2021, Nature Methods, online methods: cropping to the non-zero region).
@@ -61,23 +62,23 @@ class NormalizeChannelsd(MapTransform):
     `zscore`            `inside_mask` (default False)  minus the mean, divided by the standard deviation
     `ct`                `lower`, `upper`, `mean`,      clipped to `lower` and `upper`, minus `mean`, divided by
                         `std`                          `std`: numbers of the whole data set
-    `rescale_to_0_1`                                   minus the minimum, divided by the maximum of that
+    `rescale_to_0_1`                                   minus the minimum, divided by the maximum of the result
     `rgb_to_0_1`                                       divided by 255
-    `none`                                             as it is
+    `none`                                             unchanged
     ==================  =============================  ==========================================================
 
-    With `inside_mask`, mean and deviation are those of the voxels inside :func:`nonzero_mask`, and the others keep
-    their value. MONAI's `NormalizeIntensityd(nonzero=True)` takes the non-zero voxels of each channel for itself, so
-    zeros inside the body are left out and stay 0, among neighbours whose values have moved.
+    With `inside_mask`, the mean and deviation are those of the voxels inside :func:`nonzero_mask`, and the other voxels
+    keep their value. MONAI's `NormalizeIntensityd(nonzero=True)` uses the non-zero voxels of each channel separately,
+    so zeros inside the body are left out and stay 0, among neighbours whose values have moved.
 
     Args:
-        keys: Of the images, `(C, ...)`. The result is float32.
-        schemes: One mapping a channel: `scheme`, and its settings.
-        allow_missing_keys: Leave out keys that an item lacks.
+        keys: The keys of the images, `(C, ...)`. The result is float32.
+        schemes: One mapping for each channel: `scheme`, and its settings.
+        allow_missing_keys: Whether keys may be missing in an item.
 
     Raises:
-        InputError: For an unknown scheme or setting, an image with another number of channels, or values out of 0 to
-            255 with `rgb_to_0_1`.
+        InputError: If a scheme or setting is unknown, an image has another number of channels, or values are outside 0
+            to 255 with `rgb_to_0_1`.
 
     Source:
         nnU-Net (Isensee et al. 2021, Nature Methods, online methods: intensity normalization).
@@ -158,8 +159,8 @@ def _checked(scheme: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _zscore(values: Tensor) -> Tensor:
-    # Centred in two steps: the difference to the mean's float32 neighbour is exact where values are close to it, and
-    # what is left of the mean is then small. A float32 mean of 1e6 is wrong by up to 0.03.
+    # Centred in two steps: the difference from the mean's float32 neighbour is exact where values are close to it, and
+    # the rest of the mean is then small. A float32 mean of 1e6 is wrong by up to 0.03.
     mean = _mean(values)
     near = float(np.float32(mean))
     centred = torch.sub(values, near).sub_(mean - near)
@@ -183,16 +184,16 @@ def _check_rgb(values: Tensor, name: str) -> None:
 class MarkOutsided(MapTransform):
     """Give background voxels outside the image's :func:`nonzero_mask` the label -1.
 
-    They stay recognisable through resampling and augmentation, after which :class:`MaskOutsided` ends the mark.
-    MONAI's `CropForegroundd` only cuts the box: it keeps no trace of what is outside within it.
+    They stay recognisable through resampling and augmentation, after which :class:`MaskOutsided` removes the mark.
+    MONAI's `CropForegroundd` only crops to the box and does not record which voxels in it are outside.
 
     Args:
-        keys: Of the label maps, `(1, ...)`. Unsigned integers become int16.
-        image_key: Of the image, `(C, ...)`, before its intensities are normalised.
-        allow_missing_keys: Leave out keys that an item lacks.
+        keys: The keys of the label maps, `(1, ...)`. Unsigned integers become int16.
+        image_key: The key of the image, `(C, ...)`, before its intensities are normalised.
+        allow_missing_keys: Whether keys may be missing in an item.
 
     Raises:
-        InputError: When label map and image differ in shape.
+        InputError: If the label map and the image differ in shape.
 
     Source:
         nnU-Net (Isensee et al. 2021, Nature Methods, online methods): voxels outside the mask of normalisation.
@@ -227,16 +228,16 @@ class MarkOutsided(MapTransform):
 class MaskOutsided(MapTransform):
     """Set channels to 0 where the label is negative, then those labels to 0.
 
-    After augmentation, channels that were normalised inside the mask are 0 outside again, as the network will see
-    them in inference.
+    After augmentation, channels that were normalised inside the mask are 0 outside again, as the network sees them in
+    inference.
 
     Args:
-        image_key: Of the image, `(C, ...)`.
-        label_key: Of the label map, `(1, ...)`, marked by :class:`MarkOutsided`.
+        image_key: The key of the image, `(C, ...)`.
+        label_key: The key of the label map, `(1, ...)`, marked by :class:`MarkOutsided`.
         channels: Indices of the channels that were normalised inside the mask.
 
     Raises:
-        InputError: For a channel that the image lacks, or when label map and image differ in shape.
+        InputError: If the image lacks one of the channels, or the label map and the image differ in shape.
 
     Source:
         nnU-Net (Isensee et al. 2021, Nature Methods, online methods): the mask is applied again after augmentation.
@@ -254,7 +255,7 @@ class MaskOutsided(MapTransform):
             data: The item.
 
         Returns:
-            The item with masked image and a label map without negative values; the given tensors are not changed.
+            The item with a masked image and a label map without negative values; the given tensors are not changed.
         """
         d = dict(data)
         image, label = _plain(d[self.image_key]), _plain(d[self.label_key])

@@ -21,29 +21,30 @@ _MOST_VOXELS = 2**31
 
 
 class Resampled(MapTransform, InvertibleTransform):
-    """Resample images and label maps to a voxel spacing; `monai.transforms.Invertd` brings predictions back.
+    """Resample images and label maps to a voxel spacing; `monai.transforms.Invertd` resamples predictions back.
 
-    Images are interpolated with cubic splines, label maps by :func:`resize_label`. Along an axis that is much coarser
-    than the others (:func:`separate_axis`) the nearest slice is taken. The inverse is linear for predictions of a
-    floating dtype, with the roles of the spacings exchanged, and nearest for integers, for keys in `label_keys`, and
-    with `Invertd(nearest_interp=True)`; it ends at exactly the former shape. What has that shape already, as the labels
-    of :class:`mednextv2.inference.StreamingInferer`, is not resampled.
+    Images are interpolated with cubic splines, and label maps by :func:`resize_label`. Along an axis that is much
+    coarser than the others (:func:`separate_axis`), the nearest slice is taken. The inverse is linear for predictions
+    with a floating dtype, with the roles of the spacings exchanged, and nearest for integers, for keys in `label_keys`,
+    and with `Invertd(nearest_interp=True)`; its result has exactly the former shape. An array that already has that
+    shape, such as the labels of :class:`mednextv2.inference.StreamingInferer`, is not resampled.
 
-    MONAI's `Spacingd` has no rule for anisotropic images, resamples label maps by their nearest voxels or by their
-    numbers, and keeps voxel centres rather than the corners of the field of view in place by default.
+    MONAI's `Spacingd` has no rule for anisotropic images, resamples label maps by their nearest voxels or by
+    interpolating their numbers, and by default keeps voxel centres rather than the corners of the field of view in
+    place.
 
     Args:
-        keys: Of the MetaTensors, `(C, X, Y, Z)` or `(C, X, Y)`; their affines say the spacing in mm. Where several
-            have the same shape, the spacing of the first counts for all, so that they keep the same shape although
-            headers differ in their last digits.
-        pixdim: The new voxels' sides in mm, one an axis. The result's sides differ from them by less than half a
-            voxel over the whole axis.
-        label_keys: Those of `keys` that are label maps.
-        allow_missing_keys: Leave out keys that an item lacks.
+        keys: The keys of the MetaTensors, `(C, X, Y, Z)` or `(C, X, Y)`, whose affines give the spacing in mm. If
+            several have the same shape, the spacing of the first is used for all, so that they keep the same shape even
+            if the last digits of their headers differ.
+        pixdim: The sides of the new voxels in mm, one for each axis. The sides of the result differ from them by less
+            than half a voxel over the whole axis.
+        label_keys: Those among `keys` that are label maps.
+        allow_missing_keys: Whether keys may be missing in an item.
 
     Raises:
-        InputError: For sides that are not positive numbers; for an item without affine, or whose result would have no
-            voxel on an axis, or more than 2³¹ in all.
+        InputError: If sides are not positive numbers, an item has no affine, or the result would have no voxel on an
+            axis or more than 2³¹ voxels in all.
 
     Source:
         nnU-Net (Isensee et al. 2021, Nature Methods, online methods: resampling).
@@ -92,7 +93,7 @@ class Resampled(MapTransform, InvertibleTransform):
         sides = affine_to_spacing(image.affine, rank, torch.float64, suppress_zeros=False)[:axes].tolist()
         if not all(0 < side < math.inf for side in sides):
             raise InputError(f"{_name(image, key)}: has voxels of {sides} mm; set the voxel spacing in its header")
-        return tuple(float(f"{side:.6g}") for side in sides)  # headers are float32: the rest of the digits is noise
+        return tuple(float(f"{side:.6g}") for side in sides)  # headers are float32, so further digits are noise
 
     def _resample(self, image: MetaTensor, key: Hashable, spacing: tuple[float, ...]) -> Tensor:
         old = tuple(image.shape[1:])
@@ -122,10 +123,10 @@ class Resampled(MapTransform, InvertibleTransform):
         return _with_meta(resampled, meta)
 
     def inverse(self, data: Mapping[Hashable, Tensor]) -> dict[Hashable, Tensor]:
-        """Bring images or predictions back to the shape and the affine before.
+        """Resample images or predictions to their former shape and affine.
 
         Args:
-            data: An item whose MetaTensors carry the trace; `monai.transforms.Invertd` gives it to predictions.
+            data: An item whose MetaTensors have the trace; `monai.transforms.Invertd` adds it to predictions.
 
         Returns:
             The item with `(K, ...)` tensors of their former spatial shape.
@@ -139,7 +140,7 @@ class Resampled(MapTransform, InvertibleTransform):
                 resized = resize(d[key], old, order=1, separate=None if info["separate"] < 0 else info["separate"])
             else:
                 resized = resize(d[key], old, order=0)
-            # not of its own shape: a label map that was decided on the former grid stays as it is
+            # not from its own shape: a label map on the former grid is left unchanged
             meta = self.track_transform_meta(d[key], affine=scale_affine(tuple(info["size"]), old))
             d[key] = _with_meta(resized, meta)
         return d

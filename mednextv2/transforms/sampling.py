@@ -1,4 +1,4 @@
-"""Sampling of patches out of stored volumes, rotated and scaled on the way."""
+"""Sampling of patches from stored volumes, with rotation and scaling."""
 
 import math
 import operator
@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_SLAB = 1 << 17  # voxels sampled at a time: their coordinates and corners stay in the cache
-_MARGIN = 2  # voxels of padding on each side of a box: one to interpolate with, one to be wholly outside
+_SLAB = 1 << 17  # number of voxels sampled at a time, whose coordinates and corners fit in the cache
+_MARGIN = 2  # voxels of padding on each side of a box: one for interpolation, and one that is completely outside
 
 
 def extract_patch(
@@ -23,27 +23,27 @@ def extract_patch(
     matrix: np.ndarray | None = None,
     fill_label: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Read a patch, rotated and scaled while it is sampled, so that no corner is missing where the volume has data.
+    """Read a patch, rotated and scaled while it is sampled, so that no corner is missing if the volume has data there.
 
-    The image is interpolated linearly, and 0 outside. A label is the one whose indicator, interpolated in the same way,
-    is the largest, the lowest such value where several are; outside is `fill_label`. Axes that the matrix leaves alone
-    are not interpolated, and without a matrix the patch is a plain crop.
+    The image is interpolated linearly, and is 0 outside. The label is the one with the largest linearly interpolated
+    indicator, or the lowest of several such labels; outside it is `fill_label`. Axes that the matrix leaves unchanged
+    are not interpolated, and without a matrix, the patch is a plain crop.
 
     `torch.nn.functional.grid_sample` is not used: its normalised coordinates do not hit whole voxels exactly, and it
-    needs an indicator of each label. Here a label is looked up where all corners around it have the same, and corners
-    are compared with one another elsewhere: the time does not depend on the number of labels.
+    needs an indicator for each label. Here, a label is looked up if all corners around a place have the same label, and
+    otherwise the corners are compared with one another, so the time does not depend on the number of labels.
 
     Args:
-        image: Channels and 2 or 3 axes, `(C, ...)`: any real type; an array, a memory map, or anything with a shape
-            that gives arrays for slices. Only the box around the patch is read.
-        label: Whole numbers up to int16, `(1, ...)`.
+        image: Channels and 2 or 3 axes, `(C, ...)`, of any real type: an array, a memory map, or any object with a
+            shape whose slices are arrays. Only the box around the patch is read.
+        label: The label map, `(1, ...)`, with whole numbers up to int16.
         centre: The voxel of the volume that becomes voxel `patch_size // 2` of the patch.
-        patch_size: Voxels along each axis.
-        matrix: From offsets in the patch, in voxels from its centre, to offsets in the volume, `(d, d)`.
-        fill_label: Label of what lies outside the volume.
+        patch_size: Number of voxels along each axis.
+        matrix: The matrix `(d, d)` from offsets in the patch, in voxels from its centre, to offsets in the volume.
+        fill_label: The label of voxels outside the volume.
 
     Returns:
-        Image, float32, `(C, *patch_size)`, and label, int16, `(1, *patch_size)`.
+        The image, float32, `(C, *patch_size)`, and the label map, int16, `(1, *patch_size)`.
 
     Source:
         nnU-Net v2 (`SpatialTransform`): linear images, arg-max of linearly sampled indicators.
@@ -75,7 +75,7 @@ def extract_patch(
 
 
 class _Span(NamedTuple):
-    """One axis of a box: its part inside the volume, the padding on both sides, and whether all of it is inside."""
+    """One axis of a box: its part inside the volume, the padding on both sides, and whether it is completely inside."""
 
     start: int
     stop: int
@@ -103,10 +103,10 @@ def _pad(part: np.ndarray, spans: Sequence[_Span], dtype: type, fill: int) -> Te
 
 
 class _Grid:
-    """Where the voxels of a patch lie in the box of the volume that they need.
+    """The positions of a patch's voxels in the box of the volume that they need.
 
-    The axes of a plane are sampled. Axes that the matrix leaves alone go before them, next to the channels: they number
-    rows, each a box of the plane's axes, which are all sampled at the same places.
+    The axes of a plane are sampled. Axes that the matrix leaves unchanged come before them, next to the channels, and
+    are counted as rows. Each row is a box of the plane's axes, and all rows are sampled at the same places.
     """
 
     def __init__(
@@ -119,8 +119,8 @@ class _Grid:
         self.whole = int(alone.sum())
         self.plane = self.patch[self.whole :]
         self.spans = [_span(centre[a] - patch_size[a] // 2, patch_size[a], shape[a]) for a in self.order[: self.whole]]
-        self._terms = []  # for each axis of the plane: what each offset in the patch adds to its coordinate
-        self._limits = []  # coordinates are relative to the centre, so that float32 has whole voxels exactly
+        self._terms = []  # for each axis of the plane: the amount that each offset in the patch adds to its coordinate
+        self._limits = []  # coordinates are relative to the centre, so that float32 represents whole voxels exactly
         for a in self.order[self.whole :]:
             terms = [
                 torch.from_numpy(np.float32(matrix[a, b] * (np.arange(patch_size[b]) - patch_size[b] // 2)))
@@ -137,21 +137,21 @@ class _Grid:
         self.strides = [math.prod(sizes[i + 1 :]) for i in range(len(sizes))]
 
     def read(self, array: np.ndarray) -> np.ndarray:
-        """Read the part of the box that exists, its axes in this grid's order."""
+        """Read the part of the box that exists, with its axes in the order of this grid."""
         spans = [self.spans[i] for i in np.argsort(self.order)]
         return _slice(array, spans).transpose(0, *(1 + a for a in self.order))
 
     def rows(self, part: np.ndarray, dtype: type, fill: int) -> Tensor:
-        """Pad what was read, `(rows, voxels)`."""
+        """Pad the part that was read, and return it as `(rows, voxels)`."""
         return _pad(part, self.spans, dtype, fill).flatten(0, self.whole).flatten(1)
 
     def restore(self, rows: Tensor) -> Tensor:
-        """Bring sampled rows to the axes of the patch."""
+        """Reorder sampled rows to the axes of the patch."""
         back = [0, *(1 + i for i in np.argsort(self.order).tolist())]
         return rows.view(-1, *self.patch).permute(back).contiguous()
 
     def slabs(self) -> Iterator[tuple[slice, Tensor, list[Tensor]]]:
-        """Yield parts of the plane's first axis, with their voxels' lower corner in a row and fractions beyond it."""
+        """Yield parts of the plane's first axis, with the lower corners of their voxels in a row and the fractions."""
         step = max(1, _SLAB // math.prod(self.plane[1:]))
         for start in range(0, self.plane[0], step):
             slab = slice(start, start + step)
@@ -190,7 +190,7 @@ class _Cells:
             self._high = torch.maximum(self._high[:-stride], self._high[stride:])
 
     def vote(self, index: Tensor, fractions: Sequence[Tensor]) -> Tensor:
-        """Return the label of largest weight among the corners."""
+        """Return the label with the largest weight among the corners."""
         labels = self._low.index_select(0, index)
         mixed = (labels != self._high.index_select(0, index)).nonzero().squeeze(1)
         index = index.index_select(0, mixed)
@@ -199,7 +199,7 @@ class _Cells:
         for bits in product((0, 1), repeat=len(sides)):
             corners.append(self._row[sum(map(operator.mul, bits, self._strides)) :].index_select(0, index))
             weights.append(reduce(operator.mul, (side[bit] for side, bit in zip(sides, bits, strict=True))))
-        for a, b in combinations(range(len(corners)), 2):  # the first corner of each label gets the weights of all
+        for a, b in combinations(range(len(corners)), 2):  # a label's first corner gets the weights of all its corners
             weights[a].addcmul_((corners[a] == corners[b]).float(), weights[b])
         best, winner = weights[0], corners[0]
         for score, corner in zip(weights[1:], corners[1:], strict=True):

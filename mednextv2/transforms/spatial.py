@@ -1,4 +1,4 @@
-"""Patches read straight from stored volumes: where they lie, how they are rotated and scaled, and their sampling."""
+"""The position, rotation and scaling of patches that are read directly from stored volumes."""
 
 import math
 from collections.abc import Sequence
@@ -12,20 +12,22 @@ from mednextv2.errors import InputError
 class RandPlacement(Randomizable):
     """Draws how patches are rotated and scaled.
 
-    Angles are in voxel space: the spacing is not looked at.
+    Angles are in voxel space: the spacing is ignored.
 
     Args:
-        patch_size: Voxels along each axis.
-        rotation_prob: Part of the patches that are rotated, about all axes at once.
-        scale_prob: Part of the patches that are scaled, independent of rotation.
-        max_angle: In radians; angles are uniform between its negative and itself. By default 30° in 3D and 180° in 2D
-            and with a flat axis, but 15° for a 2D patch of which one side is more than 1.5 times as long as the other.
-        scale_range: Of the uniform factor for all axes; above 1 the patch shows more of the volume.
-        flat_axis: Of a 3D patch: it is rotated and scaled in the plane of the two other axes only. See
+        patch_size: Number of voxels along each axis.
+        rotation_prob: The fraction of patches that are rotated, about all axes at once.
+        scale_prob: The fraction of patches that are scaled, independently of rotation.
+        max_angle: The largest angle in radians; angles are uniform between its negative and itself. The default is 30°
+            in 3D and 180° in 2D and with a flat axis, but 15° for a 2D patch with one side more than 1.5 times as long
+            as the other.
+        scale_range: The range of the factor, which is uniform and common to all axes; above 1, the patch shows more of
+            the volume.
+        flat_axis: The flat axis of a 3D patch, which is rotated and scaled only in the plane of the two other axes: see
             :func:`flat_axis`.
 
     Raises:
-        InputError: For settings out of range.
+        InputError: If a setting is out of range.
 
     Source:
         nnU-Net v2 (`configure_rotation_dummyDA_mirroring_and_inital_patch_size`, `SpatialTransform`).
@@ -62,7 +64,8 @@ class RandPlacement(Randomizable):
         """Draw one patch's rotation and scale.
 
         Returns:
-            From offsets in the patch to offsets in the volume, `(d, d)`; None for neither rotation nor scaling.
+            The matrix `(d, d)` from offsets in the patch to offsets in the volume, or None without rotation and
+            scaling.
         """
         rotate, rescale = self.R.random_sample(2) < (self.rotation_prob, self.scale_prob)
         if not rotate and not rescale:
@@ -80,14 +83,14 @@ class RandPlacement(Randomizable):
 
 
 def flat_axis(patch_size: Sequence[int], spacing: Sequence[float]) -> int | None:
-    """Return the axis along which a 3D patch is too short to be rotated, if there is one.
+    """Return the axis along which a 3D patch is too short to be rotated, or None.
 
     Args:
-        patch_size: Voxels along each axis.
-        spacing: Of the voxels, in mm.
+        patch_size: Number of voxels along each axis.
+        spacing: The voxel spacing in mm.
 
     Returns:
-        The axis of the largest spacing, when the patch is more than 3 times as long along another one; else None.
+        The axis with the largest spacing, if the patch is more than 3 times as long along another axis; else None.
 
     Source:
         nnU-Net v2's "dummy 2D" augmentation; its axes are ordered so that the coarsest is the first.
@@ -100,12 +103,12 @@ def placement_matrix(angles: Sequence[float], scale: float | Sequence[float] = 1
     """Build the matrix of a rotation and a scaling.
 
     Args:
-        angles: In radians: one about each of 3 axes, or a single one for 2D.
-        scale: For all axes, or for each axis of the patch.
+        angles: The angles in radians: one about each of 3 axes, or a single one in 2D.
+        scale: The scale of all axes, or of each axis of the patch.
 
     Returns:
-        From offsets in the patch to offsets in the volume, `(d, d)`: scaled, then rotated about the last axis, the
-        second, the first.
+        The matrix `(d, d)` from offsets in the patch to offsets in the volume, which scales and then rotates about the
+        last axis, the second and the first.
     """
     if len(angles) == 1:
         (cos,), (sin,) = np.cos(angles), np.sin(angles)
@@ -127,25 +130,26 @@ def draw_centre(
     patch_size: Sequence[int],
     voxel: Sequence[int] | None = None,
 ) -> tuple[int, ...]:
-    """Draw where a patch lies.
+    """Draw the position of a patch.
 
-    Without `voxel` the patch starts anywhere inside the volume; along axes on which the volume is shorter it is placed
-    in the middle. With `voxel` the patch is centred on that, moved up where it would start before the volume; beyond
-    the far border it is padded.
+    Without `voxel`, the patch starts anywhere inside the volume; along axes on which the volume is shorter, it is
+    placed in the middle. With `voxel`, the patch is centred on it, but moved up if it would start before the volume;
+    beyond the far border, it is padded.
 
     Args:
-        R: Random numbers.
-        shape: Of the volume, without channels.
-        patch_size: Voxels along each axis.
+        R: The random number generator.
+        shape: The shape of the volume, without channels.
+        patch_size: Number of voxels along each axis.
         voxel: Indices of a voxel that the patch should show.
 
     Returns:
         The voxel of the volume that becomes voxel `patch_size // 2` of the patch.
 
     Source:
-        nnU-Net v2's data loader. It places a training patch that was enlarged for rotation in the same way, and lets
-        it start before the volume by as much as it was enlarged. Its centre, which the network gets, lies where ours
-        lies, but for one voxel where sizes differ by an odd number; only corners that the enlarged patch lacked differ.
+        nnU-Net v2's data loader. It places a training patch that was enlarged for rotation in the same way, and lets it
+        start before the volume by as much as it was enlarged. Its centre, which the network gets, lies at the same
+        place as ours, except for one voxel if sizes differ by an odd number; only corners that the enlarged patch
+        lacked differ.
     """
     need = [max(0, p - n) for n, p in zip(shape, patch_size, strict=True)]
     lowest = [-(missing // 2) for missing in need]

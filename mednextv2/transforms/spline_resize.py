@@ -10,11 +10,11 @@ from monai.data import MetaTensor
 from scipy import ndimage
 from torch import Tensor
 
-_ANISOTROPIC = 3.0  # coarsest over finest side of a voxel, from which the coarsest axis is resampled for itself
-_ROWS = 32  # of a banded matrix in one product; fewer are too thin for a GEMM, more multiply more zeros
-_NEGLIGIBLE = 1e-8  # weights below it are lost in float32's rounding; a cubic spline's decay by 0.27 a voxel
-_TIE = 1e-5  # votes closer than this are equal: the weights' rounding must not choose a label
-_CHUNK = 2**18  # voxels whose votes are counted together
+_ANISOTROPIC = 3.0  # ratio of a voxel's sides above which the coarsest axis is resampled separately
+_ROWS = 32  # rows of a banded matrix in one product; fewer are too thin for a GEMM, more multiply more zeros
+_NEGLIGIBLE = 1e-8  # smaller weights are lost in float32's rounding; those of a cubic spline decay by 0.27 per voxel
+_TIE = 1e-5  # votes that differ by less are equal, so that rounding of the weights does not choose a label
+_CHUNK = 2**18  # number of voxels whose votes are counted together
 
 
 def separate_axis(spacing: Sequence[float], new_spacing: Sequence[float]) -> int | None:
@@ -23,11 +23,11 @@ def separate_axis(spacing: Sequence[float], new_spacing: Sequence[float]) -> int
     The current spacing decides if its coarsest side is more than three times its finest; else the new spacing does.
 
     Args:
-        spacing: Of the voxels as they are, in mm.
-        new_spacing: Of the voxels as they shall be, in mm.
+        spacing: The present spacing in mm.
+        new_spacing: The new spacing in mm.
 
     Returns:
-        The coarsest axis of the spacing that decides; None when both are nearly isotropic, when several axes are the
+        The coarsest axis of the spacing that decides; None if both are nearly isotropic, if several axes are the
         coarsest, and in 2D.
 
     Source:
@@ -46,9 +46,9 @@ def new_shape(shape: Sequence[int], spacing: Sequence[float], new_spacing: Seque
     """Return the number of voxels on each axis after resampling: the rounded extent in new voxels, at least 1.
 
     Args:
-        shape: Spatial shape as it is.
-        spacing: Its voxels' sides in mm.
-        new_spacing: The new voxels' sides in mm.
+        shape: The present spatial shape.
+        spacing: The sides of the present voxels in mm.
+        new_spacing: The sides of the new voxels in mm.
 
     Returns:
         The new spatial shape. Halves are rounded to the even number.
@@ -63,22 +63,22 @@ def resize(
     separate: int | None = None,
     separate_order: int = 0,
 ) -> Tensor:
-    """Interpolate images onto another number of voxels; the corners of the field of view stay where they are.
+    """Interpolate images onto another number of voxels; the corners of the field of view stay in place.
 
-    Equals `skimage.transform.resize(mode="edge", anti_aliasing=False)` for each channel, or for each slice across a
-    separate axis, in float32: the interpolation is separable and linear, so each axis is one banded matrix.
-    As there, values are clipped to the range of the channel or slice, which a cubic spline would leave.
+    The result equals `skimage.transform.resize(mode="edge", anti_aliasing=False)` for each channel, or for each slice
+    across a separate axis, in float32: the interpolation is separable and linear, so each axis is one banded matrix. As
+    in scikit-image, values are clipped to the range of the channel or slice, which a cubic spline would exceed.
 
     Args:
-        array: Channels of 2D or 3D images, `(C, ...)`.
+        array: The channels of a 2D or 3D image, `(C, ...)`.
         shape: The new spatial shape.
-        order: Of the spline: 0 (nearest), 1 (linear) or 3 (cubic).
+        order: The order of the spline: 0 (nearest), 1 (linear) or 3 (cubic).
         separate: An axis that is not interpolated together with the others.
-        separate_order: The order along that axis.
+        separate_order: The order along the separate axis.
 
     Returns:
-        The images `(C, *shape)`; `array` itself when the shape stays the same. The dtype stays the same for order 0
-        and for float16, bfloat16 and float32; others become float32.
+        The images `(C, *shape)`; `array` itself if the shape stays the same. The dtype stays the same for order 0 and
+        for float16, bfloat16 and float32; other types become float32.
 
     Source:
         nnU-Net (Isensee et al. 2021, Nature Methods, online methods): cubic for images, linear for predictions,
@@ -92,20 +92,20 @@ def resize(
             array = _along(array, axis + 1, shape[axis], 0)
         return array
     dtype = array.dtype if array.dtype in (torch.float16, torch.bfloat16) else torch.float32
-    with torch.autocast(array.device.type, enabled=False):  # else the products would be made in half precision
+    with torch.autocast(array.device.type, enabled=False):  # otherwise the products would be computed in half precision
         first = _resize_volume(array[0].float(), shape, order, separate, separate_order).to(dtype)
         if len(array) == 1:
             return first[None]
         resized = first.new_empty((len(array), *shape))
         resized[0] = first
-        for channel in range(1, len(array)):  # one after the other: the temporaries of one are enough memory
+        for channel in range(1, len(array)):  # one after the other, since the temporaries of one need enough memory
             resized[channel] = _resize_volume(array[channel].float(), shape, order, separate, separate_order)
     return resized
 
 
 def _resize_volume(volume: Tensor, shape: tuple[int, ...], order: int, separate: int | None, across: int) -> Tensor:
     if separate is not None and across == 0 and shape[separate] < volume.shape[separate]:
-        volume = _along(volume, separate, shape[separate], 0)  # drops slices that nobody needs
+        volume = _along(volume, separate, shape[separate], 0)  # drops slices that are not needed
     axes = [axis for axis in range(volume.ndim) if axis != separate]
     if any(volume.shape[axis] != shape[axis] for axis in axes):
         low, high = volume.amin(axes, keepdim=True), volume.amax(axes, keepdim=True)
@@ -139,8 +139,8 @@ def _along(volume: Tensor, axis: int, n: int, order: int) -> Tensor:
 
 @lru_cache(maxsize=128)
 def _blocks(n_in: int, n_out: int, order: int) -> list[tuple[int, int, Tensor]]:
-    # The columns of the matrix are what scipy makes of the unit vectors. Each vector by itself: together they would
-    # be filtered across, too.
+    # The columns of the matrix are SciPy's results for the unit vectors, one vector at a time: together, they would
+    # also be filtered across.
     columns = [_zoom(unit, n_out, order) for unit in np.eye(n_in)]
     matrix = torch.from_numpy(np.stack(columns, axis=1)).float()
     blocks = []
@@ -154,7 +154,7 @@ def _blocks(n_in: int, n_out: int, order: int) -> list[tuple[int, int, Tensor]]:
 
 @lru_cache(maxsize=1024)
 def nearest_taps(n_in: int, n_out: int) -> Tensor:
-    """Return for each of `n_out` voxels the one of `n_in` that lies nearest, the corners of both in one place."""
+    """Return the nearest of `n_in` voxels for each of `n_out` voxels, with the corners of both in the same places."""
     return torch.from_numpy(_zoom(np.arange(n_in), n_out, 0))
 
 
@@ -165,17 +165,17 @@ def _zoom(values: np.ndarray, n: int, order: int) -> np.ndarray:
 def resize_label(label: Tensor, shape: Sequence[int], separate: int | None = None) -> Tensor:
     """Resample a label map: each voxel takes the label that is largest after linear interpolation.
 
-    What is interpolated are the indicators of the labels. Where several are equally large, the nearest voxel's label
-    wins if it is among them, else the smallest. Only voxels between different labels are computed, from their four
-    or eight neighbours, so time and memory do not grow with the number of labels.
+    The indicators of the labels are interpolated. If several are equally large, the nearest voxel's label wins if it is
+    among them, and otherwise the smallest. Only voxels between different labels are computed, from their four or eight
+    neighbours, so time and memory do not grow with the number of labels.
 
     Args:
-        label: One value a voxel, `(1, ...)`, 2D or 3D; of any number type, negative values included.
+        label: The label map, `(1, ...)`, 2D or 3D, of any number type; negative values are allowed.
         shape: The new spatial shape.
         separate: An axis along which labels are taken from the nearest slice.
 
     Returns:
-        The label map `(1, *shape)`, of the same dtype; `label` itself when the shape stays the same.
+        The label map `(1, *shape)`, of the same dtype; `label` itself if the shape stays the same.
 
     Source:
         nnU-Net (Isensee et al. 2021, Nature Methods, online methods): linear interpolation of one-hot labels.
@@ -212,15 +212,15 @@ def _vote(volume: Tensor, sizes: dict[int, int]) -> Tensor:
 
 
 def linear_taps(n_in: int, n_out: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return for each of `n_out` voxels the two of `n_in` that it lies between, and the weight of the second."""
+    """Return for each of `n_out` voxels the two of `n_in` between which it lies, and the weight of the second."""
     centre = (torch.arange(n_out, dtype=torch.float64) + 0.5) * (n_in / n_out) - 0.5
-    centre = centre.clamp_(min=0)  # at the other end both voxels are the last one
+    centre = centre.clamp_(min=0)  # at the other end, both voxels are the last one
     low = centre.long()
     return low, (low + 1).clamp_(max=n_in - 1), (centre - low).float()
 
 
 def following(volume: Tensor, axis: int) -> Tensor:
-    """Return for each voxel the next along an axis; for the last itself."""
+    """Return for each voxel the next one along an axis; for the last voxel, itself."""
     n = volume.shape[axis]
     return torch.cat([volume.narrow(axis, 1, n - 1), volume.narrow(axis, n - 1, 1)], dim=axis)
 
@@ -228,13 +228,13 @@ def following(volume: Tensor, axis: int) -> Tensor:
 def corners_of(
     voxels: Tensor, old: torch.Size, new: torch.Size, taps: Mapping[int, tuple[Tensor, Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
-    """Return the voxels that some voxels of another grid are interpolated from.
+    """Return the voxels from which voxels of another grid are interpolated.
 
     Args:
-        voxels: Flat indices into the new volume, `(N,)`.
-        old: Shape of the volume that is read.
-        new: Shape of the new one.
-        taps: For axes that are interpolated, as :func:`linear_taps`; the others are the same in both.
+        voxels: Flat indices of the voxels in the new volume, `(N,)`.
+        old: The shape of the volume that is read.
+        new: The shape of the new volume.
+        taps: The result of :func:`linear_taps` for each interpolated axis; the other axes are the same in both.
 
     Returns:
         Flat indices into the old volume, `(corners, N)`, and their weights.

@@ -21,8 +21,8 @@ from mednextv2.paths import writing
 from mednextv2.weights.provenance import ENTRY, add_about
 
 _multiarray = importlib.import_module("numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray")
-#: NumPy scalars and arrays stand in many checkpoints of other projects (nnU-Net's logs); rebuilding them runs no code
-#: of the file's choice.
+#: Many checkpoints of other projects contain NumPy scalars and arrays (nnU-Net's logs); rebuilding them runs no code of
+#: the file's choice.
 _HARMLESS = [
     np.dtype,
     np.ndarray,
@@ -30,22 +30,22 @@ _HARMLESS = [
     _multiarray._reconstruct,
     *{type(np.dtype(t)) for t in (np.float64, np.float32, np.float16, np.int64, np.int32, np.uint8, np.bool_)},
 ]
-_PIECE = 2**20  # bytes that are read at once
-_ZIP = b"PK\x03\x04"  # begins an archive
-_TURN = threading.RLock()  # held while they are in PyTorch's list: another thread's end of reading would take them out
+_PIECE = 2**20  # number of bytes that are read at once
+_ZIP = b"PK\x03\x04"  # the first bytes of an archive
+_TURN = threading.RLock()  # held while they are in PyTorch's list, else another thread could remove them
 
 
 def load_file(path: str | os.PathLike) -> Any:
-    """Read a checkpoint onto the CPU, tensors and plain containers only.
+    """Read a checkpoint onto the CPU, with tensors and plain containers only.
 
     Args:
         path: A file written by `torch.save`.
 
     Returns:
-        What the file holds.
+        The content of the file.
 
     Raises:
-        InputError: When the file is missing, damaged, or needs code to be run to read it.
+        InputError: When the file is missing, damaged, or cannot be read without running code.
     """
     path = Path(path)
     if not path.is_file():
@@ -63,7 +63,7 @@ def load_file(path: str | os.PathLike) -> Any:
                 "that made it, save the state dict alone: torch.save(network.state_dict(), path)"
             ) from e
         raise _damaged(path, e) from e
-    except Exception as e:  # a text read as a pickle raises nearly anything
+    except Exception as e:  # reading a text as a pickle can raise nearly any exception
         raise _damaged(path, e) from e
     if defect := _find_odd_tensor(content):
         raise InputError(f"{path}: {defect}; weights are plain tensors, of which each number is in the file")
@@ -71,15 +71,16 @@ def load_file(path: str | os.PathLike) -> Any:
 
 
 def _check_archive(path: Path) -> None:
-    """Raise an error when a file of PyTorch's present format does not hold what its checksums say.
+    """Raise an error when the content of a file in PyTorch's present format does not match its checksums.
 
-    PyTorch does not compare them. It writes nothing compressed, so what is could only be there to fill the memory.
+    PyTorch does not compare them. PyTorch writes nothing compressed, so a compressed part could only serve to fill the
+    memory.
     """
     with path.open("rb") as f:
         if f.read(len(_ZIP)) != _ZIP:
             return  # the format of before 2020, which has no checksums
     with zipfile.ZipFile(path) as archive:
-        members = [m for m in archive.infolist() if not m.filename.endswith(f"/{ENTRY}")]  # read by others
+        members = [m for m in archive.infolist() if not m.filename.endswith(f"/{ENTRY}")]  # it is read elsewhere
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise zipfile.BadZipFile("it is compressed")
         names = {member.filename for member in members}
@@ -90,7 +91,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _find_odd_tensor(content: Any) -> str:
-    """Say which tensor is not made of numbers that are in the file, or return an empty text."""
+    """Say which tensor needs numbers that are not in the file, or return an empty text."""
     stack, seen = [("", content)], set()
     while stack:
         name, part = stack.pop()
@@ -116,15 +117,15 @@ def _oddity(tensor: Tensor) -> str:
 
 
 def unwrap_state(content: Any) -> Any:
-    """Return the state dict inside a checkpoint of a trainer, with the names of the network alone.
+    """Return the state dict inside a checkpoint of a trainer, with only the names of the network.
 
     Args:
-        content: What a file holds: a state dict, or a dict that has one under `model`, `network_weights` (nnU-Net v2)
-            or `state_dict` (nnU-Net v1, Lightning). Names may begin with `module.` (DataParallel and
+        content: The content of a file: a state dict, or a dict with a state dict under `model`, `network_weights`
+            (nnU-Net v2) or `state_dict` (nnU-Net v1, Lightning). Names may begin with `module.` (DataParallel and
             DistributedDataParallel) and `_orig_mod.` (torch.compile).
 
     Returns:
-        The state dict; what is none is returned as it is.
+        The state dict; anything else is returned unchanged.
     """
     for key in ("network_weights", "state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -136,7 +137,7 @@ def unwrap_state(content: Any) -> Any:
 
 @contextmanager
 def _harmless_allowed() -> Iterator[None]:
-    """Let PyTorch read what is harmless; its list is the whole process's, and what others put there stays."""
+    """Let PyTorch read harmless types. Its list belongs to the whole process; entries of others stay in it."""
     with _TURN:
         new = [kind for kind in _HARMLESS if kind not in torch.serialization.get_safe_globals()]
         with torch.serialization.safe_globals(new):
@@ -144,18 +145,18 @@ def _harmless_allowed() -> Iterator[None]:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    text = re.split(r"WeightsUnpickler error:", str(error))[-1]  # before it stands advice to load without safety
+    text = re.split(r"WeightsUnpickler error:", str(error))[-1]  # the text before it advises to load without safety
     detail = " ".join(re.split(r"Please file|Check the documentation", text)[0].split())[:200]
     return InputError(f"{path}: not a PyTorch checkpoint, or a damaged one ({type(error).__name__}: {detail})")
 
 
 def save_file(content: Any, path: str | os.PathLike, about: Mapping[str, Any] | None = None) -> None:
-    """Write a checkpoint so that a reader sees the old file or the whole new one, never a part.
+    """Write a checkpoint so that a reader sees the old file or the whole new one, never a part of it.
 
     Args:
         content: Tensors in plain containers.
-        path: Where to; an existing file is replaced.
-        about: What weights tell about their training: see :mod:`mednextv2.weights.provenance`.
+        path: The file to write; an existing file is replaced.
+        about: What the weights record about their training: see :mod:`mednextv2.weights.provenance`.
 
     Raises:
         InputError: When the folder cannot be written or the disk is full.

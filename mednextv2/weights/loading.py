@@ -10,15 +10,15 @@ from mednextv2.errors import InputError
 from mednextv2.weights.files import load_file, unwrap_state
 from mednextv2.wording import brief, count
 
-_SHOWN = 3  # tensors named in an error; the rest are counted
+_SHOWN = 3  # number of tensors named in an error; the others are counted
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike) -> nn.Module:
     """Load a bundle's weights (`model.pt`, or a training checkpoint) into its network.
 
     Args:
-        network: The network, on any device; changed in place.
-        path: A state dict, or a checkpoint that holds one: see :func:`mednextv2.weights.files.unwrap_state`.
+        network: The network, on any device; it is changed in place.
+        path: A state dict, or a checkpoint that contains one: see :func:`mednextv2.weights.files.unwrap_state`.
 
     Returns:
         The same network.
@@ -45,12 +45,12 @@ def load_weights(network: nn.Module, path: str | os.PathLike) -> nn.Module:
 
 
 def wrong_tensors(state: dict[str, Any], own: dict[str, Tensor] | None = None) -> str:
-    """Say in words which entry of a state dict is no tensor of numbers that a network has; empty when all are.
+    """Say in words which entry of a state dict is not a numeric tensor as networks have; empty if all are.
 
     Args:
         state: The state dict.
-        own: The network's own, of the same names: then the types of the numbers are compared, too. A network of half
-            precision takes float32.
+        own: The network's own state dict with the same names. If it is given, the number types are compared, too. A
+            network in half precision accepts float32.
     """
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
@@ -62,7 +62,7 @@ def wrong_tensors(state: dict[str, Any], own: dict[str, Tensor] | None = None) -
 
 
 def broken_numbers(state: dict[str, Tensor]) -> str:
-    """Say in words which tensors of a state dict have numbers that are infinite or NaN; empty when none has."""
+    """Say in words which tensors of a state dict have infinite or NaN values; empty if none has."""
     broken = [k for k, v in state.items() if not torch.isfinite(v).all()]
     return f"NaN or infinite numbers in {count(len(broken), 'tensor')} ({broken[0]}, …)" if broken else ""
 
@@ -82,7 +82,7 @@ def describe_mismatch(own: dict[str, Tensor], other: dict[str, Tensor]) -> str:
     shapes = [k for k in own if k in other and own[k].shape != other[k].shape]
     if not (missing or unknown or shapes):
         return ""
-    if not any(k in own and not k.startswith("stem.") for k in other):  # the stem has the same names everywhere
+    if not any(k in own and not k.startswith("stem.") for k in other):  # the stem has the same names in every network
         return (
             "Not one tensor has a name of this network. For weights of the MedNeXt authors' code use "
             "mednextv2.weights.import_official"
@@ -102,7 +102,7 @@ def describe_mismatch(own: dict[str, Tensor], other: dict[str, Tensor]) -> str:
 
 
 def _likely_causes(own: dict, other: dict, missing: list[str], unknown: list[str]) -> list[str]:
-    """Name the settings that explain the difference, from tensors that each depend on one of them."""
+    """Name the settings that explain the difference, from tensors that each depend on one setting."""
 
     def size(state: dict, key: str, axis: int) -> int | None:
         return state[key].shape[axis] if key in state and state[key].dim() > axis else None

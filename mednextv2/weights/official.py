@@ -18,11 +18,11 @@ _STAGES = [f"enc_block_{i}" for i in range(4)] + ["bottleneck"] + [f"dec_block_{
 
 
 def import_official(source: str | os.PathLike | Mapping[str, Any]) -> MedNeXt:
-    """Build the network that a checkpoint of the MedNeXt authors' v1 code was saved from, and load it.
+    """Build the network from which a checkpoint of the MedNeXt authors' v1 code was saved, and load the checkpoint.
 
     The configuration is read from the weights: dimensions, channels, classes, kernel size, depth and expansion of each
-    stage, GRN, residual connections of the resampling blocks. Deep supervision is on when the file has its heads.
-    Two things leave no trace in a file and are taken to be as in every published size: channel-wise GroupNorm, and
+    stage, GRN, residual connections of the resampling blocks. Deep supervision is on if the file contains its heads.
+    Two things leave no trace in a file and are assumed to be as in every published size: channel-wise GroupNorm, and
     residual connections inside the standard blocks wherever the resampling blocks have them.
 
     Args:
@@ -32,10 +32,10 @@ def import_official(source: str | os.PathLike | Mapping[str, Any]) -> MedNeXt:
         The network with the weights, in eval mode.
 
     Raises:
-        InputError: When the file cannot be read safely, or is not a MedNeXt of that code; the message says why.
+        InputError: When the file cannot be read safely, or is not from a MedNeXt of that code; the message says why.
 
     Source:
-        State-dict names and shapes of the authors' repository for Roy et al. 2023 (arXiv:2303.09975).
+        The names and shapes of state dicts in the authors' repository for Roy et al. 2023 (arXiv:2303.09975).
     """
     name = "the given state dict" if isinstance(source, Mapping) else str(source)
     state = _find_state_dict(source if isinstance(source, Mapping) else load_file(source), name)
@@ -70,7 +70,7 @@ def _find_state_dict(content: Any, name: str) -> dict[str, Tensor]:
 
 
 def _read_configuration(state: dict[str, Tensor]) -> dict[str, Any]:
-    """Read the arguments of :class:`MedNeXt` from names and shapes."""
+    """Read the arguments of :class:`MedNeXt` from the names and shapes of its tensors."""
     stem, kernel = state["stem.weight"], state["enc_block_0.0.conv1.weight"].shape[2:]
     depths = [len({m[1] for k in state if (m := re.match(rf"{s}\.(\d+)\.", k))}) for s in _STAGES]
     if 0 in depths:

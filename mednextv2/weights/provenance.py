@@ -1,8 +1,8 @@
-"""What a file of weights tells about its training: an entry of its own beside the tensors, which other readers skip.
+"""What a file of weights records about its training: an extra entry beside the tensors, which other readers skip.
 
-A file that `torch.save` writes is a ZIP archive. The entry is JSON, so that
-`unzip -p model.pt "*/mednextv2/about.json"`
-shows it; it stays when the file is copied or renamed, and the tensors remain a bare state dict.
+A file that `torch.save` writes is a ZIP archive. The entry is JSON, so it can be displayed with
+`unzip -p model.pt "*/mednextv2/about.json"`.
+It stays when the file is copied or renamed, and the tensors remain a bare state dict.
 """
 
 import json
@@ -14,13 +14,13 @@ from typing import Any
 
 from mednextv2.wording import count
 
-#: The name of the entry within the archive's own folder, outside of which PyTorch allows none.
+#: The name of the entry within the archive's own folder, since PyTorch allows no entries outside that folder.
 ENTRY = "mednextv2/about.json"
-_LIMIT = 50 * 2**20  # bytes of JSON that are read
+_LIMIT = 50 * 2**20  # the largest number of bytes of JSON that are read
 
 
 def add_about(path: str | os.PathLike, about: Mapping[str, Any]) -> None:
-    """Add what is known of a training to a file of weights that was just written.
+    """Add what is known about a training to a file of weights that was just written.
 
     Args:
         path: A file written by `torch.save`.
@@ -32,7 +32,7 @@ def add_about(path: str | os.PathLike, about: Mapping[str, Any]) -> None:
 
 
 def read_about(path: str | os.PathLike) -> dict[str, Any]:
-    """Return what a file of weights tells about its training; an empty dictionary for a file that tells nothing."""
+    """Return what a file of weights records about its training; an empty dictionary if it records nothing."""
     try:
         with zipfile.ZipFile(Path(path).expanduser()) as archive:
             entry = archive.getinfo(f"{archive.namelist()[0].split('/')[0]}/{ENTRY}")
@@ -45,7 +45,7 @@ def read_about(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def trained_cases(files: Sequence[str | os.PathLike]) -> set[str]:
-    """Return the names of all cases that any of these files of weights were trained on, as far as they tell."""
+    """Return the names of all cases that any of these files of weights were trained on, as far as they record them."""
     found: set[str] = set()
     for file in files:
         names = read_about(file).get("training", [])
@@ -54,7 +54,7 @@ def trained_cases(files: Sequence[str | os.PathLike]) -> set[str]:
 
 
 def describe_weights(path: str | os.PathLike) -> str:
-    """Say in a line what a file of weights is: its name, and what it tells about its training."""
+    """Say in a line what a file of weights is: its name, and what it records about its training."""
     about = read_about(path)
     if not about:
         return str(path)

@@ -1,7 +1,8 @@
 """The C++ kernels for CPUs: built at first use with the compiler of the system, then loaded from a cache.
 
-The library holds the kernels for AVX2, AVX-512, AVX-512 with bfloat16 and AMX, and chooses when it is loaded. Without a
-compiler, on another kind of processor or with `MEDNEXTV2_NATIVE=0` everything works on PyTorch's own operators, slower.
+The library contains the kernels for AVX2, AVX-512, AVX-512 with bfloat16 and AMX, and chooses between them when it is
+loaded. Without a compiler, on another kind of processor, or with `MEDNEXTV2_NATIVE=0`, everything works with PyTorch's
+own operators, but slower.
 """
 
 import contextlib
@@ -27,10 +28,10 @@ from mednextv2.machine import home_folder
 
 logger = logging.getLogger(__name__)
 
-SETTING = "MEDNEXTV2_NATIVE"  # environment: 0 does without the library
-INSTRUCTIONS = "MEDNEXTV2_ISA"  # environment: nothing beyond one of these; read by the library when it is loaded
+SETTING = "MEDNEXTV2_NATIVE"  # environment variable: 0 disables the library
+INSTRUCTIONS = "MEDNEXTV2_ISA"  # environment variable: the highest instructions to use; read when it is loaded
 INSTRUCTION_SETS = ("avx2", "avx512", "avx512_bf16")
-CACHE = "MEDNEXTV2_CACHE"  # environment: folder for built libraries, default ~/.cache/mednextv2
+CACHE = "MEDNEXTV2_CACHE"  # environment variable: folder for built libraries, default ~/.cache/mednextv2
 _FOLDER = Path(__file__).parent
 _FLAGS = ["-O3", "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-g0"]
 _NAME = "mednextv2_native"
@@ -38,20 +39,20 @@ _FULL = ("No space left on device", "Disk quota exceeded")
 
 
 class State(Enum):
-    """What became of the library."""
+    """The state of the library."""
 
     LOADED = auto()
-    ABSENT = auto()  # switched off, of no use to this processor, or without a compiler
-    BROKEN = auto()  # could not be built or loaded, although nothing spoke against it
+    ABSENT = auto()  # switched off, unsuitable for this processor, or without a compiler
+    BROKEN = auto()  # could not be built or loaded, for no expected reason
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the attempt to load the library came to.
+    """The outcome of the attempt to load the library.
 
     Attributes:
-        state: What became of it.
-        reason: The instructions that it uses, or why it is not there; for people to read.
+        state: The state of the library.
+        reason: The instructions that it uses, or the reason why it is not available, for people to read.
     """
 
     state: State
@@ -64,10 +65,10 @@ class Outcome:
 
 
 def load() -> Outcome:
-    """Load the library, building it where that is needed.
+    """Load the library, building it if necessary.
 
     Raises:
-        InputError: For a value of a setting that does not exist.
+        InputError: If an environment variable has a value that does not exist.
     """
     for name, known in ((SETTING, ("0", "1")), (INSTRUCTIONS, INSTRUCTION_SETS)):
         if os.environ.get(name) and os.environ[name] not in known:
@@ -84,9 +85,9 @@ def _load() -> Outcome:
         return Outcome(State.ABSENT, unfit)
     try:
         path = library()
-        if not hasattr(torch.ops.mednextv2_native, "instructions"):  # building has loaded it already
+        if not hasattr(torch.ops.mednextv2_native, "instructions"):  # building already loads it
             torch.ops.load_library(str(path))
-    except Exception as e:  # a broken compiler must not keep anyone from working: the PyTorch path is there
+    except Exception as e:  # a broken compiler must not prevent use, since there is the PyTorch path
         reason = _cause(str(e)) or type(e).__name__
         if isinstance(e, OSError) or any(words in reason for words in _FULL):
             reason += f" (the folder for built libraries is {cache_folder()}; {CACHE} names another)"
@@ -133,8 +134,8 @@ def _without_compiler() -> str | None:
 def cache_folder() -> Path:
     """Return the folder of built libraries.
 
-    It is a folder of this user alone below the folder for temporary files where there is no home folder, or one that
-    the user may not write to, as in a container that runs as another user.
+    If there is no home folder or the user may not write to it, as in a container that runs as another user, it is a
+    folder for this user alone in the folder for temporary files.
     """
     chosen = os.environ.get(CACHE)
     home = home_folder()
@@ -148,14 +149,14 @@ def cache_folder() -> Path:
 
 
 def _writable(folder: Path) -> bool:
-    """Tell whether a folder can be written to, or made where it is missing."""
+    """Tell whether a folder can be written to, or created if it is missing."""
     there = next(path for path in (folder, *folder.parents) if os.path.exists(path))
     return os.access(there, os.W_OK | os.X_OK)
 
 
 @functools.cache
 def _own_temporary() -> Path:
-    """Return a folder for temporary files that nobody else can write to, since code is loaded from it."""
+    """Return a folder for temporary files to which nobody else can write, since code is loaded from it."""
     folder = Path(tempfile.gettempdir()) / f"mednextv2-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -170,7 +171,7 @@ def _own_temporary() -> Path:
 
 @functools.cache
 def _version() -> str:
-    """Hash what the library is built from: sources, flags, PyTorch and Python."""
+    """Hash everything from which the library is built: sources, flags, PyTorch and Python."""
     digest = hashlib.sha256()
     for path in sorted(_FOLDER.glob("*.h")) + sorted(_FOLDER.glob("*.cpp")):
         digest.update(path.name.encode() + path.read_bytes())
@@ -179,12 +180,12 @@ def _version() -> str:
 
 
 def built() -> Path:
-    """Return where the library of this version is, or will be."""
+    """Return the path of the library of this version, which may not exist yet."""
     return cache_folder() / f"{_NAME}-{_version()}.so"
 
 
 def library() -> Path:
-    """Return the library's path after building it where it is missing; two processes build it once."""
+    """Return the library's path after building it if it is missing; two processes build it only once."""
     target = built()
     if _intact(target):
         return target
@@ -196,7 +197,7 @@ def library() -> Path:
         raise NotADirectoryError(f"{target.parent} is no folder") from e
     with _lock(target.with_suffix(".lock")):
         if not _intact(target):  # it may have been built while this process waited
-            for left in target.parent.glob(".build-*"):  # of a build that was killed: this process has the lock
+            for left in target.parent.glob(".build-*"):  # left by a killed build, since this process has the lock
                 shutil.rmtree(left, ignore_errors=True)
             if target.exists():
                 logger.warning("%s is damaged, or was not finished, and is built anew", target)
@@ -211,7 +212,7 @@ def library() -> Path:
 
 
 def _intact(library: Path) -> bool:
-    """Tell whether a built library is as it was written: to load a damaged one would end the process."""
+    """Tell whether a built library is unchanged: loading a damaged one would end the process."""
     try:
         return _sum_file(library).read_text(encoding="utf-8") == _sum(library)
     except (OSError, UnicodeDecodeError):
@@ -243,9 +244,9 @@ def _build(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _ninja_on_path() -> Iterator[None]:
-    """Let PyTorch find ninja, which is beside Python in an environment that was not activated, while it builds.
+    """Let PyTorch find ninja while it builds; in an environment that was not activated, ninja is beside Python.
 
-    PyTorch looks for it in this process's own environment, which is as before afterwards.
+    PyTorch looks for it in the environment of this process, which is restored afterwards.
     """
     if shutil.which("ninja") is not None:
         yield
@@ -263,7 +264,7 @@ def _ninja_on_path() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Hold a lock that the system lets go of if the process dies."""
+    """Hold a lock that the system releases if the process dies."""
     import fcntl
 
     with open(path, "w", encoding="utf-8") as file:
@@ -274,5 +275,5 @@ def _lock(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX)
         try:
             yield
-        finally:  # although a process that was forked meanwhile has the file open, too
+        finally:  # even if a process that was forked meanwhile also has the file open
             fcntl.flock(file, fcntl.LOCK_UN)

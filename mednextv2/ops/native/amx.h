@@ -1,8 +1,8 @@
-// Products in AMX tiles of 16 rows x 64 bytes: 32 rows x 32 columns at once in four of them, whose sums go through
-// memory, since vector instructions cannot read tiles. The next rows' products are taken between the uses of the last, so
+// Products in AMX tiles of 16 rows x 64 bytes: 32 rows x 32 columns at once in four tiles, whose sums go through
+// memory, since vector instructions cannot read tiles. The next rows' products are computed between the last's uses, so
 // that tiles and vectors work at the same time.
 //
-// The assembler's statements name memory as changed: GCC's own intrinsics do not, and let stores pass a tile's load.
+// The assembler statements declare memory as changed; GCC's intrinsics do not, so stores may pass a tile's load.
 #pragma once
 
 #define MN_TILE_LOAD(tile, place, stride) \
@@ -12,7 +12,7 @@
 #define MN_TILE_ZERO(tile) asm volatile("tilezero %%tmm" #tile ::)
 #define MN_TILE_PRODUCT(sum, a, b) asm volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #sum ::)
 
-// The tiles of this thread, all of full size, while this lives; others (oneDNN) find them released.
+// The tiles of this thread, all of full size, for this object's lifetime; others (oneDNN) find them released.
 struct Tiles {
   struct alignas(64) Shape {
     uint8_t palette = 1, start_row = 0, reserved[14] = {0};
@@ -99,7 +99,7 @@ MN_INLINE void panel_products(const Factors<T> (&factors)[N], int64_t rows, Use 
   static_assert(NV == 2, "all panels are 32 columns wide");
   int64_t steps = 0;
   for (const Factors<T>& f : factors) steps += f.depth / 32;
-  if (steps <= 3) spread_products<16>(factors, steps, rows, use);  // so few that the processor overlaps them by itself
+  if (steps <= 3) spread_products<16>(factors, steps, rows, use);  // so few that the processor itself overlaps them
   else spread_products<4>(factors, steps, rows, use);
 }
 
@@ -107,7 +107,7 @@ MN_INLINE void panel_products(const Factors<T> (&factors)[N], int64_t rows, Use 
 template <class T>
 static void outer_product(const T* x, int64_t ldx, int64_t m, const T* y, int64_t ldy, int64_t n, int64_t rows, float* c,
                           int64_t ldc) {
-  alignas(64) T turned[32 * MOST_ROWS];  // 32 columns of x as rows: for 32 rows of x at a time two tiles
+  alignas(64) T turned[32 * MOST_ROWS];  // 32 columns of x as rows: two tiles for 32 rows of x at a time
   for (int64_t i0 = 0; i0 < m; i0 += 32) {
     for (int64_t p = 0; p < rows; p += 32)
       for (int64_t half = 0; half < 2; half++) {

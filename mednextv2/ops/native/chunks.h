@@ -5,7 +5,7 @@
 template <class S, class T> struct Chunks {
   typedef Operand<T> Op;
 
-  // Buffers of one worker. `*_rows`: row-major, `*_pairs`: in the order in which rows are summed over; for float the
+  // Buffers of one worker. `*_rows`: row-major, `*_pairs`: in the order in which rows are summed; for float, the
   // two are the same.
   struct Scratch {
     int64_t c, e, o;  // padded widths
@@ -47,7 +47,7 @@ template <class S, class T> struct Chunks {
     return s;
   }
 
-  // Normalised rows of y into row-major and (where wanted) paired order; missing rows and columns are zero.
+  // Normalised rows of y in row-major and (if requested) paired order; missing rows and columns are zero.
   static void load_y(const MlpSample& m, int64_t first_row, int64_t valid, int64_t rows, const Scratch& s, bool pairs) {
     const S* y = (const S*)m.y + first_row * m.channels;
     pairs = pairs && Op::GROUP > 1;

@@ -9,7 +9,7 @@ static const int BLOCK = 4;
 #endif
 
 template <class S> struct Depthwise {
-  // Of a big tensor's line: where the taps of one axis hit. index = (position + pad - tap) / stride or
+  // Where the taps of one axis hit a line of the big tensor. index = (position + pad - tap) / stride or
   // stride * position + tap - pad.
   MN_INLINE bool hit(int64_t position, int64_t tap, int64_t pad, int64_t stride, bool up, int64_t size, int64_t* index) {
     int64_t i = up ? position + pad - tap : stride * position + tap - pad;
@@ -74,7 +74,7 @@ template <class S> struct Depthwise {
   static void line(const Convolution& c, const S* const* lines, const float* const* taps, int count, const S* onto, S* out) {
     const int64_t in_size = (UP ? c.small : c.big)[2], out_size = (UP ? c.big : c.small)[2];
     for (int64_t start = 0; start < out_size; start += BLOCK) {
-      // whether all inputs that the block may touch exist
+      // whether all inputs of the block exist
       const int64_t low = UP ? (start - K) / STRIDE - 1 : start * STRIDE - K / 2;
       const int64_t high = UP ? (start + BLOCK + K) / STRIDE + 1 : (start + BLOCK - 1) * STRIDE + K / 2;
       const bool inside = low >= 0 && high < in_size && start + BLOCK <= out_size;
@@ -103,7 +103,7 @@ template <class S> struct Depthwise {
       for (int64_t i = 0; i < size; i++) {
         vf d = sub(load_upto(line + i * channels + channel, left), mean);
         square = fma(d, d, square);
-        rest = add(rest, d);  // what rounding left out of the mean
+        rest = add(rest, d);  // the part of the mean that was lost by rounding
       }
       float m[V], s[V], r[V];
       store(m, mean);
@@ -224,7 +224,7 @@ template <class S> struct Depthwise {
         for (; l + LINES <= count; l += LINES) accumulate<K, STRIDE, LINES>(c, lines + l, taps + l, small, channel, buffer);
         for (; l < count; l++) accumulate<K, STRIDE, 1>(c, lines + l, taps + l, small, channel, buffer);
       }
-      if (++since == 64 || i + 1 == end) {  // float sums stay short
+      if (++since == 64 || i + 1 == end) {  // keeps float sums short
         for (int64_t j = 0; j < size; j++) {
           gradient[j] += buffer[j];
           buffer[j] = 0.0f;

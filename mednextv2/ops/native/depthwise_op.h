@@ -8,7 +8,7 @@ namespace {
 Convolution describe(const Tensor& big, const Tensor& small, const Tensor& weight, int64_t stride, bool up) {
   Convolution c{};
   c.samples = big.size(0), c.channels = big.size(1), c.stride = stride, c.up = up;
-  const int64_t flat = big.dim() == 4 ? 1 : 0;  // an image is a volume of one plane
+  const int64_t flat = big.dim() == 4 ? 1 : 0;  // a 2D image is a volume with one plane
   for (int64_t i = 0; i < 3; i++) {
     c.big[i] = i < flat ? 1 : big.size(2 + i - flat);
     c.small[i] = i < flat ? 1 : small.size(2 + i - flat);
@@ -17,7 +17,7 @@ Convolution describe(const Tensor& big, const Tensor& small, const Tensor& weigh
   return c;
 }
 
-// Weights as (taps, channels padded), turned around where asked for.
+// Weights as (taps, padded channels), reversed if requested.
 std::vector<float> taps(const Kernels& k, const Floats& weight, int64_t channels, int64_t count, bool turned) {
   const int64_t wide = round_up(channels, k.vector);
   std::vector<float> to(count * wide, 0.0f);
@@ -73,7 +73,7 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_backward(const Tensor& grad, const 
   Floats w(weight);
   const bool up = transposed && stride > 1;
   Tensor dx = need_x ? at::empty_like(x) : at::empty({0}, x.options().memory_format(at::MemoryFormat::Contiguous));
-  if (need_x) {  // the adjoint: to the grid of x
+  if (need_x) {  // the adjoint, on the grid of x
     const bool back = !transposed && stride > 1;
     Convolution c = describe(back ? x : grad, back ? grad : x, weight, stride, back);
     const auto table = taps(k, w, C, count, !transposed && stride == 1);

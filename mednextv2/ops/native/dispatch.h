@@ -1,5 +1,5 @@
-// What the operators share: the choice of the instruction set, checks of what torch hands over, parameters as floats and
-// packed, and the work shared out on torch's threads.
+// The parts that operators share: the choice of the instruction set, checks of arguments, parameters as floats and
+// packed, and the distribution of work to torch's threads.
 #pragma once
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -28,8 +28,8 @@ namespace {
 using at::Tensor;
 using std::optional;
 
-// Whether the processor has AMX tiles for bfloat16, and Linux lets this process use them: their state is big, and a
-// process gets room for it when it asks.
+// Whether the processor has AMX tiles for bfloat16, and Linux lets this process use them: their state is large, and a
+// process gets memory for it only on request.
 bool has_tiles() {
 #if defined(SYS_arch_prctl)
   unsigned a, b, c, d;
@@ -43,7 +43,7 @@ bool has_tiles() {
 }
 
 InstructionSet detect() {
-  const char* limit = std::getenv("MEDNEXTV2_ISA");  // the name of a set: not beyond it, for tests and comparisons
+  const char* limit = std::getenv("MEDNEXTV2_ISA");  // the name of the highest set to use, for tests and comparisons
   const std::string most = limit ? limit : "";
   __builtin_cpu_init();
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -80,7 +80,7 @@ Tensor empty_channels_last(at::IntArrayRef size, const Tensor& like) {
   return at::empty(size, like.options().memory_format(format));
 }
 
-// Share out [0, n) among torch's threads; f(worker, begin, end).
+// Distribute [0, n) to torch's threads as f(worker, begin, end).
 int64_t workers() { return at::get_num_threads(); }
 template <class F> void share(int64_t n, const F& f) {
   const int64_t w = std::min<int64_t>(workers(), n);
@@ -111,10 +111,10 @@ Tensor packed(const Kernels& kernels, const Floats& weight, int64_t sk, int64_t 
   return to;
 }
 
-// Whether products of bfloat16 have instructions of their own, and are not computed in float.
+// Whether there are special instructions for products of bfloat16, so that they are not computed in float.
 bool fast_bfloat16() { return instruction_set >= AVX512_BF16; }
 
-std::string instructions(bool bfloat16) {  // that tensors of bfloat16 are computed with, or else of float
+std::string instructions(bool bfloat16) {  // the instructions for tensors of bfloat16, or else of float
   const char* names[] = {"AVX2", "AVX-512", "AVX-512 with bfloat16", "AMX with bfloat16"};
   return names[bfloat16 ? instruction_set : std::min(instruction_set, AVX512)];
 }

@@ -1,10 +1,10 @@
 // Products of row-major chunks of rows with packed weights, and of two chunks over their rows.
 //
-// Packed weights B (K x N): panels of 2 V columns (the last one V where that is enough, but for AMX), K rows each; for
-// bfloat16 products two rows of K are interleaved, as the instructions want them.
+// Packed weights B (K x N): panels of 2 V columns (the last one V if that is enough, except for AMX), K rows each; for
+// bfloat16 products, two rows of K are interleaved, as the instructions need them.
 #pragma once
 
-template <class T> struct Operand;  // the type in which products take their factors
+template <class T> struct Operand;  // the type of the factors of products
 
 #if defined(MN_AMX)
 static const int ROWS = 32, T_ROWS = 32;  // two by two AMX tiles
@@ -21,7 +21,7 @@ MN_INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * t
 MN_INLINE int64_t at_most(int64_t n, int64_t limit) { return n < limit ? n : limit; }
 
 template <> struct Operand<float> {
-  static const int GROUP = 1;  // rows of K that are interleaved
+  static const int GROUP = 1;  // number of rows of K that are interleaved
   static const int DEPTH = 1;  // rows of K of one product: K is padded to a multiple
   MN_INLINE vf gelu(vf u) { return gelu_exact(u); }
   MN_INLINE Activated gelu_slope(vf u) { return gelu_exact_slope(u); }
@@ -57,7 +57,7 @@ template <> struct Operand<float> {
       }
     }
   }
-  // place of (row p, column n) in a chunk whose rows are to be summed over
+  // position of (row p, column n) in a chunk whose rows are summed
   MN_INLINE int64_t paired(int64_t p, int64_t n, int64_t ld) { return p * ld + n; }
   MN_INLINE void store_pair(float* chunk, int64_t p, int64_t n, int64_t ld, vf even, vf odd) {
     store(chunk + p * ld + n, even);
@@ -121,7 +121,7 @@ template <> struct Operand<bf16> {
 };
 #endif
 
-// n floats, `stride` apart; zeros behind them.
+// n floats, `stride` apart, followed by zeros.
 MN_INLINE vf load_strided(const float* p, int64_t stride, int64_t n) {
   if (stride == 1) return load_upto(p, n);
   float part[V] = {0};
@@ -132,7 +132,7 @@ MN_INLINE vf load_strided(const float* p, int64_t stride, int64_t n) {
 // Columns of the panel at column n of N, in vectors.
 MN_INLINE int panel_vectors(int64_t n, int64_t columns) { return columns - n > V ? 2 : NARROWEST; }
 
-// Rows (row-major) and a panel that are multiplied, summed over `depth`, and what sums start from (null: zero).
+// Rows (row-major) and a panel that are multiplied and summed over `depth`, and the start of the sums (null: zero).
 template <class T> struct Factors {
   const T* rows;
   int64_t stride;
@@ -144,7 +144,7 @@ template <class T> struct Factors {
 #if defined(MN_AMX)
 #include "amx.h"
 #else
-struct Tiles {  // nothing to set up before products
+struct Tiles {  // nothing has to be set up before products
   Tiles() {}
 };
 
@@ -169,8 +169,8 @@ MN_INLINE void panel_products(const Factors<T> (&factors)[1], int64_t rows, Use 
   panel_product<NV>(factors[0], rows, use);
 }
 
-// For every tile: use(first row, sums of the first product, of the second). The first are in memory, there is no room
-// for both in registers.
+// For every tile: use(first row, sums of the first product, of the second). The first are in memory, since registers
+// have no room for both.
 template <int NV, class T, class Use>
 MN_INLINE void panel_products(const Factors<T> (&factors)[2], int64_t rows, Use use) {
   panel_product<NV>(factors[0], rows, [&](int64_t r, vf (&sum)[ROWS][NV]) {
@@ -227,10 +227,10 @@ static void pack(const float* source, int64_t sk, int64_t sn, int64_t k, int64_t
   for (int64_t n0 = begin; n0 < end; n0 += 2 * V) {
     const int64_t columns = panel_vectors(n0, n) * V;
     for (int64_t v = 0; v < columns; v += V) {
-      const int64_t left = n - n0 - v;  // may be negative: then zeros
+      const int64_t left = n - n0 - v;  // zeros if negative
       const float* from = source + (n0 + v) * sn;
       int64_t done = 0;
-      if (sk == 1 && left >= V)  // columns of B are rows of the source: squares of it are turned over
+      if (sk == 1 && left >= V)  // columns of B are rows of the source, so squares of it are transposed
         for (; done + Operand<T>::GROUP * V <= k; done += Operand<T>::GROUP * V) {
           vf square[V];
 #pragma GCC unroll 16

@@ -1,4 +1,4 @@
-// The operator mednextv2_native::labels: it checks what torch hands over and shares out the work on its threads.
+// The operator mednextv2_native::labels: it checks its arguments and distributes the work to torch's threads.
 #include "labels.h"
 
 #include <ATen/Parallel.h>
@@ -12,7 +12,7 @@ namespace {
 
 using at::Tensor;
 
-const int64_t VOXELS = 1024;  // that are worth a thread's start
+const int64_t VOXELS = 1024;  // fewest voxels for which it is worth starting a thread
 
 Tensor labels(const Tensor& sums, const Tensor& weights, at::TensorList low, at::TensorList high, at::TensorList share,
               at::IntArrayRef paint, bool wide) {

@@ -1,5 +1,5 @@
 // Linear interpolation of logits and the decision on labels, in one pass that never stores an interpolated logit.
-// Memory is what limits it, so that there is one version for all processors, with AVX2. Only C headers are included, as
+// It is limited by memory, so there is one version for all processors, with AVX2. Only C headers are included, as
 // in kernels_avx2.cpp.
 #include <immintrin.h>
 #include <math.h>
@@ -24,9 +24,9 @@ MN_INLINE vf load(const half* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const
 MN_INLINE float value(const float* p) { return *p; }
 MN_INLINE float value(const half* p) { return _cvtsh_ss(p->bits); }
 
-static const int32_t MIXED = -1;  // voxels around a place decide differently
+static const int32_t MIXED = -1;  // voxels around a place have different decisions
 
-// Call f(c) for vectors of channels, until all n are covered. Where n is no multiple of V, the last two vectors overlap;
+// Call f(c) for vectors of channels, until all n are covered. If V does not divide n, the last two vectors overlap;
 // with fewer than V channels there is one vector, which reads beyond them.
 template <class F> MN_INLINE void each_vector(int64_t n, const F& f) {
   int64_t c = 0;
@@ -34,14 +34,14 @@ template <class F> MN_INLINE void each_vector(int64_t n, const F& f) {
   if (c < n) f(n > V ? n - V : 0);
 }
 
-// The channel of the largest value, the first among equals; 0 where none is above minus infinity. `values(c)` are those
+// The channel of the largest value, the first among equals; 0 if none is above minus infinity. `values(c)` are those
 // of the channels from c on.
 template <class F> MN_INLINE int32_t largest(int64_t n, const F& values) {
   const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   vf best = set1(-INFINITY);
   __m256i where = _mm256_setzero_si256();
   each_vector(n, [&](int64_t c) __attribute__((always_inline)) {
-    const vf v = values(c), larger = _mm256_cmp_ps(v, best, _CMP_GT_OQ);  // never where v is not a number
+    const vf v = values(c), larger = _mm256_cmp_ps(v, best, _CMP_GT_OQ);  // false if v is NaN
     best = _mm256_blendv_ps(best, v, larger);
     where = _mm256_blendv_epi8(where, _mm256_add_epi32(lanes, _mm256_set1_epi32((int)c)), _mm256_castps_si256(larger));
   });
@@ -92,7 +92,7 @@ template <class T> static void codes(const Labels& l, int64_t begin, int64_t end
 
 MN_INLINE int64_t row_stride(const Labels& l) { return l.channels < V ? V : l.channels; }
 
-// What a line of labels lies between: up to four lines of the grid, with their weights.
+// The lines of the grid around a line of labels, up to four, with their weights.
 struct Around {
   int count;
   int64_t start[4];  // the first voxel of each
@@ -147,9 +147,9 @@ template <class T> MN_INLINE void across(const Labels& l, const Around& around, 
 
 template <class T, class L> static void lines(const Labels& l, int64_t begin, int64_t end, void* scratch) {
   const int64_t depth = l.grid[2], stride = row_stride(l);
-  float* rows = (float*)scratch;                       // depth x stride: interpolated across the line, where needed
+  float* rows = (float*)scratch;                       // depth x stride: interpolated across the line, if needed
   int32_t* common = (int32_t*)(rows + depth * stride);  // depth: the decision of all lines around, or MIXED
-  uint8_t* ready = (uint8_t*)(common + depth);          // depth: whether the row is there
+  uint8_t* ready = (uint8_t*)(common + depth);          // depth: whether the row is ready
   for (int64_t i = 0; i < depth * stride; i++) rows[i] = -INFINITY;
   for (int64_t number = begin; number < end; number++) {
     const Around around = Around::line(l, number);

@@ -59,9 +59,9 @@ template <class S, class T> struct MlpForward : Chunks<S, T> {
     });
   }
 
-  // h * s into h_rows, from what was kept; rows that are missing may hold anything, they are not written out
+  // h * s into h_rows, from the kept h; missing rows may contain anything, since they are not written out
   static void scale_rows(const MlpSample& m, const Scratch& s, int64_t first_row, int64_t valid) {
-    for (int64_t n = 0; n < round_up(m.width, Op::DEPTH); n += V) {  // with what products need of the padding
+    for (int64_t n = 0; n < round_up(m.width, Op::DEPTH); n += V) {  // with the padding that products need
       const vf scale = load(m.response + n);
       for (int64_t r = 0; r < valid; r++)
         store(s.h_rows + r * s.e + n, mul(load((const T*)m.kept + (first_row + r) * s.e + n), scale));

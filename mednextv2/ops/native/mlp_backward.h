@@ -10,7 +10,7 @@ template <class S, class T> struct MlpBackward : Chunks<S, T> {
   using Base::load_y;
   using Base::prepare;
 
-  // Rows of the gradient in paired order, and in row-major order where that is wanted; missing rows and columns are zero.
+  // Rows of the gradient in paired order, and in row-major order if requested; missing rows and columns are zero.
   // Their sums are added to `sums`.
   static void load_grad(const MlpSample& m, int64_t first_row, int64_t valid, int64_t rows, const Scratch& s, bool pairs,
                         bool row_major, double* sums) {
@@ -34,7 +34,7 @@ template <class S, class T> struct MlpBackward : Chunks<S, T> {
     }
   }
 
-  // The gradient's rows as products take them: where they are, if nothing has to be padded.
+  // The gradient's rows as products need them: in place, if nothing has to be padded.
   static const T* grad_rows(const MlpSample& m, int64_t first_row, int64_t valid, int64_t rows, const Scratch& s) {
     if constexpr (sizeof(S) == sizeof(T)) {
       if (valid == rows && m.out_channels == s.o) return (const T*)m.grad + first_row * m.out_channels;

@@ -1,12 +1,12 @@
-// The folded MLP of a batch, forward and backward: what is between its passes over the chunks of rows.
+// The folded MLP of a batch, forward and backward: the steps between its passes over the chunks of rows.
 #pragma once
 #include "dispatch.h"
 
 namespace {
 
-// The expanded rows of one sample between GRN's norms and the compression are kept where that costs less than to make
-// them again: in the cache of last level, and with so many channels that the product takes longer than the memory.
-// With tiles it hardly ever does.
+// The expanded rows of one sample between GRN's norms and the compression are kept if that costs less than computing
+// them again: if they fit in the last-level cache, with so many channels that the product takes longer than the memory.
+// With AMX tiles, this is hardly ever so.
 bool keeps(const Kernels& kernels, int64_t channels, int64_t bytes) {
   if (&kernels == amx_kernels(BFLOAT16)) return bytes <= 4 << 20;
   return bytes <= (channels < 64 ? 8 << 20 : 32 << 20);
@@ -25,7 +25,7 @@ double dot(const float* a, const float* b, int64_t n) {  // float sums of 64 pro
   return total;
 }
 
-// What both passes over a batch are given, and what they take of it for the sample at hand.
+// The arguments of both passes over a batch, and the pointers for the current sample.
 struct Mlp {
   const Kernels& kernels;
   Tensor y;
@@ -50,7 +50,7 @@ struct Mlp {
     sample.voxels = P, sample.channels = C, sample.width = E, sample.out_channels = O;
   }
 
-  // Rows a chunk: what keeps the expanded rows in the second-level cache, and all workers busy.
+  // Rows per chunk: few enough to keep the expanded rows in the second-level cache, and all workers busy.
   void set_chunk(bool backward) {
     const int64_t bytes = (E * (backward ? 2 : 1) + C + O) * kernels.element;
     const int64_t cache = std::max<int64_t>(256 * 1024 / bytes, 24), share = ceil_div(P, workers());
@@ -233,7 +233,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
       offset[c] = -mlp.a[c] * dy_sum[c] / P;
       slope[c] = -mlp.a[c] * mlp.r[c] * dy_y[c] / P;
     }
-    if (P == 1) {  // the norm of one voxel is constant; a difference of rounded numbers is not quite
+    if (P == 1) {  // the norm of a single voxel is constant; a difference of rounded numbers is not quite zero
       std::memset(s.dy, 0, C * size);
       continue;
     }
