@@ -16,7 +16,14 @@ from mednextv2.bundle.run import check_overrides, find_bundle, workflow_files
 from mednextv2.errors import InputError
 from mednextv2.inference.fold_ensemble import describe_choice
 from mednextv2.inference.inputs import CheckImaged, find_images
-from mednextv2.inference.orders import CheckOrder, Extras, Order, check_extras, place_masks, warn_of_modalities
+from mednextv2.inference.prediction_orders import (
+    CheckOrder,
+    Extras,
+    Order,
+    check_extras,
+    place_masks,
+    warn_of_modalities,
+)
 from mednextv2.inference.preflight import find_defects
 from mednextv2.paths import new_folder
 from mednextv2.predictor import Predictor

@@ -36,7 +36,7 @@ from mednextv2.images.volume import read_volume
 from mednextv2.inference import StreamingInferer
 from mednextv2.inference.air_skipping import air_windows
 from mednextv2.inference.logits_to_labels import LabelWriter
-from mednextv2.inference.streaming import _Grid
+from mednextv2.inference.sliding_window import _Grid
 from mednextv2.inference.window_cells import most_waiting
 from mednextv2.transforms import Resampled
 

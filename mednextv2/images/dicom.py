@@ -13,8 +13,8 @@ from tqdm import tqdm
 from mednextv2.errors import InputError
 from mednextv2.images.dicom_file import Slice, holds_slices, is_dicom, read_slices
 from mednextv2.images.dicom_geometry import describe_tilt, find_defect, in_order, name_files, slices_affine
-from mednextv2.images.dicom_parts import split_volumes, without_copies
 from mednextv2.images.dicom_pixels import read_pixels
+from mednextv2.images.dicom_volumes import split_volumes, without_copies
 
 logger = logging.getLogger(__name__)
 

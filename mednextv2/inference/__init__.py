@@ -8,7 +8,7 @@ from mednextv2.inference.label_transforms import DecideLabelsd, StructureMasksd
 from mednextv2.inference.mirroring import MirroringInferer
 from mednextv2.inference.postprocessing import ApplyPostprocessingd
 from mednextv2.inference.preflight import prepare_evaluation, prepare_inference
-from mednextv2.inference.streaming import StreamingInferer
+from mednextv2.inference.sliding_window import StreamingInferer
 from mednextv2.scores.evaluation import EvaluationTable
 
 __all__ = [

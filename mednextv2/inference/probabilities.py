@@ -13,7 +13,7 @@ from monai.transforms import Invertd
 
 from mednextv2.errors import InputError
 from mednextv2.images.dicom_tilt import to_slices
-from mednextv2.inference.streaming import StreamingInferer
+from mednextv2.inference.sliding_window import StreamingInferer
 from mednextv2.paths import prepare_folder, writing
 
 

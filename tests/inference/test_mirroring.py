@@ -7,7 +7,7 @@ from torch import nn
 
 from mednextv2.data import LabelScheme
 from mednextv2.inference.mirroring import MirroringInferer, mirrored
-from mednextv2.inference.streaming import StreamingInferer
+from mednextv2.inference.sliding_window import StreamingInferer
 from mednextv2.ops.held_weights import kept
 
 SUBSETS_3D = [(), (0,), (1,), (2,), (0, 2), (1, 2), (0, 1, 2)]

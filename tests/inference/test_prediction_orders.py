@@ -8,7 +8,14 @@ from pydicom.uid import generate_uid
 from mednextv2.data import choose_series
 from mednextv2.errors import InputError
 from mednextv2.inference.inputs import CheckImaged
-from mednextv2.inference.orders import CheckOrder, Extras, Order, check_extras, place_masks, warn_of_modalities
+from mednextv2.inference.prediction_orders import (
+    CheckOrder,
+    Extras,
+    Order,
+    check_extras,
+    place_masks,
+    warn_of_modalities,
+)
 
 TILTED = np.array([[0.8, 0, 0, 5], [0, 0.9, 0.7, -3], [0, 0, 2.0, 8], [0, 0, 0, 1.0]])
 

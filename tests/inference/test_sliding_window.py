@@ -233,7 +233,7 @@ def test_a_gpu_gives_the_same(memory):
 _GROWTH = """
 import torch
 from mednextv2.data import LabelScheme
-from mednextv2.inference import StreamingInferer, streaming
+from mednextv2.inference import StreamingInferer, sliding_window
 from mednextv2.allocator import keep_freed_memory
 
 def resident(field):
@@ -241,7 +241,7 @@ def resident(field):
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 assert keep_freed_memory()
-streaming._KEPT = 64 * 2**20  # in proportion to the image
+sliding_window._KEPT = 64 * 2**20  # in proportion to the image
 infer = StreamingInferer((48, 48, 48), LabelScheme([str(i) for i in range(100)]), memory=0.05, overlap=0.5)
 network = lambda x: x[:, :1].repeat(1, 100, 1, 1, 1)  # 42 MiB a window
 infer(torch.zeros(1, 1, 48, 48, 48), network)

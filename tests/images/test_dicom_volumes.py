@@ -9,7 +9,7 @@ from dicom_helpers import change_files, item, numbers, refused, write_enhanced, 
 from mednextv2.data import choose_series, find_series, read_series, read_volume
 from mednextv2.errors import InputError
 from mednextv2.images.dicom_file import read_slices
-from mednextv2.images.dicom_parts import split_volumes, without_copies
+from mednextv2.images.dicom_volumes import split_volumes, without_copies
 
 UID = "1.2.9"
 
