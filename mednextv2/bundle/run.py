@@ -38,7 +38,7 @@ def find_bundle(bundle: str | os.PathLike) -> Path:
     for place in places:
         if (place / "configs").is_dir():
             return place.resolve()
-    looked = ", ".join(str(p.absolute()) for p in places)
+    looked = ", ".join(dict.fromkeys(str(p.absolute()) for p in places))
     raise InputError(f"bundle {bundle}: no folder with configs at {looked}. Give the path of the bundle's folder")
 
 

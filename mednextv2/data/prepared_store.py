@@ -33,7 +33,7 @@ from mednextv2.errors import InputError
 from mednextv2.images.label_map_files import read_label_map
 from mednextv2.images.volume import SUFFIXES, stem
 from mednextv2.label_scheme import LabelScheme
-from mednextv2.paths import prepare_folder, remove_leftovers, writing
+from mednextv2.paths import expand, prepare_folder, remove_leftovers, writing
 from mednextv2.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class CaseStore:
     ) -> None:
         identity = [_FORMAT, __version__, settings, describe(transform)]
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-        self.folder = Path(folder).expanduser() / digest
+        self.folder = expand(folder) / digest
         self.transform, self.scheme, self.workers = transform, scheme, max(1, workers)
 
     def prepare(self, items: Sequence[Mapping[str, Any]]) -> list[PreparedCase]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from mednextv2.errors import InputError
 from mednextv2.images.volume import stem
+from mednextv2.paths import expand
 
 #: The name of nnU-Net's file, which is used where a data set has it.
 NNUNET_NAME = "splits_final.json"
@@ -36,7 +37,7 @@ def read_split_file(path: str | os.PathLike, names: Sequence[str]) -> list[Fold]
         InputError: If the file is no such file, names cases that the data set does not have, or a fold has a case on
             both sides or none on one.
     """
-    path = Path(path).expanduser()
+    path = expand(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as e:

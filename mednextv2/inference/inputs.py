@@ -19,6 +19,7 @@ from mednextv2.images.dicom import DicomSeries, choose_series, find_series, has_
 from mednextv2.images.dicom_file import is_dicom
 from mednextv2.images.dicom_tilt import without_shear
 from mednextv2.images.volume import SUFFIXES, has_orientation, read_volume, stem
+from mednextv2.paths import expand
 from mednextv2.text_files import read_json
 from mednextv2.wording import brief, count
 
@@ -45,9 +46,11 @@ def find_images(
     Raises:
         InputError: When nothing is found, a file is missing, or the number of channels is another.
     """
-    path = Path(source).expanduser()
+    path = expand(source)
     if not str(source) or not path.exists():
         raise InputError(f"{path}: there is no such image, folder or datalist")
+    if not path.is_dir() and not path.is_file():  # a pipe, for whose other end a program waits
+        raise InputError(f"{path}: is a pipe or a device, not a file; give an image, a folder or a datalist")
     if series is not None and not path.is_dir():
         raise InputError(f"--series {series}: is for a folder of DICOM files, but {path} is a file")
     if path.is_dir():
