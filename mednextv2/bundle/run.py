@@ -15,6 +15,7 @@ from mednextv2.bundle.build import OVERLAYS
 from mednextv2.bundle.task import is_rewritten, texts_in
 from mednextv2.errors import InputError, UsageError
 from mednextv2.paths import PATHS, absolute
+from mednextv2.wording import brief
 
 _RUN_ARGUMENTS = ("run_id", "init_id", "final_id", "meta_file", "logging_file")  # MONAI's own, passed through
 
@@ -91,13 +92,27 @@ def check_overrides(files: list[str], overrides: dict[str, Any], more: Sequence[
             else:
                 names = list(node) if isinstance(node, dict) and part != parts[0] else known
                 near = difflib.get_close_matches(part, [str(n) for n in names], n=3)
-                before, after = key.split(part, 1)
+                before, _, after = key.partition(part or key)
                 near = [f"--{before}{name}{after}" for name in near]
                 hint = f"did you mean {' or '.join(near)}?" if near else f"see {files[0]}"
                 problems.append(f"--{key}: there is no such setting; {hint}")
                 break
+        else:
+            if len(parts) == 1 and (kind := _other_kind(node, overrides[key])):
+                problems.append(f"--{key} {brief(overrides[key])}: {kind}")
     if problems:
         raise UsageError("\n".join(problems))
+
+
+def _other_kind(default: Any, value: Any) -> str:
+    """Say what should be in the place of a value that is another kind of thing than the default, or return nothing."""
+    if isinstance(default, dict) and isinstance(value, (str, int, float)):
+        return f"is a section, not a setting; its parts are {brief([part for part in default if part[0] != '_'])}"
+    texts = isinstance(default, list) and bool(default) and isinstance(default[0], (str, dict))
+    if texts and (isinstance(value, (str, int, float)) or value == []):
+        example = [part for part in default if isinstance(part, str)] or ["a", "b"]
+        return f"should be a list, such as {brief(str(example))}, each text in it in quotes"
+    return ""
 
 
 def as_setting(key: str, value: Any) -> Any:

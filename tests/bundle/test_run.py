@@ -78,3 +78,20 @@ logging.getLogger("monai.apps").error("of MONAI")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert [line.split("  ", 1)[1] for line in done.stdout.splitlines()] == ["4 cases", "of MONAI"]
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("labels", "[background]", "should be a list"),
+        ("channels", [], "should be a list"),
+        ("initialize", [], "should be a list"),
+        ("run", "x", "should be a list"),
+        ("train", 5, "is a section"),
+        ("::", 3, "no such setting"),
+    ],
+)
+def test_a_value_of_another_kind_than_the_setting_is_refused(key, value, words):
+    with pytest.raises(InputError, match=words):
+        check_overrides(TRAIN, {key: value})
+    check_overrides(TRAIN, {"labels": ["background", "a"], "spacing": "x"})  # which has a rule of its own
