@@ -17,6 +17,7 @@ from mednextv2.images.label_map_files import as_label_map, distinct_values
 from mednextv2.images.volume import dimensions, is_numeric, read_volume
 from mednextv2.wording import count, times
 
+_MOST = float(np.finfo(np.float32).max)
 _LISTED = 50  # defects shown; the rest are counted
 _ODD_SPACING = 9.9  # times the median spacing, or that part of it
 
@@ -195,6 +196,11 @@ def check_image(array: np.ndarray, affine: np.ndarray, channels: int = 1, spatia
     if not np.isfinite(array).all():
         broken = int(array.size - np.isfinite(array).sum())
         problems.append(f"has {count(broken, 'NaN or infinite voxel')}; replace or recompute them")
+    elif array.dtype == np.float64 and max(array.max(), -array.min()) > _MOST:
+        problems.append(
+            f"has voxels of up to {max(array.max(), -array.min()):.3g}, which are infinite in single precision; "
+            "correct its scaling (in NIfTI: scl_slope)"
+        )
     else:
         parts = [array] if array.ndim == spatial_dims else np.moveaxis(array, -1, 0)
         problems += [

@@ -18,7 +18,7 @@ from mednextv2.errors import InputError
 from mednextv2.images.dicom import DicomSeries, choose_series, find_series, has_dicom, series_affine
 from mednextv2.images.dicom_file import is_dicom
 from mednextv2.images.dicom_tilt import without_shear
-from mednextv2.images.volume import SUFFIXES, has_orientation, read_volume, stem
+from mednextv2.images.volume import NO_ORIENTATION, SUFFIXES, has_orientation, read_volume, stem
 from mednextv2.paths import expand
 from mednextv2.text_files import read_json
 from mednextv2.wording import brief, count
@@ -229,8 +229,8 @@ class CheckImaged(MapTransform):
                     affine = without_shear(affine)
                 if not has_orientation(file):
                     logger.warning(
-                        "%s: has no orientation (sform_code and qform_code are 0), so that left and right may be "
-                        "exchanged in the mask", file,
+                        "%s: has no orientation (%s), so that left and right may be exchanged in the mask",
+                        file, NO_ORIENTATION,
                     )  # fmt: skip
                 expected = self.channels if len(files) == 1 else 1
                 problems = check_image(np.asarray(array), affine, expected, self.spatial_dims)
