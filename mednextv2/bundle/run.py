@@ -15,6 +15,7 @@ from mednextv2.bundle.build import OVERLAYS
 from mednextv2.bundle.task import is_rewritten, texts_in
 from mednextv2.errors import InputError, UsageError
 from mednextv2.paths import PATHS, absolute
+from mednextv2.text_files import MAX_YAML_BYTES, parse_yaml, read_json, read_text
 from mednextv2.wording import brief
 
 _RUN_ARGUMENTS = ("run_id", "init_id", "final_id", "meta_file", "logging_file")  # MONAI's own, passed through
@@ -66,6 +67,27 @@ def workflow_files(root: Path, workflow: str) -> list[str]:
     return files
 
 
+def read_workflow(files: Sequence[str]) -> ConfigParser:
+    """Read the configuration files of a workflow, whatever a bundle from elsewhere has in their place.
+
+    Args:
+        files: As of :func:`workflow_files`.
+
+    Raises:
+        InputError: For a file that cannot be read, is no YAML or JSON, or holds no settings by name.
+    """
+    for file in files:
+        content = read_json(file) if file.endswith(".json") else parse_yaml(read_text(file, MAX_YAML_BYTES), file)
+        if not isinstance(content, dict):
+            raise InputError(
+                f"{file}: should hold settings by name, but holds {brief(content)}; copy the bundle again, or build it "
+                "anew with mednextv2 bundle"
+            )
+    parser = ConfigParser()
+    parser.read_config(list(files))
+    return parser
+
+
 def check_overrides(files: list[str], overrides: dict[str, Any], more: Sequence[str] = ()) -> None:
     """Raise an InputError for settings that the configuration does not have, with the names that come near.
 
@@ -74,8 +96,7 @@ def check_overrides(files: list[str], overrides: dict[str, Any], more: Sequence[
         overrides: Settings by name; `::` and `#` lead into nested ones.
         more: Further names that exist.
     """
-    parser = ConfigParser()
-    parser.read_config(files)
+    parser = read_workflow(files)
     config: Any = parser.config  # a dictionary, since it was read from files
     known = [*more, *(k for k in config if k != parser.meta_key)]
     problems = []
