@@ -77,15 +77,20 @@ def read_workflow(files: Sequence[str]) -> ConfigParser:
         InputError: For a file that cannot be read, is no YAML or JSON, or holds no settings by name.
     """
     for file in files:
-        content = read_json(file) if file.endswith(".json") else parse_yaml(read_text(file, MAX_YAML_BYTES), file)
-        if not isinstance(content, dict):
-            raise InputError(
-                f"{file}: should hold settings by name, but holds {brief(content)}; copy the bundle again, or build it "
-                "anew with mednextv2 bundle"
-            )
+        _check_content(file)
     parser = ConfigParser()
     parser.read_config(list(files))
     return parser
+
+
+def _check_content(file: str) -> None:
+    """Raise an InputError for a file of a bundle that MONAI cannot read, or not in bounded time and memory."""
+    content = read_json(file) if file.endswith(".json") else parse_yaml(read_text(file, MAX_YAML_BYTES), file)
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{file}: should hold settings by name, but holds {brief(content)}; copy the bundle again, or build it "
+            "anew with mednextv2 bundle"
+        )
 
 
 def check_overrides(files: list[str], overrides: dict[str, Any], more: Sequence[str] = ()) -> None:
@@ -186,4 +191,6 @@ def run_bundle(bundle: str | os.PathLike, workflow: str, **overrides: Any) -> No
     overrides.setdefault("bundle_root", root)
     logging_file = str(overrides.pop("logging_file", root / "configs" / "logging.conf"))
     meta_file = str(overrides.pop("meta_file", root / "configs" / "metadata.json"))
+    if os.path.isfile(meta_file):  # MONAI goes without it where there is none
+        _check_content(meta_file)
     monai_run(config_file=files, meta_file=meta_file, logging_file=logging_file, **overrides)

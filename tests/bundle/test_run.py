@@ -121,3 +121,10 @@ def test_the_workflows_of_a_bundle_are_read_as_monai_reads_them(workflow):
     parser = ConfigParser()
     parser.read_config(workflow_files(HIPPOCAMPUS, workflow))
     assert read_workflow(workflow_files(HIPPOCAMPUS, workflow)).config == parser.config
+
+
+def test_metadata_that_are_none_are_refused_by_their_file(tmp_path):
+    for text, words in (("[]", "should hold settings by name"), ("", "is not valid JSON")):
+        (tmp_path / "m.json").write_text(text)
+        with pytest.raises(InputError, match=f"m.json: {words}"):
+            run_bundle(HIPPOCAMPUS, "inference", meta_file=tmp_path / "m.json")
