@@ -1,6 +1,7 @@
 """The one exception for mistakes that a user can make and correct."""
 
 import errno
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,10 @@ from pathlib import Path
 from types import TracebackType
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: What keeps a program from a file that its user named: an impossible name or links, missing rights, a failing disk.
+_NO_ACCESS = (
+    errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENXIO
+)  # fmt: skip
 #: Messages of PyTorch when tensors of worker processes find no space in /dev/shm, or no file handle.
 _SHARED_MEMORY = r"Bus error|out of shared memory|unable to (allocate|open|resize|write|mmap|map).*</torch_"
 _OPEN_FILES = r"received \d+ items of ancdata|Too many open files"
@@ -46,7 +51,8 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     """Return the InputError that caused an exception, such as one from a library that wraps it, or None.
 
     If a library ran out of a resource of the machine, that is an InputError, too: space on a disk, shared memory for
-    the worker processes of a data loader, memory (so that the system killed a worker), or open files.
+    the worker processes of a data loader, memory (so that the system killed a worker), or open files. So is a file
+    that the system does not let the program use, if the error names it.
     """
     found = next((e for e in causes(error) if isinstance(e, InputError)), None)
     if found is None and (text := next(filter(None, map(_shortage, causes(error))), None)):
@@ -76,6 +82,8 @@ def _shortage(error: BaseException) -> str:
             "num_workers: a worker process was killed, probably by the system for lack of memory; give fewer "
             f"--num_workers or a smaller --batch_size. {_GOES_ON}"
         )
+    if isinstance(error, OSError) and error.errno in _NO_ACCESS and error.filename:
+        return f"{os.fsdecode(error.filename)}: cannot be used ({error.strerror}); give another path, or mend this one"
     return ""
 
 

@@ -87,6 +87,8 @@ class LabelScheme:
         regions: Sequence[Mapping[str, Any]] = (),
         ignore_label: int | None = None,
     ) -> None:
+        if not isinstance(labels, (list, tuple)):  # of a text, each letter would be a label
+            raise InputError(f"labels {brief(labels)}: should be a list of names, such as [background, liver]")
         self.labels = [str(name) for name in labels]
         self.ignore_label = ignore_label
         if not regions and len(self.labels) < 2:

@@ -19,6 +19,11 @@ def usable_cpus() -> int:
     return max(1, min(limit for limit in limits if limit is not None))
 
 
+def machine_memory() -> float:
+    """Return the bytes of memory of this machine; infinity where the system does not tell, as Windows."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+
+
 def home_folder() -> Path | None:
     """Return the home folder of the user, or None if there is none, as for a user whom the system does not know."""
     try:

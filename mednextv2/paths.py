@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mednextv2.errors import InputError, find_full_disk
+from mednextv2.wording import brief
 
 _OLD_S = 2 * 86400.0
 _LITTLE_ROOM = 1 << 16  # bytes; a disk with less has no space for the file
@@ -34,15 +35,34 @@ PATHS = (
 )
 
 
+def expand(path: str | os.PathLike) -> Path:
+    """Return a path as the user means it, with `~` replaced by the home folder, whether or not it exists.
+
+    From then on the path can be asked whether it exists, which is an error of Python's for some paths.
+
+    Raises:
+        InputError: If nothing can be there: `~` means nobody, a name is too long, links go round in a circle, or a
+            folder above it must not be entered.
+    """
+    try:
+        expanded = Path(path).expanduser()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            expanded.stat()
+    except (OSError, RuntimeError, ValueError) as e:  # of pathlib for ~nobody; of a null character in a path
+        reason = (isinstance(e, OSError) and e.strerror) or e
+        raise InputError(f"{brief(str(path))}: cannot be used as a path ({reason}); give another one") from e
+    return expanded
+
+
 def absolute(path: str | os.PathLike) -> Path:
     """Return an absolute path, with `~` replaced by the home folder; links are kept.
 
     Raises:
-        InputError: If the path is relative and the working directory was deleted, or there is no user for `~`.
+        InputError: As of :func:`expand`, and if the path is relative and the working directory was deleted.
     """
     try:
-        return Path(path).expanduser().absolute()
-    except (OSError, RuntimeError) as e:
+        return expand(path).absolute()
+    except OSError as e:
         raise InputError(f"{path}: cannot be made an absolute path ({e}); give the whole path from /") from e
 
 
@@ -59,7 +79,7 @@ def prepare_folder(folder: str | os.PathLike, setting: str) -> Path:
     Raises:
         InputError: If the folder cannot be created or written.
     """
-    folder = Path(folder).expanduser()
+    folder = expand(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -82,7 +102,7 @@ def new_folder(folder: str | os.PathLike, setting: str) -> Iterator[Path]:
     Yields:
         The folder.
     """
-    folder = Path(folder).expanduser()
+    folder = expand(folder)
     missing = _missing(folder)
     try:
         yield prepare_folder(folder, setting)
@@ -93,7 +113,7 @@ def new_folder(folder: str | os.PathLike, setting: str) -> Iterator[Path]:
 
 def try_folder(folder: str | os.PathLike, setting: str) -> None:
     """Make sure that a folder can be created and written, without leaving one; arguments are as in `prepare_folder`."""
-    folder = Path(folder).expanduser()
+    folder = expand(folder)
     missing = _missing(folder)
     try:
         prepare_folder(folder, setting)
@@ -118,7 +138,7 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
 
     Files of running processes are kept. Files of other machines, on a shared file system, are removed after two days.
     """
-    for file in Path(folder).expanduser().glob(".part-*"):
+    for file in expand(folder).glob(".part-*"):
         match = re.match(r"\.part-(\d+)(?:\.([0-9a-f]{8}))?-", file.name)
         if match is None:
             continue

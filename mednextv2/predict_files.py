@@ -12,7 +12,7 @@ from monai.utils import ensure_tuple
 from tqdm import tqdm
 
 from mednextv2.bundle.metadata import read_facts
-from mednextv2.bundle.run import check_overrides, find_bundle, workflow_files
+from mednextv2.bundle.run import check_overrides, find_bundle, read_workflow, workflow_files
 from mednextv2.errors import InputError
 from mednextv2.inference.fold_ensemble import describe_choice
 from mednextv2.inference.inputs import CheckImaged, find_images
@@ -157,10 +157,7 @@ def _segment(order: Order, predictor: Predictor, extras: Extras) -> tuple[list[P
 
 
 def _facts(files: Sequence[str]) -> tuple[list[str], int]:
-    from monai.bundle import ConfigParser
-
-    parser = ConfigParser()
-    parser.read_config(files)
+    parser = read_workflow(files)
     return parser.get_parsed_content("channels"), len(parser.get_parsed_content("patch_size"))
 
 

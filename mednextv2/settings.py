@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import torch
 
 from mednextv2.errors import InputError
+from mednextv2.machine import machine_memory, usable_cpus
 from mednextv2.nets.legal_sizes import DIVISOR, is_legal, nearest
+from mednextv2.nets.training_memory import training_memory
 from mednextv2.training.schedule import OPTIMIZERS
 
 
@@ -32,6 +34,8 @@ _finite = _number(-1e30, 1e30)
 _POSITIVE = _Rule(_whole(1), "a whole number from 1")
 _COUNT = _Rule(_whole(0), "a whole number from 0")
 _PART = _Rule(_number(0, 1), "a number from 0 to 1")
+_MOST_WORKERS = max(64, 4 * usable_cpus())  # each is a process with all libraries; more than that ends the machine
+_WORKERS = _Rule(lambda n: _whole(0)(n) and n <= _MOST_WORKERS, f"a whole number from 0 to {_MOST_WORKERS}")
 _SWITCH = _Rule(lambda value: isinstance(value, bool), "True or False")
 _AXES = _Rule(
     lambda v: v == [] or (_list(v, lambda n: _whole(0)(n) and n <= 2) and len({*v}) == len(v)),
@@ -47,7 +51,7 @@ RULES = {
     "early_stopping": _COUNT,
     "window_batch_size": _POSITIVE,
     "warmup_epochs": _COUNT,
-    "num_workers": _COUNT,
+    "num_workers": _WORKERS,
     "seed": _COUNT,
     "foreground_patches": _PART,
     "overlap": _Rule(lambda v: _number(0)(v) and v < 1, "a number from 0 to below 1"),
@@ -90,6 +94,8 @@ def check_settings(patch_size: Sequence[int], device: torch.device | str, **sett
         if not RULES[name].fits(value)
     ]
     problems += [p for p in (_patch_problem(patch_size), _device_problem(device)) if p]
+    if not problems and (problem := _memory_problem(patch_size, device, settings.get("batch_size", 0))):
+        problems.append(problem)
     if problems:
         raise InputError("\n".join(problems))
 
@@ -102,6 +108,22 @@ def _patch_problem(patch_size: Any) -> str:
         legal = [nearest(n) for n in patch_size]
         return f"patch_size {list(patch_size)}: every axis should be a multiple of {DIVISOR}; the nearest is {legal}"
     return ""
+
+
+def _memory_problem(patch_size: Sequence[int], device: Any, batch_size: int) -> str:
+    """Name a batch that even the smallest network cannot be trained with on this machine's CPU.
+
+    The system would end the program without a word, or the machine would swap for hours.
+    """
+    if str(device) != "cpu" or not batch_size:
+        return ""
+    memory, needed = machine_memory(), training_memory("v2_tiny", patch_size, batch_size)
+    if needed <= memory:
+        return ""
+    return (
+        f"batch_size {batch_size} and patch_size {list(patch_size)}: a training step needs at least "
+        f"{needed / 2**30:.3g} GiB, but this machine has {memory / 2**30:.3g} GiB of memory; lower one of them"
+    )
 
 
 def _device_problem(device: Any) -> str:

@@ -1,3 +1,4 @@
+import errno
 import subprocess
 import sys
 import textwrap
@@ -178,3 +179,14 @@ def test_message_has_its_traceback_in_other_programs(tmp_path):
     result = run(tmp_path, "some.program", "InputError('a.nii.gz: is 2D')")
     assert "Traceback (most recent call last)" in result.stderr
     assert result.returncode == 1
+
+
+def test_a_file_that_the_system_keeps_from_the_program_is_the_users_to_mend():
+    error = wrapped_os_error(PermissionError(errno.EACCES, "Permission denied", "/data/a.nii.gz"))
+    assert str(find_input_error(error)).startswith("/data/a.nii.gz: cannot be used (Permission denied)")
+    assert find_input_error(PermissionError(errno.EACCES, "Permission denied")) is None  # of no file
+    assert find_input_error(FileNotFoundError(errno.ENOENT, "No such file", "/package/missing.html")) is None
+
+
+def wrapped_os_error(error):
+    return raised(lambda: _raise(RuntimeError("while loading"), error))

@@ -216,3 +216,9 @@ def test_region_of_another_form_is_shown(entry):
     with pytest.raises(InputError, match="should have name, values and paint") as caught:
         LabelScheme(LABELS, [entry])
     assert repr(entry) in str(caught.value)
+
+
+@pytest.mark.parametrize("labels", ["background", "[background, a]", {"background": 0, "a": 1}, None, 3])
+def test_labels_that_are_no_list_are_refused(labels):
+    with pytest.raises(InputError, match=r"labels .*: should be a list of names"):
+        LabelScheme(labels)

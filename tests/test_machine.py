@@ -72,3 +72,11 @@ def test_a_user_without_a_home_has_none(monkeypatch):
 
     monkeypatch.setattr(Path, "home", unknown)
     assert machine.home_folder() is None
+
+
+def test_the_memory_of_the_machine_is_what_linux_says():
+    said = Path("/proc/meminfo")
+    if not said.exists():
+        pytest.skip("not Linux")
+    kilobytes = int(said.read_text().split()[1])
+    assert machine.machine_memory() == pytest.approx(kilobytes * 1024, rel=0.01)

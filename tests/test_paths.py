@@ -7,7 +7,7 @@ import pytest
 
 from mednextv2 import paths
 from mednextv2.errors import InputError
-from mednextv2.paths import new_folder, try_folder
+from mednextv2.paths import expand, new_folder, try_folder
 
 
 def test_trying_a_folder_leaves_no_new_one(tmp_path):
@@ -65,3 +65,18 @@ def test_leftovers_of_processes_that_are_gone_are_removed(tmp_path):
     os.utime(tmp_path / gone[2], (0, 0))
     paths.remove_leftovers(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(stay)  # process 1 is alive
+
+
+def test_a_path_that_can_be_no_path_is_refused_and_others_may_be_missing(tmp_path):
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / ("x" * 300), "x/" * 3000, tmp_path / "circle", "~no.such.user/x", "a\0b"):
+        with pytest.raises(InputError, match=r"cannot be used as a path .*; give another one"):
+            expand(path)
+    for path in (tmp_path / "missing", tmp_path / "file" / "x", tmp_path, ""):
+        assert os.fspath(expand(path)) == (os.fspath(path) or ".")
+
+
+def test_home_is_put_for_its_sign(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expand("~/a") == tmp_path / "a"

@@ -67,7 +67,7 @@ def test_patch_sizes_that_are_no_two_or_three_whole_numbers_are_refused_with_an_
         ("val_interval", [1], [0]),
         ("window_batch_size", [1], [0]),
         ("warmup_epochs", [0, 5], [-1]),
-        ("num_workers", [0, 8], [-1, "two"]),
+        ("num_workers", [0, 8], [-1, "two", 9999]),
         ("seed", [0, 12345], [-1, None]),
         ("foreground_patches", [0, 0.33, 1], [-0.1, 1.1, "a"]),
         ("val_iterations", [1, 50], [0, 2.5]),
@@ -129,3 +129,9 @@ def test_every_scalar_of_a_workflow_that_has_a_rule_is_checked(workflow):
     ) | {"patch_size", "device"}
     for name in checked:
         assert config["settings"][name] == f"@{name}"
+
+
+def test_a_batch_that_no_network_can_be_trained_with_here_is_refused():
+    with pytest.raises(InputError, match=r"batch_size 99999999 and patch_size \[16, 16, 16\]: .* GiB of memory"):
+        check_settings([16, 16, 16], "cpu", batch_size=99999999)
+    check_settings([48, 64, 48], "cpu", batch_size=2)

@@ -4,9 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser
-
-from mednextv2.bundle.run import find_bundle, workflow_files
+from mednextv2.bundle.run import find_bundle, read_workflow, workflow_files
 from mednextv2.data.cases import DatasetFolder
 from mednextv2.data.dataset import read_dataset
 from mednextv2.data.splits import Split, split_dataset
@@ -94,9 +92,7 @@ def _about(root: Path, fold: int) -> dict[str, Any]:
 
 def bundle_scheme(root: Path) -> LabelScheme:
     """Return what the label values of a bundle mean, from its configuration."""
-    parser = ConfigParser()
-    parser.read_config(workflow_files(root, "train"))
-    return parser.get_parsed_content("scheme")
+    return read_workflow(workflow_files(root, "train")).get_parsed_content("scheme")
 
 
 def _read_scores(path: Path) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from mednextv2.bundle.task import read_task
 from mednextv2.data.cases import DatasetFolder
 from mednextv2.errors import InputError
 from mednextv2.nets.legal_sizes import DIVISOR
-from mednextv2.paths import new_folder, writing
+from mednextv2.paths import expand, new_folder, writing
 from mednextv2.wording import count
 
 _REFERENCE = (
@@ -70,7 +70,7 @@ def check_folder(folder: str | os.PathLike) -> Path:
     Raises:
         InputError: If it already contains a task, cannot be written, or has a name that MONAI would cut.
     """
-    folder = Path(folder).expanduser()
+    folder = expand(folder)
     if (folder / "task.yaml").exists():
         raise InputError(f"{folder / 'task.yaml'}: exists already; give another --output, or move that folder away")
     if "_v" in folder.resolve().name:
@@ -157,7 +157,7 @@ def _flow(value: Any) -> str:
 def _public_text(plan: Plan, name: str) -> str:
     # no text may begin with characters that MONAI would run as an expression
     about = {key: text.strip().lstrip("$@% ") for key, text in plan.dataset.about.items()}
-    title = about.get("name") or name
+    title = about.get("name") or name.lstrip("$@% ") or "task"
     structures = ", ".join(plan.scheme.foreground)
     modality = ", ".join(plan.dataset.channels) or "not stated"
     facts = _yaml(

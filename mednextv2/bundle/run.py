@@ -15,6 +15,8 @@ from mednextv2.bundle.build import OVERLAYS
 from mednextv2.bundle.task import is_rewritten, texts_in
 from mednextv2.errors import InputError, UsageError
 from mednextv2.paths import PATHS, absolute
+from mednextv2.text_files import MAX_YAML_BYTES, parse_yaml, read_json, read_text
+from mednextv2.wording import brief
 
 _RUN_ARGUMENTS = ("run_id", "init_id", "final_id", "meta_file", "logging_file")  # MONAI's arguments, passed on
 
@@ -38,7 +40,7 @@ def find_bundle(bundle: str | os.PathLike) -> Path:
     for place in places:
         if (place / "configs").is_dir():
             return place.resolve()
-    looked = ", ".join(str(p.absolute()) for p in places)
+    looked = ", ".join(dict.fromkeys(str(p.absolute()) for p in places))
     raise InputError(f"bundle {bundle}: no folder with configs at {looked}. Give the path of the bundle's folder")
 
 
@@ -65,6 +67,32 @@ def workflow_files(root: Path, workflow: str) -> list[str]:
     return files
 
 
+def read_workflow(files: Sequence[str]) -> ConfigParser:
+    """Read the configuration files of a workflow, whatever a bundle from elsewhere has in their place.
+
+    Args:
+        files: As of :func:`workflow_files`.
+
+    Raises:
+        InputError: For a file that cannot be read, is no YAML or JSON, or holds no settings by name.
+    """
+    for file in files:
+        _check_content(file)
+    parser = ConfigParser()
+    parser.read_config(list(files))
+    return parser
+
+
+def _check_content(file: str) -> None:
+    """Raise an InputError for a file of a bundle that MONAI cannot read, or not in bounded time and memory."""
+    content = read_json(file) if file.endswith(".json") else parse_yaml(read_text(file, MAX_YAML_BYTES), file)
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{file}: should hold settings by name, but holds {brief(content)}; copy the bundle again, or build it "
+            "anew with mednextv2 bundle"
+        )
+
+
 def check_overrides(files: list[str], overrides: dict[str, Any], more: Sequence[str] = ()) -> None:
     """Raise an InputError for settings that the configuration does not have, and suggest similar names.
 
@@ -73,8 +101,7 @@ def check_overrides(files: list[str], overrides: dict[str, Any], more: Sequence[
         overrides: Settings by name; `::` and `#` lead to nested settings.
         more: Further names that are allowed.
     """
-    parser = ConfigParser()
-    parser.read_config(files)
+    parser = read_workflow(files)
     config: Any = parser.config  # a dictionary, since it was read from files
     known = [*more, *(k for k in config if k != parser.meta_key)]
     problems = []
@@ -91,13 +118,27 @@ def check_overrides(files: list[str], overrides: dict[str, Any], more: Sequence[
             else:
                 names = list(node) if isinstance(node, dict) and part != parts[0] else known
                 near = difflib.get_close_matches(part, [str(n) for n in names], n=3)
-                before, after = key.split(part, 1)
+                before, _, after = key.partition(part or key)
                 near = [f"--{before}{name}{after}" for name in near]
                 hint = f"did you mean {' or '.join(near)}?" if near else f"see {files[0]}"
                 problems.append(f"--{key}: there is no such setting; {hint}")
                 break
+        else:
+            if len(parts) == 1 and (kind := _other_kind(node, overrides[key])):
+                problems.append(f"--{key} {brief(overrides[key])}: {kind}")
     if problems:
         raise UsageError("\n".join(problems))
+
+
+def _other_kind(default: Any, value: Any) -> str:
+    """Say what should be in the place of a value that is another kind of thing than the default, or return nothing."""
+    if isinstance(default, dict) and isinstance(value, (str, int, float)):
+        return f"is a section, not a setting; its parts are {brief([part for part in default if part[0] != '_'])}"
+    texts = isinstance(default, list) and bool(default) and isinstance(default[0], (str, dict))
+    if texts and (isinstance(value, (str, int, float)) or value == []):
+        example = [part for part in default if isinstance(part, str)] or ["a", "b"]
+        return f"should be a list, such as {brief(str(example))}, each text in it in quotes"
+    return ""
 
 
 def as_setting(key: str, value: Any) -> Any:
@@ -150,4 +191,6 @@ def run_bundle(bundle: str | os.PathLike, workflow: str, **overrides: Any) -> No
     overrides.setdefault("bundle_root", root)
     logging_file = str(overrides.pop("logging_file", root / "configs" / "logging.conf"))
     meta_file = str(overrides.pop("meta_file", root / "configs" / "metadata.json"))
+    if os.path.isfile(meta_file):  # MONAI goes without it where there is none
+        _check_content(meta_file)
     monai_run(config_file=files, meta_file=meta_file, logging_file=logging_file, **overrides)

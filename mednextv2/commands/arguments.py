@@ -9,12 +9,11 @@ import inspect
 import re
 from ast import literal_eval
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 from mednextv2.commands.peers import hint_for
 from mednextv2.errors import UsageError
-from mednextv2.paths import PATHS
+from mednextv2.paths import PATHS, expand
 
 Verb = Callable[..., Any]
 #: Settings of workflows whose values are names or texts, as typed.
@@ -148,7 +147,7 @@ def read_literal(text: str) -> Any:
 
 def _weights(text: str) -> str | list[str]:
     """Return several files for [a.pt,b.pt] or a.pt,b.pt, unless there is a file of that name."""
-    if Path(text).expanduser().exists():
+    if expand(text).exists():
         return text
     parts = [part.strip().strip("'\"") for part in text.removeprefix("[").removesuffix("]").split(",")]
     return [part for part in parts if part]

@@ -15,14 +15,12 @@ def report(folder: str, output: str | None = None, images: str | None = None, la
         mednextv2 report bundles/mednextv2_liver/output/evaluation/fold_0
         mednextv2 report masks --images scans --output masks.html
     """
-    from pathlib import Path
-
-    from mednextv2.paths import absolute
+    from mednextv2.paths import absolute, expand
     from mednextv2.report import write_report
     from mednextv2.scores.folders import score_folders
     from mednextv2.scores.results_json import RESULTS_NAME
 
-    if labels is not None and images is not None and not (Path(folder).expanduser() / RESULTS_NAME).exists():
+    if labels is not None and images is not None and not (expand(folder) / RESULTS_NAME).exists():
         scores = absolute(folder) / "scores"
         score_folders(folder, labels, scores, images=images)
         folder, images, labels = str(scores), None, None

@@ -30,13 +30,13 @@ def score(
     from mednextv2.bundle.cross_validation import bundle_scheme
     from mednextv2.bundle.run import find_bundle
     from mednextv2.data.dataset import read_scheme
-    from mednextv2.paths import absolute
+    from mednextv2.paths import absolute, expand
     from mednextv2.scores.evaluation import format_table
     from mednextv2.scores.folders import score_folders
 
     scheme = None
     if names is not None:
-        folder = Path(names).expanduser()
+        folder = expand(names)
         folder = folder.parent if folder.name == "dataset.json" else folder
         described = (folder / "dataset.json").is_file()
         scheme = read_scheme(folder) if described else bundle_scheme(find_bundle(names))

@@ -17,6 +17,7 @@ from mednextv2.images.label_map_files import as_label_map, distinct_values
 from mednextv2.images.volume import dimensions, is_numeric, read_volume
 from mednextv2.wording import count, times
 
+_MOST = float(np.finfo(np.float32).max)
 _LISTED = 50  # the number of defects that are listed; the others are only counted
 _ODD_SPACING = 9.9  # a spacing is odd if it is this factor larger or smaller than the median
 
@@ -194,6 +195,11 @@ def check_image(array: np.ndarray, affine: np.ndarray, channels: int = 1, spatia
     if not np.isfinite(array).all():
         broken = int(array.size - np.isfinite(array).sum())
         problems.append(f"has {count(broken, 'NaN or infinite voxel')}; replace or recompute them")
+    elif array.dtype == np.float64 and max(array.max(), -array.min()) > _MOST:
+        problems.append(
+            f"has voxels of up to {max(array.max(), -array.min()):.3g}, which are infinite in single precision; "
+            "correct its scaling (in NIfTI: scl_slope)"
+        )
     else:
         parts = [array] if array.ndim == spatial_dims else np.moveaxis(array, -1, 0)
         problems += [

@@ -7,7 +7,7 @@ from typing import Any
 from mednextv2.data.cases import DatasetFolder
 from mednextv2.data.check import CaseReport
 from mednextv2.errors import InputError
-from mednextv2.images.volume import SUFFIXES, has_orientation
+from mednextv2.images.volume import NO_ORIENTATION, SUFFIXES, has_orientation
 from mednextv2.wording import count
 
 
@@ -61,8 +61,8 @@ def dataset_warnings(dataset: DatasetFolder, reports: Sequence[CaseReport], labe
     ]
     if without:
         warnings.append(
-            f"{count(len(without), 'file')} without an orientation (sform_code and qform_code are 0), so that left and "
-            f"right may be exchanged: {_first(without, 5)}"
+            f"{count(len(without), 'file')} without an orientation ({NO_ORIENTATION}), so that "
+            f"left and right may be exchanged: {_first(without, 5)}"
         )
     used = {Path(file).resolve() for case in dataset.cases for file in case.images}
     folders = sorted({file.parent for file in used})

@@ -16,6 +16,7 @@ from mednextv2.data.two_folders import find_two_folders, read_two_folders, sorte
 from mednextv2.errors import InputError
 from mednextv2.images.volume import SUFFIXES, stem
 from mednextv2.label_scheme import LabelScheme
+from mednextv2.paths import expand
 from mednextv2.wording import brief, count
 
 
@@ -35,7 +36,7 @@ def read_dataset(dataset_dir: str | os.PathLike, labels_dir: str | os.PathLike |
     Raises:
         InputError: When a folder or file is missing, cannot be parsed, or names no cases.
     """
-    folder = Path(dataset_dir).expanduser()
+    folder = expand(dataset_dir)
     if not folder.is_dir():
         advice = "give the folder that holds it" if folder.is_file() else "give it with --dataset_dir"
         raise InputError(f"dataset_dir {folder}: there is no such folder; {advice}")
@@ -68,7 +69,7 @@ def read_scheme(folder: str | os.PathLike) -> LabelScheme | None:
     Raises:
         InputError: If the file is missing, cannot be parsed, or the declaration cannot be used.
     """
-    folder = Path(folder).expanduser()
+    folder = expand(folder)
     description, file = read_description(folder), folder / "dataset.json"
     return DatasetFolder(folder, (), label_values(description, file), (), _order(description, file)).scheme()
 

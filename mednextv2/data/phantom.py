@@ -11,7 +11,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from mednextv2.errors import InputError
-from mednextv2.paths import new_folder, writing
+from mednextv2.paths import expand, new_folder, writing
 
 
 def make_phantom_dataset(folder: str | os.PathLike, cases: int = 60, seed: int = 0) -> Path:
@@ -32,7 +32,7 @@ def make_phantom_dataset(folder: str | os.PathLike, cases: int = 60, seed: int =
     Raises:
         InputError: When the folder already contains a data set or cannot be written.
     """
-    folder = Path(folder).expanduser()
+    folder = expand(folder)
     if not isinstance(cases, int) or cases < 1:
         raise InputError(f"cases {cases!r}: should be a whole number from 1")
     if (folder / "dataset.json").exists():

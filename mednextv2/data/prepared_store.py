@@ -35,7 +35,8 @@ from mednextv2.errors import InputError
 from mednextv2.images.label_map_files import read_label_map
 from mednextv2.images.volume import SUFFIXES, stem
 from mednextv2.label_scheme import LabelScheme
-from mednextv2.paths import prepare_folder, remove_leftovers, writing
+from mednextv2.paths import expand, prepare_folder, remove_leftovers, writing
+from mednextv2.text_files import read_json
 from mednextv2.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ class CaseStore:
     ) -> None:
         identity = [_FORMAT, __version__, settings, describe(transform)]
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-        self.folder = Path(folder).expanduser() / digest
+        self.folder = expand(folder) / digest
         self.transform, self.scheme, self.workers = transform, scheme, max(1, workers)
 
     def prepare(self, items: Sequence[Mapping[str, Any]]) -> list[PreparedCase]:
@@ -180,18 +181,28 @@ def _status(file: Path) -> list[int]:
 def _is_current(case: PreparedCase, item: Mapping[str, Any], check: bool = False) -> bool:
     """Tell whether a case is prepared from these files; with `check`, also whether its parts are unchanged."""
     try:
-        facts = json.loads(case.file("case.json").read_text(encoding="utf-8"))
+        facts = read_json(case.file("case.json"))
         if facts["source"] != _signature(item):
             return False
         if check and (damaged := [part for part in _PARTS if not _is_whole(case.file(part), facts["parts"][part])]):
             logger.warning(
                 "case %s: its prepared files (%s) were damaged, and are prepared anew", case.name, ", ".join(damaged)
             )
-            case.file("case.json").unlink(missing_ok=True)  # from now on, the case counts as not prepared
+            _forget(case)
             return False
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
     return True
+
+
+def _forget(case: PreparedCase) -> None:
+    """Let a case count as not prepared, until its last file is written."""
+    try:
+        case.file("case.json").unlink(missing_ok=True)
+    except OSError as e:
+        raise InputError(
+            f"prepared_dir {case.file('case.json')}: cannot be removed ({e.strerror}); delete the folder above it"
+        ) from e
 
 
 def _is_whole(file: Path, written: Mapping[str, Any]) -> bool:
@@ -212,7 +223,7 @@ def _prepare(case: PreparedCase, item: Mapping[str, Any], transform: Callable, s
     if _is_current(case, item):
         return  # another training that shares the folder has prepared the case meanwhile and may be reading the files
     source = _signature(item)
-    case.file("case.json").unlink(missing_ok=True)  # until this file exists again, the case counts as not prepared
+    _forget(case)
     if str(item["label"]).lower().endswith(SUFFIXES):
         read_label_map(item["label"], scheme.declared)  # refuses values that the task does not define
     data = transform(dict(item))

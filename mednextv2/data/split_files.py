@@ -1,6 +1,5 @@
 """Splits that a file prescribes: nnU-Net's splits_final.json and MONAI's datalists."""
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -9,6 +8,8 @@ from typing import Any, NamedTuple
 
 from mednextv2.errors import InputError
 from mednextv2.images.volume import stem
+from mednextv2.paths import expand
+from mednextv2.text_files import read_json
 
 #: The name of nnU-Net's file, which is used if the data set contains it.
 NNUNET_NAME = "splits_final.json"
@@ -36,13 +37,11 @@ def read_split_file(path: str | os.PathLike, names: Sequence[str]) -> list[Fold]
         InputError: If the file has neither format or names cases that the data set does not have, or if a fold has a
             case on both sides, or no case on one side.
     """
-    path = Path(path).expanduser()
+    path = expand(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as e:
-        raise InputError(f"splits {path}: cannot be read ({e.strerror or e}); give a JSON file of splits") from e
-    except (ValueError, RecursionError) as e:
-        raise InputError(f"splits {path}: is not valid JSON ({e})") from e
+        content = read_json(path, "give a JSON file of splits")
+    except InputError as e:
+        raise InputError(f"splits {e}") from e
     if isinstance(content, list):
         folds = [_nnunet_fold(path, number, entry) for number, entry in enumerate(content)]
     elif isinstance(content, dict):

@@ -13,6 +13,7 @@ from mednextv2.data.case_groups import describe_groups, group_cases
 from mednextv2.data.cases import DatasetFolder
 from mednextv2.data.split_files import NNUNET_NAME, Fold, folds_of, read_split_file
 from mednextv2.errors import InputError
+from mednextv2.label_scheme import is_whole
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +164,9 @@ def _recorded(trained: Mapping[str, Any] | None, fold: int | str, names: Sequenc
 def _by_rule(names: Sequence[str], num_folds: int | None, group: str | None) -> tuple[list[Fold], str]:
     groups = group_cases(names, group)
     patients = sorted({*groups})
-    folds = num_folds or FOLDS
+    folds = FOLDS if num_folds is None else num_folds
+    if not is_whole(folds) or folds < 2:
+        raise InputError(f"num_folds {wording.brief(folds)}: should be a whole number from 2; use --fold all for one")
     if len(patients) < 2:
         raise InputError(f"{wording.count(len(names), 'case')} of one patient cannot be split; use --fold all")
     said = [sentence] if (sentence := describe_groups(names, groups)) else []

@@ -8,12 +8,13 @@ from pathlib import Path
 from mednextv2.data.cases import Case, DatasetFolder
 from mednextv2.errors import InputError
 from mednextv2.images.volume import SUFFIXES, stem
+from mednextv2.paths import expand
 
 
 def find_two_folders(folder: Path, labels_dir: str | os.PathLike | None) -> tuple[Path, Path] | None:
     """Return the folders of images and of label maps of a data set without `dataset.json`, or None if it has one."""
     if labels_dir is not None:
-        labels = Path(labels_dir).expanduser()
+        labels = expand(labels_dir)
         if not labels.is_dir():
             raise InputError(f"labels_dir {labels}: there is no such folder; give it with --labels_dir")
         return folder, labels

@@ -5,12 +5,12 @@ file, the machine's memory, and each other.
 """
 
 import math
-import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from mednextv2.errors import InputError
+from mednextv2.machine import machine_memory
 from mednextv2.wording import brief, times
 
 MAX_AXES = 5
@@ -37,8 +37,7 @@ def declared_bytes(file: Path, shape: Sequence[int], voxel_bytes: int) -> int:
             f"one voxel each. {_AGAIN}"
         )
     needed = math.prod(shape) * voxel_bytes
-    # Windows does not report the memory; there, the library that reads the file finds out
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    memory = machine_memory()  # where the system does not report it, the library that reads the file finds out
     if needed > memory:
         raise InputError(
             f"{file}: its header declares {times(shape)} voxels, {needed / 2**30:.3g} GiB, but this machine has "

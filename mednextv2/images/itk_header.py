@@ -21,9 +21,10 @@ _META_BYTES = {
 }  # fmt: skip
 _META_VECTORS = ("ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
 _META_MATRICES = ("TransformMatrix", "Orientation", "Rotation")
+_META_SCALING = {"ElementToIntensityFunctionSlope": 1.0, "ElementToIntensityFunctionOffset": 0.0}
 _META_FIELDS = (
     "ObjectType", "NDims", "BinaryData", "CompressedData", "CompressedDataSize", "HeaderSize", "DimSize", "ElementType",
-    "ElementNumberOfChannels", "ElementDataFile", *_META_VECTORS, *_META_MATRICES,
+    "ElementNumberOfChannels", "ElementDataFile", *_META_VECTORS, *_META_MATRICES, *_META_SCALING,
 )  # fmt: skip
 _NRRD_BYTES = {
     1: ("signedchar", "int8", "int8t", "uchar", "unsignedchar", "uint8", "uint8t"),
@@ -33,6 +34,14 @@ _NRRD_BYTES = {
     8: ("longlong", "longlongint", "signedlonglong", "signedlonglongint", "int64", "int64t",
         "ulonglong", "unsignedlonglong", "unsignedlonglongint", "uint64", "uint64t", "double"),
 }  # fmt: skip
+
+
+#: Of an axis of a NRRD file along which voxels lie; along others, such as list or vector, lie the values of one voxel.
+_SPATIAL_KINDS = ("domain", "space", "time", "???", "none")
+_MAX_VALUES = 4  # of a voxel
+_PATIENT_SPACES = (
+    "right-anterior-superior", "ras", "left-anterior-superior", "las", "left-posterior-superior", "lps"
+)  # fmt: skip
 
 
 def screen_itk(path: Path) -> None:
@@ -85,6 +94,10 @@ def _screen_meta(path: Path, head: bytes) -> None:
             key: fields[key] for key in ("ObjectType", "NDims", "DimSize", "ElementType", "BinaryData") if key in fields
         }
         raise InputError(f"{path}: its header is of no image that is read here: {brief(shown)}. {_AGAIN}")
+    _check_values(path, kind, channels)
+    for name, neutral in _META_SCALING.items():  # of intensities, which ITK leaves undone
+        if name in fields and _numbers(path, name, fields[name]) != [neutral]:
+            raise _unread(path, f"{name} = {fields[name]}")
     needed = declared_bytes(path, shape, _META_BYTES[kind] * channels)
     local = fields["ElementDataFile"] in ("LOCAL", "Local", "local")
     named = fields["ElementDataFile"]
@@ -102,7 +115,22 @@ def _screen_meta(path: Path, head: bytes) -> None:
         check_plain(path, data_file, end if local else max(skipped, 0), needed)
 
 
-def _screen_nrrd(path: Path, head: bytes) -> None:
+def has_patient_space(path: Path) -> bool:
+    """Return whether the header of a .nrrd file says where its voxels are in the patient, and not only in a scanner.
+
+    ITK takes the axes of every other space, and of none, for left, posterior and superior.
+
+    Raises:
+        InputError: For a header that is not read.
+        OSError: When the file cannot be read.
+    """
+    with path.open("rb") as f:
+        fields, _ = _nrrd_fields(path, f.read(_MAX_HEADER))
+    return fields.get("space", "").lower() in _PATIENT_SPACES and "spacedirections" in fields
+
+
+def _nrrd_fields(path: Path, head: bytes) -> tuple[dict[str, str], int]:
+    """Return the fields of a header by name, and where it ends."""
     blank = re.search(rb"\r?\n\r?\n", head)
     end = blank.end() if blank else len(head)
     first, *lines = _lines(path, head[: blank.start() if blank else len(head)]) or [""]
@@ -119,6 +147,11 @@ def _screen_nrrd(path: Path, head: bytes) -> None:
         if not colon or plain in fields:
             raise _unread(path, line)
         fields[plain] = value.strip()
+    return fields, end
+
+
+def _screen_nrrd(path: Path, head: bytes) -> None:
+    fields, end = _nrrd_fields(path, head)
     if missing := [key for key in ("type", "dimension", "sizes", "encoding") if key not in fields]:
         raise InputError(f"{path}: its header lacks {', '.join(missing)}. {_AGAIN}")
     kind = re.sub("[^a-z0-9]", "", fields["type"].lower())
@@ -132,6 +165,12 @@ def _screen_nrrd(path: Path, head: bytes) -> None:
     ):
         shown = {key: fields[key] for key in ("type", "dimension", "sizes", "encoding")}
         raise InputError(f"{path}: its header is of no image that is read here: {brief(shown)}. {_AGAIN}")
+    kinds = fields.get("kinds", "").lower().split() or ["domain"] * len(shape)
+    for axis, size in zip(kinds, shape, strict=False):
+        _check_values(path, fields["type"], 1 if axis in _SPATIAL_KINDS else size)
+    spacings = fields.get("spacings", "").lower().split()
+    if any(s == "nan" and k in _SPATIAL_KINDS for s, k in zip(spacings, kinds, strict=False)):
+        raise _unread(path, f"spacings: {fields['spacings']}")
     needed = declared_bytes(path, shape, voxel)
     data_file = _beside(path, fields["datafile"]) if "datafile" in fields else path
     start = 0 if "datafile" in fields else end
@@ -142,6 +181,15 @@ def _screen_nrrd(path: Path, head: bytes) -> None:
         check_plain(path, data_file, start + max(skipped, 0), needed)
     else:
         check_compressed(path, data_file, start, needed)
+
+
+def _check_values(path: Path, kind: str, values: int) -> None:
+    """Raise an InputError for several values a voxel that ITK's Python package has no images for."""
+    if values > 1 and not (kind.lower().removeprefix("met_") == "float" and values <= _MAX_VALUES):
+        raise InputError(
+            f"{path}: its header has {values} values of the type {kind} for each voxel, which are not read; write a "
+            "file for each channel"
+        )
 
 
 def _lines(path: Path, header: bytes) -> list[str]:

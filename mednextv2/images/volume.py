@@ -12,11 +12,13 @@ from monai.data import ITKReader
 
 from mednextv2.errors import InputError
 from mednextv2.images.dicom import DicomSeries, choose_series, read_series
-from mednextv2.images.itk_header import screen_itk
+from mednextv2.images.itk_header import has_patient_space, screen_itk
 from mednextv2.images.itk_loading import ITK_TURN, load_itk
 from mednextv2.images.nifti_header import read_nifti, screen_nifti
 from mednextv2.wording import times
 
+#: What a header lacks that has no orientation: see :func:`has_orientation`.
+NO_ORIENTATION = "sform_code and qform_code are 0; in NRRD: no space of a patient"
 #: File endings of images, first those that MONAI reads with nibabel.
 NIFTI = (".nii.gz", ".nii")
 SUFFIXES = (*NIFTI, ".seg.nrrd", ".nrrd", ".mha", ".mhd")
@@ -121,10 +123,16 @@ def _load_nifti(path: Path) -> nib.Nifti1Image:
 
 
 def has_orientation(path: str | os.PathLike) -> bool:
-    """Return whether a file says where its voxels are; a NIfTI file with both codes 0 does not."""
-    if not str(path).lower().endswith(NIFTI):
+    """Return whether a file says where its voxels are in the patient.
+
+    A NIfTI file may not, with both of its codes 0; and a NRRD file may have no space, or that of a scanner.
+    """
+    name = str(path).lower()
+    if not name.endswith((*NIFTI, ".nrrd")):
         return True
     try:
+        if name.endswith(".nrrd"):
+            return has_patient_space(Path(path))
         header: Any = nib.load(path).header
         return bool(header["sform_code"] or header["qform_code"])
     except Exception:  # an error is reported when the file is read

@@ -20,7 +20,7 @@ from mednextv2.errors import InputError
 from mednextv2.images.itk_loading import load_itk
 from mednextv2.images.volume import NIFTI, SUFFIXES, stem
 from mednextv2.label_scheme import label_dtype
-from mednextv2.paths import prepare_folder, writing
+from mednextv2.paths import expand, prepare_folder, writing
 
 #: Formats of masks: those of images except .mhd, whose voxels are in a second file.
 MASK_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -123,7 +123,7 @@ def mask_path(folder: str | os.PathLike, image: str | os.PathLike, suffix: str =
     """Return the file of the mask of an image or a case: `<folder>/case_seg.nii.gz` for `case_0000.nii.gz`."""
     name = Path(image).name
     case = re.sub("_0000$", "", stem(image)) if name.lower().endswith(SUFFIXES) else name
-    return Path(folder).expanduser() / f"{case}_{suffix}.nii.gz"
+    return expand(folder) / f"{case}_{suffix}.nii.gz"
 
 
 class SaveMaskd(SaveImaged):
@@ -144,7 +144,7 @@ class SaveMaskd(SaveImaged):
             keys, output_dir=os.fspath(output_dir), output_postfix=suffix, output_ext=".nii.gz", separate_folder=False,
             resample=False, writer=MaskWriter, print_log=False,
         )  # fmt: skip
-        self.folder, self.suffix = Path(output_dir).expanduser(), suffix
+        self.folder, self.suffix = expand(output_dir), suffix
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the masks and return the data unchanged.

@@ -18,7 +18,8 @@ from mednextv2.errors import InputError
 from mednextv2.images.dicom import DicomSeries, choose_series, find_series, has_dicom, series_affine
 from mednextv2.images.dicom_file import is_dicom
 from mednextv2.images.dicom_tilt import without_shear
-from mednextv2.images.volume import SUFFIXES, has_orientation, read_volume, stem
+from mednextv2.images.volume import NO_ORIENTATION, SUFFIXES, has_orientation, read_volume, stem
+from mednextv2.paths import expand
 from mednextv2.text_files import read_json
 from mednextv2.wording import brief, count
 
@@ -44,9 +45,11 @@ def find_images(
     Raises:
         InputError: When nothing is found, a file is missing, or the number of channels is wrong.
     """
-    path = Path(source).expanduser()
+    path = expand(source)
     if not str(source) or not path.exists():
         raise InputError(f"{path}: there is no such image, folder or datalist")
+    if not path.is_dir() and not path.is_file():  # a pipe, for whose other end a program waits
+        raise InputError(f"{path}: is a pipe or a device, not a file; give an image, a folder or a datalist")
     if series is not None and not path.is_dir():
         raise InputError(f"--series {series}: is for a folder of DICOM files, but {path} is a file")
     if path.is_dir():
@@ -225,8 +228,8 @@ class CheckImaged(MapTransform):
                     affine = without_shear(affine)
                 if not has_orientation(file):
                     logger.warning(
-                        "%s: has no orientation (sform_code and qform_code are 0), so that left and right may be "
-                        "exchanged in the mask", file,
+                        "%s: has no orientation (%s), so that left and right may be exchanged in the mask",
+                        file, NO_ORIENTATION,
                     )  # fmt: skip
                 expected = self.channels if len(files) == 1 else 1
                 problems = check_image(np.asarray(array), affine, expected, self.spatial_dims)

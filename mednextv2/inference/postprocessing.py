@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor
 from mednextv2.errors import InputError
 from mednextv2.inference.components import apply_steps
 from mednextv2.label_scheme import MAX_LABELS
-from mednextv2.paths import writing
+from mednextv2.paths import expand, writing
 from mednextv2.text_files import read_json
 from mednextv2.wording import brief
 
@@ -121,7 +120,7 @@ class ApplyPostprocessingd(MapTransform):
         labels: Sequence[str] | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        file = Path(path).expanduser() if path else None
+        file = expand(path) if path else None
         self.steps = Postprocessing.load(file, labels) if file is not None and file.exists() else []
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

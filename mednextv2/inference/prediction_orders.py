@@ -18,6 +18,7 @@ from mednextv2.images.rtstruct import check_rtstruct
 from mednextv2.images.volume import NIFTI
 from mednextv2.images.writer import MASK_SUFFIXES, mask_path
 from mednextv2.inference.inputs import CheckImaged, series_of
+from mednextv2.paths import expand
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def place_masks(items: Sequence[dict[str, Any]], output: str | os.PathLike, besi
     Raises:
         InputError: When a mask or a file beside it would replace an image.
     """
-    output = Path(output).expanduser()
+    output = expand(output)
     name = output.name.lower()
     if name.endswith(MASK_SUFFIXES) and not output.is_dir():
         if len(items) > 1:

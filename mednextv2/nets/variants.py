@@ -77,7 +77,7 @@ def create_mednext(
         >>> sum(p.numel() for p in net.parameters())
         5550947
     """
-    if variant not in VARIANTS:
+    if not isinstance(variant, str) or variant not in VARIANTS:
         raise InputError(f"variant {variant!r}: there is no such size of MedNeXt; choose one of {', '.join(VARIANTS)}")
     v = VARIANTS[variant]
     settings: dict[str, Any] = {

@@ -16,6 +16,7 @@ from mednextv2.errors import InputError
 from mednextv2.images.label_map_files import read_label_map
 from mednextv2.images.volume import read_volume
 from mednextv2.label_scheme import MAX_LABELS
+from mednextv2.paths import expand
 from mednextv2.scores.results_json import CaseFiles, Results
 
 _LISTED = 50  # number of missing files that are named; the others are counted
@@ -33,11 +34,11 @@ def move_files(results: Results, images: str | os.PathLike | None, labels: str |
         InputError: If a folder does not exist.
     """
     for setting, folder in (("images", images), ("labels", labels)):
-        if folder is not None and not Path(folder).expanduser().is_dir():
+        if folder is not None and not expand(folder).is_dir():
             raise InputError(f"--{setting} {folder}: there is no such folder")
 
     def there(path: str | os.PathLike, folder: str | os.PathLike | None) -> str:
-        return os.fspath(path) if folder is None else str(Path(folder).expanduser() / Path(path).name)
+        return os.fspath(path) if folder is None else str(expand(folder) / Path(path).name)
 
     cases = [
         replace(c, image=tuple(there(p, images) for p in c.image), label=c.label and there(c.label, labels))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mednextv2.errors import InputError
-from mednextv2.paths import prepare_folder, writing
+from mednextv2.paths import expand, prepare_folder, writing
 from mednextv2.report.page import build_page
 from mednextv2.report.score_reading import Scores, choose_cases, read_log, read_scores
 from mednextv2.report.views import CaseViews, draw_case
@@ -41,11 +41,11 @@ def write_report(
     Raises:
         InputError: If a file is missing, damaged or does not fit the others, or the page cannot be written.
     """
-    folder = Path(folder).expanduser()
+    folder = expand(folder)
     results = move_files(read_results(folder), images, labels)
     if sources is not None:
         results.cases = [replace(case, image=tuple(sources.get(case.case, case.image))) for case in results.cases]
-    output = _check_output(folder / "report.html" if output is None else Path(output).expanduser())
+    output = _check_output(folder / "report.html" if output is None else expand(output))
     check_files(results)
     scores = read_scores(results, folder)
     log, notes = _log(results)

@@ -19,7 +19,7 @@ from torch import Tensor
 from mednextv2.distributed import is_main_process
 from mednextv2.images.writer import mask_path
 from mednextv2.label_scheme import LabelScheme
-from mednextv2.paths import prepare_folder
+from mednextv2.paths import expand, prepare_folder
 from mednextv2.scores.csv_tables import write_csv
 from mednextv2.scores.results_json import LOG_NAME
 from mednextv2.warning_filters import without_warnings
@@ -99,7 +99,7 @@ class EvaluationTable:
         title: str = "Evaluation",
         weights: str | Sequence[str] = (),
     ) -> None:
-        self.folder, self.labels, self.spatial_dims = Path(output_dir).expanduser(), list(labels), spatial_dims
+        self.folder, self.labels, self.spatial_dims = expand(output_dir), list(labels), spatial_dims
         self.scheme, self.items, self.title, self.weights = scheme, items, title, ensure_tuple(weights)
         self.rows: list[dict] = []
 
@@ -141,7 +141,7 @@ class EvaluationTable:
         from mednextv2.scores.results_json import Results, as_case, write_results  # the report imports this module
 
         scored = {row["case"] for row in self.rows}
-        logs = {Path(file).expanduser().parent / LOG_NAME for file in self.weights}
+        logs = {expand(file).parent / LOG_NAME for file in self.weights}
         log = logs.pop() if len(logs) == 1 else None
         values = self.scheme.members if self.scheme else [(v,) for v in range(1, len(self.labels))]
         found = case_files([item for item in self.items if item["case"] in scored], folder)

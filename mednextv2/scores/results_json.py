@@ -12,7 +12,7 @@ from typing import Any
 
 from mednextv2.errors import InputError
 from mednextv2.label_scheme import MAX_LABELS
-from mednextv2.paths import prepare_folder, writing
+from mednextv2.paths import expand, prepare_folder, writing
 from mednextv2.text_files import read_json
 from mednextv2.version import __version__
 from mednextv2.wording import brief, count
@@ -149,7 +149,7 @@ def read_results(folder: str | os.PathLike) -> Results:
     Raises:
         InputError: If the folder or the manifest is missing, or the manifest cannot be used.
     """
-    folder = Path(os.path.abspath(Path(folder).expanduser()))
+    folder = Path(os.path.abspath(expand(folder)))
     file = folder / RESULTS_NAME
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder; give the output_dir of an evaluation or a prediction")
@@ -195,7 +195,7 @@ def _whole(path: str | os.PathLike, folder: Path) -> str:
 
 def _store(path: str | os.PathLike, folder: Path, only_name: bool = False) -> str:
     """Return a path relative to the folder, or, with `only_name`, just the name of a file outside it."""
-    whole = Path(os.path.abspath(Path(path).expanduser()))
+    whole = Path(os.path.abspath(expand(path)))
     if whole.is_relative_to(folder):
         return whole.relative_to(folder).as_posix()
     return whole.name if only_name else Path(os.path.relpath(whole, folder)).as_posix()

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mednextv2.distributed import is_main_process, process_rank
 from mednextv2.errors import InputError
-from mednextv2.paths import writing
+from mednextv2.paths import expand, writing
 from mednextv2.scores.results_json import LOG_NAME
 from mednextv2.training.checkpoint_content import (
     LATEST_NAME,
@@ -55,7 +55,7 @@ def check_start(
         InputError: When the checkpoint or the pretrained weights belong to another network, other cases or another
             optimizer.
     """
-    latest = Path(output_dir).expanduser() / LATEST_NAME
+    latest = expand(output_dir) / LATEST_NAME
     if resume and latest.is_file():
         content = read_checkpoint(latest, network, _names(cases))
         _check_optimizer(latest, content, optimizer_name)
@@ -120,7 +120,7 @@ class TrainingCheckpoint:
         metric: Any = None,
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        self.folder = Path(output_dir).expanduser()
+        self.folder = expand(output_dir)
         self.network = getattr(network, "module", network)
         self.optimizer, self.lr_scheduler, self.evaluator = optimizer, lr_scheduler, evaluator
         self.resume, self.pretrained, self.seed = resume, pretrained, seed

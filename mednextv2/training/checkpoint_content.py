@@ -71,7 +71,7 @@ def read_checkpoint(file: Path, network: nn.Module, cases: list[str]) -> dict[st
         raise InputError(f"{file}: is damaged, since it has {problem}. {advice(file)}")
     if content.get("cases", cases) != cases:
         raise InputError(f"{file}: a training on other cases is there, of another fold or data set. {_ANEW}")
-    return content
+    return {key: part for key, part in content.items() if key not in _MAPPINGS or part is not None}
 
 
 def check_state(file: str | os.PathLike, name: str, own: Any, given: Any) -> None:

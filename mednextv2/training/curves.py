@@ -4,10 +4,10 @@ import logging
 import os
 import socket
 import time
-from pathlib import Path
 from typing import IO, Any
 
 from mednextv2.distributed import is_main_process
+from mednextv2.paths import expand
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class CurveWriter:
     """
 
     def __init__(self, log_dir: str | os.PathLike) -> None:
-        self.folder = Path(log_dir).expanduser()
+        self.folder = expand(log_dir)
         self._file: IO[bytes] | None = None
         self._records: Any = None
         self._ended = False

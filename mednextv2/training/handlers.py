@@ -6,7 +6,6 @@ import math
 import os
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from mednextv2.distributed import is_main_process
 from mednextv2.errors import InputError
-from mednextv2.paths import writing
+from mednextv2.paths import expand, writing
 from mednextv2.scores.results_json import LOG_NAME
 from mednextv2.training.engine import workflow_state
 
@@ -167,7 +166,7 @@ class TrainingLog:
     """
 
     def __init__(self, output_dir: str | os.PathLike, optimizer: Optimizer, evaluator: Engine | None = None) -> None:
-        self.file = Path(output_dir).expanduser() / LOG_NAME
+        self.file = expand(output_dir) / LOG_NAME
         self.optimizer, self.evaluator = optimizer, evaluator
         self.loss_sum: torch.Tensor | float = 0.0
         self.steps, self.validated = 0, False

@@ -1,5 +1,6 @@
 """The training loss: cross-entropy plus soft Dice at every head."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -11,11 +12,25 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from mednextv2.errors import InputError
 from mednextv2.label_scheme import LabelScheme
-from mednextv2.wording import count
+from mednextv2.wording import brief, count
 
 MEDNEXT_WEIGHTS = (16 / 31, 8 / 31, 4 / 31, 2 / 31, 1 / 31)  # weights of the heads, full resolution first
 _SMOOTH = 1e-5
+
+
+def _checked(weights: Any) -> Sequence[float]:
+    """Return the weights of the heads if they can be: numbers from 0, of which the first counts."""
+    numbers = isinstance(weights, (list, tuple)) and all(
+        isinstance(w, (int, float)) and 0 <= w < math.inf for w in weights
+    )
+    if not numbers or not weights or weights[0] == 0:
+        raise InputError(
+            f"deep_supervision_weights {brief(weights)}: should be numbers from 0, one a head, the first "
+            'of them above 0, such as "[1,0.5,0.25,0.125,0.0625]"'
+        )
+    return weights
 
 
 class SegmentationLoss(nn.Module):
@@ -48,7 +63,7 @@ class SegmentationLoss(nn.Module):
     def __init__(self, scheme: LabelScheme, batch_dice: bool = False, weights: Sequence[float] | None = None) -> None:
         super().__init__()
         self.scheme, self.batch_dice = scheme, batch_dice
-        self.weights = tuple(MEDNEXT_WEIGHTS if weights is None else weights)
+        self.weights = tuple(MEDNEXT_WEIGHTS if weights is None else _checked(weights))
         self._constants: dict[tuple, Tensor] = {}
 
     def forward(self, outputs: Tensor | Sequence[Tensor], label: Tensor) -> Tensor:
@@ -62,12 +77,16 @@ class SegmentationLoss(nn.Module):
             A scalar, float32.
 
         Raises:
-            ValueError: When there are more heads than weights, or the number of channels is not the scheme's.
+            InputError: When there are more heads than weights.
+            ValueError: When the number of channels is not the scheme's.
         """
         heads = [_plain(head) for head in ([outputs] if isinstance(outputs, Tensor) else outputs)]
         weights = self.weights if len(heads) > 1 else (1.0,)
         if not 1 <= len(heads) <= len(weights):
-            raise ValueError(f"{count(len(heads), 'output')}, but {count(len(weights), 'weight')} of deep supervision")
+            raise InputError(
+                f"deep_supervision_weights {list(weights)}: {count(len(heads), 'output')}, but "
+                f"{count(len(weights), 'weight')} of deep supervision; give one for each output"
+            )
         for head in heads:
             if head.shape[1] != self.scheme.outputs:
                 raise ValueError(

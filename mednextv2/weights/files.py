@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mednextv2.errors import InputError
-from mednextv2.paths import writing
+from mednextv2.paths import expand, writing
 from mednextv2.weights.provenance import ENTRY, add_about
 
 _multiarray = importlib.import_module("numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray")
@@ -178,7 +178,7 @@ def digest_file(path: str | os.PathLike) -> str:
     """
     digest = hashlib.sha256()
     try:
-        with Path(path).expanduser().open("rb") as f:
+        with expand(path).open("rb") as f:
             while piece := f.read(_PIECE):
                 digest.update(piece)
     except OSError as e:

@@ -9,9 +9,9 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from mednextv2.paths import expand
 from mednextv2.wording import count
 
 #: The name of the entry within the archive's own folder, since PyTorch allows no entries outside that folder.
@@ -34,7 +34,7 @@ def add_about(path: str | os.PathLike, about: Mapping[str, Any]) -> None:
 def read_about(path: str | os.PathLike) -> dict[str, Any]:
     """Return what a file of weights records about its training; an empty dictionary if it records nothing."""
     try:
-        with zipfile.ZipFile(Path(path).expanduser()) as archive:
+        with zipfile.ZipFile(expand(path)) as archive:
             entry = archive.getinfo(f"{archive.namelist()[0].split('/')[0]}/{ENTRY}")
             if entry.file_size > _LIMIT:
                 return {}

@@ -124,3 +124,9 @@ def test_a_folder_without_the_right_to_write_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
     with pytest.raises(InputError, match=f"{tmp_path} cannot be written"):
         check_folder(tmp_path / "mednextv2_x")
+
+
+@pytest.mark.parametrize("name", ["@b #1", "%c::d", "$x", "$"])
+def test_a_folder_may_have_a_name_that_monai_would_work_out(tumour, tmp_path, name):
+    task = read_task(write_task(plan_dataset(tumour, variant="v2_tiny"), tmp_path / name))
+    assert task.public["title"][0] not in "$@%"

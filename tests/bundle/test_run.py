@@ -5,8 +5,9 @@ import sys
 
 import pytest
 from bundle_helpers import HIPPOCAMPUS
+from monai.bundle import ConfigParser
 
-from mednextv2.bundle.run import check_overrides, find_bundle, run_bundle, workflow_files
+from mednextv2.bundle.run import check_overrides, find_bundle, read_workflow, run_bundle, workflow_files
 from mednextv2.errors import InputError
 
 TRAIN = [str(HIPPOCAMPUS / "configs" / "train.yaml")]
@@ -78,3 +79,52 @@ logging.getLogger("monai.apps").error("of MONAI")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert [line.split("  ", 1)[1] for line in done.stdout.splitlines()] == ["4 cases", "of MONAI"]
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("labels", "[background]", "should be a list"),
+        ("channels", [], "should be a list"),
+        ("initialize", [], "should be a list"),
+        ("run", "x", "should be a list"),
+        ("train", 5, "is a section"),
+        ("::", 3, "no such setting"),
+    ],
+)
+def test_a_value_of_another_kind_than_the_setting_is_refused(key, value, words):
+    with pytest.raises(InputError, match=words):
+        check_overrides(TRAIN, {key: value})
+    check_overrides(TRAIN, {"labels": ["background", "a"], "spacing": "x"})  # which has a rule of its own
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "should hold settings by name"),
+        ("- a", "should hold settings by name"),
+        ("x: !!python/object/apply:os.system ['true']", "is not valid YAML"),
+        ("a: &a [x, x, x, x]\n" + "b: [" + "*a, " * 2000 + "]", "aliases"),
+        ("a: 1\na: 2", "twice"),
+        ("a: [", "is not valid YAML"),
+    ],
+)
+def test_a_workflow_that_is_none_is_refused_by_its_file(tmp_path, text, words):
+    (tmp_path / "train.yaml").write_text(text)
+    with pytest.raises(InputError, match=words) as error:
+        check_overrides([str(tmp_path / "train.yaml")], {})
+    assert str(error.value).startswith(f"{tmp_path / 'train.yaml'}: ")
+
+
+@pytest.mark.parametrize("workflow", ["train", "evaluate", "inference", "multi_gpu_train"])
+def test_the_workflows_of_a_bundle_are_read_as_monai_reads_them(workflow):
+    parser = ConfigParser()
+    parser.read_config(workflow_files(HIPPOCAMPUS, workflow))
+    assert read_workflow(workflow_files(HIPPOCAMPUS, workflow)).config == parser.config
+
+
+def test_metadata_that_are_none_are_refused_by_their_file(tmp_path):
+    for text, words in (("[]", "should hold settings by name"), ("", "is not valid JSON")):
+        (tmp_path / "m.json").write_text(text)
+        with pytest.raises(InputError, match=f"m.json: {words}"):
+            run_bundle(HIPPOCAMPUS, "inference", meta_file=tmp_path / "m.json")

@@ -1,6 +1,7 @@
 """The help of the command line."""
 
 import inspect
+import re
 import shlex
 
 import pytest
@@ -10,6 +11,7 @@ from mednextv2.bundle import find_bundle
 from mednextv2.bundle.run import check_overrides, workflow_files
 from mednextv2.commands import VERBS
 from mednextv2.commands.arguments import read_arguments
+from mednextv2.commands.help import format_help
 from mednextv2.version import __version__
 
 
@@ -80,3 +82,12 @@ def test_options_are_listed_with_their_letters(monkeypatch, capsys):
     assert "\n  -o, --output OUTPUT\n" in out
     assert "\n  -m, --memory MEMORY\n" in out
     assert "\n  -b, --batch_size BATCH_SIZE\n" in out
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_the_help_has_every_word_of_the_docstring(name):
+    """Fire takes a line with a colon for another argument, and leaves its beginning out."""
+    text = inspect.getdoc(VERBS[name]).partition("\nArgs:\n")[2].partition("\n\n")[0]
+    words = [word for line in text.splitlines() for word in re.sub(r"^    \w+: ", "", line).split()]
+    assert " ".join(words[:3]) in " ".join(format_help(VERBS[name]).split())
+    assert {*words} <= {*format_help(VERBS[name]).split()}

@@ -10,7 +10,7 @@ import pytest
 from check_helpers import LABELS, OBLIQUE, SHAPE, defects, mask, noise, only, save, save_itk, sound_case, times
 
 from mednextv2.data import Case, check_case, check_dataset, read_dataset, read_volume
-from mednextv2.data.check import CaseReport, inspect_case
+from mednextv2.data.check import CaseReport, check_image, inspect_case
 from mednextv2.data.check_warnings import missing_classes
 from mednextv2.errors import InputError
 
@@ -233,3 +233,9 @@ def test_what_is_no_label_is_found_where_nothing_declares_them(tmp_path, value, 
     only(
         inspect_case(case, None, ["T1"]).defects, case.label, f"are no labels, which are whole numbers from 0: {shown}"
     )
+
+
+def test_voxels_that_are_infinite_in_single_precision_are_told():
+    image = np.array([0.0, 1e300]).reshape(2, 1, 1)
+    assert check_image(image, np.eye(4))[0].startswith("has voxels of up to 1e+300")
+    assert check_image(image / 1e290, np.eye(4)) == []

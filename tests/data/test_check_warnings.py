@@ -39,7 +39,7 @@ def test_another_number_of_cases_than_declared_is_told(tmp_path):
 
 def test_images_without_orientation_are_told(tmp_path):
     (text,) = dataset_warnings(folder(tmp_path, coded=False), reports((0, 1), (1,)), ["background", "a"])
-    assert text.startswith("2 files without an orientation (sform_code and qform_code are 0)")
+    assert text.startswith("2 files without an orientation (sform_code and qform_code are 0;")
     assert "left and right may be exchanged: c0.nii.gz, c1.nii.gz" in text
 
 

@@ -174,3 +174,20 @@ def test_leftovers_of_a_killed_preparation_are_removed(tmp_path):
     (store.folder / ".part-999999999-a.image.npy").touch()
     store.prepare([item(tmp_path, "a")])
     assert not list(store.folder.glob(".part-*"))
+
+
+def test_what_is_no_file_where_a_case_s_facts_are_is_neither_waited_for_nor_read(tmp_path):
+    items, transform = [item(tmp_path, "a")], Loading()
+    (case,) = make_store(tmp_path, transform).prepare(items)
+    facts = case.file("case.json")
+    facts.unlink()
+    os.mkfifo(facts)
+    make_store(tmp_path, transform).prepare(items)
+    facts.unlink()
+    facts.symlink_to("/dev/zero")
+    make_store(tmp_path, transform).prepare(items)
+    assert transform.calls == ["a", "a", "a"]
+    facts.unlink()
+    facts.mkdir()
+    with pytest.raises(InputError, match=r"prepared_dir .*case\.json: cannot be removed .*; delete the folder above"):
+        make_store(tmp_path, transform).prepare(items)

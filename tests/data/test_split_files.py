@@ -1,6 +1,7 @@
 """Files that prescribe splits."""
 
 import json
+import os
 
 import pytest
 
@@ -40,7 +41,7 @@ def test_monais_datalist_with_a_validation_list_is_one_fold(tmp_path):
     ("content", "words"),
     [
         ("{", "is not valid JSON"),
-        ("[" * 100_000, "is not valid JSON"),
+        ("[" * 100_000, "is nested more than 50 levels deep"),
         ([], "holds no folds"),
         (3, "holds no folds"),
         ({"training": [{"image": "a.nii.gz"}]}, "holds no folds"),
@@ -62,5 +63,12 @@ def test_files_that_are_no_split_are_refused(tmp_path, content, words):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="there is no such file; give a JSON file of splits"):
         read_split_file(tmp_path / "no.json", NAMES)
+
+
+def test_a_pipe_or_a_device_is_refused_instead_of_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    for file in (tmp_path / "pipe.json", "/dev/zero"):
+        with pytest.raises(InputError, match="a folder or a device, not a file; give a text file"):
+            read_split_file(file, ["a", "b"])

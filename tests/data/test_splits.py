@@ -7,6 +7,7 @@ import pytest
 from sklearn.model_selection import KFold
 
 from mednextv2.data import Case, DatasetFolder, kfold_indices, split_dataset
+from mednextv2.data.splits import _by_rule
 from mednextv2.errors import InputError
 
 
@@ -193,3 +194,9 @@ def test_weights_bring_the_split_that_they_were_trained_with(tmp_path):
     assert split_dataset(folder(cases(9)), 1, trained=trained).num_folds == 5  # of another fold
     other = [Case(f"other_{i}", ("i",), "l") for i in range(9)]
     assert split_dataset(folder(other), 2, trained=trained).num_folds == 5  # of another data set
+
+
+@pytest.mark.parametrize("number", [0, 1, -1, 2.0, "5", True])
+def test_numbers_of_folds_that_split_nothing_are_refused(number):
+    with pytest.raises(InputError, match=r"num_folds .* a whole number from 2"):
+        _by_rule([f"c{i}" for i in range(10)], number, None)

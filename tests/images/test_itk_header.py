@@ -199,3 +199,25 @@ def _compressed(ending, data):
         return NRRD.format("").replace("encoding: raw", "encoding: gzip"), gzip.compress(data)
     packed = zlib.compress(data)
     return META.format(f"CompressedData = True\nCompressedDataSize = {len(packed)}\n", "LOCAL"), packed
+
+
+@pytest.mark.parametrize("line", ["ElementToIntensityFunctionSlope = 2", "ElementToIntensityFunctionOffset = -1024"])
+def test_a_scaling_of_intensities_that_itk_leaves_undone_is_refused(tmp_path, line):
+    assert line in refused(put(tmp_path / "a.mha", META.format(line + "\n", "LOCAL"), RAW))
+    neutral = "ElementToIntensityFunctionSlope = 1\nElementToIntensityFunctionOffset = 0\n"
+    assert read_volume(put(tmp_path / "b.mha", META.format(neutral, "LOCAL"), RAW))[0].shape == SHAPE
+
+
+def test_several_values_a_voxel_are_refused_at_once_where_itk_has_no_image_for_them(tmp_path):
+    several = META.format("ElementNumberOfChannels = 2\n", "LOCAL")
+    assert "2 values of the type MET_SHORT" in refused(put(tmp_path / "a.mha", several, RAW * 2))
+    layers = NRRD.replace("dimension: 3", "dimension: 4").replace("sizes: 5", "sizes: 2 5").format("")
+    layers = layers.replace("kinds: ", "kinds: list ").replace("directions: ", "directions: none ")
+    assert "2 values of the type short" in refused(put(tmp_path / "a.nrrd", layers, RAW * 2))
+    put(tmp_path / "b.mha", several.replace("SHORT", "FLOAT"), np.zeros(120, "<f4").tobytes())
+    assert read_volume(tmp_path / "b.mha")[0].shape == (*SHAPE, 2)
+
+
+def test_a_spacing_that_is_unknown_is_refused(tmp_path):
+    header = NRRD.replace("space directions: (1,0,0) (0,1,0) (0,0,2)", "spacings: 1 1 NaN").format("")
+    assert "spacings: 1 1 NaN" in refused(put(tmp_path / "a.nrrd", header.replace("space: left-", "#"), RAW))

@@ -71,3 +71,18 @@ def test_numbers_and_shapes():
     assert not is_numeric(np.zeros(1, complex))
     assert not is_numeric(np.zeros(1, [("R", "u1")]))
     assert dimensions((9, 8, 7)) == "3D (9×8×7)"
+
+
+@pytest.mark.parametrize(
+    ("lines", "known"),
+    [
+        ("space: left-posterior-superior\nspace directions: (1,0,0) (0,1,0) (0,0,1)\n", True),
+        ("space: RAS\nspace directions: (1,0,0) (0,1,0) (0,0,1)\n", True),
+        ("space: scanner-xyz\nspace directions: (1,0,0) (0,1,0) (0,0,1)\n", False),
+        ("space: LPS\n", False),
+        ("spacings: 1 1 1\n", False),
+    ],
+)
+def test_a_nrrd_file_has_an_orientation_in_a_patients_space(tmp_path, lines, known):
+    (tmp_path / "a.nrrd").write_text(f"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 1 1 1\n{lines}encoding: raw\n\n0")
+    assert has_orientation(tmp_path / "a.nrrd") is known

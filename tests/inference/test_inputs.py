@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -234,3 +235,9 @@ def test_channels_of_a_case_are_no_patients_of_their_own(tmp_path, names, refuse
             find_images(tmp_path, ["CT"])
     else:
         assert len(find_images(tmp_path, ["CT"])) == len(names)
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
+    for name in ("a.nii.gz", "a.json", "a"):
+        os.mkfifo(tmp_path / name)
+        assert "is a pipe or a device" in refused(tmp_path / name)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from net_helpers import count
 
+from mednextv2.errors import InputError
 from mednextv2.nets import VARIANTS, create_mednext
 from mednextv2.nets.blocks import MedNeXtBlock
 
@@ -93,3 +94,9 @@ def test_activation_checkpointing_is_on_where_the_authors_use_it(variant):
 def test_an_unknown_variant_is_refused_with_those_that_exist():
     with pytest.raises(ValueError, match=r"v3_huge.*v1_s.*v2_wide"):
         create_mednext("v3_huge")
+
+
+@pytest.mark.parametrize("variant", [None, [], {}, "v2", 2])
+def test_what_is_no_variant_is_refused(variant):
+    with pytest.raises(InputError, match="there is no such size"):
+        create_mednext(variant)

@@ -172,3 +172,10 @@ def test_content_is_checked_without_an_optimizer(trained):
         read_checkpoint(trained / LATEST_NAME, network, ["a", "c"])
     with pytest.raises(InputError, match="of another network"):
         read_checkpoint(trained / LATEST_NAME, nn.Linear(3, 2), ["a", "b"])
+
+
+def test_a_part_that_is_nothing_counts_as_missing(trained):
+    content = torch.load(trained / LATEST_NAME, weights_only=True)
+    torch.save({**content, "lr_scheduler": None}, trained / LATEST_NAME)
+    with pytest.raises(InputError, match="was trained with another optimizer or schedule"):
+        start(trained, 3)

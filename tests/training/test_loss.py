@@ -7,6 +7,8 @@ from loss_helpers import SCHEMES, some, value_and_gradients
 from monai.data import MetaTensor
 from monai.losses import DeepSupervisionLoss, DiceCELoss
 
+from mednextv2.errors import InputError
+from mednextv2.label_scheme import LabelScheme
 from mednextv2.training.loss import MEDNEXT_WEIGHTS, SegmentationLoss
 
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
@@ -230,3 +232,9 @@ def test_loss_of_a_prediction_that_is_nearly_right_is_small_and_positive(scheme)
     channels = structures if scheme.regions else torch.cat([~structures.any(1, keepdim=True), structures], 1)
     logits = torch.where(channels, 9.0, -9.0) + torch.rand(channels.shape)
     assert 0 < SegmentationLoss(scheme)(logits, label) < 1e-3
+
+
+@pytest.mark.parametrize("weights", [[], ["nan", 1, 1, 1, 1], [math.nan] * 5, [0] * 5, [-1, 1, 1, 1, 1], 3])
+def test_weights_that_weigh_nothing_are_refused(weights):
+    with pytest.raises(InputError, match="deep_supervision_weights"):
+        SegmentationLoss(LabelScheme(["background", "a"]), weights=weights)
