@@ -80,3 +80,16 @@ def test_options_are_listed_with_their_letters(monkeypatch, capsys):
     assert "\n  -o, --output OUTPUT\n" in out
     assert "\n  -m, --memory MEMORY\n" in out
     assert "\n  -b, --batch_size BATCH_SIZE\n" in out
+
+
+def test_a_colon_in_the_text_of_an_option_begins_no_other_option(monkeypatch, capsys):
+    _, out, _ = call(monkeypatch, capsys, "predict", "--help")
+    assert "labelmap (smallest, but new: many viewers cannot read it). By default" in " ".join(out.split())
+
+
+def test_every_text_of_a_docstring_is_shown_whole(monkeypatch, capsys):
+    for name, verb in VERBS.items():
+        _, out, _ = call(monkeypatch, capsys, name, "--help")
+        listed = (inspect.getdoc(verb) or "").partition("Args:\n")[2].partition("\n\nExamples:")[0]
+        shown = " ".join(out.split())
+        assert all(" ".join(line.partition(": ")[2].split()) in shown for line in listed.splitlines() if line[4] != " ")
