@@ -7,7 +7,7 @@ import pytest
 from bundle_helpers import HIPPOCAMPUS
 
 from mednextv2.bundle.run import check_overrides, find_bundle, run_bundle, workflow_files
-from mednextv2.errors import InputError
+from mednextv2.errors import InputError, UsageError
 
 TRAIN = [str(HIPPOCAMPUS / "configs" / "train.yaml")]
 
@@ -78,3 +78,15 @@ logging.getLogger("monai.apps").error("of MONAI")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert [line.split("  ", 1)[1] for line in done.stdout.splitlines()] == ["4 cases", "of MONAI"]
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(("word", "ours"), [("predict", "inference"), ("val", "evaluate"), ("trian", "train")])
+def test_the_workflow_that_was_meant_is_named(word, ours):
+    with pytest.raises(UsageError, match=f"did you mean {ours}"):
+        workflow_files(HIPPOCAMPUS, word)
+
+
+def test_configurations_are_ascii_so_that_monai_reads_them_in_every_locale():
+    files = [*(HIPPOCAMPUS / "configs").iterdir()]
+    assert len(files) > 4
+    assert all(file.read_bytes().isascii() for file in files)
