@@ -163,7 +163,11 @@ def _recorded(trained: Mapping[str, Any] | None, fold: int | str, names: Sequenc
 def _by_rule(names: Sequence[str], num_folds: int | None, group: str | None) -> tuple[list[Fold], str]:
     groups = group_cases(names, group)
     patients = sorted({*groups})
-    folds = num_folds or FOLDS
+    folds = FOLDS if num_folds is None else num_folds
+    if not isinstance(folds, int) or isinstance(folds, bool) or folds < 2:
+        raise InputError(
+            f"num_folds {folds!r}: should be a whole number from 2, such as 5; to train on every case, use --fold all"
+        )
     if len(patients) < 2:
         raise InputError(f"{wording.count(len(names), 'case')} of one patient cannot be split; use --fold all")
     said = [sentence] if (sentence := describe_groups(names, groups)) else []

@@ -193,3 +193,9 @@ def test_weights_bring_the_split_that_they_were_trained_with(tmp_path):
     assert split_dataset(folder(cases(9)), 1, trained=trained).num_folds == 5  # of another fold
     other = [Case(f"other_{i}", ("i",), "l") for i in range(9)]
     assert split_dataset(folder(other), 2, trained=trained).num_folds == 5  # of another data set
+
+
+@pytest.mark.parametrize("number", [0, 1, -3, 2.5, "five", True])
+def test_a_number_of_folds_that_leaves_nothing_to_train_on_is_refused(number):
+    with pytest.raises(InputError, match=r"num_folds .*should be a whole number from 2"):
+        split_dataset(folder(cases(10)), 0, num_folds=number)
