@@ -1,6 +1,7 @@
 """The one exception for mistakes that a user can make and mend."""
 
 import errno
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ SHARED_MEMORY_REMEDY = (
     "give fewer --num_workers (0 needs no shared memory), or more shared memory to the container (docker run "
     "--shm-size=8g or --ipc=host)"
 )
+_PERMISSION = "ask its owner for the permission (chmod, chown), or choose another file or folder"
 _GOES_ON = "A training goes on from its last epoch with the same command"
 
 
@@ -46,7 +48,7 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     """Return the InputError behind an exception that a library wrapped around it, or None.
 
     What the machine ran short of in a library is one, too: room on a disk, shared memory for the worker processes of a
-    data loader, memory (so that the system killed a worker), open files.
+    data loader, memory (so that the system killed a worker), open files. So is a file or folder without the permission.
     """
     found = next((e for e in causes(error) if isinstance(e, InputError)), None)
     if found is None and (text := next(filter(None, map(_shortage, causes(error))), None)):
@@ -62,6 +64,8 @@ def _shortage(error: BaseException) -> str:
             "room on the disk, or choose another folder, and give the same command again"
         )
     text = str(error)
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: this user may not read or write it ({error.strerror}); {_PERMISSION}"
     if (isinstance(error, OSError) and error.errno == errno.EMFILE) or re.search(_OPEN_FILES, text):
         return (
             "num_workers: too many files are open for this user; allow more (ulimit -n 65536), or give fewer "

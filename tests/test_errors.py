@@ -178,3 +178,9 @@ def test_message_has_its_traceback_in_other_programs(tmp_path):
     result = run(tmp_path, "some.program", "InputError('a.nii.gz: is 2D')")
     assert "Traceback (most recent call last)" in result.stderr
     assert result.returncode == 1
+
+
+def test_a_lacking_permission_is_told_with_the_name_of_the_file():
+    error = raised(lambda: _raise(RuntimeError("of a library"), PermissionError(13, "Permission denied", "a/b.json")))
+    assert str(find_input_error(error)).startswith("a/b.json: this user may not read or write it (Permission denied);")
+    assert find_input_error(PermissionError(1, "not permitted")) is None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mednextv2.errors import InputError
-from mednextv2.images.volume import dimensions, has_orientation, is_numeric, read_volume, stem
+from mednextv2.images.volume import dimensions, has_orientation, is_numeric, read_volume, stem, unreadable
 
 
 def nifti(path, array, code=1):
@@ -71,3 +71,9 @@ def test_numbers_and_shapes():
     assert not is_numeric(np.zeros(1, complex))
     assert not is_numeric(np.zeros(1, [("R", "u1")]))
     assert dimensions((9, 8, 7)) == "3D (9×8×7)"
+
+
+def test_a_lacking_permission_is_no_damage():
+    told = str(unreadable("a.nii.gz", PermissionError(13, "Permission denied", "a.nii.gz")))
+    assert told.startswith("a.nii.gz: this user may not read or write it")
+    assert "damaged" not in told
