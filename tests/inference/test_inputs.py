@@ -234,3 +234,9 @@ def test_channels_of_a_case_are_no_patients_of_their_own(tmp_path, names, refuse
             find_images(tmp_path, ["CT"])
     else:
         assert len(find_images(tmp_path, ["CT"])) == len(names)
+
+
+def test_a_series_of_a_folder_of_other_images_is_refused(tmp_path):
+    touch(tmp_path, "a.nii.gz")
+    with pytest.raises(InputError, match=r"--series 3: is for a folder of DICOM files, but .* holds none"):
+        find_images(tmp_path, ONE, "3")
