@@ -116,7 +116,8 @@ def split_dataset(
         own = dataset.path / NNUNET_NAME
         found, source = read_split_file(own, names), f"the folds are those of {own}"
     elif num_folds is None and group is None and {*dataset.folds} == {*names}:
-        found, source = folds_of(dict(dataset.folds)), f"the folds are those of {dataset.path / 'dataset.json'}"
+        own = dataset.path / "dataset.json"
+        found, source = folds_of(dict(dataset.folds), own), f"the folds are those of {own}"
     else:
         found, source = _by_rule(names, num_folds, group)
     index = 0 if fold == "all" else fold
