@@ -9,7 +9,7 @@ from mednextv2.commands import VERBS
 from mednextv2.commands.arguments import find_verb, read_arguments
 from mednextv2.commands.help import find_help
 from mednextv2.errors import InputError, UsageError, find_input_error
-from mednextv2.machine import name_user
+from mednextv2.machine import name_user, use_utf8
 
 
 def main() -> None:
@@ -17,6 +17,7 @@ def main() -> None:
 
     The exit status is 1 for input that cannot be used, 2 for a mistake on the command line, and 130 for Ctrl-C.
     """
+    use_utf8()
     _show_everything()
     try:
         _run(sys.argv[1:])
@@ -64,6 +65,9 @@ def _show_everything() -> None:
     A line of the log that cannot be written, for example to a full disk, does not cause a traceback either.
     """
     logging.raiseExceptions = False
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the program that started this one, as with >&-
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # MONAI imports it, and it warns if there is no home folder
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not if a test or a notebook has replaced the stream

@@ -20,6 +20,7 @@ SHARED_MEMORY_REMEDY = (
     "give fewer --num_workers (0 needs no shared memory), or more shared memory to the container (docker run "
     "--shm-size=8g or --ipc=host)"
 )
+_PERMISSION = "ask its owner for the permission (chmod, chown), or choose another file or folder"
 _GOES_ON = "A training goes on from its last epoch with the same command"
 
 
@@ -68,6 +69,8 @@ def _shortage(error: BaseException) -> str:
             "room on the disk, or choose another folder, and give the same command again"
         )
     text = str(error)
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: this user may not read or write it ({error.strerror}); {_PERMISSION}"
     if (isinstance(error, OSError) and error.errno == errno.EMFILE) or re.search(_OPEN_FILES, text):
         return (
             "num_workers: too many files are open for this user; allow more (ulimit -n 65536), or give fewer "

@@ -1,8 +1,10 @@
 """What the machine gives to this process: its processors, a home folder, and a name for its user."""
 
 import getpass
+import locale
 import math
 import os
+import sys
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -31,6 +33,18 @@ def home_folder() -> Path | None:
     except (RuntimeError, KeyError, OSError):
         return None
     return home if home.is_absolute() else None
+
+
+def use_utf8() -> None:
+    """Start this program again in Python's UTF-8 mode, if the locale says that files are in another encoding.
+
+    MONAI and other libraries read files in the encoding of the locale. Bundles, data lists and reports are UTF-8
+    everywhere, and would fail or be misread, as with `LC_ALL=C PYTHONUTF8=0` or a locale such as de_DE.ISO-8859-1. Only
+    the command line calls this.
+    """
+    encoding = locale.getpreferredencoding(False).lower().replace("-", "")
+    if encoding != "utf8" and not sys.flags.utf8_mode and sys.executable:
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def name_user() -> None:

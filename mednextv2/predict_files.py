@@ -79,6 +79,8 @@ def predict_files(
     check_overrides(files, settings, more=("series", *(field.name for field in fields(extras))))
     if wrong := [name for name in ("input", "output_dir", "series") if name in settings]:
         raise InputError(f"--{wrong[0]}: predict takes it as an argument: mednextv2 predict BUNDLE INPUT OUTPUT")
+    if dicom_seg_storage is not None and not dicom_seg:
+        raise InputError(f"--dicom_seg_storage {dicom_seg_storage}: is about a DICOM SEG; ask for one with --dicom_seg")
     channels, spatial_dims = _facts(files)
     orders = place_masks(find_images(source, channels, series), output, extras.beside)
     folder = orders[0].mask.parent

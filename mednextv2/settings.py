@@ -1,5 +1,6 @@
 """The check of a workflow's settings, before anything is read or trained."""
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -132,6 +133,8 @@ def _device_problem(device: Any) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError) as e:
-        detail = str(e).splitlines()[0]
-        return f"device {device}: cannot be used here ({detail}); choose another, such as --device cpu"
+        detail = re.split(r"\n|: |\. ", str(e))[0]  # PyTorch goes on with lists of all that it knows
+        detail = "there is no such kind of device" if detail.startswith("Expected one of") else detail
+        gpu = "; a GPU is called cuda" if str(device).split(":")[0] == "gpu" else ""
+        return f"device {device}: cannot be used here ({detail}){gpu}; choose another, such as --device cpu"
     return ""

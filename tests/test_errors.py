@@ -182,11 +182,17 @@ def test_message_has_its_traceback_in_other_programs(tmp_path):
 
 
 def test_a_file_that_the_system_keeps_from_the_program_is_the_users_to_mend():
-    error = wrapped_os_error(PermissionError(errno.EACCES, "Permission denied", "/data/a.nii.gz"))
-    assert str(find_input_error(error)).startswith("/data/a.nii.gz: cannot be used (Permission denied)")
+    error = wrapped_os_error(OSError(errno.ELOOP, "Too many links", "/data/a.nii.gz"))
+    assert str(find_input_error(error)).startswith("/data/a.nii.gz: cannot be used (Too many links)")
     assert find_input_error(PermissionError(errno.EACCES, "Permission denied")) is None  # of no file
     assert find_input_error(FileNotFoundError(errno.ENOENT, "No such file", "/package/missing.html")) is None
 
 
 def wrapped_os_error(error):
     return raised(lambda: _raise(RuntimeError("while loading"), error))
+
+
+def test_a_lacking_permission_is_told_with_the_name_of_the_file():
+    error = raised(lambda: _raise(RuntimeError("of a library"), PermissionError(13, "Permission denied", "a/b.json")))
+    assert str(find_input_error(error)).startswith("a/b.json: this user may not read or write it (Permission denied);")
+    assert find_input_error(PermissionError(1, "not permitted")) is None

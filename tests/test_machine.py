@@ -80,3 +80,12 @@ def test_the_memory_of_the_machine_is_what_linux_says():
         pytest.skip("not Linux")
     kilobytes = int(said.read_text().split()[1])
     assert machine.machine_memory() == pytest.approx(kilobytes * 1024, rel=0.01)
+
+
+def test_the_command_line_reads_files_as_utf8_whatever_the_locale():
+    code = "from mednextv2.machine import use_utf8; use_utf8(); print(open(0, closefd=False).encoding)"
+    env = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert (done.returncode, done.stdout.strip().lower()) == (0, "utf-8"), done.stderr

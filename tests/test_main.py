@@ -63,3 +63,15 @@ def test_a_user_without_a_name_and_a_home_needs_to_set_nothing(tmp_path):
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=env)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "data" / "dataset.json").is_file()
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_are_no_mistake(closed, tmp_path):
+    def status(words):
+        command = f'"{sys.executable}" -m mednextv2 {words} {closed}'
+        return subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+
+    assert status("--version").returncode == 0
+    failed = status("check nothing")
+    assert failed.returncode == 1
+    assert "Traceback" not in failed.stderr + failed.stdout

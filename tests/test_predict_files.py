@@ -212,6 +212,7 @@ def test_all_bad_images_of_a_folder_are_told_at_once(tmp_path):
         ("file.txt", {}, "give a folder, or a file that ends in"),
         ("file.txt/x", {}, "cannot be written"),
         ("out", {"dicom_seg": True}, "case is no DICOM series"),
+        ("out", {"dicom_seg_storage": "binary"}, "ask for one with --dicom_seg"),
         ("out", {"output_dir": "x"}, "--output_dir: predict takes it as an argument"),
         ("out", {"dicom_sge": True}, "did you mean --dicom_seg"),
         ("out", {"series": 3}, "--series 3: is for a folder of DICOM files"),

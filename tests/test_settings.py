@@ -16,6 +16,17 @@ def refused(patch_size=(16, 32, 16), device="cpu", **settings):
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [("gpu", "(there is no such kind of device); a GPU is called cuda"), ("x y", "Invalid device"), ("mps", "mps")],
+)
+def test_a_device_that_cannot_be_used_is_refused_in_a_short_line(device, words):
+    message = refused(device=device)
+    assert message.startswith(f"device {device}: cannot be used here (")
+    assert words in message
+    assert len(message) < 200
+
+
 @pytest.mark.parametrize("patch_size", [[48, 64, 48], (16, 16, 16), [128, 96], [16, 1024, 32]])
 def test_multiples_of_sixteen_are_legal_patch_sizes(patch_size):
     check_settings(patch_size, "cpu")

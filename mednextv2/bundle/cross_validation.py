@@ -82,8 +82,26 @@ def finish_cross_validation(
 
 def _splits(root: Path, dataset: DatasetFolder) -> list[Split]:
     """Return the split with which each fold's weights were trained, or would be trained."""
-    first = split_dataset(dataset, 0, trained=_about(root, 0))
-    return [first, *(split_dataset(dataset, k, trained=_about(root, k)) for k in range(1, first.num_folds))]
+    trained = {int(folder.name[5:]): folder for folder in (root / "models").glob("fold_*") if folder.name[5:].isdigit()}
+    counts = {k: int(about["num_folds"]) for k in sorted(trained) if "num_folds" in (about := _about(root, k))}
+    if len({*counts.values()}) > 1:
+        raise _different(root, ", ".join(f"fold {k} of {count}" for k, count in counts.items()))
+    count = max(counts.values(), default=0) or split_dataset(dataset, 0).num_folds
+    own = count if counts and count != split_dataset(dataset, 0).num_folds else None  # of folds without weights
+    splits = [split_dataset(dataset, k, None if k in counts else own, trained=_about(root, k)) for k in range(count)]
+    validating: dict[str, int] = {}
+    for k in sorted({*counts} & {*range(count)}):
+        for name in (item["case"] for item in splits[k].validation):
+            if validating.setdefault(name, k) != k:
+                raise _different(root, f"{name} validates in fold {validating[name]} and in fold {k}")
+    return splits
+
+
+def _different(root: Path, detail: str) -> InputError:
+    return InputError(
+        f"{root / 'models'}: its folds were trained with different splits ({detail}), so their scores do not belong "
+        "together; train and evaluate all of them with the same --num_folds, --group and --splits"
+    )
 
 
 def _about(root: Path, fold: int) -> dict[str, Any]:

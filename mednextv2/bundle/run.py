@@ -52,7 +52,7 @@ def workflow_files(root: Path, workflow: str) -> list[str]:
         workflow: `train`, `evaluate`, `inference`, or an overlay of train such as `multi_gpu_train`.
 
     Raises:
-        InputError: If the bundle does not have the workflow.
+        UsageError: If the bundle does not have the workflow.
     """
     names = ["train", workflow] if workflow in OVERLAYS else [workflow]
     files = []
@@ -60,8 +60,11 @@ def workflow_files(root: Path, workflow: str) -> list[str]:
         found = [f for s in (".yaml", ".yml", ".json") if (f := root / "configs" / f"{name}{s}").is_file()]
         if not found or name == "metadata":
             known = sorted({f.stem for f in (root / "configs").glob("*.*") if f.suffix in (".yaml", ".yml", ".json")})
-            raise InputError(
+            peers = {"predict": "inference", "val": "evaluate", "validate": "evaluate", "test": "evaluate"}
+            near = difflib.get_close_matches(peers.get(workflow, workflow), known, n=1)
+            raise UsageError(
                 f"{root}: has no workflow {workflow!r}; it has {', '.join(k for k in known if k != 'metadata')}"
+                + (f"; did you mean {near[0]}?" if near else "")
             )
         files.append(str(found[0]))
     return files

@@ -57,7 +57,8 @@ def read_arguments(verb: Verb, words: Sequence[str]) -> dict[str, Any]:
     usage = " ".join(["mednextv2", verb.__name__, *map(str.upper, needed), "[options]"])
     if len(unnamed) > len(free):
         left = " ".join(unnamed[len(free) :])
-        raise UsageError(f"{left}: {verb.__name__} takes no more words ({usage}); give options by name")
+        taken = "".join(f"; {value} was given as --{name}" for name, value in named.items() if name in needed)
+        raise UsageError(f"{left}: {verb.__name__} takes no more words ({usage}); give options by name{taken}")
     if missing := free[len(unnamed) :]:
         words = " and ".join(map(str.upper, missing)) + (" are" if len(missing) > 1 else " is")
         raise UsageError(f"{verb.__name__}: {words} missing; usage: {usage}")
@@ -96,6 +97,8 @@ def read_value(name: str, value: str | bool, kind: Any) -> Any:
         raise UsageError(f"--{name} {value}: is a switch and takes no value")
     if value is True:
         raise UsageError(f"--{name}: needs a value")
+    if value == "":  # as of a shell's variable that is not set; as a path it would be the working directory
+        raise UsageError(f"{name}: is empty; give a value (a variable of the shell may not be set)")
     if type(None) in kinds and str(value).lower() in _NOTHING and str not in kinds:
         return None
     if str in kinds:
@@ -116,6 +119,8 @@ def read_setting(name: str, value: str | bool) -> Any:
     The words none and null mean None for a setting that may be None, such as pretrained; a file of such a name is given
     as ./none.
     """
+    if value == "" and (name in PATHS or name in _NAMES):
+        raise UsageError(f"--{name}: is empty; give a value (a variable of the shell may not be set)")
     if value is True:
         if name in PATHS or name in _NAMES:
             raise UsageError(f"--{name}: needs a {'path' if name in PATHS else 'value'}")

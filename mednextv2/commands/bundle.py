@@ -1,5 +1,8 @@
 """The verb `bundle`: build the files of a bundle."""
 
+import os
+from pathlib import Path
+
 from mednextv2.errors import InputError
 
 
@@ -7,7 +10,7 @@ def bundle(task: str, check: bool = False) -> None:
     """Build the configuration files, the metadata and the README of a bundle from its task.yaml.
 
     Args:
-        task: The task.yaml in the folder of the bundle.
+        task: The task.yaml in the folder of the bundle, or that folder.
         check: Write nothing, and end with an error if a file is not up to date.
 
     Examples:
@@ -17,6 +20,8 @@ def bundle(task: str, check: bool = False) -> None:
     from mednextv2.bundle import write_bundle
     from mednextv2.bundle.task import read_task
 
+    if Path(task).expanduser().is_dir():
+        task = os.path.join(task, "task.yaml")
     changed = write_bundle(task, check)
     if check and changed:
         raise InputError(f"{task}: not up to date: {', '.join(changed)}. Run: mednextv2 bundle {task}")

@@ -1,11 +1,10 @@
 """The help of the command line, which is made from the verbs' docstrings."""
 
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
-
-from fire import docstrings
 
 from mednextv2.commands.arguments import short_names
 from mednextv2.commands.workflow_help import format_workflow_help
@@ -69,7 +68,7 @@ def find_help(verbs: Mapping[str, Callable[..., Any]], arguments: Sequence[str])
     """
     if not arguments or arguments[0] in ("-h", "--help", "--"):
         return format_overview(verbs)
-    if arguments[0] == "--version":
+    if arguments[0] in ("-V", "--version"):
         return f"mednextv2 {__version__}"
     if arguments[0] == "help":
         return format_help(verbs[arguments[1]]) if arguments[1:2] and arguments[1] in verbs else format_overview(verbs)
@@ -82,11 +81,13 @@ def find_help(verbs: Mapping[str, Callable[..., Any]], arguments: Sequence[str])
 
 
 def _read_doc(verb: Callable[..., Any]) -> _Doc:
-    head, _, examples = (inspect.getdoc(verb) or "").partition("\n\nExamples:\n")  # Fire does not support this section
-    doc = docstrings.parse(head)
-    arguments = {argument.name: argument.description for argument in doc.args or ()}
-    lines = textwrap.dedent(examples).splitlines()
-    return _Doc(" ".join(doc.summary.split()), " ".join((doc.description or "").split()), arguments, lines)
+    head, _, examples = (inspect.getdoc(verb) or "").partition("\n\nExamples:\n")
+    head, _, listed = head.partition("\n\nArgs:\n")
+    summary, _, text = head.partition("\n\n")
+    # An argument begins where its name stands at the margin: any word before a colon may begin a line of its text.
+    entries = re.findall(r"^(\w+): (.*(?:\n +.*)*)", textwrap.dedent(listed), re.MULTILINE)
+    arguments = {name: " ".join(described.split()) for name, described in entries}
+    return _Doc(" ".join(summary.split()), " ".join(text.split()), arguments, textwrap.dedent(examples).splitlines())
 
 
 def _option(p: inspect.Parameter, letters: Mapping[str, str]) -> str:

@@ -12,6 +12,8 @@ VERBS = {
     "preprocess": "preprocessing is a part of training: mednextv2 run BUNDLE train --dataset_dir DIR",
     "find_best_configuration": "use mednextv2 ensemble BUNDLE DATASET_DIR",
     "test": "use mednextv2 run BUNDLE evaluate --dataset_dir DIR --fold 0",
+    "totalsegmentator": "use mednextv2 predict BUNDLE INPUT OUTPUT",
+    "version": "use mednextv2 --version",
 }
 #: Options of other programs, for the verbs that take settings.
 SETTINGS = {
@@ -36,7 +38,14 @@ SETTINGS = {
     "pretrained_weights": "use --pretrained FILE",
     "npz": "use mednextv2 predict --probabilities",
     "val": "use mednextv2 run BUNDLE evaluate",
+    "task": "a bundle is trained for one task; give the bundle, mednextv2 predict BUNDLE INPUT OUTPUT",
+    "ml": "a mask holds all structures, each with its own value, in any case",
+    "roi_subset": "all structures of the bundle are segmented; leave those out of the mask that are not needed",
+    "statistics": "use mednextv2 predict --report, which also writes the volumes as volumes.csv",
+    "output_type": "use mednextv2 predict --dicom_seg or --rtstruct",
 }
+#: Those that mean something else in a verb.
+IN_VERB = {("predict", "f"): "use --folds", ("predict", "fold"): "use --folds"}
 
 
 def hint_for(verb: str, word: str) -> str:
@@ -51,4 +60,4 @@ def hint_for(verb: str, word: str) -> str:
     """
     if not verb:
         return VERBS.get(word.lower().replace("-", "_"), "")
-    return SETTINGS.get(word, "") if verb in ("run", "predict") else ""
+    return IN_VERB.get((verb, word)) or (SETTINGS.get(word, "") if verb in ("run", "predict") else "")

@@ -32,8 +32,8 @@ def predict(
         rtstruct: Also write each mask as a DICOM RT Structure Set, for radiotherapy planning systems. This needs the
             package contourpy.
         dicom_seg_storage: How the DICOM SEG stores its segments: binary (one bit per voxel), deflated (the same,
-            compressed) or labelmap (smallest, but new, so that many viewers cannot read it). By default, more than 20
-            segments are deflated.
+            compressed) or labelmap (smallest, but new: many viewers cannot read it). By default, more than 20 segments
+            are deflated.
         settings: Any setting at the top of the bundle's configs/inference.yaml, such as --device cpu, --weights FILE or
             --overlap 0.25.
 

@@ -35,6 +35,8 @@ def make_phantom_dataset(folder: str | os.PathLike, cases: int = 60, seed: int =
     folder = expand(folder)
     if not isinstance(cases, int) or cases < 1:
         raise InputError(f"cases {cases!r}: should be a whole number from 1")
+    if not isinstance(seed, int) or seed < 0:
+        raise InputError(f"seed {seed!r}: should be a whole number from 0")
     if (folder / "dataset.json").exists():
         raise InputError(f"{folder}: holds a data set already; choose another folder")
     entries = [{k: f"./{k}sTr/phantom_{n:03d}.nii.gz" for k in ("image", "label")} for n in range(cases)]

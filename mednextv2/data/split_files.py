@@ -58,15 +58,25 @@ def read_split_file(path: str | os.PathLike, names: Sequence[str]) -> list[Fold]
     return folds
 
 
-def folds_of(numbers: dict[str, int]) -> list[Fold]:
+def folds_of(numbers: dict[str, int], path: str | os.PathLike) -> list[Fold]:
     """Return the folds of a datalist: the validation cases of fold k are those with the number k.
 
     Args:
         numbers: The fold of each case, by name.
+        path: The file that they are from, for messages.
+
+    Raises:
+        InputError: If the numbers do not count from 0: --fold 1 would then be another fold than that of number 1.
     """
+    found = sorted({*numbers.values()})
+    if found != [*range(len(found))]:
+        raise InputError(
+            f"splits {path}: the entries under training have the fold numbers {', '.join(map(str, found[:10]))}; "
+            "number the folds from 0 without gaps, as --fold does"
+        )
     return [
         Fold([n for n, k in numbers.items() if k != fold], [n for n, k in numbers.items() if k == fold])
-        for fold in sorted({*numbers.values()})
+        for fold in found
     ]
 
 
@@ -93,7 +103,7 @@ def _datalist_folds(path: Path, content: dict[str, Any]) -> list[Fold]:
         if isinstance(number, bool) or not isinstance(number, int):
             return []
         numbers[_name(path, entry)] = number
-    return folds_of(numbers)
+    return folds_of(numbers, path)
 
 
 def _name(path: Path, entry: Any) -> str:

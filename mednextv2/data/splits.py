@@ -117,7 +117,8 @@ def split_dataset(
         own = dataset.path / NNUNET_NAME
         found, source = read_split_file(own, names), f"the folds are those of {own}"
     elif num_folds is None and group is None and {*dataset.folds} == {*names}:
-        found, source = folds_of(dict(dataset.folds)), f"the folds are those of {dataset.path / 'dataset.json'}"
+        own = dataset.path / "dataset.json"
+        found, source = folds_of(dict(dataset.folds), own), f"the folds are those of {own}"
     else:
         found, source = _by_rule(names, num_folds, group)
     index = 0 if fold == "all" else fold
@@ -166,7 +167,10 @@ def _by_rule(names: Sequence[str], num_folds: int | None, group: str | None) -> 
     patients = sorted({*groups})
     folds = FOLDS if num_folds is None else num_folds
     if not is_whole(folds) or folds < 2:
-        raise InputError(f"num_folds {wording.brief(folds)}: should be a whole number from 2; use --fold all for one")
+        raise InputError(
+            f"num_folds {wording.brief(folds)}: should be a whole number from 2, such as 5; to train on every case, "
+            "use --fold all"
+        )
     if len(patients) < 2:
         raise InputError(f"{wording.count(len(names), 'case')} of one patient cannot be split; use --fold all")
     said = [sentence] if (sentence := describe_groups(names, groups)) else []

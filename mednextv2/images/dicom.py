@@ -97,10 +97,14 @@ def has_dicom(folder: str | os.PathLike) -> bool:
     return any(_dicom_files(folder))
 
 
+def _stop(error: OSError) -> None:
+    raise error  # a folder that cannot be entered may hold slices of a series, which would lack them unnoticed
+
+
 def _dicom_files(folder: str | os.PathLike) -> Iterator[str]:
     """Give the DICOM files in a folder and below; linked folders are entered, each folder once."""
     entered: set[tuple[int, int]] = set()
-    for where, folders, files in os.walk(str(folder), followlinks=True):
+    for where, folders, files in os.walk(str(folder), onerror=_stop, followlinks=True):
         found = os.stat(where)
         if (found.st_dev, found.st_ino) in entered:  # a loop of links, or a second link to the same folder
             folders.clear()

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 from monai.data import ITKReader
 
-from mednextv2.errors import InputError
+from mednextv2.errors import InputError, find_input_error
 from mednextv2.images.dicom import DicomSeries, choose_series, read_series
 from mednextv2.images.itk_header import has_patient_space, screen_itk
 from mednextv2.images.itk_loading import ITK_TURN, load_itk
@@ -83,6 +83,8 @@ def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
 
 def unreadable(path: str | os.PathLike, error: Exception) -> InputError:
     """Return the error that says that a library could not read an image file."""
+    if found := find_input_error(error):  # what the machine or the user lacks is not the file's fault
+        return InputError(str(found))
     detail = " ".join(str(error).split())[:200]
     return InputError(
         f"{path}: cannot be read; the file is truncated, damaged, or not what its ending says "

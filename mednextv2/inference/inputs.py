@@ -95,6 +95,8 @@ def find_images(
 
 def _find_dicom(folder: Path, channels: Sequence[str], series: str | int | None) -> list[dict[str, Any]]:
     if not has_dicom(folder):
+        if series is not None:
+            raise InputError(f"--series {series}: is for a folder of DICOM files, but {folder} holds none")
         raise InputError(f"{folder}: holds no images ({', '.join(SUFFIXES)}) and no DICOM files")
     name = _case_name(folder.resolve().name)
     if len(channels) > 1:

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from mednextv2.wording import count
 
 logger = logging.getLogger(__name__)
 
-_ENDINGS = r"(_seg|_pred|_prediction|_mask|_label|_gt)?"  # endings of file names after the case's name
+_ENDINGS = r"([_-](seg|pred|prediction|mask|label|gt|trans))?"  # endings of file names after the case's name
 
 
 def score_folders(
@@ -105,16 +105,21 @@ def pair_files(masks: Path, labels: Path, skip_missing: bool = False) -> dict[st
         else:
             missing.append(reference.name)
     if missing and (not skip_missing or not pairs):
+        there = _first(file.name for file in predicted)
         raise InputError(
             f"{masks}: has no mask for {len(missing)} of {count(len(references), 'reference')} in {labels} "
-            f"({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}); add them"
-            + (", or leave these cases out with --skip_missing" if pairs else ". A mask has the name of its reference")
+            f"({_first(missing)}); add them"
+            + (
+                ", or leave these cases out with --skip_missing"
+                if pairs
+                else f". A mask has the name of its reference, but there are {there}"
+            )
         )
     if missing:
         logger.warning("%s: left out, since they have no mask", ", ".join(missing))
     used = {mask for mask, _ in pairs.values()}
     if left := [file.name for file in predicted if file not in used]:
-        logger.warning("%s: no reference for %s", labels, ", ".join(left[:5]) + (", …" if len(left) > 5 else ""))
+        logger.warning("%s: no reference for %s", labels, _first(left))
     return dict(sorted(pairs.items()))
 
 
@@ -128,12 +133,19 @@ def find_scheme(*folders: Path) -> LabelScheme | None:
     return None
 
 
+def _first(names: Iterable[str], many: int = 5) -> str:
+    listed = [*names]
+    return ", ".join(listed[:many]) + (", …" if len(listed) > many else "")
+
+
 def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder; give a folder of label maps")
     files = sorted(f for f in folder.iterdir() if f.name.lower().endswith(SUFFIXES) and not f.name.startswith("."))
     if not files:
-        raise InputError(f"{folder}: holds no label maps ({', '.join(SUFFIXES)})")
+        below = any(f.name.lower().endswith(SUFFIXES) for f in folder.glob("*/*"))
+        hint = "; it has subfolders with some: give one of them, or gather their files in one folder" if below else ""
+        raise InputError(f"{folder}: holds no label maps ({', '.join(SUFFIXES)}){hint}")
     return files
 
 

@@ -156,8 +156,8 @@ def read_results(folder: str | os.PathLike) -> Results:
     if not file.is_file():
         raise InputError(
             f"{folder}: has no {RESULTS_NAME}. Give the output_dir of an evaluation (mednextv2 run BUNDLE evaluate …) "
-            "or of a prediction; run it again if it was made by an older version, or write the file with "
-            "mednextv2.report.write_results"
+            "or of a prediction, or of a score with --images; run it again if it was made by an older version, or "
+            "write the file with mednextv2.report.write_results"
         )
     content = read_json(file, "run the evaluation or prediction again")
     try:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mednextv2.errors import InputError
+from mednextv2.errors import InputError, find_input_error
 from mednextv2.paths import expand, writing
 from mednextv2.weights.provenance import ENTRY, add_about
 
@@ -145,6 +145,8 @@ def _harmless_allowed() -> Iterator[None]:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
+    if found := find_input_error(error):  # what the machine or the user lacks is not the file's fault
+        return InputError(str(found))
     text = re.split(r"WeightsUnpickler error:", str(error))[-1]  # the text before it advises to load without safety
     detail = " ".join(re.split(r"Please file|Check the documentation", text)[0].split())[:200]
     return InputError(f"{path}: not a PyTorch checkpoint, or a damaged one ({type(error).__name__}: {detail})")

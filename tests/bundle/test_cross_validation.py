@@ -14,7 +14,7 @@ from dataset_helpers import make_folders, make_nnunet, run_verbs, save
 from scipy import ndimage
 from sklearn.model_selection import KFold
 
-from mednextv2.bundle import write_bundle
+from mednextv2.bundle import cross_validation, write_bundle
 from mednextv2.bundle.cross_validation import bundle_scheme, finish_cross_validation
 from mednextv2.bundle.plan import plan_dataset
 from mednextv2.bundle.plan_to_task import write_task
@@ -162,3 +162,30 @@ def test_inference_averages_the_folds_and_applies_what_was_decided(tmp_path):
         assert count > 1  # else there would be nothing to remove
         expected[components == 1 + np.bincount(components.ravel())[1:].argmax()] = value
     np.testing.assert_array_equal(masks["decided"], expected)
+
+
+def recorded(count, validation):
+    return {"num_folds": count, "training": [n for n in NAMES if n not in validation], "validation": validation}
+
+
+@pytest.mark.parametrize(
+    ("folds", "words"),
+    [
+        ({0: recorded(6, NAMES[:2]), 1: recorded(5, NAMES[2:4])}, "fold 0 of 6, fold 1 of 5"),
+        ({0: recorded(5, NAMES[:2]), 1: recorded(5, NAMES[1:3])}, f"{NAMES[1]} validates in fold 0 and in fold 1"),
+    ],
+)
+def test_folds_of_different_splits_are_refused(bundle, monkeypatch, folds, words):
+    abouts = {fold: about | {"fold": fold} for fold, about in folds.items()}
+    monkeypatch.setattr(cross_validation, "_about", lambda root, fold: abouts.get(fold, {}))
+    with pytest.raises(InputError, match=words):
+        finish_cross_validation(*bundle)
+
+
+def test_the_number_of_folds_is_that_of_any_fold_that_is_trained(bundle, monkeypatch):
+    about = recorded(3, NAMES[:4]) | {"fold": 1}
+    monkeypatch.setattr(cross_validation, "_about", lambda root, fold: about if fold == 1 else {})
+    shutil.rmtree(bundle[0] / "output" / "evaluation")
+    with pytest.raises(InputError, match="not complete") as error:
+        finish_cross_validation(*bundle)
+    assert len(re.findall("is not evaluated", str(error.value))) == 3

@@ -8,7 +8,7 @@ from bundle_helpers import HIPPOCAMPUS
 from monai.bundle import ConfigParser
 
 from mednextv2.bundle.run import check_overrides, find_bundle, read_workflow, run_bundle, workflow_files
-from mednextv2.errors import InputError
+from mednextv2.errors import InputError, UsageError
 
 TRAIN = [str(HIPPOCAMPUS / "configs" / "train.yaml")]
 
@@ -128,3 +128,15 @@ def test_metadata_that_are_none_are_refused_by_their_file(tmp_path):
         (tmp_path / "m.json").write_text(text)
         with pytest.raises(InputError, match=f"m.json: {words}"):
             run_bundle(HIPPOCAMPUS, "inference", meta_file=tmp_path / "m.json")
+
+
+@pytest.mark.parametrize(("word", "ours"), [("predict", "inference"), ("val", "evaluate"), ("trian", "train")])
+def test_the_workflow_that_was_meant_is_named(word, ours):
+    with pytest.raises(UsageError, match=f"did you mean {ours}"):
+        workflow_files(HIPPOCAMPUS, word)
+
+
+def test_configurations_are_ascii_so_that_monai_reads_them_in_every_locale():
+    files = [*(HIPPOCAMPUS / "configs").iterdir()]
+    assert len(files) > 4
+    assert all(file.read_bytes().isascii() for file in files)

@@ -1,5 +1,7 @@
 """`mednextv2 bundle`: what it says about the files that it writes."""
 
+import shutil
+
 from bundle_helpers import HIPPOCAMPUS
 from dataset_helpers import make_nnunet
 from verb_helpers import call_verb, planned, refusal
@@ -37,3 +39,9 @@ def test_a_task_that_cannot_be_built_ends_in_one_message_and_no_file(tmp_path):
     task.write_text((HIPPOCAMPUS / "task.yaml").read_text().replace("variant: v2_tiny", "variant: v3"))
     assert refusal("bundle", task).startswith(f"error: {task}: variant v3 is none of ")
     assert [p.name for p in task.parent.iterdir()] == ["task.yaml"]
+
+
+def test_the_folder_of_a_bundle_stands_for_its_task(tmp_path):
+    shutil.copytree(HIPPOCAMPUS, tmp_path / "mednextv2_hippocampus", ignore=shutil.ignore_patterns("models", "output"))
+    code, out, err = call_verb("bundle", tmp_path / "mednextv2_hippocampus", "--check")
+    assert (code, out.strip(), err) == (0, "all files are up to date", "")

@@ -91,3 +91,16 @@ def test_the_help_has_every_word_of_the_docstring(name):
     words = [word for line in text.splitlines() for word in re.sub(r"^    \w+: ", "", line).split()]
     assert " ".join(words[:3]) in " ".join(format_help(VERBS[name]).split())
     assert {*words} <= {*format_help(VERBS[name]).split()}
+
+
+def test_a_colon_in_the_text_of_an_option_begins_no_other_option(monkeypatch, capsys):
+    _, out, _ = call(monkeypatch, capsys, "predict", "--help")
+    assert "labelmap (smallest, but new: many viewers cannot read it). By default" in " ".join(out.split())
+
+
+def test_every_text_of_a_docstring_is_shown_whole(monkeypatch, capsys):
+    for name, verb in VERBS.items():
+        _, out, _ = call(monkeypatch, capsys, name, "--help")
+        listed = (inspect.getdoc(verb) or "").partition("Args:\n")[2].partition("\n\nExamples:")[0]
+        shown = " ".join(out.split())
+        assert all(" ".join(line.partition(": ")[2].split()) in shown for line in listed.splitlines() if line[4] != " ")

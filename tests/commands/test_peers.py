@@ -18,9 +18,9 @@ def test_a_verb_of_others_is_answered_with_ours(word, monkeypatch, capsys):
     code, _, err = call(monkeypatch, capsys, word, "data")
     assert code == 2
     assert err.startswith(f"error: {word}: mednextv2 has no such verb; ")
-    ours = re.search(r"mednextv2 (\w+)", err.split(";", 1)[1])
+    ours = re.search(r"mednextv2 (--version|\w+)", err.split(";", 1)[1])
     assert ours
-    assert ours[1] in VERBS
+    assert ours[1] in (*VERBS, "--version")
 
 
 @pytest.mark.parametrize("word", SETTINGS)
@@ -40,7 +40,9 @@ def test_the_advice_names_settings_that_exist():
     text = "".join(Path(file).read_text(encoding="utf-8") for file in files)
     advised = {name for advice in SETTINGS.values() for name in re.findall(r"--(\w+)", advice)}
     assert len(advised) > 8
-    assert {name for name in advised if f"\n{name}:" not in text} == {"probabilities"}  # an option of predict
+    assert {name for name in advised if f"\n{name}:" not in text} == {
+        "dicom_seg", "probabilities", "report", "rtstruct"  # options of predict
+    }  # fmt: skip
     assert read_arguments(VERBS["predict"], ["b", "i", "o", "--probabilities"])["probabilities"]
 
 
@@ -48,3 +50,9 @@ def test_words_that_nobody_uses_get_no_hint():
     assert hint_for("", "frobnicate") == ""
     assert hint_for("run", "frobnicate") == ""
     assert hint_for("check", "lr") == ""
+
+
+@pytest.mark.parametrize("word", ["-f", "--fold"])
+def test_predict_averages_folds_and_validates_none(word, monkeypatch, capsys):
+    code, _, err = call(monkeypatch, capsys, "predict", "mednextv2_hippocampus", "i", "o", word, "0")
+    assert (code, err) == (2, f"error: {word}: predict has no such option; use --folds\n")

@@ -6,6 +6,7 @@ import pytest
 from scipy.ndimage import binary_dilation
 
 from mednextv2.data import make_phantom_dataset, read_dataset, read_volume
+from mednextv2.errors import InputError
 
 NUMBERS = range(6)
 
@@ -105,3 +106,10 @@ def test_no_threshold_separates_the_structures_from_each_other(volumes, case):
     image, label = volumes[case]
     inside = label > 0
     assert best_dice(image[inside].astype(float), label[inside] == 1) < 0.95
+
+
+@pytest.mark.parametrize("wanted", [{"seed": -1}, {"seed": 1.5}, {"cases": 0}])
+def test_numbers_that_cannot_be_are_refused_before_anything_is_written(wanted, tmp_path):
+    with pytest.raises(InputError, match="should be a whole number from"):
+        make_phantom_dataset(tmp_path / "new", **wanted)
+    assert not (tmp_path / "new").exists()

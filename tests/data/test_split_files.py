@@ -29,7 +29,7 @@ def test_monais_datalist_with_folds_is_read(tmp_path):
     assert read(tmp_path / "s.json", {"training": entries, "testing": [{"image": "e.nii.gz"}]}) == [
         Fold(["b", "d"], ["a", "c"]), Fold(["a", "c", "d"], ["b"]), Fold(["a", "b", "c"], ["d"]),
     ]  # fmt: skip
-    assert folds_of({"a": 3, "b": 7}) == [Fold(["b"], ["a"]), Fold(["a"], ["b"])]
+    assert folds_of({"a": 1, "b": 0}, "s.json") == [Fold(["a"], ["b"]), Fold(["b"], ["a"])]
 
 
 def test_monais_datalist_with_a_validation_list_is_one_fold(tmp_path):
@@ -72,3 +72,11 @@ def test_a_pipe_or_a_device_is_refused_instead_of_read(tmp_path):
     for file in (tmp_path / "pipe.json", "/dev/zero"):
         with pytest.raises(InputError, match="a folder or a device, not a file; give a text file"):
             read_split_file(file, ["a", "b"])
+
+
+@pytest.mark.parametrize("numbers", [(1, 2, 3), (0, 2), (-1, 0)])
+def test_folds_of_a_datalist_that_do_not_count_from_zero_are_refused(numbers, tmp_path):
+    entries = [{"image": f"c{k}.nii.gz", "fold": number} for k, number in enumerate(numbers)]
+    (tmp_path / "list.json").write_text(json.dumps({"training": entries}))
+    with pytest.raises(InputError, match=r"list\.json: .* fold numbers .*; number the folds from 0"):
+        read_split_file(tmp_path / "list.json", [f"c{k}" for k in range(len(numbers))])

@@ -200,3 +200,9 @@ def test_weights_bring_the_split_that_they_were_trained_with(tmp_path):
 def test_numbers_of_folds_that_split_nothing_are_refused(number):
     with pytest.raises(InputError, match=r"num_folds .* a whole number from 2"):
         _by_rule([f"c{i}" for i in range(10)], number, None)
+
+
+@pytest.mark.parametrize("number", [0, 1, -3, 2.5, "five", True])
+def test_a_number_of_folds_that_leaves_nothing_to_train_on_is_refused(number):
+    with pytest.raises(InputError, match=r"num_folds .*should be a whole number from 2"):
+        split_dataset(folder(cases(10)), 0, num_folds=number)

@@ -145,3 +145,18 @@ def test_pixels_of_another_size_than_the_header_says(tmp_path, monkeypatch):
 def test_a_file_that_only_says_so_is_named(tmp_path):
     shutil.copy(__file__, tmp_path / "a.dcm")
     assert "a.dcm" in refused(tmp_path)
+
+
+def test_a_folder_that_cannot_be_entered_is_not_left_out(tmp_path, monkeypatch):
+    write_series(tmp_path, numbers())
+    (tmp_path / "more").mkdir()
+    scandir = os.scandir
+
+    def refuse(folder):
+        if Path(folder).name == "more":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="more"):
+        find_series(tmp_path)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mednextv2.errors import InputError
-from mednextv2.images.volume import dimensions, has_orientation, is_numeric, read_volume, stem
+from mednextv2.images.volume import dimensions, has_orientation, is_numeric, read_volume, stem, unreadable
 
 
 def nifti(path, array, code=1):
@@ -86,3 +86,9 @@ def test_numbers_and_shapes():
 def test_a_nrrd_file_has_an_orientation_in_a_patients_space(tmp_path, lines, known):
     (tmp_path / "a.nrrd").write_text(f"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 1 1 1\n{lines}encoding: raw\n\n0")
     assert has_orientation(tmp_path / "a.nrrd") is known
+
+
+def test_a_lacking_permission_is_no_damage():
+    told = str(unreadable("a.nii.gz", PermissionError(13, "Permission denied", "a.nii.gz")))
+    assert told.startswith("a.nii.gz: this user may not read or write it")
+    assert "damaged" not in told

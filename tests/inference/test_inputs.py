@@ -241,3 +241,9 @@ def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
     for name in ("a.nii.gz", "a.json", "a"):
         os.mkfifo(tmp_path / name)
         assert "is a pipe or a device" in refused(tmp_path / name)
+
+
+def test_a_series_of_a_folder_of_other_images_is_refused(tmp_path):
+    touch(tmp_path, "a.nii.gz")
+    with pytest.raises(InputError, match=r"--series 3: is for a folder of DICOM files, but .* holds none"):
+        find_images(tmp_path, ONE, "3")

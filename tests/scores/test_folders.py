@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -115,7 +116,9 @@ def test_classes_that_one_side_lacks(tmp_path):
     assert math.isnan(float(y["dice"]))
 
 
-@pytest.mark.parametrize("name", ["a.nii.gz", "a_seg.nii", "a_pred.nii.gz", "a_mask.mha"])
+@pytest.mark.parametrize(
+    "name", ["a.nii.gz", "a_seg.nii", "a_pred.nii.gz", "a_mask.mha", "a-seg.nii.gz", "a_trans.nii"]
+)
 def test_masks_are_found_under_the_endings_of_others(tmp_path, name):
     for file in (tmp_path / "masks" / name, tmp_path / "masks" / "ab.nii.gz", tmp_path / "labels" / "a.nii.gz"):
         file.parent.mkdir(exist_ok=True)
@@ -170,3 +173,20 @@ def test_the_nearest_dataset_json_says_what_values_mean(tmp_path):
     (tmp_path / "labels").mkdir()
     (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "liver": 1}}')
     assert [*find_scheme(tmp_path / "labels").declared] == ["background", "liver"]
+
+
+def test_names_that_do_not_fit_are_shown_beside_those_that_are_needed(folders, tmp_path):
+    masks, labels = folders / "masks", folders / "labels"
+    (tmp_path / "odd").mkdir()
+    for file in masks.glob("*.nii.gz"):
+        shutil.copy(file, tmp_path / "odd" / f"predicted {file.name}")
+    with pytest.raises(InputError, match="A mask has the name of its reference, but there are predicted case_0_seg"):
+        pair_files(tmp_path / "odd", labels)
+
+
+def test_masks_in_subfolders_are_pointed_at(folders, tmp_path):
+    masks, labels = folders / "masks", folders / "labels"
+    (tmp_path / "above").mkdir()
+    shutil.copytree(masks, tmp_path / "above" / "case")
+    with pytest.raises(InputError, match="it has subfolders with some"):
+        pair_files(tmp_path / "above", labels)

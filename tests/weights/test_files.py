@@ -156,3 +156,13 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     with pytest.raises(InputError, match="cannot be written"):
         save_file({"a": torch.ones(1)}, tmp_path / "none" / "model.pt")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_lacking_permission_is_no_damage(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(tmp_path / "model.pt"))
+
+    save_file({"a": torch.ones(1)}, tmp_path / "model.pt")
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(InputError, match=r"model\.pt: this user may not read or write it"):
+        load_file(tmp_path / "model.pt")
