@@ -5,7 +5,7 @@ import os
 import struct
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ _STANDARD = "1.2.840.10008."
 _RADIOTHERAPY = "1.2.840.10008.5.1.4.1.1.481."  # its images are projections
 _UP_TO_CLASS = range(0x00080000, 0x00080017)  # tags of a data set's first group, up to SOP Class UID
 _TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "ImageType", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID",
-    "SeriesNumber", "SeriesDescription", "Modality", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
+    "SOPClassUID", "SOPInstanceUID", "ImageType", "PatientID", "StudyInstanceUID", "SeriesInstanceUID",
+    "FrameOfReferenceUID", "SeriesNumber", "SeriesDescription", "Modality", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
     "Rows", "Columns", "BitsAllocated", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
     "RescaleSlope", "RescaleIntercept", "EchoTime", "InversionTime", "TemporalPositionIdentifier", "AcquisitionNumber",
     "TriggerTime", "DiffusionBValue", "DiffusionGradientOrientation", "AcquisitionTime",
@@ -73,6 +73,7 @@ class Slice:
     instance: str  # SOPInstanceUID
     sop_class: str
     uid: str  # of the series
+    patient: str = field(repr=False)
     study: str
     reference: str  # FrameOfReferenceUID
     number: int | None
@@ -213,6 +214,7 @@ def _read_slice(file: str, header: Dataset, frame: int | None, groups: Sequence[
         instance=_text(header, "SOPInstanceUID") or _text(meta, "MediaStorageSOPInstanceUID"),
         sop_class=_text(header, "SOPClassUID") or _text(meta, "MediaStorageSOPClassUID"),
         uid=_text(header, "SeriesInstanceUID"),
+        patient=_text(header, "PatientID"),
         study=_text(header, "StudyInstanceUID"),
         reference=_text(header, "FrameOfReferenceUID"),
         number=int(number) if isinstance(number, int) else None,

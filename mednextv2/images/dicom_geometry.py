@@ -60,6 +60,7 @@ def find_defect(slices: Sequence[Slice]) -> str:
     for name, same in (
         ("sizes", [s.shape == first.shape for s in slices]),
         ("pixel spacings", [np.allclose(spacing, spacings[0], rtol=1e-3, atol=0) for spacing in spacings]),
+        ("patients", [s.patient == first.patient for s in slices]),
         ("studies", [s.study == first.study for s in slices]),
         ("frames of reference", [s.reference == first.reference for s in slices]),
         ("orientations", [np.allclose(p.orientation, places[0].orientation, atol=_SAME_DIRECTION) for p in places]),
@@ -72,7 +73,7 @@ def find_defect(slices: Sequence[Slice]) -> str:
     directions = np.array(_directions(places[0]))
     lengths = all(_LEAST_SPACING < length < _MOST_SPACING for length in spacings[0])
     if not np.allclose(directions @ directions.T, np.eye(2), atol=0.01) or not lengths:
-        return "has an orientation or a pixel spacing that is none"
+        return "has an orientation or a pixel spacing that is not valid"
     return ""
 
 

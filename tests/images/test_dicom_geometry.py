@@ -89,6 +89,7 @@ DEFECTS = {
     "two distances": (moved(2.5, 4, 5), "irregular distances, 2.00 to 4.50 mm"),
     "slightly irregular": (moved(0.3, 3), "irregular distances"),
     "lying slices": (lying, "sheared by 63.4°, more than any gantry"),
+    "two patients": (set_in([2], PatientID="P2"), "different patients (IM0000 and IM0002)"),
     "two studies": (set_in([4], StudyInstanceUID="1.2.9"), "different studies (IM0000 and IM0004)"),
     "two frames of reference": (set_in([4], FrameOfReferenceUID="1.2.9"), "different frames of reference"),
     "sideways": (moved(30.0, 2, 3, axis=0), "displaced sideways (IM0002 by 30.0 mm)"),
