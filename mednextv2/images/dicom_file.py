@@ -24,8 +24,9 @@ _RADIOTHERAPY = "1.2.840.10008.5.1.4.1.1.481."  # its images are projections
 _UP_TO_CLASS = range(0x00080000, 0x00080017)  # tags of a data set's first group, up to SOP Class UID
 _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "ImageType", "PatientID", "StudyInstanceUID", "SeriesInstanceUID",
-    "FrameOfReferenceUID", "SeriesNumber", "SeriesDescription", "Modality", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
-    "Rows", "Columns", "BitsAllocated", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
+    "FrameOfReferenceUID", "SeriesNumber", "SeriesDescription", "Modality", "ImagePositionPatient",
+    "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "BitsAllocated", "NumberOfFrames", "SamplesPerPixel",
+    "PhotometricInterpretation",
     "RescaleSlope", "RescaleIntercept", "EchoTime", "InversionTime", "TemporalPositionIdentifier", "AcquisitionNumber",
     "TriggerTime", "DiffusionBValue", "DiffusionGradientOrientation", "AcquisitionTime",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PixelData",

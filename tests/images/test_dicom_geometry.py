@@ -105,8 +105,11 @@ DEFECTS = {
     "no spacing": (without_tag("PixelSpacing"), "has no pixel spacing in IM0001"),
     "localizers": (set_in(EVERY, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "is a localizer"),
     "mosaic": (set_in(EVERY, ImageType=["ORIGINAL", "PRIMARY", "MOSAIC"]), "is a mosaic"),
-    "no spacing at all": (set_in(EVERY, PixelSpacing=[0, 0.8]), "orientation or a pixel spacing that is none"),
-    "huge spacing": (set_in(EVERY, PixelSpacing=["1e300", "1e300"]), "orientation or a pixel spacing that is none"),
+    "no spacing at all": (set_in(EVERY, PixelSpacing=[0, 0.8]), "orientation or a pixel spacing that is not valid"),
+    "huge spacing": (
+        set_in(EVERY, PixelSpacing=["1e300", "1e300"]),
+        "orientation or a pixel spacing that is not valid",
+    ),
     "huge directions": (
         set_in(EVERY, ImageOrientationPatient=["1e200", 0, 0, 0, "1e200", 0]),
         "orientation or a pixel",
