@@ -267,7 +267,7 @@ def _volumes(slices: Sequence[Slice]) -> list[DicomSeries]:
 
 def _beside(damaged: Sequence[str], files: Sequence[str], series: DicomSeries) -> DicomSeries:
     """Return a series, as one that cannot be a volume where it lies beside files that may be slices of it."""
-    folders = {os.path.dirname(file) for file in series.files}
+    folders = {os.path.dirname(s.file) for s in series.slices}
     near = [file for file in damaged if os.path.dirname(file) in folders]
     if not near or series.problem:
         return series
