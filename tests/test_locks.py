@@ -58,7 +58,7 @@ def test_a_file_system_without_locks_gets_a_warning(tmp_path, monkeypatch, caplo
     monkeypatch.setattr(fcntl, "flock", fail)
     locks.hold_folder(tmp_path, "output_dir")
     assert "has no locks (No locks available)" in caplog.text
-    assert not locks._held
+    assert tmp_path / locks.NAME not in locks._held
 
 
 def test_a_lock_file_that_says_nothing_is_no_obstacle(tmp_path, holder):

@@ -15,6 +15,8 @@ import pytest
 from dicom_helpers import write_series
 from monai.transforms import LoadImage
 from predict_helpers import AFFINE, BUNDLE, QUICK, noise, save, with_nan
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless
 
 from mednextv2.errors import InputError
 from mednextv2.predict_files import predict_files
@@ -79,15 +81,19 @@ def test_each_series_ends_on_its_own(tmp_path, voxels, caplog, capsys):
     write_series(study / "a", voxels, AFFINE, SeriesNumber=1, SeriesDescription="sound", **common)
     for file in write_series(study / "b", voxels, AFFINE, SeriesNumber=2, SeriesDescription="odd", **common):
         ds = pydicom.dcmread(file)
-        ds.BitsStored, ds.BitsAllocated, ds.HighBit = 7, 9, 6
+        ds.file_meta.TransferSyntaxUID = JPEG2000Lossless
+        ds.PixelData = encapsulate([b"\0" * 64])  # no picture
+        ds["PixelData"].VR, ds["PixelData"].is_undefined_length = "OB", True
         ds.save_as(file)
     lacking = write_series(study / "c", voxels, AFFINE, SeriesNumber=3, SeriesDescription="lacking", **common)
     lacking[5].unlink()
     write_series(study / "d", voxels, AFFINE, SeriesNumber=4, SeriesDescription="other", **{**common, "Modality": "CT"})
+    for file in write_series(study / "e", voxels, AFFINE, SeriesNumber=5, SeriesDescription="cut", **common):
+        file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(InputError) as caught:
         predict_files(BUNDLE, study, tmp_path / "out", "all", dicom_seg=True, rtstruct=True, report=True, **QUICK)
     lines = str(caught.value).splitlines()
-    assert lines[0] == "1 of 4 series could not be segmented; the others were" or lines[0].startswith("2 of 4 series")
+    assert lines[0] == "2 of 4 series could not be segmented; the others were"
     assert any("study_2_odd" in line and "cannot be decoded" in line for line in lines[1:])
     written = sorted(file.name for file in (tmp_path / "out").iterdir())
     assert written == [
@@ -96,7 +102,8 @@ def test_each_series_ends_on_its_own(tmp_path, voxels, caplog, capsys):
           for ending in (".dcm", ".nii.gz", "_rtstruct.dcm")),
         "volumes.csv",
     ]  # fmt: skip
-    assert "lacks slices" in caplog.text + str(caught.value)
+    assert any("study_3_lacking" in line and "lacks slices" in line for line in lines[1:])
+    assert f"{study}: 30 of 30 DICOM files cannot be read" in caplog.text
     assert "its modality is CT, but the bundle was trained on MR" in caplog.text
     seg = pydicom.dcmread(tmp_path / "out" / "study_1_sound_seg.dcm")
     assert "mednextv2_hippocampus" in seg.SeriesDescription

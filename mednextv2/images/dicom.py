@@ -129,7 +129,7 @@ def find_series(folder: str | os.PathLike) -> list[DicomSeries]:
 
     Raises:
         InputError: When all files are truncated or damaged. Where some are, the series of their folders get a problem,
-            since a slice may be missing.
+            since a slice may be missing; a warning names those of other folders.
     """
     files = [f for f in _dicom_files(folder) if holds_slices(f)]
     bar = tqdm(files, desc="reading headers", unit="file", delay=2, leave=False)
@@ -138,6 +138,11 @@ def find_series(folder: str | os.PathLike) -> list[DicomSeries]:
     if damaged and len(damaged) == len(files):
         raise InputError(f"{folder}: {_describe_damage(damaged, files)}")
     groups: dict[tuple, list[Slice]] = {}
+    readable = {os.path.dirname(s.file) for slices in found for s in slices or []}
+    if lost := [file for file in damaged if os.path.dirname(file) not in readable]:
+        folders = {os.path.dirname(file) for file in lost}
+        damage = _describe_damage(lost, _in_folders(files, folders))
+        logger.warning("%s: %s; what they hold is left out", folder, damage)
     for s in (s for slices in found for s in slices or []):
         # series whose UIDs were removed are told apart by the rest
         groups.setdefault((s.uid,) if s.uid else (os.path.dirname(s.file), s.number, s.description), []).append(s)

@@ -25,9 +25,12 @@ def test_use_asks_for_a_path_and_gives_it_back():
 
 
 def test_a_wrong_setting_is_refused_by_name():
-    code = "import os; os.environ['MEDNEXTV2_OPS'] = 'quick'; import mednextv2.ops"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "MEDNEXTV2_OPS is auto, torch, reference or triton, not 'quick'" in result.stderr
+    command = [sys.executable, "-m", "mednextv2", "doctor"]
+    environment = {**os.environ, implementations.SETTING: "quick"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == "error: MEDNEXTV2_OPS is auto, torch, reference or triton, not 'quick'"
+    assert "Traceback" not in result.stderr
 
 
 def test_half_precision_is_wanted_where_the_instructions_are():
