@@ -16,6 +16,7 @@ from pydicom.multival import MultiValue
 from pydicom.uid import UID
 from pydicom.valuerep import VR
 
+from mednextv2.images.dicom_deflated import check_deflated
 from mednextv2.warning_filters import without_warnings
 
 _ENDINGS = (".dcm", ".ima")
@@ -142,6 +143,7 @@ def holds_slices(file: str) -> bool:
     """Return whether a DICOM file is of a kind that holds slices of a patient; true where that cannot be read."""
     try:
         with open(file, "rb") as f, quiet_pydicom():
+            check_deflated(file)
             start = read_partial(f, stop_when=lambda tag, vr, length: tag not in _UP_TO_CLASS, force=True)
             uid = str(start.file_meta.get("MediaStorageSOPClassUID") or start.get("SOPClassUID") or "")
     except Exception:  # pydicom raises many kinds for what is no DICOM, and reading the header will say so
@@ -159,6 +161,7 @@ def read_slices(file: str) -> list[Slice]:
         ValueError: When it is damaged or truncated; pydicom and the system raise others.
     """
     with quiet_pydicom():
+        check_deflated(file)
         with open(file, "rb") as f:
             header = dcmread(f, defer_size=_LONG, force=True, specific_tags=_TAGS)
             end, size = f.tell(), os.fstat(f.fileno()).st_size
