@@ -15,6 +15,7 @@ from mednextv2.wording import brief
 _SIZES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _MAGIC = {348: b"n+1", 540: b"n+2"}
 _NOWHERE = "an affine that is no position in space; correct the orientation"
+_OTHER_UNITS = {1: "metres", 3: "micrometres"}  # readers differ on whether they convert these
 _AGAIN = "Copy or convert it again"
 
 
@@ -105,6 +106,8 @@ def _defect(header: nib.Nifti1Header) -> str:
     has_matrix = int(header["sform_code"]) > 0
     if not all(math.isfinite(n) and (n > 0 or has_matrix) for n in spacing):
         return f"the spacing {brief(spacing)}, {_NOWHERE}"
+    if unit := _OTHER_UNITS.get(int(header["xyzt_units"]) & 7):
+        return f"lengths in {unit}, not in millimetres; correct its unit (xyzt_units) if its numbers are millimetres"
     matrix = [float(n) for key in ("srow_x", "srow_y", "srow_z") for n in header[key]]
     turn = [
         float(header[f"{kind}_{axis}"]) for kind, names in (("quatern", "bcd"), ("qoffset", "xyz")) for axis in names

@@ -58,6 +58,8 @@ def test_what_nibabel_writes_is_read(tmp_path, ending, kind, order):
         ([(70, "<h", 12345)], "voxels of the type 12345"),
         ([(108, "<f", float("nan"))], "voxels from byte nan on"),
         ([(108, "<f", -4.0)], "voxels from byte -4 on"),
+        ([(123, "<b", 1)], "lengths in metres, not in millimetres"),
+        ([(123, "<b", 3 | 8)], "lengths in micrometres, not in millimetres"),  # and seconds
         ([(108, "<f", 3e38)], "truncated"),
         ([(112, "<f", float("inf"))], "the scaling of intensities inf and 0"),
         ([(112, "<f", float("-inf"))], "the scaling of intensities -inf and 0"),
@@ -86,6 +88,13 @@ def test_headers_that_no_image_has_are_refused(tmp_path, ending, edits, words):
     assert words in refused(file)
     with pytest.raises(InputError, match=r"a\.nii"):
         LoadVolumed(keys="image")({"image": str(file)})
+
+
+@pytest.mark.parametrize("units", [0, 2, 10, 18])  # not said; millimetres alone, with seconds, with milliseconds
+def test_lengths_in_millimetres_are_read_whatever_the_unit_of_time(tmp_path, units):
+    data = content()
+    data[123] = units
+    assert np.allclose(read_volume(put(tmp_path, data, ".nii"))[1], np.diag([1.0, 2.0, 3.0, 1.0]))
 
 
 @pytest.mark.parametrize("slope", [0.0, float("nan")])
