@@ -33,6 +33,7 @@ def readme_text(task: Task, template: str) -> str:
         regions=_regions(task),
         weights_note=_NO_WEIGHTS if weights == "none" else weights or "",
         weights_file="models/fold_0/model.pt" if weights == "none" else "models/model.pt",
+        other_weights="OTHER_BUNDLE/models/fold_0/model.pt" if weights == "none" else "models/model.pt",
         fallback=_fallback(weights),
         mirroring=_mirroring(facts["mirror_axes"]),
         several_channels=_several_channels(facts["channels"]),

@@ -130,7 +130,7 @@ def _check_trained(file: Path) -> None:
     models, root = file.parent, file.parent.parent
     if file.is_file() or (models.name, file.name) != ("models", "model.pt") or not (root / "configs").is_dir():
         return
-    trained = sorted(found.parent.name.removeprefix("fold_") for found in models.glob("fold_*/model.pt"))
+    trained = sorted(found.parent.name.removeprefix("fold_") for found in training_folder(root).glob("fold_*/model.pt"))
     if trained:
         raise InputError(
             f"{root}: this fold has not been trained; trained are {', '.join(trained)}. Choose one of them with --fold, or "

@@ -28,6 +28,8 @@ FACTS_OF = {
     "mednextv2_totalsegmentator": "totalsegmentator_v2",
 }
 NAMES = sorted(FACTS_OF)
+#: And the one that comes with weights.
+ALL = sorted([*NAMES, "mednextv2_hippocampus"])
 #: Small enough for a second on one CPU core.
 QUICK = {
     "train": {

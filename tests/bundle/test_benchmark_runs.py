@@ -4,25 +4,27 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from benchmark_helpers import NAMES, files_of_case, make_data, run_workflow, task_of
+from benchmark_helpers import ALL, files_of_case, make_data, run_workflow, task_of
 from bundle_helpers import read_csv
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_bundle_trains_evaluates_and_segments(name, tmp_path):
+@pytest.mark.parametrize("name", ALL)
+def test_a_bundle_trains_is_fine_tuned_evaluates_and_segments(name, tmp_path):
     task = task_of(name)
     scheme, channels = task.scheme(), len(task.workflow["channels"])
     data = make_data(name, tmp_path / "data")
 
-    run_workflow(name, "train", dataset_dir=data, output_dir=tmp_path / "trained", prepared_dir=tmp_path / "prepared")
-    weights = tmp_path / "trained" / "model.pt"
-    state = torch.load(weights, weights_only=True)
-    assert state["stem.weight"].shape[1] == channels
-    assert state["heads.0.weight"].shape[0] == scheme.outputs
-    assert all(torch.isfinite(value).all() for value in state.values())
-    (log,) = read_csv(tmp_path / "trained" / "training_log.csv")
-    assert np.isfinite(float(log["train_loss"]))
-    assert {f"val_dice_{structure}" for structure in scheme.foreground} <= set(log)
+    given = {"dataset_dir": data, "prepared_dir": tmp_path / "prepared"}
+    run_workflow(name, "train", output_dir=tmp_path / "trained", **given)
+    first = assert_training(tmp_path / "trained", scheme, channels)
+    start = tmp_path / "trained" / "model.pt"
+    run_workflow(
+        name, "finetune", output_dir=tmp_path / "tuned", pretrained=start, warmup_epochs=0, learning_rate=1e-6, **given
+    )
+    tuned = assert_training(tmp_path / "tuned", scheme, channels)
+    steps = [(tuned[key] - first[key]).abs().max().item() for key in first]
+    assert 0 < max(steps) < 1e-5  # one step of AdamW is about as large as the learning rate
+    weights = tmp_path / "tuned" / "model.pt"
 
     run_workflow(name, "evaluate", dataset_dir=data, weights=weights, output_dir=tmp_path / "scores")
     rows = read_csv(tmp_path / "scores" / "cases.csv")
@@ -36,6 +38,18 @@ def test_a_bundle_trains_evaluates_and_segments(name, tmp_path):
     predicted = assert_mask(mask, data / "labelsTr" / f"{case}.nii.gz", scheme)
     scored = nib.load(tmp_path / "scores" / "predictions" / f"{case}_seg.nii.gz")
     np.testing.assert_array_equal(predicted, np.asarray(scored.dataobj))  # with the same settings
+
+
+def assert_training(output, scheme, channels):
+    """Check that a training left weights of the task's network and a log of its structures; return the weights."""
+    state = torch.load(output / "model.pt", weights_only=True)
+    assert state["stem.weight"].shape[1] == channels
+    assert state["heads.0.weight"].shape[0] == scheme.outputs
+    assert all(torch.isfinite(value).all() for value in state.values())
+    (log,) = read_csv(output / "training_log.csv")
+    assert np.isfinite(float(log["train_loss"]))
+    assert {f"val_dice_{structure}" for structure in scheme.foreground} <= set(log)
+    return state
 
 
 def assert_mask(path, reference, scheme):
