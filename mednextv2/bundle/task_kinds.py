@@ -67,7 +67,7 @@ def wrong_public_kinds(public: Mapping[str, Any]) -> list[str]:
         if key in public and not (isinstance(public[key], list) and all(map(_is_text, public[key])))
     ]
     script = public.get("converter")
-    if _is_text(script) and not _SCRIPT.fullmatch(script):
+    if isinstance(script, str) and not _SCRIPT.fullmatch(script):
         wrong.append(_described("converter", "the name of a script in scripts/convert without its ending", script))
     return wrong + _wrong_scores(public.get("reference_scores", []))
 

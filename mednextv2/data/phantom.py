@@ -89,13 +89,12 @@ def make_task_phantom(
     """
     folder = _checked(folder, cases, seed)
     if len(spacing) != 3 or len(shape) != 3:
-        raise InputError(f"spacing {list(spacing)}, shape {list(shape)}: phantoms have three axes, so the task needs them")
-    per_axis = _cells(len(scheme.labels) - 1)
-    if min(shape) < max(16, 6 * per_axis):
-        raise InputError(
-            f"shape {list(shape)}: {len(scheme.labels) - 1} structures need {max(16, 6 * per_axis)} voxels along each axis"
-        )
-    regions = {region.name: list(region.values) for region in scheme.regions}
+        raise InputError(f"spacing {list(spacing)}, shape {list(shape)}: a phantom needs three axes")
+    structures = len(scheme.labels) - 1
+    needed = max(16, 6 * _cells(structures))
+    if min(shape) < needed:
+        raise InputError(f"shape {list(shape)}: {structures} structures need {needed} voxels along each axis")
+    regions: dict[str, Any] = {region.name: list(region.values) for region in scheme.regions}
     values = regions or {name: value for value, name in enumerate(scheme.labels) if value}
     description = {
         "name": "Phantom",

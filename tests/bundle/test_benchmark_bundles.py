@@ -258,7 +258,7 @@ def test_prediction_without_weights_ends_with_the_way_to_get_some(name, tmp_path
     output = tmp_path / "masks"
     settings = ["--variant", "v2_tiny", "--patch_size", "[16,16,16]", "--device", "cpu"]
     source = data / "imagesTr" if channels > 1 else data / "imagesTr" / "phantom_000_0000.nii.gz"
-    code, out, err = call_verb("predict", name, source, output, *settings)
+    code, _, err = call_verb("predict", name, source, output, *settings)
     assert code == 1
     assert f"{name}: this bundle has no trained weights yet. Train it: mednextv2 run" in err
     assert "docs/README.md says on which data" in err
