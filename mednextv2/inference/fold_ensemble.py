@@ -133,8 +133,8 @@ def _check_trained(file: Path) -> None:
     trained = sorted(found.parent.name.removeprefix("fold_") for found in training_folder(root).glob("fold_*/model.pt"))
     if trained:
         raise InputError(
-            f"{root}: this fold has not been trained; trained are {', '.join(trained)}. Choose one of them with --fold, "
-            f"or train this one: mednextv2 run {root} train --dataset_dir DATA --fold NUMBER"
+            f"{root}: this fold has not been trained; trained are {', '.join(trained)}. Choose one of them with "
+            f"--fold, or train this one: mednextv2 run {root} train --dataset_dir DATA --fold NUMBER"
         )
     raise InputError(
         f"{root}: this bundle has no trained weights yet. Train it: mednextv2 run {root} train --dataset_dir DATA "
