@@ -1,11 +1,15 @@
 """Each bundle trains, is fine-tuned, evaluates and segments on generated data with its own labels and channels."""
 
+import re
+import shlex
+
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from benchmark_helpers import ALL, files_of_case, make_data, run_workflow, task_of
-from bundle_helpers import read_csv
+from bundle_helpers import ROOT, read_csv
+from dataset_helpers import run_verbs
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -37,6 +41,22 @@ def test_a_bundle_trains_is_fine_tuned_evaluates_and_segments(name, tmp_path):
     run_workflow(name, "inference", input=image, weights=weights, output_dir=tmp_path / "masks")
     (mask,) = (tmp_path / "masks").iterdir()
     np.testing.assert_array_equal(assert_mask(mask, reference, scheme), scored)  # with the same settings
+
+
+def test_the_page_about_bundles_shows_commands_that_work(tmp_path):
+    page = (ROOT / "docs" / "bundles.md").read_text(encoding="utf-8")
+    block = re.search(r"## Without data.*?```bash\n(.*?)```", page, re.DOTALL)[1].replace("\\\n", " ")
+    commands = [shlex.split(line)[1:] for line in block.splitlines()]
+    assert [command[0] for command in commands] == ["phantom", "run", "predict"]
+    commands[1] += ["--prepared_dir", str(tmp_path / "prepared")]  # not in the bundle of this checkout
+    commands[2] += ["--test_mirror_axes", "[]", "--overlap", "0"]  # faster
+    result = run_verbs(commands, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    masks = sorted((tmp_path / "masks").glob("*_seg.nii.gz"))
+    assert [mask.name for mask in masks] == [f"phantom_{n:03d}_seg.nii.gz" for n in range(3)]
+    scheme = task_of("mednextv2_kits19").scheme()
+    for mask in masks:
+        assert_mask(mask, tmp_path / "try_kits19" / "labelsTr" / mask.name.replace("_seg", ""), scheme)
 
 
 def assert_training(output, scheme, channels):
