@@ -210,6 +210,15 @@ def test_metadata_pass_monais_check(name, tmp_path):
     assert "#" not in json.dumps(metadata_of(name))  # which MONAI rewrites
 
 
+def test_metadata_that_are_wrong_do_not_pass_monais_check(tmp_path):
+    schema = shutil.copy(SCHEMA, tmp_path / "schema.json")
+    metadata = metadata_of("mednextv2_btcv")
+    del metadata["network_data_format"]["outputs"]["pred"]["num_channels"]
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(ValueError, match="num_channels"):
+        verify_metadata(meta_file=str(tmp_path / "metadata.json"), filepath=str(schema))
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_the_network_passes_monais_check(name):
     root = BUNDLES / name
@@ -263,6 +272,15 @@ def test_prediction_without_weights_ends_with_the_way_to_get_some(name, tmp_path
     assert f"{name}: this bundle has no trained weights yet. Train it: mednextv2 run" in err
     assert "docs/README.md says on which data" in err
     assert not output.exists()
+
+
+@pytest.mark.parametrize("workflow", ["evaluate", "inference"])
+def test_a_workflow_that_needs_weights_says_so_before_it_looks_at_data(workflow, tmp_path):
+    given = ("--dataset_dir", tmp_path / "none", "--output_dir", tmp_path / "out", "--variant", "v2_tiny")
+    code, _, err = call_verb("run", "mednextv2_btcv", workflow, *given)
+    assert code == 1
+    assert "mednextv2_btcv: this bundle has no trained weights yet. Train it: mednextv2 run" in err
+    assert not (tmp_path / "out").exists()
 
 
 # --------------------------------------------------------------------------------------- the facts themselves
