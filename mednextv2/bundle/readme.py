@@ -10,8 +10,10 @@ from mednextv2.bundle.task import Task
 
 _NO_WEIGHTS = """**This bundle has no trained weights yet.** Training it on the data described below gives it some: see
 [Training](#training). Until then, evaluation and inference end with a message that says so."""
-_CHECKOUT = """The script is in the repository of mednextv2, where `docs/converting.md` describes it. `SOURCE` is the folder
-with the data as downloaded, and `TARGET` is a new folder, which training and evaluation take as `--dataset_dir`:"""
+_CHECKOUT = (
+    "The script is in the repository of mednextv2, where `docs/converting.md` describes it. `SOURCE` is the folder with "
+    "the data as downloaded, and `TARGET` is a new folder, which training and evaluation take as `--dataset_dir`:"
+)
 
 
 def readme_text(task: Task, template: str) -> str:
@@ -97,7 +99,7 @@ def _about_data(public: dict[str, Any], dataset: str) -> str:
     if "converter" in public:
         command = f"python scripts/convert/{public['converter']}.py SOURCE TARGET"
         sections.append(
-            f"### Converting the data\n\n{_CHECKOUT}\n\n```\n{command}\n```\n\n"
+            f"### Converting the data\n\n{_wrapped(_CHECKOUT)}\n\n```\n{command}\n```\n\n"
             f"If `TARGET` is `$MEDNEXTV2_DATA/{dataset}`, `--dataset_dir` is not needed."
         )
     if "official_split" in public:
