@@ -11,9 +11,9 @@ import os
 from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
 
+from mednextv2.bundle.readme import readme_text
 from mednextv2.bundle.task import Task, read_task
 from mednextv2.nets.legal_sizes import DIVISOR
 from mednextv2.paths import new_folder, writing
@@ -61,7 +61,7 @@ def build_bundle(task_file: str | os.PathLike) -> dict[str, str]:
     files |= {f"configs/{name}.yaml": _recipe(f"{name}.yaml") for name in OVERLAYS}
     files["configs/metadata.json"] = json.dumps(_metadata(task), indent=4, ensure_ascii=False) + "\n"
     files["configs/logging.conf"] = _recipe("logging.conf")
-    files["docs/README.md"] = _readme(task)
+    files["docs/README.md"] = readme_text(task, _recipe("README.md"))
     files["docs/data_license.txt"] = f"{task.public['data_source']}\n{task.public['data_license']}\n"
     files["LICENSE"] = _recipe("LICENSE")
     return files
@@ -161,19 +161,3 @@ def _metadata(task: Task) -> dict[str, Any]:
             },
         },
     }
-
-
-def _readme(task: Task) -> str:
-    facts, public = task.workflow, task.public
-    return Template(_recipe("README.md")).substitute(
-        {k: v for k, v in public.items() if isinstance(v, str)},
-        name=task.name,
-        dataset=facts["dataset_name"],
-        variant=facts["variant"],
-        channels=", ".join(facts["channels"]),
-        labels="\n".join(f"| {i} | {label} |" for i, label in enumerate(facts["labels"])),
-        spacing=" × ".join(f"{s:g}" for s in facts["spacing"]),
-        patch_size=" × ".join(map(str, facts["patch_size"])),
-        batch_size=facts["batch_size"],
-        references="\n".join(f"{i}. {text}" for i, text in enumerate(public["references"], 1)),
-    )

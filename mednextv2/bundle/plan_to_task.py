@@ -174,6 +174,7 @@ def _public_text(plan: Plan, name: str) -> str:
             "data_source": about.get("reference") or "not stated",
             "data_license": about.get("licence") or "not stated",
             "data_description": f"{plan.fingerprint.cases} labelled cases.",
+            "weights": "none",
         }
     )
     return f"{facts}\nreferences:\n- {_REFERENCE}\n"

@@ -46,6 +46,16 @@ PUBLIC_FACTS = (
     "data_description",
     "references",
 )
+#: Facts of the second document that a task may have, for the README alone: about published data sets.
+OPTIONAL_FACTS = (
+    "weights",
+    "data_access",
+    "converter",
+    "official_split",
+    "data_traps",
+    "assumptions",
+    "reference_scores",
+)
 
 _SHOWN = 20  # largest number of facts in a message
 _END = "end_of_the_facts"
@@ -98,8 +108,9 @@ def read_task(path: str | os.PathLike) -> Task:
     public = parse_yaml(second.partition("\n")[2], path, first.count("\n") + 3)
     if not separator or not isinstance(workflow, dict) or not isinstance(public, dict):
         raise InputError(f"{path}: should be two YAML documents with a line --- between them")
-    for facts, expected in ((workflow, WORKFLOW_FACTS), (public, PUBLIC_FACTS)):
-        missing, unknown = [k for k in expected if k not in facts], [k for k in facts if k not in expected]
+    for facts, expected, optional in ((workflow, WORKFLOW_FACTS, ()), (public, PUBLIC_FACTS, OPTIONAL_FACTS)):
+        missing = [k for k in expected if k not in facts]
+        unknown = [k for k in facts if k not in (*expected, *optional)]
         if missing or unknown:
             lists = [
                 f"{word} facts: {', '.join(str(key)[:60] for key in keys[:_SHOWN])}"

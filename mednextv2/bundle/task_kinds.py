@@ -4,6 +4,7 @@ Facts become part of configurations, in which MONAI turns mappings into objects 
 a text and nothing else, and a mapping is allowed only where its keys are checked.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,9 @@ from mednextv2.wording import brief
 
 _NAME_WORDS = f"a text of one line and up to {MAX_NAME} characters"
 _QUOTES = "; put what should be a text in quotes"
+_LISTS = ("references", "data_traps", "assumptions")
+_SCORE = ("method", "score", "source", "comparable")
+_SCRIPT = re.compile("[a-z][a-z0-9_]*")
 
 
 def wrong_kinds(workflow: Mapping[str, Any]) -> list[str]:
@@ -52,15 +56,31 @@ def wrong_public_kinds(public: Mapping[str, Any]) -> list[str]:
     wrong = [
         _described(key, "a text", value) + _QUOTES
         for key, value in public.items()
-        if key not in ("changelog", "references") and not _is_text(value)
+        if key not in ("changelog", "reference_scores", *_LISTS) and not _is_text(value)
     ]
     changes = public["changelog"]
     if not isinstance(changes, dict) or not all(is_name(k) and _is_text(v) for k, v in changes.items()):
         wrong.append(f"changelog should have a text for each version, not {brief(changes)}{_QUOTES}")
-    references = public["references"]
-    if not isinstance(references, list) or not all(map(_is_text, references)):
-        wrong.append(_described("references", "a list of texts", references) + _QUOTES)
-    return wrong
+    wrong += [
+        _described(key, "a list of texts", public[key]) + _QUOTES
+        for key in _LISTS
+        if key in public and not (isinstance(public[key], list) and all(map(_is_text, public[key])))
+    ]
+    script = public.get("converter")
+    if isinstance(script, str) and not _SCRIPT.fullmatch(script):
+        wrong.append(_described("converter", "the name of a script in scripts/convert without its ending", script))
+    return wrong + _wrong_scores(public.get("reference_scores", []))
+
+
+def _wrong_scores(scores: Any) -> list[str]:
+    entries = f"a list of entries with {', '.join(_SCORE)}, each a text"
+    if not isinstance(scores, list):
+        return [_described("reference_scores", entries, scores)]
+    return [
+        _described("reference_scores", entries, entry) + _QUOTES
+        for entry in scores
+        if not isinstance(entry, dict) or set(entry) != set(_SCORE) or not all(map(_is_text, entry.values()))
+    ][:1]
 
 
 def _described(key: str, expected: str, value: Any) -> str:

@@ -53,7 +53,8 @@ def read_arguments(verb: Verb, words: Sequence[str]) -> dict[str, Any]:
 
     Args:
         verb: A function. Its parameters without a default are arguments, in this order, and the others are options.
-            With `**settings`, it takes any further option.
+            The last argument takes one word or more if its annotation is `list[str]`. With `**settings`, the function
+            takes any further option.
         words: The words of the command line after the verb.
 
     Raises:
@@ -62,9 +63,12 @@ def read_arguments(verb: Verb, words: Sequence[str]) -> dict[str, Any]:
     """
     parameters = {p.name: p for p in inspect.signature(verb).parameters.values()}
     named, unnamed = _split(verb, parameters, words)
+    several: list[str] = []
     needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
     free = [name for name in needed if name not in named]
     usage = " ".join(["mednextv2", verb.__name__, *map(str.upper, needed), "[options]"])
+    if free and parameters[free[-1]].annotation == list[str]:
+        several, unnamed = unnamed[len(free) :], unnamed[: len(free)]
     if len(unnamed) > len(free):
         left = " ".join(unnamed[len(free) :])
         taken = "".join(f"; {value} was given as --{name}" for name, value in named.items() if name in needed)
@@ -73,10 +77,14 @@ def read_arguments(verb: Verb, words: Sequence[str]) -> dict[str, Any]:
         words = " and ".join(map(str.upper, missing)) + (" are" if len(missing) > 1 else " is")
         raise UsageError(f"{verb.__name__}: {words} missing; usage: {usage}")
     named |= dict(zip(free, unnamed, strict=False))
-    return {
+    values = {
         name: read_value(name, value, parameters[name].annotation) if name in parameters else read_setting(name, value)
         for name, value in named.items()
     }
+    for name in needed:
+        if parameters[name].annotation == list[str]:
+            values[name] = [values[name], *(read_value(name, word, str) for word in several)]
+    return values
 
 
 def short_names(verb: Verb) -> dict[str, str]:

@@ -43,7 +43,8 @@ def format_help(verb: Callable[..., Any]) -> str:
     parameters = [p for p in inspect.signature(verb).parameters.values() if p.kind is not p.VAR_POSITIONAL]
     needed = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
     optional = [p for p in parameters if p not in needed]
-    usage = ["mednextv2", verb.__name__, *(p.name.upper() for p in needed), *(["[options]"] if optional else [])]
+    shown = [p.name.upper() + (" ..." if p.annotation == list[str] else "") for p in needed]
+    usage = ["mednextv2", verb.__name__, *shown, *(["[options]"] if optional else [])]
     lines = [wrap(doc.summary), *(["", wrap(doc.text)] if doc.text else []), "", "Usage:", f"  {' '.join(usage)}"]
     if needed:
         lines += ["", "Arguments:"]

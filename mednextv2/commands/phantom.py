@@ -1,17 +1,33 @@
 """The verb `phantom`: generate a synthetic data set."""
 
 
-def phantom(folder: str, cases: int = 60, seed: int = 0) -> None:
+def phantom(folder: str, cases: int | None = None, seed: int = 0, bundle: str | None = None) -> None:
     """Generate a small synthetic data set for trying things out: images of two touching ellipsoids, with labels.
 
     Args:
-        folder: The folder to write the data set to, in the layout of the Medical Segmentation Decathlon.
-        cases: The number of cases.
+        folder: The folder to write the data set to, in the layout of the Medical Segmentation Decathlon, or with
+            --bundle in that of nnU-Net.
+        cases: The number of cases; by default 60, or 6 with --bundle.
         seed: The seed of the random numbers.
+        bundle: The folder or the name of a bundle. The data set then has its labels, channels and voxel size, with an
+            ellipsoid for each label.
 
     Examples:
         mednextv2 phantom phantom_data --cases 20
+        mednextv2 phantom try_kits19 --bundle mednextv2_kits19
     """
-    from mednextv2.data import make_phantom_dataset
+    from mednextv2.bundle import find_bundle
+    from mednextv2.bundle.task import read_task
+    from mednextv2.data import make_phantom_dataset, make_task_phantom
 
-    print(make_phantom_dataset(folder, cases, seed))
+    if bundle is None:
+        print(make_phantom_dataset(folder, 60 if cases is None else cases, seed))
+        return
+    task = read_task(find_bundle(bundle) / "task.yaml")
+    facts = task.workflow
+    print(
+        make_task_phantom(
+            folder, task.scheme(), facts["channels"], facts["spacing"], facts["normalization"],
+            cases=6 if cases is None else cases, seed=seed,
+        )
+    )  # fmt: skip

@@ -1,11 +1,11 @@
-"""Data sets: reading, checking and splitting them, and a phantom to try things on."""
+"""Data sets: reading, checking and splitting them, and phantoms to try things on."""
 
 from mednextv2.data.cases import Case, DatasetFolder
 from mednextv2.data.check import check_case, check_dataset
 from mednextv2.data.dataset import read_dataset
 from mednextv2.data.download import fetch_msd_task
 from mednextv2.data.patches import AugmentBatch, PatchDataset, PatchSampler
-from mednextv2.data.phantom import make_phantom_dataset
+from mednextv2.data.phantom import make_phantom_dataset, make_task_phantom
 from mednextv2.data.prepared_store import CaseStore, PreparedCase
 from mednextv2.data.splits import Split, kfold_indices, split_dataset
 from mednextv2.images.dicom import DicomSeries, choose_series, find_series, read_series
@@ -31,6 +31,7 @@ __all__ = [
     "find_series",
     "kfold_indices",
     "make_phantom_dataset",
+    "make_task_phantom",
     "read_dataset",
     "read_series",
     "read_volume",

@@ -1,16 +1,20 @@
-"""A phantom data set in the MSD layout, for demonstrations and tests without real data."""
+"""Phantom data sets, for demonstrations and tests without real data: two ellipsoids, or the structures of any task."""
 
+import itertools
 import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from mednextv2.errors import InputError
+from mednextv2.label_scheme import LabelScheme, label_dtype
 from mednextv2.paths import expand, new_folder, writing
 
 
@@ -32,13 +36,7 @@ def make_phantom_dataset(folder: str | os.PathLike, cases: int = 60, seed: int =
     Raises:
         InputError: When the folder already contains a data set or cannot be written.
     """
-    folder = expand(folder)
-    if not isinstance(cases, int) or cases < 1:
-        raise InputError(f"cases {cases!r}: should be a whole number from 1")
-    if not isinstance(seed, int) or seed < 0:
-        raise InputError(f"seed {seed!r}: should be a whole number from 0")
-    if (folder / "dataset.json").exists():
-        raise InputError(f"{folder}: holds a data set already; choose another folder")
+    folder = _checked(folder, cases, seed)
     entries = [{k: f"./{k}sTr/phantom_{n:03d}.nii.gz" for k in ("image", "label")} for n in range(cases)]
     description = {
         "name": "Phantom",
@@ -49,15 +47,98 @@ def make_phantom_dataset(folder: str | os.PathLike, cases: int = 60, seed: int =
         "numTraining": cases,
         "training": entries,
     }
+    drawn = (
+        zip(entry.values(), _phantom(np.random.default_rng(child)), strict=True)
+        for entry, child in zip(entries, np.random.SeedSequence(seed).spawn(cases), strict=True)
+    )
+    return _write(folder, description, itertools.chain.from_iterable(drawn), np.eye(4))
+
+
+def make_task_phantom(
+    folder: str | os.PathLike,
+    scheme: LabelScheme,
+    channels: Sequence[str],
+    spacing: Sequence[float],
+    normalization: Sequence[Mapping[str, Any]],
+    shape: Sequence[int] = (48, 48, 48),
+    cases: int = 6,
+    seed: int = 0,
+) -> Path:
+    """Write images and label maps that a bundle's task can be tried with, in nnU-Net's layout.
+
+    Each label value is an ellipsoid that has about the same place and brightness in every case, inside a body. The
+    images are not anatomy. A channel has Hounsfield units with air around the body if its normalisation is `ct`, is 0
+    outside the body if it is normalised inside the mask, and otherwise has a grey scale that differs from case to case.
+
+    Args:
+        folder: Where to write `dataset.json`, `imagesTr` and `labelsTr`; created if missing.
+        scheme: The meaning of the label values. The last slices of a label map have the ignore label, if there is one.
+        channels: The names of the image channels.
+        spacing: Voxel size in millimetres along right, anterior, superior.
+        normalization: The normalisation of each channel, as in a `task.yaml`.
+        shape: Number of voxels along the same axes, at least 16 each.
+        cases: Number of cases.
+        seed: The seed of the random numbers; the same seed gives the same data.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: When the task is not 3D, the shape is too small for the labels, or the folder already contains a
+            data set or cannot be written.
+    """
+    folder = _checked(folder, cases, seed)
+    if len(spacing) != 3 or len(shape) != 3:
+        raise InputError(f"spacing {list(spacing)}, shape {list(shape)}: a phantom needs three axes")
+    structures = len(scheme.labels) - 1
+    needed = max(16, 6 * _cells(structures))
+    if min(shape) < needed:
+        raise InputError(f"shape {list(shape)}: {structures} structures need {needed} voxels along each axis")
+    regions: dict[str, Any] = {region.name: list(region.values) for region in scheme.regions}
+    values = regions or {name: value for value, name in enumerate(scheme.labels) if value}
+    description = {
+        "name": "Phantom",
+        "description": "Computer-made images of ellipsoids; not anatomy",
+        "licence": "Apache-2.0",
+        "channel_names": {str(number): name for number, name in enumerate(channels)},
+        "labels": {"background": 0, **values} | ({"ignore": scheme.ignore_label} if scheme.ignore_label else {}),
+        **({"regions_class_order": [region.paint for region in scheme.regions]} if regions else {}),
+        "numTraining": cases,
+        "file_ending": ".nii.gz",
+    }
+
+    def drawn() -> Iterator[tuple[str, np.ndarray]]:
+        for number, child in enumerate(np.random.SeedSequence(seed).spawn(cases)):
+            label, images = _task_case(scheme, normalization, tuple(shape), np.random.default_rng(child))
+            for channel, image in enumerate(images):
+                yield f"imagesTr/phantom_{number:03d}_{channel:04d}.nii.gz", image
+            yield f"labelsTr/phantom_{number:03d}.nii.gz", label
+
+    return _write(folder, description, drawn(), np.diag([*map(float, spacing), 1.0]))
+
+
+def _checked(folder: str | os.PathLike, cases: int, seed: int) -> Path:
+    folder = expand(folder)
+    if not isinstance(cases, int) or cases < 1:
+        raise InputError(f"cases {cases!r}: should be a whole number from 1")
+    if not isinstance(seed, int) or seed < 0:
+        raise InputError(f"seed {seed!r}: should be a whole number from 0")
+    if (folder / "dataset.json").exists():
+        raise InputError(f"{folder}: holds a data set already; choose another folder")
+    return folder
+
+
+def _write(
+    folder: Path, description: dict[str, Any], volumes: Iterable[tuple[str, np.ndarray]], affine: np.ndarray
+) -> Path:
     with ExitStack() as stack:
         for made in (folder, folder / "imagesTr", folder / "labelsTr"):
             stack.enter_context(new_folder(made, "folder"))
         written = stack.enter_context(_removed_after_errors())
-        for entry, child in zip(entries, np.random.SeedSequence(seed).spawn(cases), strict=True):
-            for file, array in zip(entry.values(), _phantom(np.random.default_rng(child)), strict=True):
-                with writing(folder / file) as temporary:
-                    nib.save(nib.Nifti1Image(array, np.eye(4)), temporary)
-                written.append(folder / file)
+        for file, array in volumes:
+            with writing(folder / file) as temporary:
+                nib.save(nib.Nifti1Image(array, affine), temporary)
+            written.append(folder / file)
         # written last, so that a folder with dataset.json is complete
         with writing(folder / "dataset.json") as temporary:
             temporary.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
@@ -108,3 +189,50 @@ def _texture(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> 
     """Return smooth noise of mean 0 and standard deviation 1, `sigma` voxels in scale."""
     noise = gaussian_filter(rng.standard_normal(shape).astype(np.float32), sigma, mode="wrap")
     return (noise - noise.mean()) / noise.std()
+
+
+def _cells(structures: int) -> int:
+    """Return how many structures lie side by side along each axis."""
+    return max(2, math.ceil(structures ** (1 / 3)))
+
+
+def _task_case(
+    scheme: LabelScheme, normalization: Sequence[Mapping[str, Any]], shape: tuple[int, ...], rng: np.random.Generator
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Draw one label map, `(X, Y, Z)`, and the image of each channel, int16."""
+    structures, cells = len(scheme.labels) - 1, _cells(len(scheme.labels) - 1)
+    # the position of each voxel in units of cells; the cells fill the inner part of the image
+    place = [(((np.arange(n) + 0.5) / n - 0.15) / 0.7 * cells).astype(np.float32) for n in shape]
+    index = np.stack(np.meshgrid(*[np.floor(p).astype(np.int16) for p in place], indexing="ij"))
+    inside = ((index >= 0) & (index < cells)).all(0)
+    index = np.clip(index, 0, cells - 1)
+    centre = 0.5 + rng.uniform(-0.05, 0.05, (3, cells, cells, cells)).astype(np.float32)
+    radius = rng.uniform(0.38, 0.45, (cells, cells, cells)).astype(np.float32)
+    cell = (index[0], index[1], index[2])
+    offset = np.stack(np.meshgrid(*[p - np.floor(p) for p in place], indexing="ij")) - centre[(slice(None), *cell)]
+    value = (index[0] * cells + index[1]) * cells + index[2] + 1
+    ellipsoid = inside & ((offset**2).sum(0) < radius[cell] ** 2) & (value <= structures)
+    label = np.where(ellipsoid, value, 0).astype(label_dtype(len(scheme.declared)))
+    position = np.stack(np.meshgrid(*[np.linspace(-1.05, 1.05, n, dtype=np.float32) for n in shape], indexing="ij"))
+    body = ((position**8).sum(0) < 1) | ellipsoid
+    images = [_task_image(label, body, structures, entry, rng) for entry in normalization]
+    if scheme.ignore_label:
+        label[..., -2:] = scheme.ignore_label
+    return label, images
+
+
+def _task_image(
+    label: np.ndarray, body: np.ndarray, structures: int, entry: Mapping[str, Any], rng: np.random.Generator
+) -> np.ndarray:
+    level = 0.3 + 0.6 * label / structures  # of the body without structures it is 0.3
+    level = np.where(body, level + 0.03 * rng.standard_normal(label.shape), 0)
+    if entry["scheme"] == "ct":
+        low, high = entry["lower"], entry["upper"]
+        image = np.where(body, low + (high - low) * level, -1000 + 10 * rng.standard_normal(label.shape))
+    elif entry["scheme"] in ("rgb_to_0_1", "none"):
+        image = 250 * level.clip(0, 1)
+    elif entry.get("inside_mask"):
+        image = np.where(body, rng.uniform(200, 2000) * level.clip(0.05), 0)
+    else:
+        image = rng.uniform(200, 2000) * (level + 0.02 * np.abs(rng.standard_normal(label.shape)))
+    return np.rint(image).astype(np.int16)

@@ -42,8 +42,10 @@ class FoldEnsemble(nn.Module):
         """Load the weights.
 
         Raises:
-            InputError: See :func:`mednextv2.weights.load_weights`.
+            InputError: If the bundle has no weights yet; otherwise see :func:`mednextv2.weights.load_weights`.
         """
+        for path in self.weights:
+            _check_trained(Path(path))
         first = self.networks[0]
         self.graphs.clear()
         self.networks = nn.ModuleList([first, *(copy.deepcopy(first) for _ in self.weights[1:])])
@@ -121,6 +123,23 @@ def training_folder(bundle_root: str | os.PathLike, experiment: str = "") -> Pat
     if experiment or any(models.glob("fold_*/model.pt")) or not any((models / FINETUNED).glob("fold_*/model.pt")):
         return models / experiment
     return models / FINETUNED
+
+
+def _check_trained(file: Path) -> None:
+    """Raise an InputError if a file is the one that a bundle is published with, and the bundle has none."""
+    models, root = file.parent, file.parent.parent
+    if file.is_file() or (models.name, file.name) != ("models", "model.pt") or not (root / "configs").is_dir():
+        return
+    trained = sorted(found.parent.name.removeprefix("fold_") for found in training_folder(root).glob("fold_*/model.pt"))
+    if trained:
+        raise InputError(
+            f"{root}: this fold has not been trained; trained are {', '.join(trained)}. Choose one of them with "
+            f"--fold, or train this one: mednextv2 run {root} train --dataset_dir DATA --fold NUMBER"
+        )
+    raise InputError(
+        f"{root}: this bundle has no trained weights yet. Train it: mednextv2 run {root} train --dataset_dir DATA "
+        f"--fold 0 ({root / 'docs' / 'README.md'} says on which data), or give a file of weights with --weights"
+    )
 
 
 def describe_choice(files: Sequence[str | os.PathLike]) -> list[str]:

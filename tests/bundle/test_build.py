@@ -11,9 +11,9 @@ from mednextv2.bundle.build import _recipe
 TASKS = sorted(BUNDLES.glob("*/task.yaml"))
 
 
-def test_every_bundle_has_a_task_and_there_is_one():
+def test_every_bundle_has_a_task_and_there_are_twelve():
     assert [t.parent for t in TASKS] == sorted(p for p in BUNDLES.iterdir() if p.is_dir())
-    assert len(TASKS) == 1
+    assert len(TASKS) == 12
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda t: t.parent.name)

@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from benchmark_helpers import make_data
 from bundle_helpers import BUNDLES, HIPPOCAMPUS, QUICK, run_python
 from monai.bundle import ConfigWorkflow
 from monai.bundle.properties import InferProperties, MetaProperties, TrainProperties
@@ -29,14 +30,15 @@ META = ("--meta_file", CONFIGS / "metadata.json", "--config_file", CONFIGS / "in
 @pytest.mark.parametrize("name", NAMES)
 def test_every_property_resolves(name, workflow, kind, properties, small_phantom, tmp_path):
     bundle = BUNDLES / name
-    source = {"input": str(small_phantom / "imagesTr")} if workflow == "inference" else {}
+    data = small_phantom if bundle == HIPPOCAMPUS else make_data(name, tmp_path / "data")
+    source = {"input": str(data / "imagesTr")} if workflow == "inference" else {}
     prepared = {"prepared_dir": str(tmp_path)} if workflow == "train" else {}
     run = ConfigWorkflow(
         workflow_type=kind,
         config_file=str(bundle / "configs" / f"{workflow}.yaml"),
         meta_file=str(bundle / "configs" / "metadata.json"),
         logging_file=False,
-        bundle_root=str(bundle), dataset_dir=str(small_phantom), output_dir=str(tmp_path), **source, **prepared,
+        bundle_root=str(bundle), dataset_dir=str(data), output_dir=str(tmp_path), **source, **prepared,
     )  # fmt: skip
     run.initialize()
     assert run.check_properties() == []

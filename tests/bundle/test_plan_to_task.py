@@ -56,6 +56,7 @@ def test_what_is_said_of_the_data_set_is_what_people_read(tumour, tmp_path):
     assert public["description"].split() == ["Found", "on", "CT"]
     assert (public["data_source"], public["data_license"]) == ("https://x.org/a", "CC")
     assert public["task"] == "Segmentation of whole, core, enhancing"
+    assert public["weights"] == "none"  # so that its README says that it has to be trained
     other = read_task(write_task(plan_dataset(tumour, variant="v2_tiny"), tmp_path / "mednextv2_y")).public
     assert (other["data_source"], other["data_license"]) == ("not stated", "not stated")
 

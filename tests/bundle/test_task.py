@@ -9,7 +9,7 @@ from bundle_helpers import BUNDLES
 from monai.bundle import ConfigParser
 
 from mednextv2.bundle import build_bundle
-from mednextv2.bundle.task import PUBLIC_FACTS, WORKFLOW_FACTS, is_rewritten, read_task
+from mednextv2.bundle.task import OPTIONAL_FACTS, PUBLIC_FACTS, WORKFLOW_FACTS, is_rewritten, read_task
 from mednextv2.errors import InputError
 
 
@@ -186,3 +186,17 @@ def test_names_that_monais_parser_reads_more_into_are_known(name):
 def test_other_names_come_out_of_monais_parser_as_they_went_in(name):
     assert not is_rewritten(name)
     assert ConfigParser({"labels": [name]}).get_parsed_content("labels") == [name]
+
+
+def test_facts_about_published_data_may_be_given_or_left_out(tmp_path):
+    given = {
+        "weights": "none", "data_access": "Ask.", "converter": "btcv", "official_split": "None.", "data_traps": ["a"],
+        "assumptions": ["b"], "reference_scores": [dict.fromkeys(("method", "score", "source", "comparable"), "x")],
+    }  # fmt: skip
+    assert set(given) == set(OPTIONAL_FACTS)
+    for left_out in (None, *given):
+        some = {key: value for key, value in given.items() if key != left_out}
+        path = write(tmp_path / "mednextv2_x")
+        path.write_text(path.read_text() + yaml.safe_dump(some))
+        found = read_task(path).public
+        assert {key: found[key] for key in given if key in found} == some

@@ -158,3 +158,47 @@ def test_texts_that_are_no_utf8_or_no_file_are_refused(tmp_path):
         read_task(tmp_path / "task.yaml")
     with pytest.raises(InputError, match="not a file"):
         read_task(tmp_path)
+
+
+@pytest.mark.parametrize("value", NO_TEXTS, ids=repr)
+@pytest.mark.parametrize("key", ["weights", "data_access", "official_split"])
+def test_optional_texts_are_texts(tmp_path, key, value):
+    assert refused(tmp_path, with_public(**{key: value})).startswith(f"{key} should be a text")
+
+
+@pytest.mark.parametrize("value", ["scripts/btcv.py", "../x", "Btcv", "a b", *NO_TEXTS], ids=repr)
+def test_a_converter_is_the_name_of_a_script(tmp_path, value):
+    assert refused(tmp_path, with_public(converter=value)).startswith("converter should be")
+
+
+@pytest.mark.parametrize("value", [None, 3, "a", {}, [3], [None], [""], [["a"]], [{"a": "b"}]], ids=repr)
+@pytest.mark.parametrize("key", ["data_traps", "assumptions"])
+def test_optional_lists_are_lists_of_texts(tmp_path, key, value):
+    assert refused(tmp_path, with_public(**{key: value})).startswith(f"{key} should be a list of texts")
+
+
+SCORE = {"method": "a", "score": "b", "source": "c", "comparable": "d"}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, 3, "a", {}, ["a"], [{}], [SCORE, {**SCORE, "more": "x"}], [{**SCORE, "score": 83.5}],
+        [{**SCORE, "comparable": True}], [{**SCORE, "method": ""}], [{"method": "a"}],
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_scores_have_four_texts_each(tmp_path, value):
+    assert refused(tmp_path, with_public(reference_scores=value)).startswith(
+        "reference_scores should be a list of entries"
+    )
+
+
+def test_optional_texts_that_monai_would_evaluate_are_refused(tmp_path):
+    text = with_public(reference_scores=[{**SCORE, "source": "$import os"}])
+    assert "reference_scores: MONAI reads more than a text" in refused(tmp_path, text)
+
+
+def with_public(**facts) -> str:
+    """Return the text of the task with further facts in its second document."""
+    return yaml.safe_dump_all([DOCUMENTS[0], {**DOCUMENTS[1], **facts}], sort_keys=False)

@@ -42,12 +42,38 @@ def test_options_have_the_types_of_the_verb(words, expected):
 
 
 def test_switches_take_no_value_or_a_truth_value():
-    base = {"task": "t"}
+    base = {"task": ["t"]}
     assert read_arguments(VERBS["bundle"], ["t", "--check"]) == {**base, "check": True}
     assert read_arguments(VERBS["bundle"], ["--check", "t"]) == {**base, "check": True}
     assert read_arguments(VERBS["bundle"], ["t", "--check", "FALSE"]) == {**base, "check": False}
     assert read_arguments(VERBS["bundle"], ["t", "--nocheck"]) == {**base, "check": False}
     assert read_arguments(VERBS["bundle"], ["t", "-c"]) == {**base, "check": True}
+
+
+@pytest.mark.parametrize(
+    ("words", "tasks"),
+    [
+        (["a", "b", "c"], ["a", "b", "c"]),
+        (["a", "--check", "b"], ["a", "b"]),
+        (["--", "-a", "b"], ["-a", "b"]),
+        (["--task", "a"], ["a"]),
+    ],
+)
+def test_an_argument_that_may_be_several_takes_all_words(words, tasks):
+    assert read_arguments(VERBS["bundle"], words)["task"] == tasks
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "bundle: TASK is missing"),
+        (["a", ""], "task: is empty"),
+        (["b", "--task", "a"], "b: bundle takes no more words"),
+    ],
+)
+def test_an_argument_that_may_be_several_is_checked(words, message):
+    with pytest.raises(UsageError, match=message):
+        read_arguments(VERBS["bundle"], words)
 
 
 @pytest.mark.parametrize(

@@ -45,3 +45,25 @@ def test_the_folder_of_a_bundle_stands_for_its_task(tmp_path):
     shutil.copytree(HIPPOCAMPUS, tmp_path / "mednextv2_hippocampus", ignore=shutil.ignore_patterns("models", "output"))
     code, out, err = call_verb("bundle", tmp_path / "mednextv2_hippocampus", "--check")
     assert (code, out.strip(), err) == (0, "all files are up to date", "")
+
+
+def test_several_bundles_are_built_at_once_and_named(tumour, tmp_path):
+    for name in ("mednextv2_x", "mednextv2_y"):
+        planned(tumour, tmp_path / name, "--variant", "v2_tiny")
+    tasks = [tmp_path / "mednextv2_x" / "task.yaml", tmp_path / "mednextv2_y"]
+    message = refusal("bundle", *tasks, "--check")
+    assert [line.split(": not up to date")[0].removeprefix("error: ") for line in message.splitlines()] == [
+        str(tasks[0]), str(tasks[1] / "task.yaml"),
+    ]  # fmt: skip
+    code, out, _ = call_verb("bundle", *tasks)
+    assert code == 0
+    assert "written: mednextv2_x/configs/train.yaml" in out
+    assert "written: mednextv2_y/configs/train.yaml" in out
+    assert call_verb("bundle", *tasks, "--check")[1].strip() == "all files are up to date"
+
+
+def test_of_several_tasks_none_is_built_if_one_cannot_be_read(tumour, tmp_path):
+    planned(tumour, tmp_path / "mednextv2_x", "--variant", "v2_tiny")
+    message = refusal("bundle", tmp_path / "mednextv2_x", tmp_path / "none.yaml")
+    assert message == f"error: {tmp_path / 'none.yaml'}: there is no such file\n"
+    assert not (tmp_path / "mednextv2_x" / "configs").exists()

@@ -20,3 +20,20 @@ def test_phantom_of_no_cases_is_refused(tmp_path, monkeypatch, capsys, cases):
     assert code == 1
     assert "cases" in err
     assert not (tmp_path / "p").exists()
+
+
+def test_phantom_of_a_bundle_has_its_labels_and_channels_and_is_sound(tmp_path, monkeypatch, capsys):
+    code, _, _ = call(monkeypatch, capsys, "phantom", tmp_path / "p", "--bundle", "mednextv2_brats21", "--cases", 2)
+    assert code == 0
+    code, out, _ = call(monkeypatch, capsys, "check", tmp_path / "p")
+    assert code == 0
+    assert "2 cases, no defects" in out
+    assert "channels: T1, T1ce, T2, FLAIR" in out
+    assert "region whole_tumour" in out
+
+
+def test_phantom_of_a_bundle_that_is_not_there_is_refused(tmp_path, monkeypatch, capsys):
+    code, _, err = call(monkeypatch, capsys, "phantom", tmp_path / "p", "--bundle", "mednextv2_none")
+    assert code == 1
+    assert "mednextv2_none: no folder with configs" in err
+    assert not (tmp_path / "p").exists()

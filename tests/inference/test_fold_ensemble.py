@@ -144,6 +144,30 @@ def test_without_weights_of_the_fold_it_is_the_published_ones(tmp_path, fold):
     assert find_weights(tmp_path, fold) == [str(tmp_path / "models" / "model.pt")]  # whether they exist is for loading
 
 
+def test_a_bundle_without_weights_says_how_to_get_some(tmp_path):
+    (tmp_path / "configs").mkdir()
+    ensemble = FoldEnsemble(tiny(), find_weights(tmp_path, fold=0))
+    with pytest.raises(
+        InputError, match=r"no trained weights yet\. Train it: mednextv2 run .* train --dataset_dir DATA"
+    ):
+        ensemble.load()
+
+
+@pytest.mark.parametrize("folder", ["fold_2", "finetune/fold_2"])
+def test_a_bundle_without_weights_of_a_fold_names_those_that_were_trained(tmp_path, folder):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "models" / folder).mkdir(parents=True)
+    torch.save(tiny().state_dict(), tmp_path / "models" / folder / "model.pt")
+    with pytest.raises(InputError, match="this fold has not been trained; trained are 2"):
+        FoldEnsemble(tiny(), find_weights(tmp_path, fold=0)).load()
+    FoldEnsemble(tiny(), find_weights(tmp_path, fold=2)).load()
+
+
+def test_a_file_that_is_not_a_bundles_own_is_named_as_missing(tmp_path):
+    with pytest.raises(InputError, match=r"model\.pt: there is no such checkpoint file"):
+        FoldEnsemble(tiny(), tmp_path / "models" / "model.pt").load()
+
+
 def test_an_experiment_has_weights_of_its_own(tmp_path):
     expected = make(tmp_path, "wide/fold_0/model.pt", "wide/fold_1/model.pt")
     make(tmp_path, "model.pt", "fold_0/model.pt")
