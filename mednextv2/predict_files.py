@@ -12,7 +12,7 @@ from monai.utils import ensure_tuple
 from tqdm import tqdm
 
 from mednextv2.bundle.metadata import read_facts
-from mednextv2.bundle.run import check_overrides, find_bundle, read_workflow, workflow_files
+from mednextv2.bundle.run import configure, find_bundle, read_workflow
 from mednextv2.errors import InputError
 from mednextv2.inference.fold_ensemble import describe_choice
 from mednextv2.inference.inputs import CheckImaged, find_images
@@ -74,9 +74,8 @@ def predict_files(
         InputError: If something cannot work; then nothing is written, except the masks of other series.
     """
     root = find_bundle(bundle)
-    files = workflow_files(root, "inference")
     extras = Extras(dicom_seg, dicom_seg_storage, rtstruct, probabilities, report)
-    check_overrides(files, settings, more=("series", *(field.name for field in fields(extras))))
+    files, _ = configure(root, "inference", settings, more=("series", *(field.name for field in fields(extras))))
     if wrong := [name for name in ("input", "output_dir", "series") if name in settings]:
         raise InputError(f"--{wrong[0]}: predict takes it as an argument: mednextv2 predict BUNDLE INPUT OUTPUT")
     if dicom_seg_storage is not None and not dicom_seg:

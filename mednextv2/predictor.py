@@ -12,7 +12,7 @@ from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.transforms import Compose, Invertd, SaveImage, SaveImaged
 
 from mednextv2.bundle.metadata import read_facts
-from mednextv2.bundle.run import as_setting, check_overrides, find_bundle, read_workflow, workflow_files
+from mednextv2.bundle.run import as_setting, configure, find_bundle, read_workflow
 from mednextv2.errors import InputError, find_input_error
 from mednextv2.images.dicom import DicomSeries, series_affine
 from mednextv2.images.dicom_references import Model
@@ -53,8 +53,7 @@ class Predictor:
 
     def __init__(self, bundle: str | os.PathLike, **settings: Any) -> None:
         root = find_bundle(bundle)
-        files = workflow_files(root, "inference")
-        check_overrides(files, settings)
+        files, settings = configure(root, "inference", settings)
         parser = read_workflow(files)
         parser.update({"bundle_root": root, **{k: as_setting(k, v) for k, v in settings.items()}})
         self.root, self._parser = root, parser

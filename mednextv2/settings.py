@@ -1,5 +1,6 @@
 """The check of a workflow's settings, before anything is read or trained."""
 
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -67,6 +68,15 @@ RULES = {
     "check_data": _SWITCH,
     "compile": _SWITCH,
     "cuda_graph": _SWITCH,
+    "context": _Rule(lambda v: _number(0.1, 10)(v), "a number such as 1.5, which is multiplied with patch_size"),
+    "pretrained": _Rule(
+        lambda v: isinstance(v, (str, os.PathLike)) and str(v) != "",
+        "the file of weights to start from, which this workflow needs, such as --pretrained model.pt",
+    ),
+    "experiment": _Rule(
+        lambda v: isinstance(v, str) and re.fullmatch(r"(?!fold_)[\w-][\w.-]*|", v) is not None,
+        "the name of a folder in models, of letters, digits, _ and -, such as wide",
+    ),
     "amp": _SWITCH,
     "spacing": _Rule(lambda v: _list(v, lambda n: _number(0)(n) and n > 0), 'millimetres, such as "[1.0,1.0,1.0]"'),
     "mirror_axes": _AXES,

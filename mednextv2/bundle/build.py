@@ -2,8 +2,8 @@
 
 Every configuration consists of the task's facts and then the recipes in :data:`RECIPES`, so that a reader finds
 everything in one file and in reading order, and comments survive. There is no template language: whatever differs
-between tasks is a fact, and the configurations refer to facts by name. Overlays (`multi_gpu_train.yaml`) and
-`logging.conf` are copied unchanged.
+between tasks is a fact, and the configurations refer to facts by name. Overlays (`finetune.yaml`,
+`multi_gpu_train.yaml`) and `logging.conf` are copied unchanged.
 """
 
 import json
@@ -25,7 +25,8 @@ RECIPES = {
     "evaluate": ("common", "evaluate", "prediction"),
     "inference": ("common", "inference", "prediction"),
 }
-OVERLAYS = ("multi_gpu_train",)
+#: Overlays of train, in the order in which they are merged.
+OVERLAYS = ("finetune", "multi_gpu_train")
 _SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 #: The packages in the metadata, with the versions with which the bundles were tested: see constraints.txt.
 _TESTED = {

@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from monai.bundle import ConfigParser
 from monai.bundle import run as monai_run
 
 from mednextv2.bundle.build import OVERLAYS
+from mednextv2.bundle.networks import OWN_NETWORK, find_network, network_names, recorded_network
 from mednextv2.bundle.task import is_rewritten, texts_in
-from mednextv2.errors import InputError, UsageError
+from mednextv2.errors import InputError, UsageError, find_input_error
 from mednextv2.paths import PATHS, absolute
 from mednextv2.text_files import MAX_YAML_BYTES, parse_yaml, read_json, read_text
 from mednextv2.wording import brief
@@ -44,17 +45,22 @@ def find_bundle(bundle: str | os.PathLike) -> Path:
     raise InputError(f"bundle {bundle}: no folder with configs at {looked}. Give the path of the bundle's folder")
 
 
-def workflow_files(root: Path, workflow: str) -> list[str]:
+def workflow_files(root: Path, workflow: str, network: str | os.PathLike | None = None) -> list[str]:
     """Return the configuration files of a workflow, in the order in which MONAI merges them.
 
     Args:
         root: The bundle's folder.
-        workflow: `train`, `evaluate`, `inference`, or an overlay of train such as `multi_gpu_train`.
+        workflow: `train`, `evaluate`, `inference`, or an overlay of train such as `finetune`. Several overlays are
+            joined by `+`, as in `finetune+multi_gpu_train`.
+        network: The network that takes the place of the bundle's own: see
+            :func:`mednextv2.bundle.networks.find_network`.
 
     Raises:
-        UsageError: If the bundle does not have the workflow.
+        UsageError: If the bundle does not have the workflow, or there is no such network.
     """
-    names = ["train", workflow] if workflow in OVERLAYS else [workflow]
+    several = workflow.split("+")
+    overlays = [name for name in OVERLAYS if name in several]
+    names = ["train", *overlays] if len(overlays) == len(several) else [workflow]
     files = []
     for name in names:
         found = [f for s in (".yaml", ".yml", ".json") if (f := root / "configs" / f"{name}{s}").is_file()]
@@ -67,7 +73,72 @@ def workflow_files(root: Path, workflow: str) -> list[str]:
                 + (f"; did you mean {near[0]}?" if near else "")
             )
         files.append(str(found[0]))
+    if network is not None:  # over all but the last, which has to do with processes
+        files.insert(len(files) - ("multi_gpu_train" in overlays), str(find_network(network)))
     return files
+
+
+def configure(
+    root: Path, workflow: str, settings: Mapping[str, Any], more: Sequence[str] = ()
+) -> tuple[list[str], dict[str, Any]]:
+    """Return the files and the settings of a run, with what the weights record that are evaluated or used.
+
+    Args:
+        root: The bundle's folder.
+        workflow: The workflow: see :func:`workflow_files`.
+        settings: The settings that the user gave. `network` is no setting of a configuration, but adds a file.
+        more: Further names that are allowed.
+
+    Returns:
+        The configuration files, and the settings that replace theirs. For evaluation and inference, these begin with
+        the settings with which the weights were trained, such as the size of the patch.
+
+    Raises:
+        InputError: If the workflow, the network or a setting does not exist, or the weights are of a network that is
+            not in the package and was not given.
+    """
+    given = {key: value for key, value in settings.items() if key != "network"}
+    network = settings.get("network")
+    files = workflow_files(root, workflow, network)
+    recorded: dict[str, Any] = {}
+    if "weights" in _read_config(files):
+        name, recorded = recorded_network(_chosen_weights(files, root, given))
+        if network is None and name not in (None, OWN_NETWORK):
+            files = workflow_files(root, workflow, _known_network(str(name)))
+        elif network is not None and name != _read_config(files).get("network_name"):
+            recorded = {}
+    check_overrides(files, given, more)
+    config = _read_config(files)
+    return files, {**{key: value for key, value in recorded.items() if key in config}, **given}
+
+
+def _read_config(files: Sequence[str]) -> dict[str, Any]:
+    config: Any = read_workflow(files).config  # a dictionary, since it was read from files
+    return config
+
+
+def _chosen_weights(files: Sequence[str], root: Path, settings: Mapping[str, Any]) -> list[str]:
+    """Return the files of weights that a workflow would load, or nothing if that cannot be told yet."""
+    parser = read_workflow(files)
+    deciding = ("bundle_root", "experiment", "fold", "folds", "weights")
+    parser.update({"bundle_root": root, **{k: as_setting(k, v) for k, v in settings.items() if k in deciding}})
+    try:
+        weights = parser.get_parsed_content("weights")
+    except Exception as e:
+        if found := find_input_error(e):
+            raise found from e
+        return []  # the workflow itself will say what is wrong
+    several = weights if isinstance(weights, (list, tuple)) else [weights]
+    return [os.fspath(file) for file in several if isinstance(file, (str, os.PathLike))]
+
+
+def _known_network(name: str) -> str:
+    if name not in network_names():
+        raise UsageError(
+            f"--network: the weights are of the network {brief(name)}, which is not part of the package; give the file "
+            "with which it was trained, such as --network ./my_network.yaml"
+        )
+    return name
 
 
 def read_workflow(files: Sequence[str]) -> ConfigParser:
@@ -181,15 +252,16 @@ def run_bundle(bundle: str | os.PathLike, workflow: str, **overrides: Any) -> No
 
     Args:
         bundle: The path or name of the bundle: see :func:`find_bundle`.
-        workflow: `train`, `evaluate`, `inference` or `multi_gpu_train`.
+        workflow: `train`, `finetune`, `evaluate`, `inference` or `multi_gpu_train`: see :func:`workflow_files`.
         **overrides: Settings of the configuration; nested settings have names such as `train::trainer::max_epochs`.
+            With `network`, another network takes the place of the bundle's own: see
+            :func:`mednextv2.bundle.networks.find_network`.
 
     Raises:
         InputError: If the bundle, workflow or setting does not exist, or the workflow refuses something.
     """
     root = find_bundle(bundle)
-    files = workflow_files(root, workflow)
-    check_overrides(files, overrides)
+    files, overrides = configure(root, workflow, overrides)
     overrides = {key: as_setting(key, value) for key, value in overrides.items()}
     overrides.setdefault("bundle_root", root)
     logging_file = str(overrides.pop("logging_file", root / "configs" / "logging.conf"))

@@ -17,7 +17,17 @@ from mednextv2.paths import PATHS, expand
 
 Verb = Callable[..., Any]
 #: Settings of workflows whose values are names or texts, as typed.
-_NAMES = ("augment_on", "dataset_name", "device", "group", "optimizer_name", "series", "variant")
+_NAMES = (
+    "augment_on",
+    "dataset_name",
+    "device",
+    "experiment",
+    "group",
+    "network",
+    "optimizer_name",
+    "series",
+    "variant",
+)
 #: Those of them, and those paths, that may be None.
 _OPTIONAL = ("group", "labels_dir", "postprocessing_file", "pretrained", "series", "splits")
 _NOTHING = ("none", "null")

@@ -6,7 +6,7 @@ VERBS = {
     "evaluate": "evaluate is a workflow of a bundle: mednextv2 run BUNDLE evaluate --dataset_dir DIR --fold 0",
     "inference": "use mednextv2 predict BUNDLE INPUT OUTPUT",
     "segment": "use mednextv2 predict BUNDLE INPUT OUTPUT",
-    "finetune": "train starts from other weights with mednextv2 run BUNDLE train --pretrained FILE",
+    "finetune": "finetune is a workflow of a bundle: mednextv2 run BUNDLE finetune --pretrained FILE",
     "download": "bundles are downloaded with python -m monai.bundle download, data sets with mednextv2 fetch",
     "plan_and_preprocess": "use mednextv2 plan DATASET_DIR; preprocessing is a part of training",
     "preprocess": "preprocessing is a part of training: mednextv2 run BUNDLE train --dataset_dir DIR",

@@ -3,20 +3,25 @@
 from typing import Any
 
 
-def run(bundle: str, workflow: str, **settings: Any) -> None:
+def run(bundle: str, workflow: str, network: str | None = None, **settings: Any) -> None:
     """Train, evaluate or segment with a bundle: run one of its workflows, from any folder.
 
     Args:
         bundle: The folder or the name of the bundle, such as mednextv2_hippocampus.
-        workflow: The workflow to run: train, evaluate, inference or multi_gpu_train.
+        workflow: The workflow to run: train, finetune, evaluate, inference or multi_gpu_train. Overlays of train are
+            joined by +, as in finetune+multi_gpu_train.
+        network: Another network in place of the bundle's own: a name such as resenc_l, or a file such as
+            ./my_network.yaml. Evaluation and inference find the network of trained weights by themselves.
         settings: Any setting at the top of the workflow's file, such as configs/train.yaml in the bundle's folder. A
             setting that does not exist is an error. mednextv2 run BUNDLE WORKFLOW --help lists them.
 
     Examples:
         mednextv2 run mednextv2_hippocampus train --dataset_dir Task04_Hippocampus --fold 0 --epochs 100
+        mednextv2 run mednextv2_hippocampus train --dataset_dir Task04_Hippocampus --network resenc_l
+        mednextv2 run mednextv2_hippocampus finetune --dataset_dir Task04_Hippocampus --pretrained model.pt
         mednextv2 run mednextv2_hippocampus evaluate --dataset_dir Task04_Hippocampus --fold 0
         mednextv2 run mednextv2_hippocampus inference --input images --output_dir masks
     """
     from mednextv2.bundle import run_bundle
 
-    run_bundle(bundle, workflow, **settings)
+    run_bundle(bundle, workflow, **settings, **({} if network is None else {"network": network}))

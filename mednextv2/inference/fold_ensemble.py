@@ -16,6 +16,8 @@ from mednextv2.weights.provenance import describe_weights
 
 logger = logging.getLogger(__name__)
 
+FINETUNED = "finetune"  # experiment of the workflow finetune: see recipes/finetune.yaml
+
 
 class FoldEnsemble(nn.Module):
     """The mean of the logits of networks that were trained on different folds, or one network.
@@ -65,7 +67,10 @@ class FoldEnsemble(nn.Module):
 
 
 def find_weights(
-    bundle_root: str | os.PathLike, fold: int | str | None = None, folds: int | str | Sequence[int | str] | None = None
+    bundle_root: str | os.PathLike,
+    fold: int | str | None = None,
+    folds: int | str | Sequence[int | str] | None = None,
+    experiment: str = "",
 ) -> list[str]:
     """Return the files of weights that a bundle has.
 
@@ -73,15 +78,17 @@ def find_weights(
         bundle_root: The bundle's folder.
         fold: The fold whose weights are used if it was trained.
         folds: The folds whose weights are used, each of which must have been trained: a number, `all`, or several.
+        experiment: The folder of a training within `models`; empty for trainings without one.
 
     Returns:
-        `models/fold_<fold>/model.pt`; without `fold`, the weights of all folds, an ensemble; if there are none,
-        `models/model.pt`, the weights with which a bundle is published.
+        `models/<experiment>/fold_<fold>/model.pt`; without `fold`, the weights of all folds, an ensemble. Without an
+        experiment, the weights of a fine-tuning are used if there are no others, and otherwise `models/model.pt`, the
+        weights with which a bundle is published.
 
     Raises:
-        InputError: If one of `folds` was not trained.
+        InputError: If one of `folds`, or the fold of an experiment, was not trained.
     """
-    models = Path(bundle_root) / "models"
+    models = training_folder(bundle_root, experiment)
     if folds is not None:
         wanted = [folds] if isinstance(folds, (int, str)) else list(folds)
         files = [models / f"fold_{number}" / "model.pt" for number in wanted]
@@ -93,7 +100,27 @@ def find_weights(
             )
         return [str(file) for file in files]
     found = sorted(models.glob(f"fold_{'*' if fold is None else glob.escape(str(fold))}/model.pt"))
-    return [str(file) for file in found or [models / "model.pt"]]
+    if experiment and not found:
+        which = "no fold" if fold is None else f"no fold {fold}"
+        raise InputError(
+            f"{models}: holds {which} of the experiment {experiment}; train it first with the workflow train or "
+            "finetune and the same --network or --experiment, or give --weights"
+        )
+    return [str(file) for file in found or [Path(bundle_root) / "models" / "model.pt"]]
+
+
+def training_folder(bundle_root: str | os.PathLike, experiment: str = "") -> Path:
+    """Return the folder of a bundle that holds `fold_0` and further folds of a training.
+
+    Args:
+        bundle_root: The bundle's folder.
+        experiment: The folder of the training within `models`. If it is empty, that is `models` itself, or `finetune`
+            in it, if that holds folds and `models` none.
+    """
+    models = Path(bundle_root) / "models"
+    if experiment or any(models.glob("fold_*/model.pt")) or not any((models / FINETUNED).glob("fold_*/model.pt")):
+        return models / experiment
+    return models / FINETUNED
 
 
 def describe_choice(files: Sequence[str | os.PathLike]) -> list[str]:
@@ -103,10 +130,13 @@ def describe_choice(files: Sequence[str | os.PathLike]) -> list[str]:
         files: The files of weights that are used.
     """
     lines = [f"weights: {describe_weights(file)}" for file in files]
-    own = {Path(file).parents[1] / "model.pt" for file in files if Path(file).parent.name.startswith("fold_")}
-    unused = [file for file in sorted(own) if file.is_file()]
+    folds = [Path(file).parent for file in files if Path(file).parent.name.startswith("fold_")]
+    models = {folder for fold in folds for folder in list(fold.parents)[:2] if folder.name == "models"}
+    unused = [file for folder in sorted(models) if (file := folder / "model.pt").is_file()]
     if unused:
         lines.append(
             f"the bundle's own weights {unused[0]} are not used, since folds were trained here (--weights {unused[0]})"
         )
+    if any(fold.parent.name == "models" and any(fold.parent.glob(f"{FINETUNED}/fold_*/model.pt")) for fold in folds):
+        lines.append(f"the fine-tuned weights are not used, since folds were also trained (--experiment {FINETUNED})")
     return lines

@@ -20,7 +20,7 @@ from mednextv2.images.writer import mask_path
 from mednextv2.inference.inputs import CheckImaged
 from mednextv2.label_scheme import LabelScheme
 from mednextv2.paths import try_folder
-from mednextv2.weights.provenance import trained_cases
+from mednextv2.weights.provenance import namesakes, trained_cases
 from mednextv2.wording import count
 
 logger = logging.getLogger(__name__)
@@ -69,6 +69,12 @@ def prepare_evaluation(
 def _check_unseen(scored: set[str], weights: Sequence[str | os.PathLike], allowed: bool) -> None:
     """Refuse scores of cases that were trained on: such scores say nothing about unseen images."""
     seen = sorted(scored & trained_cases(weights))
+    if others := sorted(scored & namesakes(weights) - {*seen}):
+        logger.warning(
+            "%s: were pretrained on another data set with %s of the same names (%s%s); if these are the same images, "
+            "their scores are too high", ", ".join(map(str, weights)), count(len(others), "case"),
+            ", ".join(others[:3]), ", ..." * (len(others) > 3),
+        )  # fmt: skip
     if not seen:
         return
     text = (

@@ -1,6 +1,8 @@
 """The sizes that the network accepts along an axis, and how others are rounded to them."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -33,6 +35,27 @@ def nearest(size: int) -> int:
         size: The number of voxels.
     """
     return DIVISOR * max(1, round(size / DIVISOR))
+
+
+def scaled_patch(patch_size: Sequence[int], context: Any) -> list[int]:
+    """Return the size of a patch with more or less context: every axis times a factor, at the nearest legal size.
+
+    Between two legal sizes, the larger one is chosen. With the factor 1, the size is returned as it is. Values that are
+    no numbers change nothing here; :func:`mednextv2.settings.check_settings` reports them.
+
+    Args:
+        patch_size: The size in voxels, one number an axis.
+        context: The factor.
+
+    Example:
+        >>> scaled_patch([128, 128, 128], 1.5), scaled_patch([48, 64, 16], 1.5)
+        ([192, 192, 192], [80, 96, 32])
+    """
+    numbers = isinstance(patch_size, (list, tuple)) and all(isinstance(n, int) and n > 0 for n in patch_size)
+    fits = isinstance(context, (int, float)) and not isinstance(context, bool) and 0 < context < math.inf
+    if not numbers or not fits or context == 1:
+        return list(patch_size) if numbers else patch_size  # type: ignore[return-value]
+    return [DIVISOR * max(1, math.floor(n * context / DIVISOR + 0.5)) for n in patch_size]
 
 
 def check_spatial_shape(x: Tensor, spatial_dims: int) -> None:

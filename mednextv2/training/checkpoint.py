@@ -30,7 +30,9 @@ from mednextv2.training.engine import workflow_state
 from mednextv2.training.preflight import keep_previous
 from mednextv2.version import __version__
 from mednextv2.weights.files import save_file
-from mednextv2.weights.loading import load_weights
+from mednextv2.weights.provenance import PRETRAINED, origin, read_about, trained_cases
+from mednextv2.weights.transfer import transfer_weights
+from mednextv2.wording import count
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +47,15 @@ def check_start(
     resume: bool = True,
     pretrained: str | os.PathLike | None = None,
     optimizer_name: str | None = None,
+    in_channels: int | None = None,
+    out_channels: int | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> None:
     """Check that a training can start from its checkpoint or weights, before cases are prepared for it.
 
     The arguments are those of :class:`TrainingCheckpoint`, and the optimizer's name as
-    :func:`mednextv2.training.create_optimizer` takes it; the network takes the pretrained weights.
+    :func:`mednextv2.training.create_optimizer` takes it. The network takes the pretrained weights, and a line says what
+    was loaded; another one warns of validation cases that these weights were trained on.
 
     Raises:
         InputError: When the checkpoint or the pretrained weights belong to another network, other cases or another
@@ -60,7 +66,25 @@ def check_start(
         content = read_checkpoint(latest, network, _names(cases))
         _check_optimizer(latest, content, optimizer_name)
     elif pretrained:
-        load_weights(network, pretrained)
+        transfer = transfer_weights(network, pretrained, in_channels, out_channels)
+        if is_main_process():
+            logger.info(transfer.describe())
+            _warn_of_seen_cases(pretrained, about or {})
+
+
+def _warn_of_seen_cases(pretrained: str | os.PathLike, about: Mapping[str, Any]) -> None:
+    """Warn before, and not after, days of training of validation cases on which the pretrained weights were trained."""
+    start = origin(pretrained)
+    if start.get("dataset") != about.get("dataset"):
+        return
+    validation = {name for name in about.get("validation", []) if isinstance(name, str)}
+    seen = sorted(validation & trained_cases([pretrained]))
+    if seen:
+        logger.warning(
+            "%s: was trained on %d of the %s of this fold (%s, ...), so scores of the validation will be too high, and "
+            "the workflow evaluate will refuse to score these cases; choose the --fold that these weights were not "
+            "trained on", pretrained, len(seen), count(len(validation), "validation case"), seen[0],
+        )  # fmt: skip
 
 
 def _check_optimizer(file: Path, content: dict[str, Any], name: str | None) -> None:
@@ -91,7 +115,10 @@ class TrainingCheckpoint:
         evaluator: The validation engine; its key metric decides which weights are the best.
         resume: Continue from `checkpoint_latest.pt` if it exists. If False, an older run's files are kept under
             another name.
-        pretrained: A `model.pt` with weights to start from when there is nothing to resume.
+        pretrained: A file with weights to start from when there is nothing to resume: see
+            :func:`mednextv2.weights.transfer.transfer_weights`, which also takes the next two arguments.
+        in_channels: The number of the network's input channels.
+        out_channels: The number of the network's outputs.
         seed: After a resume, :func:`monai.utils.set_determinism` seeds the random numbers of the process with `seed`,
             the epoch and the rank. If None, they are left as they are.
         cases: The training items. A checkpoint of other cases is not resumed: with another fold, validation cases would
@@ -119,6 +146,8 @@ class TrainingCheckpoint:
         cases: Sequence[dict[str, Any]] = (),
         metric: Any = None,
         about: Mapping[str, Any] | None = None,
+        in_channels: int | None = None,
+        out_channels: int | None = None,
     ) -> None:
         self.folder = expand(output_dir)
         self.network = getattr(network, "module", network)
@@ -127,6 +156,7 @@ class TrainingCheckpoint:
         self.cases = _names(cases)
         self.metric = metric
         self.about = dict(about or {})
+        self.channels = in_channels, out_channels
         self.epochs: int | None = None
 
     @property
@@ -152,7 +182,8 @@ class TrainingCheckpoint:
             self._load(engine, read_checkpoint(self.latest, self.network, self.cases))
             return
         if self.pretrained:
-            load_weights(self.network, self.pretrained)
+            transfer_weights(self.network, self.pretrained, *self.channels)
+            self.about[PRETRAINED] = origin(self.pretrained)
         if is_main_process():
             for file in (self.best, self.latest, self.folder / LOG_NAME):
                 keep_previous(file)
@@ -188,6 +219,8 @@ class TrainingCheckpoint:
         self._set_rates(rates)
         if scaler is not None and content.get("scaler"):
             scaler.load_state_dict(content["scaler"])
+        if before := read_about(self.latest).get(PRETRAINED):
+            self.about[PRETRAINED] = before
         engine.state.epoch = content["epoch"]
         engine.state.iteration = content["epoch"] * engine.state.epoch_length
         if self.evaluator is not None and content.get("best_metric") is not None:
@@ -235,6 +268,7 @@ class TrainingCheckpoint:
                 "best_metric_epoch": getattr(state, "best_metric_epoch", None),
             },
             self.latest,
+            self._record(engine),
         )
         if state is None or state.best_metric_epoch < 1:  # no validation has chosen the best weights yet
             self._save_weights(engine)
@@ -253,11 +287,14 @@ class TrainingCheckpoint:
             self._save_weights(engine)
 
     def _save_weights(self, engine: Engine) -> None:
+        save_file(self.network.state_dict(), self.best, self._record(engine))
+
+    def _record(self, engine: Engine) -> dict[str, Any] | None:
+        """Return what is written beside the weights, and beside a checkpoint, from which others may start."""
+        if not self.about:
+            return None
         progress = {"epoch": engine.state.epoch, "epochs": self.epochs, "mednextv2": __version__}
-        date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-        save_file(
-            self.network.state_dict(), self.best, {**self.about, **progress, "date": date} if self.about else None
-        )
+        return {**self.about, **progress, "date": datetime.now(timezone.utc).strftime("%Y-%m-%d")}
 
 
 def _finite(network: torch.nn.Module) -> bool:

@@ -17,6 +17,7 @@ from mednextv2.label_scheme import LabelScheme
 from mednextv2.wording import brief, count
 
 MEDNEXT_WEIGHTS = (16 / 31, 8 / 31, 4 / 31, 2 / 31, 1 / 31)  # weights of the heads, full resolution first
+_MOST_HEADS = 12  # of any network; without weights of its own, each further head has half of the one before
 _SMOOTH = 1e-5
 
 
@@ -52,8 +53,9 @@ class SegmentationLoss(nn.Module):
         scheme: The meaning of the label values.
         batch_dice: Whether `I`, `P` and `G` are sums over the batch and over the processes of `torch.distributed`, all
             of which must then compute the loss equally often. If False, every sample has its own Dice.
-        weights: The weights of the heads, full resolution first; None for MedNeXt's. With fewer heads, the first
-            weights are used unchanged; a single head has weight 1.
+        weights: The weights of the heads, full resolution first; None for MedNeXt's, which other networks with more
+            heads continue, each half of the one before. With fewer heads, the first weights are used unchanged; a
+            single head has weight 1.
 
     Source:
         Isensee et al. 2021, nnU-Net, Nature Methods, online methods; regions and ignore label: documentation of
@@ -64,6 +66,7 @@ class SegmentationLoss(nn.Module):
         super().__init__()
         self.scheme, self.batch_dice = scheme, batch_dice
         self.weights = tuple(MEDNEXT_WEIGHTS if weights is None else _checked(weights))
+        self.continued = weights is None
         self._constants: dict[tuple, Tensor] = {}
 
     def forward(self, outputs: Tensor | Sequence[Tensor], label: Tensor) -> Tensor:
@@ -81,7 +84,7 @@ class SegmentationLoss(nn.Module):
             ValueError: When the number of channels is not the scheme's.
         """
         heads = [_plain(head) for head in ([outputs] if isinstance(outputs, Tensor) else outputs)]
-        weights = self.weights if len(heads) > 1 else (1.0,)
+        weights = self._weights_of(len(heads))
         if not 1 <= len(heads) <= len(weights):
             raise InputError(
                 f"deep_supervision_weights {list(weights)}: {count(len(heads), 'output')}, but "
@@ -99,6 +102,12 @@ class SegmentationLoss(nn.Module):
         sums = self._sums(heads, sizes, label, annotated)
         losses = sums.entropy / self._counts(sizes, label, annotated) + self._dice_loss(sums)
         return (losses * self._constant(weights[: len(heads)], losses)).sum()
+
+    def _weights_of(self, heads: int) -> tuple[float, ...]:
+        if heads == 1:
+            return (1.0,)
+        further = max(0, min(heads, _MOST_HEADS) - len(self.weights)) if self.continued else 0
+        return self.weights + tuple(self.weights[-1] / 2**i for i in range(1, further + 1))
 
     def _sums(self, heads: Sequence[Tensor], sizes: list[int], label: Tensor, annotated: Tensor | None) -> "_Sums":
         if annotated is not None:

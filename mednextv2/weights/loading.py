@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mednextv2.errors import InputError
 from mednextv2.weights.files import load_file, unwrap_state
+from mednextv2.weights.provenance import describe_network
 from mednextv2.wording import brief, count
 
 _SHOWN = 3  # number of tensors named in an error; the others are counted
@@ -35,7 +36,9 @@ def load_weights(network: nn.Module, path: str | os.PathLike) -> nn.Module:
         )
     problem = describe_mismatch(network.state_dict(), state)
     if problem:
-        raise InputError(f"{path}: the weights are of another network. {problem}")
+        recorded = describe_network(path)
+        advice = f" They were {recorded}: give the same settings here." if recorded else ""
+        raise InputError(f"{path}: the weights are of another network. {problem}{advice}")
     if problem := wrong_tensors(state, network.state_dict()):
         raise InputError(f"{path}: {problem}")
     if problem := broken_numbers(state):

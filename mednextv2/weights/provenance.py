@@ -8,7 +8,8 @@ It stays when the file is copied or renamed, and the tensors remain a bare state
 import json
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mednextv2.paths import expand
@@ -16,6 +17,10 @@ from mednextv2.wording import count
 
 #: The name of the entry within the archive's own folder, since PyTorch allows no entries outside that folder.
 ENTRY = "mednextv2/about.json"
+#: The name in a record under which that of the training before stands.
+PRETRAINED = "pretrained"
+_LONGEST = 100  # number of trainings, each started from the one before, that are looked at
+_SHOWN = 10  # largest number of settings in a message
 _LIMIT = 50 * 2**20  # the largest number of bytes of JSON that are read
 
 
@@ -45,12 +50,57 @@ def read_about(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def trained_cases(files: Sequence[str | os.PathLike]) -> set[str]:
-    """Return the names of all cases that any of these files of weights were trained on, as far as they record them."""
+    """Return the names of all cases that any of these files of weights were trained on, as far as they record them.
+
+    Fine-tuned weights have also seen the cases of their pretraining: those of the same data set are among the names.
+    """
     found: set[str] = set()
     for file in files:
-        names = read_about(file).get("training", [])
-        found |= {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
+        about = read_about(file)
+        found |= _names(about)
+        found |= {
+            name for step in _pretraining(about) if step.get("dataset") == about.get("dataset") for name in _names(step)
+        }
     return found
+
+
+def namesakes(files: Sequence[str | os.PathLike]) -> set[str]:
+    """Return the names of the cases of other data sets that weights were pretrained on.
+
+    A case of the same name need not be the same image: many data sets count their cases.
+    """
+    found: set[str] = set()
+    for file in files:
+        about = read_about(file)
+        found |= {
+            name for step in _pretraining(about) if step.get("dataset") != about.get("dataset") for name in _names(step)
+        }
+    return found
+
+
+def origin(path: str | os.PathLike) -> dict[str, Any]:
+    """Return what weights shall record about the file that their training started from.
+
+    Args:
+        path: The file. It may record an origin itself, which stays part of the record.
+    """
+    about = read_about(path)
+    kept = ("dataset", "fold", "training", "network", "settings", "epoch", "date", PRETRAINED)
+    return {"file": Path(path).name, **{key: about[key] for key in kept if key in about}}
+
+
+def _names(about: Mapping[str, Any]) -> set[str]:
+    names = about.get("training")
+    return {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
+
+
+def _pretraining(about: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the records of the trainings before, the latest first."""
+    for _ in range(_LONGEST):
+        about = about.get(PRETRAINED)  # type: ignore[assignment]
+        if not isinstance(about, Mapping):
+            return
+        yield about
 
 
 def describe_weights(path: str | os.PathLike) -> str:
@@ -70,4 +120,20 @@ def describe_weights(path: str | os.PathLike) -> str:
         parts.append(f"epoch {epoch} of {epochs}")
     if isinstance(about.get("date"), str):
         parts.append(about["date"])
+    if before := next(_pretraining(about), None):
+        known = isinstance(before.get("training"), list)
+        cases = f" (trained on {count(len(before['training']), 'case')})" if known else ""
+        parts.append(f"pretrained with {str(before.get('file'))[:100]}{cases}")
     return f"{path} ({', '.join(parts)})"
+
+
+def describe_network(path: str | os.PathLike) -> str:
+    """Say of which network a file of weights is, as far as it records it, or return an empty text."""
+    about = read_about(path)
+    settings = about.get("settings")
+    if not isinstance(about.get("network"), str):
+        return ""
+    known = settings if isinstance(settings, dict) else {}
+    shown = {} if about["network"] == "mednext" else {"network": about["network"]}
+    shown |= {str(name): value for name, value in known.items() if isinstance(value, (str, int, float, list))}
+    return "trained with " + " ".join(f"--{name} {str(value)[:60]}" for name, value in [*shown.items()][:_SHOWN])

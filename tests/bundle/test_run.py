@@ -31,7 +31,7 @@ def test_an_overlay_is_merged_over_train():
 
 @pytest.mark.parametrize("workflow", ["trian", "metadata", "../train"])
 def test_an_unknown_workflow_is_refused_with_the_known_ones(workflow):
-    with pytest.raises(InputError, match="evaluate, inference, multi_gpu_train, train"):
+    with pytest.raises(InputError, match="evaluate, finetune, inference, multi_gpu_train, train"):
         workflow_files(HIPPOCAMPUS, workflow)
 
 

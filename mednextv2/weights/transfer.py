@@ -1,0 +1,223 @@
+"""Weights of one training as the start of another: everything that fits, and a sentence about the rest.
+
+A file is read by the first of :data:`READERS` that knows it, which returns a state dict with the names of the network.
+Weights of other projects need only a reader of their own; what fits is decided here for all of them.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mednextv2.errors import InputError
+from mednextv2.weights.files import load_file, unwrap_state
+from mednextv2.weights.loading import broken_numbers, describe_mismatch, wrong_tensors
+from mednextv2.weights.provenance import describe_network
+from mednextv2.wording import count
+
+_SHOWN = 3  # number of tensors named in a message; the others are counted
+_LEAST = 0.5  # the smallest part of the parameters that is worth the name of a transfer
+_INTERPOLATION = {2: "bilinear", 3: "trilinear"}
+
+#: A function from a file's content to a state dict with the network's names, or None for content that it does not know.
+Reader = Callable[[Any, nn.Module], "dict[str, Tensor] | None"]
+
+
+@dataclass
+class Transfer:
+    """What became of the tensors of a file and of a network.
+
+    Attributes:
+        path: The file.
+        loaded: Names of the network's tensors that have the values of the file.
+        adapted: Names of those whose values were made from the file's, each with how.
+        new: Names of those that keep their random values.
+        unused: Names of the file's tensors that the network does not have.
+        parameters: The number of numbers in `loaded` and `adapted`, and in the whole network.
+    """
+
+    path: str
+    loaded: list[str] = field(default_factory=list)
+    adapted: dict[str, str] = field(default_factory=dict)
+    new: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    parameters: tuple[int, int] = (0, 0)
+
+    def describe(self) -> str:
+        """Return a line for people.
+
+        Example:
+            >>> Transfer("model.pt", ["a", "b"], {}, ["heads.0.weight"], [], (90, 100)).describe()
+            'pretrained model.pt: 2 of 3 tensors loaded (90 of 100 parameters); newly initialised: heads.0.weight'
+        """
+        total = len(self.loaded) + len(self.adapted) + len(self.new)
+        taken, whole = self.parameters
+        parts = [f"{len(self.loaded)} of {count(total, 'tensor')} loaded ({taken:,} of {whole:,} parameters)"]
+        ways: dict[str, list[str]] = {}
+        for name, way in self.adapted.items():
+            ways.setdefault(way, []).append(name)
+        parts += [f"adapted: {_listed(names)} ({way})" for way, names in ways.items()]
+        parts += [f"newly initialised: {_listed(self.new)}"] if self.new else []
+        parts += [f"unused: {_listed(self.unused)}"] if self.unused else []
+        return f"pretrained {self.path}: {'; '.join(parts)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {count(len(names) - _SHOWN, 'other')}" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _read_own(content: Any, network: nn.Module) -> dict[str, Tensor] | None:
+    """Read this project's files: a `model.pt`, a training's checkpoint, or a bare state dict with the same names."""
+    state = unwrap_state(content)
+    known = isinstance(state, dict) and any(name in state for name in network.state_dict())
+    return state if known else None
+
+
+#: What can be read, in the order in which it is tried.
+READERS: list[Reader] = [_read_own]
+
+
+def transfer_weights(
+    network: nn.Module, path: str | os.PathLike, in_channels: int | None = None, out_channels: int | None = None
+) -> Transfer:
+    """Load everything that fits from the weights of another training.
+
+    The networks must be the same, but may differ in three things. If the number of outputs differs, the segmentation
+    heads keep their random values. If the number of input channels differs, the filters of the first layer are adapted
+    with :func:`adapt_channels`. If the network's kernels are larger, the file's are enlarged with
+    :func:`enlarge_kernel`.
+
+    Args:
+        network: The network, on any device; it is changed in place.
+        path: A file of weights, or a checkpoint that contains them.
+        in_channels: The number of the network's input channels; by default, the first layer must fit.
+        out_channels: The number of the network's outputs; by default, the heads must fit.
+
+    Returns:
+        What was loaded, adapted, newly initialised and not used.
+
+    Raises:
+        InputError: If the file is missing, damaged or unsafe, if it is of another network, or if less than half of the
+            parameters would be loaded. The network is left as it was.
+    """
+    content = load_file(path)
+    state = next((found for reader in READERS if (found := reader(content, network)) is not None), None)
+    if state is None:
+        raise InputError(f"{path}: holds no weights of this network; not one tensor has a name of it{_of(path)}")
+    if problem := wrong_tensors(state):
+        raise InputError(f"{path}: holds no weights of this network. {problem}")
+    own = network.state_dict()
+    result, values = Transfer(str(path)), {}
+    for name, tensor in own.items():
+        way, value = _fit(name, tensor, state.get(name), in_channels, out_channels)
+        if value is not None:
+            values[name] = value
+        if way == "new":
+            result.new.append(name)
+        elif way == "other":
+            raise _other_network(path, own, state)
+        elif way:
+            result.adapted[name] = way
+        else:
+            result.loaded.append(name)
+    result.unused = [name for name in state if name not in own]
+    if not all(_is_head(name) for name in result.unused):
+        raise _other_network(path, own, state)
+    _check_values(path, values, own)
+    taken = sum(own[name].numel() for name in values)
+    result.parameters = taken, sum(tensor.numel() for tensor in own.values())
+    if taken < _LEAST * result.parameters[1]:
+        raise InputError(f"{result.describe()}. That is less than half of the network: it would not be a fine-tuning")
+    network.load_state_dict(values, strict=False)
+    return result
+
+
+def _fit(
+    name: str, own: Tensor, given: Tensor | None, in_channels: int | None, out_channels: int | None
+) -> tuple[str, Tensor | None]:
+    """Return how a tensor becomes one of the network ("" unchanged, `new`, `other`, or words), and its values."""
+    if given is None:
+        return ("new" if _is_head(name) else "other"), None
+    if given.shape == own.shape:
+        return "", given
+    if given.dim() != own.dim():
+        return "other", None
+    axes = [axis for axis in range(own.dim()) if own.shape[axis] != given.shape[axis]]
+    if axes == [0] and (_is_head(name) or own.shape[0] == out_channels):
+        return "new", None
+    if axes == [1] and own.dim() > 2 and own.shape[1] == in_channels:
+        return f"from {count(given.shape[1], 'input channel')} to {own.shape[1]}", adapt_channels(given, own.shape[1])
+    dims = own.dim() - 2
+    if name.endswith("depthwise.weight") and axes == list(range(2, 2 + dims)) and own.shape[2] > given.shape[2]:
+        way = f"kernels enlarged from {given.shape[2]} to {own.shape[2]} voxels"
+        return way, enlarge_kernel(given, tuple(own.shape[2:]))
+    return "other", None
+
+
+def _is_head(name: str) -> bool:
+    """Tell whether a tensor of MedNeXt belongs to the layers that make the outputs."""
+    return name.startswith("heads.")
+
+
+def adapt_channels(weight: Tensor, channels: int) -> Tensor:
+    """Return filters for another number of input channels, with the same sum over the channels.
+
+    For more channels, those of the file are repeated in turn, and each is divided by how often it occurs. For fewer,
+    those that fall on the same place in turn are added. An image whose channels are all alike therefore gives the same
+    features as before.
+
+    Args:
+        weight: Filters, `(out, in, *kernel)`.
+        channels: The number of channels that is needed.
+
+    Returns:
+        Filters, `(out, channels, *kernel)`.
+
+    Example:
+        >>> adapt_channels(torch.tensor([[[6.0], [1.0]]]), 3).flatten().tolist()
+        [3.0, 1.0, 3.0]
+        >>> adapt_channels(torch.tensor([[[6.0], [1.0], [2.0]]]), 1).flatten().tolist()
+        [9.0]
+    """
+    given = weight.shape[1]
+    places = torch.arange(max(given, channels), device=weight.device)
+    if channels >= given:
+        source = places % given
+        return weight[:, source] / torch.bincount(source)[source].to(weight).view(-1, *[1] * (weight.dim() - 2))
+    adapted = weight.new_zeros((weight.shape[0], channels, *weight.shape[2:]))
+    return adapted.index_add_(1, places % channels, weight)
+
+
+def enlarge_kernel(weight: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Return depthwise filters of a larger kernel, interpolated linearly: MedNeXt's UpKern.
+
+    Args:
+        weight: Filters, `(out, 1, *kernel)`.
+        size: The size of the larger kernel.
+
+    Source:
+        Roy et al. 2023, MedNeXt, section 2.3 (arXiv:2303.09975).
+    """
+    enlarged = F.interpolate(weight.float(), size=size, mode=_INTERPOLATION[len(size)], align_corners=False)
+    return enlarged.to(weight.dtype)
+
+
+def _check_values(path: str | os.PathLike, values: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    if problem := wrong_tensors(values, own):
+        raise InputError(f"{path}: {problem}")
+    if problem := broken_numbers(values):
+        raise InputError(f"{path}: {problem}: a training failed")
+
+
+def _other_network(path: str | os.PathLike, own: dict[str, Tensor], state: dict[str, Tensor]) -> InputError:
+    return InputError(f"{path}: the weights are of another network{_of(path)}. {describe_mismatch(own, state)}")
+
+
+def _of(path: str | os.PathLike) -> str:
+    network = describe_network(path)
+    return f", {network}" if network else ""
