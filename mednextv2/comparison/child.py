@@ -81,7 +81,7 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def _schedule_by_trial(job: Job) -> Schedule:
-    """Measure the network in a short training with the same loop, once for all of its runs, and plan with the result."""
+    """Measure the network in a short training, once for all of its runs, and plan with the result."""
     assert job.minutes is not None
     file = job.folder.parent / TRIAL
     if not file.is_file():

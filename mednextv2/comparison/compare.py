@@ -98,7 +98,8 @@ def _make_bundle(request: Request, own: Path, bundle: str | os.PathLike | None, 
         text = read_text(_task_of(bundle), MAX_YAML_BYTES)
         if task.is_file() and task.read_text(encoding="utf-8") != text:
             raise InputError(
-                f"{own}: was made from another task than {bundle}; give the same --bundle as before, or another --output"
+                f"{own}: was made from another task than {bundle}; give the same --bundle as before, or another "
+                "--output"
             )
         prepare_folder(own, "output")
         with writing(task) as temporary:
@@ -158,10 +159,10 @@ def _facts(request: Request, bundle: Path, results: Sequence[Result]) -> list[st
         + (f"; changed settings: {more}." if more else "."),
         f"Budget: {budget}. Seeds: {', '.join(map(str, request.seeds))}.",
         "Dice and surface Dice are means over structures of means over cases; ± is the standard deviation over runs.",
-        "The difference is of the mean Dice of a case, averaged over seeds, to that of the network with rank 1. Its 95 % "
-        "interval is a paired bootstrap over patients. An interval that holds 0 does not tell the two networks apart.",
-        "The time of a step is its mean, with the reading of patches. Memory is the peak during training: of tensors on "
-        "the GPU, or of the process, without the worker processes that read patches.",
+        "The difference is of the mean Dice of a case, averaged over seeds, to that of the network with rank 1. Its "
+        "95 % interval is a paired bootstrap over patients; one that holds 0 does not tell the two networks apart.",
+        "The time of a step is its mean, with the reading of patches. Memory is the peak during training: of tensors "
+        "on the GPU, or of the process, without the worker processes that read patches.",
         f"Machine: {where}, {usable_cpus()} processors. "
         + ", ".join(f"{name} {version}" for name, version in made_by().items()) + ".",
     ]  # fmt: skip

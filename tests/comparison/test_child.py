@@ -22,10 +22,10 @@ def make_job(folder, phantom, name, schedule=None, minutes=None, **more):
     shared = {"dataset_dir": str(phantom), "labels_dir": None, "network": str(file), "fold": 0, "check_data": False}
     common = {k: QUICK[k] for k in ("patch_size", "batch_size", "num_workers")}
     prepared = {"prepared_dir": str(folder / "prepared")}
-    return Job(
-        folder / "net" / "run", str(find_bundle("mednextv2_hippocampus")), {**shared, **common, **prepared, "seed": 0, **more},
-        {**shared, **common, **{k: QUICK[k] for k in EVALUATION}}, minutes, schedule,
-    )  # fmt: skip
+    bundle = str(find_bundle("mednextv2_hippocampus"))
+    train = {**shared, **common, **prepared, "seed": 0, **more}
+    evaluate = {**shared, **common, **{k: QUICK[k] for k in EVALUATION}}
+    return Job(folder / "net" / "run", bundle, train, evaluate, minutes, schedule)
 
 
 def outcome_of(job):

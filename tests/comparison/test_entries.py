@@ -50,7 +50,7 @@ def test_what_is_no_network_is_refused_at_once(networks, pretrained, message, tm
 
 
 def test_weights_that_are_missing_are_refused(tmp_path):
-    with pytest.raises(InputError, match="there is no such file; give a model.pt of the network v1_s"):
+    with pytest.raises(InputError, match=r"there is no such file; give a model\.pt of the network v1_s"):
         choose_entries("v1_s", f"v1_s={tmp_path / 'none.pt'}")
 
 

@@ -79,4 +79,4 @@ def test_pretraining_is_above_the_line_where_it_helps(tmp_path):
     assert b[1] == pytest.approx(height(b[0]), abs=0.2)
     assert c[1] > height(c[0]) + 5
     assert a[0] < b[0] < c[0]
-    assert [p.text for p in figure.iter(f"{SVG}title")][0] == "a: 0.600 from scratch, 0.800 fine-tuned"
+    assert next(p.text for p in figure.iter(f"{SVG}title")) == "a: 0.600 from scratch, 0.800 fine-tuned"

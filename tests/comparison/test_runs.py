@@ -12,7 +12,8 @@ A, B = Entry("a", {"variant": "a"}), Entry("a", {"variant": "a"}, "model.pt")
 def test_every_network_has_the_first_seed_before_any_has_the_second(tmp_path):
     runs = list_runs(tmp_path, [A, B], [0, 2], [5, 6])
     assert [(r.entry is B, r.fold, r.seed) for r in runs] == [
-        (False, 0, 5), (True, 0, 5), (False, 2, 5), (True, 2, 5), (False, 0, 6), (True, 0, 6), (False, 2, 6), (True, 2, 6),
+        (False, 0, 5), (True, 0, 5), (False, 2, 5), (True, 2, 5),
+        (False, 0, 6), (True, 0, 6), (False, 2, 6), (True, 2, 6),
     ]  # fmt: skip
     assert len({r.folder for r in runs}) == len({r.name for r in runs}) == 8
     assert runs[1].folder == tmp_path / "runs" / "a-finetuned" / "fold_0_seed_5"
