@@ -33,7 +33,7 @@ class Trial:
     """How long a network takes on this machine, in seconds.
 
     Attributes:
-        step: A training step, with the reading of its patches.
+        step: A training step, with the reading of its patches: the median.
         epoch_end: The end of an epoch: its validation, of `TRIAL_VALIDATIONS` batches, and the checkpoint.
     """
 

@@ -10,6 +10,7 @@ import sys
 import traceback
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from mednextv2.comparison.budget import MEASURED, TRIAL_VALIDATIONS, WARM_UP, Schedule, Trial, fit_schedule
@@ -96,14 +97,14 @@ def measure(job: Job) -> Trial:
     from mednextv2.bundle import run_bundle
 
     folder = prepare_folder(job.folder / "trial", "output")
-    watch = RunWatch(folder / PROGRESS)
+    watch = RunWatch(folder / PROGRESS, every_step=True)
     length = {"epochs": 1, "iterations_per_epoch": WARM_UP + MEASURED, "val_iterations": TRIAL_VALIDATIONS}
     more = {"output_dir": str(folder), "resume": False}
     try:
         run_bundle(job.bundle, "train", **{**job.train, **length, **watched(watch), **more})
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return Trial(watch.progress.step_seconds, watch.ends[0])
+    return Trial(median(watch.durations), watch.ends[0])  # a busy moment of the machine does not count
 
 
 def reason_of(error: BaseException) -> str:

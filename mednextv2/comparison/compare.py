@@ -32,6 +32,7 @@ from mednextv2.text_files import MAX_YAML_BYTES, parse_yaml, read_text
 from mednextv2.wording import count
 
 _PREPARED = ".prepared"  # an empty file that says that the data were checked and prepared
+_UNUSED = 0.8  # part of the time below which a run did not use what it could have used
 _NOT_OF_THE_RECIPE = ("network", "cuda_graph", "variant", "imports", "warmup_epochs")
 
 
@@ -167,6 +168,12 @@ def _facts(request: Request, bundle: Path, results: Sequence[Result]) -> list[st
         + ", ".join(f"{name} {version}" for name, version in made_by().items()) + ".",
     ]  # fmt: skip
     for result in results:
+        used = result.mean("training_seconds") / 60
+        if request.minutes is not None and used < _UNUSED * request.minutes:
+            facts.append(
+                f"{result.entry.name} was done after {used:.3g} of {request.minutes:g} minutes, since its steps were "
+                "faster than in its trial; was the machine busy then?"
+            )
         if changed := _own_recipe(result.entry, request.settings):
             facts.append(f"{result.entry.name} has settings of its own: {changed}.")
     return facts

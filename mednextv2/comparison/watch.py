@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
 
 from mednextv2.comparison.budget import WARM_UP
@@ -72,11 +73,20 @@ class RunWatch:
         file: The file of the progress, from which a resumed training continues.
         budget: The time in seconds; None for no limit.
         clock: A function that returns the time in seconds.
+        every_step: Whether a GPU is waited for after every step, so that each has its own time; otherwise, once an
+            epoch.
     """
 
-    def __init__(self, file: Path, budget: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self.file, self.budget, self.clock = file, budget, clock
+    def __init__(
+        self,
+        file: Path,
+        budget: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        every_step: bool = False,
+    ) -> None:
+        self.file, self.budget, self.clock, self.every_step = file, budget, clock, every_step
         self.progress = read_progress(file)
+        self.durations: list[float] = []  # seconds of the steps that were measured in this session
         self.ends: list[float] = []  # seconds from the last step of each epoch to the epoch's end
         self._steps = self._session = 0
         self._before = self._begin = self._mark = 0.0
@@ -113,10 +123,14 @@ class RunWatch:
         self._mark = self.clock()
 
     def _count(self, engine: Engine) -> None:
-        now = self.clock()
         self._steps += 1
         self._session += 1
+        last = engine.state.iteration % (engine.state.epoch_length or 1) == 0
+        if (self.every_step or last or self._session == WARM_UP) and _on_gpu(engine):
+            torch.cuda.synchronize()  # steps are only started, so a time without waiting is not that of the steps
+        now = self.clock()
         if self._session > WARM_UP:
+            self.durations.append(now - self._mark)
             self.progress.measured_seconds += now - self._mark
             self.progress.measured_steps += 1
         self._mark = now
@@ -140,6 +154,10 @@ class RunWatch:
         most, self.progress.memory_of = peak_memory()
         self.progress.peak_memory = max(most, self.progress.peak_memory)
         self.progress.write(self.file)
+
+
+def _on_gpu(engine: Engine) -> bool:
+    return getattr(getattr(engine.state, "device", None), "type", "cpu") == "cuda"
 
 
 class WatchedTrainer(Trainer):

@@ -170,3 +170,18 @@ def test_settings_of_a_network_s_own_are_told():
     assert _own_recipe(primus, {}) == "learning_rate 0.0003, weight_decay 0.05"
     assert _own_recipe(primus, {"learning_rate": 1e-3}) == "weight_decay 0.05"
     assert _own_recipe(segresnet, {}) == _own_recipe(tiny, {}) == ""
+
+
+def test_a_network_that_did_not_use_its_time_is_told(compared, tmp_path, phantom):
+    from comparison_helpers import make_done
+
+    from mednextv2.comparison.compare import _facts
+    from mednextv2.comparison.request import Request
+    from mednextv2.comparison.results import gather
+
+    runs = [make_done(tmp_path, n, {"c": [0.5]}, training_seconds=s) for n, s in (("v1_s", 60.0), ("v1_b", 100.0))]
+    request = Request(str(phantom), None, [run.entry for run in runs], [0], [0], None, 2.0)
+    facts = "\n".join(_facts(request, compared[0] / "out" / "bundle", gather(runs, {})))
+    assert "v1_s was done after 1 of 2 minutes" in facts
+    assert "v1_b was done" not in facts
+    assert "2 minutes of training for each run" in facts

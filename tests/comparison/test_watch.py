@@ -86,6 +86,18 @@ def test_without_time_left_no_step_is_made(tmp_path):
     assert watch.progress.finished
 
 
+@pytest.mark.parametrize(("every_step", "waits"), [(False, [3, 5, 10]), (True, [*range(1, 11)])])
+def test_a_gpu_is_waited_for(every_step, waits, tmp_path, monkeypatch):
+    engine, watch = make(tmp_path / "progress.json")
+    watch.every_step = every_step
+    found = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: found.append(engine.state.iteration))
+    engine.state.device = torch.device("cuda")
+    engine.run(range(5), max_epochs=2)
+    assert found == waits
+    assert watch.durations == [1.0] * 7
+
+
 def test_nothing_was_measured_at_first(tmp_path):
     assert math.isnan(read_progress(tmp_path / "none.json").step_seconds)
 
