@@ -11,8 +11,9 @@ from mednextv2.comparison.results import Result
 from mednextv2.report.axis import Axis
 from mednextv2.report.number_format import number
 
-_WIDTH, _NAMES, _ROW, _TOP = 760, 230, 34, 52
-_SQUARE, _LEFT, _BELOW = 420, 64, 70
+_CHART, _ROW, _TOP = 400, 34, 52
+_CHARACTER = 8  # width of a character of a name, generously
+_SQUARE, _LEFT, _HEAD, _BELOW = 420, 64, 74, 70
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def draw_runs(results: Sequence[Result], title: str) -> str:
         title: The title of the figure.
     """
     shown = [r for r in results if r.runs]
-    axis = _axis([run.dice for r in shown for run in r.runs], _NAMES, _WIDTH - 130)
+    names = 28 + _CHARACTER * max([16, *(len(r.entry.name) for r in shown)])
+    axis = _axis([run.dice for r in shown for run in r.runs], names, names + _CHART)
     rows = []
     for n, r in enumerate(shown):
         mean, deviation = r.mean("dice"), r.deviation("dice")
@@ -65,8 +67,8 @@ def draw_runs(results: Sequence[Result], title: str) -> str:
     bottom = _TOP + _ROW * len(rows)
     ticks = [(axis.at(tick), f"{tick:.6g}") for tick in axis.ticks()]
     return _template("runs.svg.j2").render(
-        title=title, width=_WIDTH, height=bottom + 48, names=_NAMES - 12, end=_WIDTH - 118, top=_TOP, bottom=bottom,
-        ticks=ticks, rows=rows,
+        title=title, width=names + _CHART + 130, height=bottom + 48, names=names - 12, end=names + _CHART + 12,
+        top=_TOP, bottom=bottom, ticks=ticks, rows=rows,
     )  # fmt: skip
 
 
@@ -79,7 +81,7 @@ def draw_pretraining(pairs: Sequence[tuple[Result, Result]], title: str) -> str:
     """
     values = [r.mean("dice") + s * _deviation(r) for pair in pairs for r in pair for s in (-1, 0, 1)]
     across = _axis(values, _LEFT, _LEFT + _SQUARE)
-    up = Axis(across.low, across.high, _TOP + _SQUARE, _TOP)
+    up = Axis(across.low, across.high, _HEAD + _SQUARE, _HEAD)
     points = []
     for scratch, tuned in pairs:
         x, y, dx, dy = scratch.mean("dice"), tuned.mean("dice"), _deviation(scratch), _deviation(tuned)
@@ -92,8 +94,8 @@ def draw_pretraining(pairs: Sequence[tuple[Result, Result]], title: str) -> str:
         )  # fmt: skip
     ticks = [(across.at(tick), up.at(tick), f"{tick:.6g}") for tick in across.ticks()]
     return _template("pretraining.svg.j2").render(
-        title=title, width=_LEFT + _SQUARE + 190, height=_TOP + _SQUARE + _BELOW, left=_LEFT, right=_LEFT + _SQUARE,
-        top=_TOP, bottom=_TOP + _SQUARE, ticks=ticks, points=points,
+        title=title, width=_LEFT + _SQUARE + 190, height=_HEAD + _SQUARE + _BELOW, left=_LEFT, right=_LEFT + _SQUARE,
+        top=_HEAD, bottom=_HEAD + _SQUARE, ticks=ticks, points=points,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from mednextv2.comparison.runs import Job
 from mednextv2.comparison.watch import RunWatch, read_progress
 from mednextv2.errors import InputError
 from mednextv2.scores.results_json import read_results
+from mednextv2.weights.files import load_file
 
 EVALUATION = ("overlap", "test_mirror_axes")
 
@@ -87,6 +88,14 @@ def test_a_run_that_was_stopped_goes_on_from_its_last_epoch(phantom, tmp_path, m
     monkeypatch.setattr(child, "measure", None)
     outcome_of(job)  # a run whose evaluation was interrupted is not trained again
     assert steps == []
+
+
+def test_a_run_can_start_from_weights(compared, phantom, tmp_path):
+    weights = compared[0] / "out" / "runs" / "mini" / "fold_0_seed_0" / "training" / "model.pt"
+    job = make_job(tmp_path, phantom, "mini", Schedule(1, 1, 1, 0), pretrained=str(weights), learning_rate=1e-9)
+    assert outcome_of(job)["status"] == "done"
+    before, after = (load_file(file) for file in (weights, job.folder / "training" / "model.pt"))
+    assert all(torch.allclose(value, after[name], atol=1e-6) for name, value in before.items())
 
 
 @pytest.mark.parametrize(
