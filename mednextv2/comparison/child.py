@@ -68,12 +68,14 @@ def run(job: Job) -> dict[str, Any]:
     for name in ("checkpoint_latest.pt", "checkpoint_previous.pt"):  # large, and a run that is done needs them no more
         (training / name).unlink(missing_ok=True)
     progress = watch.progress
+    trial = job.folder.parent / TRIAL  # of a run that made too few steps to measure them
+    step = progress.step_seconds if progress.measured_steps else read_json(trial)["step"] if trial.is_file() else None
     return {
         "parameters": progress.parameters,
         "epochs": len(progress.seconds),
         "planned_epochs": schedule.epochs,
         "steps": progress.steps[-1] if progress.steps else 0,
-        "step_seconds": progress.step_seconds if progress.measured_steps else None,
+        "step_seconds": step,
         "training_seconds": progress.seconds[-1] if progress.seconds else 0.0,
         "stopped": progress.stopped,
         "peak_memory": progress.peak_memory,

@@ -24,7 +24,7 @@ def test_a_step_reaches_every_parameter():
 
 
 def test_it_learns():
-    check_learning(small(), (32, 32, 32))
+    check_learning(small(), (16, 32, 16))
 
 
 def test_a_patch_that_cannot_be_halved_four_times_is_refused():
