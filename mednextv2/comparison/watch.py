@@ -116,7 +116,11 @@ class RunWatch:
         self._before = self.progress.seconds[-1] if done else 0.0
         self._steps = self.progress.steps[-1] if done else 0
         self._begin = self.clock()
-        if self._over:
+        self._end_if_over(engine)
+
+    def _end_if_over(self, engine: Engine) -> None:
+        if self._over and engine.state.epoch < self.progress.epochs:
+            self.progress.stopped = True
             engine.terminate()
 
     def _start_epoch(self, engine: Engine) -> None:
@@ -134,7 +138,7 @@ class RunWatch:
             self.progress.measured_seconds += now - self._mark
             self.progress.measured_steps += 1
         self._mark = now
-        if self._over:
+        if self._over and not last:
             self.progress.stopped = True
             engine.terminate_epoch()
 
@@ -142,9 +146,8 @@ class RunWatch:
         self.ends.append(self.clock() - self._mark)
         self.progress.seconds.append(self.used)
         self.progress.steps.append(self._steps)
+        self._end_if_over(engine)
         self._save()
-        if self._over:
-            engine.terminate()
 
     def _finish(self, engine: Engine) -> None:
         self.progress.finished = True

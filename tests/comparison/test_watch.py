@@ -50,7 +50,14 @@ def test_a_training_ends_when_its_time_is_over(budget, seconds, steps, tmp_path)
     engine.run(range(5), max_epochs=10)
     assert (watch.progress.seconds, watch.progress.steps) == (seconds, steps)
     assert watch.progress.finished
-    assert watch.progress.stopped == (budget != 7.0)  # 7.0 is over exactly at the end of an epoch
+    assert watch.progress.stopped
+
+
+def test_a_training_that_takes_as_long_as_it_may_is_complete(tmp_path):
+    engine, watch = make(tmp_path / "progress.json", 13.0)
+    engine.run(range(5), max_epochs=2)
+    assert watch.progress.steps == [5, 10]
+    assert not watch.progress.stopped
 
 
 def test_a_training_goes_on_with_the_time_that_it_has_left(tmp_path):
