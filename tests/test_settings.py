@@ -99,6 +99,9 @@ def test_patch_sizes_that_are_no_two_or_three_whole_numbers_are_refused_with_an_
         ("spacing", [[1.0, 1, 0.5], [1, 1]], [[0, 1, 1], [-1, 1, 1], 1.0, [], ["1"], None]),
         ("mirror_axes", [[], [0], [0, 1, 2]], [[5], 0, ["x"], None]),
         ("test_mirror_axes", [[], [0, 1]], [[3], "0"]),
+        ("context", [1, 1.5, 0.5], [0, -1, "1.5", None, True, float("nan"), 1e9]),
+        ("experiment", ["", "wide", "a-1.b"], ["fold_0", "a/b", "..", None, 3]),
+        ("pretrained", ["model.pt", Path("model.pt")], [None, "", 3]),
         ("air", [None, -4.5, [-4.5, 0]], ["null", [], [None], True]),
     ],
 )
@@ -135,11 +138,11 @@ def test_every_scalar_of_a_workflow_that_has_a_rule_is_checked(workflow):
     texts = [(folder / f"{name}.yaml").read_text(encoding="utf-8") for name in RECIPES[workflow]]
     config = {k: v for text in texts for k, v in yaml.safe_load(text).items()}
     checked = set(config["settings"]) - {"_target_"}
-    assert checked == {name for name in config if name in RULES} | (
+    assert checked == {name for name in config if name in RULES and name != "pretrained"} | (  # needed by finetune only
         {"batch_size", "spacing", "mirror_axes", "batch_dice"} & checked
     ) | {"patch_size", "device"}
     for name in checked:
-        assert config["settings"][name] == f"@{name}"
+        assert config["settings"][name] == ("@patch" if name == "patch_size" else f"@{name}")  # with its context
 
 
 def test_a_batch_that_no_network_can_be_trained_with_here_is_refused():

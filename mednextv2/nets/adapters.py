@@ -26,6 +26,8 @@ class AdaptedNetwork(nn.Module):
         more_than_one: Whether the patch must be larger than `multiples` along one axis, since the network normalises
             over the voxels at its lowest resolution, of which there must be more than one.
         fixed: Whether the network takes only inputs of the size `patch_size`.
+        unused: Parts of the names of parameters that the network has, but does not use. They get no gradient, for which
+            processes that train together would wait.
 
     Raises:
         InputError: If the network cannot take patches of this size, or a package that it needs is missing.
@@ -40,20 +42,16 @@ class AdaptedNetwork(nn.Module):
         spatial_dims: Sequence[int] = (2, 3),
         more_than_one: bool = False,
         fixed: bool = False,
+        unused: Sequence[str] = (),
     ) -> None:
         super().__init__()
         check_patch(name, patch_size, multiples, spatial_dims, more_than_one)
         self.name, self.multiples, self.more_than_one, self.fixed = name, multiples, more_than_one, fixed
         self.patch_size = list(patch_size)
-        if isinstance(network, nn.Module):
-            self.network = network
-            return
-        try:
-            self.network = network()
-        except ImportError as e:
-            raise InputError(
-                f"network {name}: {e}; install what it needs with pip install 'mednextv2[networks]'"
-            ) from e
+        self.network = network if isinstance(network, nn.Module) else _built(name, network)
+        for parameter_name, parameter in self.network.named_parameters():
+            if any(part in parameter_name for part in unused):
+                parameter.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         x = plain_tensor(x)
@@ -69,6 +67,13 @@ class AdaptedNetwork(nn.Module):
                 f"{shape}; give this size as patch_size"
             )
         check_patch(self.name, shape, self.multiples, (len(self.patch_size),), self.more_than_one)
+
+
+def _built(name: str, build: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        return build()
+    except ImportError as e:
+        raise InputError(f"network {name}: {e}; install what it needs with pip install 'mednextv2[networks]'") from e
 
 
 def check_patch(

@@ -136,4 +136,5 @@ def describe_network(path: str | os.PathLike) -> str:
     known = settings if isinstance(settings, dict) else {}
     shown = {} if about["network"] == "mednext" else {"network": about["network"]}
     shown |= {str(name): value for name, value in known.items() if isinstance(value, (str, int, float, list))}
-    return "trained with " + " ".join(f"--{name} {str(value)[:60]}" for name, value in [*shown.items()][:_SHOWN])
+    options = " ".join(f"--{name} {str(value)[:60]}" for name, value in [*shown.items()][:_SHOWN])
+    return options and f"trained with {options}"

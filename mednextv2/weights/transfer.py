@@ -129,9 +129,9 @@ def transfer_weights(
     if not all(_is_head(name) for name in result.unused):
         raise _other_network(path, own, state)
     _check_values(path, values, own)
-    taken = sum(own[name].numel() for name in values)
-    result.parameters = taken, sum(tensor.numel() for tensor in own.values())
-    if taken < _LEAST * result.parameters[1]:
+    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}  # each once, if it is shared
+    result.parameters = sum(size for name, size in sizes.items() if name in values), sum(sizes.values())
+    if result.parameters[0] < _LEAST * result.parameters[1]:
         raise InputError(f"{result.describe()}. That is less than half of the network: it would not be a fine-tuning")
     network.load_state_dict(values, strict=False)
     return result

@@ -80,6 +80,20 @@ def _of_folds(d, v):
     return [Path(file).parent.name for file in d["predictor"].weights] == [f"fold_{fold}" for fold in expected]
 
 
+def _has_context(d, v):
+    used = d["train::dataset"].patch_size if "train" in d.parser.config else d["inferer"].roi_size
+    return [*used] == [round(n * v) for n in d["patch_size"]]
+
+
+def _in_folder(d, v):
+    from setting_runs import Workflow  # which needs the tables of this file
+
+    folder = Path(Workflow("train", d.shared, {"experiment": v})["output_dir"])
+    return folder.parts[-3:] == (
+        ("models", v, "fold_0") if v else (d["bundle_root"].split("/")[-1], "models", "fold_0")
+    )
+
+
 COMMON = {
     "bundle_root": each(["at:copy"], lambda d, v: str(d["bundle_root"]) == v),
     "dataset_dir": each(["at:Task04_Hippocampus"], lambda d, v: str(d["folder"].path) == v),
@@ -89,6 +103,7 @@ COMMON = {
     ],
     "device": each(["cpu", "cpu:0"], lambda d, v: str(d["device"]) == v),
     "amp": each([True, False], lambda d, v: d["network_def"].cpu_bfloat16 is v and not d["engine_amp"]),
+    "context": each([1.0, 2], _has_context),
     "kernel_size": each([1, 3, 5], lambda d, v: _first_weight(d).shape[2] == v),
 }
 #: Of the task, which a command line may change, too.
@@ -125,6 +140,7 @@ TRAIN = {
     **COMMON,
     "fold": each([0, 4, "all"], lambda d, v: len(d["train::dataset"]) == {0: 4, 4: 5, "all": 6}[v]),
     **SPLIT,
+    "experiment": each(["", "wide"], _in_folder),
     "output_dir": each(["at:elsewhere"], lambda d, v: (d.shared / "elsewhere" / "model.pt").is_file()),
     "prepared_dir": each(["at:prepared anew"], lambda d, v: any((d.shared / "prepared anew").iterdir())),
     "epochs": each([1, 2], lambda d, v: d.load("checkpoint_latest.pt")["epoch"] == v),
@@ -172,11 +188,15 @@ PREDICT = {
     "num_workers": each([0, 1], lambda d, v: d["dataloader"].num_workers == v),
     "cuda_graph": each([True, False], lambda d, v: d["predictor"].graphs.enabled is v),
 }
+_OWN = {"bundle_root": "at:two folds", "weights": "the bundle's"}  # a bundle with weights of its own
 EVALUATE = {
     **COMMON,
     **PREDICT,
     "fold": each([0, "all"], _scored),
     **SPLIT,
+    "experiment": [
+        row(v, lambda d, v: Path(d["predictor"].weights[0]).parts[-3] == (v or "models"), **_OWN) for v in ("", "wide")
+    ],
     "score_trained_cases": [
         row(True, lambda d, v: len(d.masks) == 6, weights="at:trained/model.pt", fold="all"),
         row(False, lambda d, v: len(d.masks) == 2, weights="at:trained/model.pt"),
@@ -202,6 +222,7 @@ INFERENCE = {
         row(4, lambda d, v: len(d.masks) == 1, input="at:study"),
         row("all", lambda d, v: len(d.masks) == 2, input="at:study"),
     ],
+    "experiment": each(["", "wide"], lambda d, v: Path(d["postprocessing_file"]).parts[-2] == (v or "models"), **_OWN),
     "weights": EVALUATE["weights"],
     "folds": [
         row(value, _of_folds, bundle_root="at:two folds", weights="the bundle's") for value in (None, 0, (0, 2), [2])

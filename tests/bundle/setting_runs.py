@@ -26,14 +26,14 @@ QUICK = {
 class Workflow:
     """A bundle's workflow; `[...]` is what an entry of its configuration becomes."""
 
-    def __init__(self, workflow, shared, settings):
+    def __init__(self, workflow, shared, settings, network=None):
         self.shared = shared
-        files = workflow_files(HIPPOCAMPUS, workflow)
+        files = workflow_files(HIPPOCAMPUS, workflow, network)
         check_overrides(files, settings)
         self.settings = {"bundle_root": str(HIPPOCAMPUS), "patch_size": [16, 16, 16], **settings}
         self._workflow = ConfigWorkflow(
             config_file=files, meta_file=str(HIPPOCAMPUS / "configs" / "metadata.json"), logging_file=False,
-            workflow_type="train" if workflow == "train" else "infer",
+            workflow_type="infer" if workflow in ("evaluate", "inference") else "train",
             **{name: as_setting(name, value) for name, value in self.settings.items()},
         )  # fmt: skip
         self.parser = self._workflow.parser
@@ -75,9 +75,9 @@ def make_shared(folder, small_phantom):
     (folder / "postprocessing.json").write_text('{"steps": [[1]]}')
     Workflow("train", folder, settings_of("train", folder, folder / "trained")).run()
     shutil.copytree(HIPPOCAMPUS, folder / "two folds", ignore=shutil.ignore_patterns("output", "fold_*"))
-    for fold in (0, 2):
-        (folder / "two folds" / "models" / f"fold_{fold}").mkdir()
-        shutil.copy(folder / "trained" / "model.pt", folder / "two folds" / "models" / f"fold_{fold}")
+    for name in ("fold_0", "fold_2", "wide/fold_0"):
+        (folder / "two folds" / "models" / name).mkdir(parents=True)
+        shutil.copy(folder / "trained" / "model.pt", folder / "two folds" / "models" / name)
     names = [f"phantom_{i:03d}" for i in range(6)]
     (folder / "splits.json").write_text(json.dumps([{"train": names[:5], "val": names[5:]}]))
     for size in (1, 3, 5):

@@ -19,7 +19,7 @@ def test_every_bundle_has_a_task_and_there_is_one():
 @pytest.mark.parametrize("task", TASKS, ids=lambda t: t.parent.name)
 def test_committed_files_equal_a_fresh_build(task):
     built = build_bundle(task)
-    assert len(built) == 9
+    assert len(built) == 10
     assert {name: (task.parent / name).read_text(encoding="utf-8") for name in built} == built
 
 

@@ -16,7 +16,7 @@ from mednextv2.settings import RULES
 from mednextv2.training import preflight as training
 
 #: Scalars that are no settings, but made of them.
-DERIVED = {"engine_amp", "network", "flat_axis", "training", "key_metric"}
+DERIVED = {"about", "engine_amp", "network", "network_name", "patch", "flat_axis", "training", "key_metric"}
 
 
 def rows():
@@ -69,9 +69,18 @@ def test_no_setting_of_a_recipe_is_untested(workflow):
     assert scalars - DERIVED == set(TABLES[workflow])
 
 
-def test_no_setting_of_the_overlay_is_untested():
-    scalars = {name for name, value in recipe("multi_gpu_train").items() if not isinstance(value, (dict, list))}
-    assert scalars == {"device", "cuda_graph"}  # test_every_expression.py, test_workflows.py
+@pytest.mark.parametrize(
+    ("overlay", "settings"),
+    [
+        ("multi_gpu_train", {"device", "cuda_graph"}),  # test_every_expression.py, test_workflows.py
+        (
+            "finetune",  # test_finetune.py
+            {"experiment", "pretrained", "context", "epochs", "warmup_epochs", "optimizer_name", "learning_rate"},
+        ),
+    ],
+)
+def test_no_setting_of_an_overlay_is_untested(overlay, settings):
+    assert {name for name, value in recipe(overlay).items() if not isinstance(value, (dict, list))} == settings
 
 
 def test_every_rule_is_about_a_setting_that_is_tested():

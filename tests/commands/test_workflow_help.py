@@ -27,7 +27,7 @@ def test_every_setting_that_is_checked_is_listed(workflow, monkeypatch, capsys):
 def test_a_workflow_that_is_not_there_ends_with_one_message(monkeypatch, capsys):
     code, out, err = call(monkeypatch, capsys, "run", "mednextv2_hippocampus", "trian", "--help")
     assert (code, out) == (2, "")
-    assert "has no workflow 'trian'; it has evaluate, inference" in err
+    assert "has no workflow 'trian'; it has evaluate, finetune, inference" in err
 
 
 def test_values_and_comments_are_told_apart():

@@ -142,3 +142,26 @@ def test_without_weights_of_the_fold_it_is_the_published_ones(tmp_path, fold):
     if fold is not None:
         make(tmp_path, "fold_0/model.pt")
     assert find_weights(tmp_path, fold) == [str(tmp_path / "models" / "model.pt")]  # whether they exist is for loading
+
+
+def test_an_experiment_has_weights_of_its_own(tmp_path):
+    expected = make(tmp_path, "wide/fold_0/model.pt", "wide/fold_1/model.pt")
+    make(tmp_path, "model.pt", "fold_0/model.pt")
+    assert find_weights(tmp_path, experiment="wide") == expected
+    assert find_weights(tmp_path, 1, experiment="wide") == expected[1:]
+    assert find_weights(tmp_path, folds=[1], experiment="wide") == expected[1:]
+    for experiment, fold, which in (("wide", 2, "no fold 2 of"), ("deep", None, "no fold of the experiment deep")):
+        with pytest.raises(InputError, match=which):
+            find_weights(tmp_path, fold, experiment=experiment)
+
+
+def test_fine_tuned_weights_are_used_where_nothing_else_was_trained(tmp_path):
+    expected = make(tmp_path, "finetune/fold_0/model.pt")
+    make(tmp_path, "model.pt")
+    assert find_weights(tmp_path) == find_weights(tmp_path, 0) == expected
+    assert find_weights(tmp_path, 1) == [str(tmp_path / "models" / "model.pt")]
+    assert "the bundle's own weights" in describe_choice(expected)[-1]
+    trained = make(tmp_path, "fold_0/model.pt")
+    assert find_weights(tmp_path) == trained
+    assert find_weights(tmp_path, experiment="finetune") == expected
+    assert describe_choice(trained)[-1].endswith("since folds were also trained (--experiment finetune)")

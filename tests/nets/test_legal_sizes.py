@@ -2,7 +2,7 @@ import pytest
 import torch
 from net_helpers import tiny
 
-from mednextv2.nets.legal_sizes import DIVISOR, LEVELS, check_spatial_shape, is_legal, nearest, round_up
+from mednextv2.nets.legal_sizes import DIVISOR, LEVELS, check_spatial_shape, is_legal, nearest, round_up, scaled_patch
 
 
 @pytest.mark.parametrize("size", range(65))
@@ -44,3 +44,23 @@ def test_the_check_lets_legal_sizes_pass_and_no_others(size):
     else:
         with pytest.raises(ValueError, match=f"spatial axis 1 has {size} voxels; .* {round_up(size)}$"):
             check_spatial_shape(x, 3)
+
+
+@pytest.mark.parametrize(
+    ("patch", "context", "expected"),
+    [
+        ([128, 128, 128], 1.5, [192, 192, 192]),  # the patches of MedNeXt-v2 (arXiv:2512.17774)
+        ([48, 64, 48], 1.5, [80, 96, 80]),
+        ([16, 32], 0.5, [16, 16]),
+        ([48, 64, 48], 1, [48, 64, 48]),
+        ((48, 64), 1.0, [48, 64]),
+        ([50, 64], 1.0, [50, 64]),  # left to the check of the settings, as are all below
+        ([48, 64], "2", [48, 64]),
+        ([48, 64], True, [48, 64]),
+        ([48, 64], -1, [48, 64]),
+        ("48", 2, "48"),
+        (None, 2, None),
+    ],
+)
+def test_a_patch_with_more_context_has_legal_sizes(patch, context, expected):
+    assert scaled_patch(patch, context) == expected

@@ -7,6 +7,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from mednextv2.errors import InputError
+from mednextv2.nets import create_mednext
 from mednextv2.paths import prepare_folder
 from mednextv2.training import (
     TrainingCheckpoint,
@@ -14,6 +15,8 @@ from mednextv2.training import (
     create_optimizer,
     warmup_poly,
 )
+from mednextv2.weights.files import save_file
+from mednextv2.weights.provenance import read_about, trained_cases
 
 # --- what is saved ---------------------------------------------------------------------------------------------------
 
@@ -239,6 +242,68 @@ def test_pretrained_weights_of_another_network_are_refused(tmp_path):
         Run(tmp_path / "new", pretrained=tmp_path / "old" / "model.pt").run()
     assert str(caught.value).startswith(f"{tmp_path / 'old' / 'model.pt'}: the weights are of another network.")
     assert names(tmp_path / "new") == []
+
+
+def test_what_pretrained_weights_have_seen_stays_recorded(tmp_path):
+    for name in ("first", "second", "third"):
+        (tmp_path / name).mkdir()
+    about = {"dataset": "D", "training": ["a"], "network": "mednext"}
+    Run(tmp_path / "first", about=about).run()
+    start = {"pretrained": tmp_path / "first" / "checkpoint_latest.pt", "about": {**about, "training": ["b"]}}
+    with pytest.raises(KilledError):
+        Run(tmp_path / "second", kill_at=STEPS + 1, **start).run()
+    resumed = Run(tmp_path / "second", about={**about, "training": ["b"]})  # which does not name the file again
+    resumed.run()
+    for name in ("model.pt", "checkpoint_latest.pt"):
+        recorded = read_about(tmp_path / "second" / name)
+        assert recorded["training"] == ["b"]
+        assert recorded["pretrained"]["training"] == ["a"]
+        assert recorded["pretrained"]["file"] == "checkpoint_latest.pt"
+        assert trained_cases([tmp_path / "second" / name]) == {"a", "b"}
+    Run(tmp_path / "third", pretrained=tmp_path / "second" / "model.pt", about=about).run()
+    assert read_about(tmp_path / "third" / "model.pt")["pretrained"]["pretrained"]["training"] == ["a"]
+
+
+def test_weights_that_were_not_pretrained_record_nothing_of_it(tmp_path):
+    Run(tmp_path, about={"dataset": "D", "training": ["a"]}).run()
+    assert "pretrained" not in read_about(tmp_path / "model.pt")
+
+
+def small(**settings):
+    return create_mednext("v2_tiny", 2, deep_supervision=True, **settings)
+
+
+def test_what_is_loaded_is_told_once_and_heads_of_other_classes_are_new(tmp_path, caplog):
+    caplog.set_level("INFO")
+    save_file(small().state_dict(), tmp_path / "model.pt")
+    network = small(out_channels=4, in_channels=2)
+    check_start(tmp_path, network, [], pretrained=tmp_path / "model.pt", in_channels=2, out_channels=4)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"pretrained {tmp_path / 'model.pt'}: ")
+    assert "adapted: stem.weight (from 1 input channel to 2)" in line
+    assert "newly initialised: heads.0.weight" in line
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    settings = {"pretrained": tmp_path / "model.pt", "in_channels": 2, "out_channels": 4}
+    checkpoint = TrainingCheckpoint(tmp_path, network, optimizer, warmup_poly(optimizer, 1), **settings)
+    checkpoint._start(Engine(lambda engine, batch: None))
+    assert len(caplog.records) == 1 + 1  # and that model.pt was moved
+    settings["pretrained"] = tmp_path / "model.previous-1.pt"
+    for other in ({"in_channels": 3}, {"in_channels": 2, "kernel_size": 1}):
+        with pytest.raises(InputError, match="the weights are of another network"):
+            check_start(tmp_path, small(out_channels=4, **other), [], **settings)
+
+
+def test_validation_cases_that_the_pretrained_weights_have_seen_are_told_early(tmp_path, caplog):
+    seen = {"dataset": "D", "training": ["a", "b", "c"]}
+    save_file(small().state_dict(), tmp_path / "model.pt", seen)
+    about = {"dataset": "D", "training": ["a"], "validation": ["b", "d", "c"]}
+    check_start(tmp_path, small(), [], pretrained=tmp_path / "model.pt", about=about)
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "was trained on 2 of the 3 validation cases of this fold (b, ...)" in warning
+    caplog.clear()
+    for other in ({"validation": ["d"]}, {"dataset": "E"}, {"validation": []}):
+        check_start(tmp_path, small(), [], pretrained=tmp_path / "model.pt", about={**about, **other})
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_missing_pretrained_weights_are_named(tmp_path):

@@ -125,6 +125,18 @@ def test_single_output_counts_once_in_a_list_or_not():
     torch.testing.assert_close(loss(heads, label), expected)
 
 
+@pytest.mark.parametrize("heads", [6, 7])
+def test_more_heads_than_mednext_has_continue_its_weights(heads):
+    """As in nnU-Net, where each head weighs half as much as the one before."""
+    scheme = SCHEMES["classes"]
+    outputs, label = some(scheme, *[(8, 8)] * heads)
+    halves = [16 / 31 / 2**i for i in range(heads)]
+    given = SegmentationLoss(scheme, weights=halves)(outputs, label)
+    torch.testing.assert_close(SegmentationLoss(scheme)(outputs, label), given)
+    with pytest.raises(InputError, match=f"{heads} outputs, but 5 weights"):
+        SegmentationLoss(scheme, weights=halves[:5])(outputs, label)
+
+
 def test_default_weights_are_those_of_mednext_and_sum_to_one():
     assert SegmentationLoss(SCHEMES["classes"]).weights == MEDNEXT_WEIGHTS
     assert [31 * w for w in MEDNEXT_WEIGHTS] == [16, 8, 4, 2, 1]

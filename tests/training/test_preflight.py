@@ -234,6 +234,23 @@ def test_cases_that_were_trained_on_are_not_scored(phantom, tmp_path, caplog):
     assert "whose scores would be too high" in caplog.text
 
 
+def test_cases_that_the_weights_were_pretrained_on_are_not_scored_either(phantom, tmp_path, caplog):
+    split = split_dataset(read_dataset(phantom), 0)
+    good = {"dataset": read_dataset(phantom), "scheme": SCHEME, "channels": ["T1w"], "spatial_dims": 3}
+    good |= {"output_dir": tmp_path / "out", "check_data": False, "weights": str(tmp_path / "model.pt")}
+    first = split.validation[0]["case"]
+    before = {"file": "pretrained.pt", "dataset": "D", "training": [first]}
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.pt", {**split.about(), "dataset": "D", "pretrained": before})
+    message = refused(prepare_evaluation, cases=split.validation, **good)
+    assert f"trained on 1 of the {len(split.validation)} cases to be scored ({first})" in message
+    assert not caplog.text
+    # a case of the same name in another data set may be another image
+    before["dataset"] = "E"
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.pt", {**split.about(), "dataset": "D", "pretrained": before})
+    prepare_evaluation(cases=split.validation, **good)
+    assert f"pretrained on another data set with 1 case of the same names ({first})" in caplog.text
+
+
 def test_evaluation_and_inference_check_the_output_folder(phantom, tmp_path):
     (tmp_path / "file").touch()
     dataset = read_dataset(phantom)

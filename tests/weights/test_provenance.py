@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from mednextv2.weights.files import load_file, save_file
-from mednextv2.weights.provenance import ENTRY, add_about, describe_weights, read_about, trained_cases
+from mednextv2.weights.provenance import (
+    ENTRY,
+    add_about,
+    describe_network,
+    describe_weights,
+    namesakes,
+    origin,
+    read_about,
+    trained_cases,
+)
 
 ABOUT = {
     "fold": 1,
@@ -73,3 +82,39 @@ def test_an_entry_that_swells_is_not_read(tmp_path, size):
     with zipfile.ZipFile(tmp_path / "a.pt", "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(f"a/{ENTRY}", '{"x": "' + "a" * size + '"}')
     assert read_about(tmp_path / "a.pt") == {}
+
+
+def test_fine_tuned_weights_have_seen_the_cases_of_their_pretraining(tmp_path):
+    start = {"dataset": "D", "training": ["old"], "network": "mednext", "settings": {"variant": "v2_tiny"}, "fold": 1}
+    save_file({"x": torch.zeros(1)}, tmp_path / "first.pt", start)
+    second = {"dataset": "D", "training": ["new"], "pretrained": origin(tmp_path / "first.pt")}
+    save_file({"x": torch.zeros(1)}, tmp_path / "second.pt", second)
+    third = {"dataset": "E", "training": ["third"], "pretrained": origin(tmp_path / "second.pt")}
+    save_file({"x": torch.zeros(1)}, tmp_path / "third.pt", third)
+    assert trained_cases([tmp_path / "second.pt"]) == {"old", "new"}
+    assert namesakes([tmp_path / "second.pt"]) == set()
+    assert trained_cases([tmp_path / "third.pt"]) == {"third"}  # the others may be other images of the same names
+    assert namesakes([tmp_path / "third.pt"]) == {"old", "new"}
+    assert read_about(tmp_path / "third.pt")["pretrained"]["pretrained"]["file"] == "first.pt"
+    line = describe_weights(tmp_path / "third.pt")
+    assert line.endswith("(trained on 1 case, of E, pretrained with second.pt (trained on 1 case))")
+    assert origin(tmp_path / "none.pt") == {"file": "none.pt"}
+
+
+def test_a_record_of_pretraining_that_is_none_does_no_harm(tmp_path):
+    for i, wrong in enumerate((3, [1], {"training": "abc"}, {"dataset": "D", "training": [{}], "pretrained": "x"})):
+        save_file({"x": torch.zeros(1)}, tmp_path / f"{i}.pt", {"dataset": "D", "training": ["a"], "pretrained": wrong})
+        assert trained_cases([tmp_path / f"{i}.pt"]) == {"a"}
+        assert namesakes([tmp_path / f"{i}.pt"]) == set()
+        assert describe_weights(tmp_path / f"{i}.pt").startswith(str(tmp_path))
+
+
+def test_the_network_is_told_as_options(tmp_path):
+    settings = {"network_filters": 4, "patch_size": [16, 16], "x": {"_target_": "os.system"}}
+    save_file({"x": torch.zeros(1)}, tmp_path / "a.pt", {"network": "resenc_l", "settings": settings})
+    told = describe_network(tmp_path / "a.pt")
+    assert told == "trained with --network resenc_l --network_filters 4 --patch_size [16, 16]"
+    save_file({"x": torch.zeros(1)}, tmp_path / "b.pt", {"network": "mednext", "settings": {"variant": "v1_s"}})
+    assert describe_network(tmp_path / "b.pt") == "trained with --variant v1_s"
+    save_file({"x": torch.zeros(1)}, tmp_path / "c.pt", {"network": "mednext", "settings": 3})
+    assert describe_network(tmp_path / "c.pt") == describe_network(tmp_path / "none.pt") == ""
