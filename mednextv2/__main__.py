@@ -21,8 +21,8 @@ def main() -> None:
     _show_everything()
     try:
         _run(sys.argv[1:])
-    except KeyboardInterrupt:
-        print("stopped by Ctrl-C", file=sys.stderr)
+    except KeyboardInterrupt as e:
+        print(e.args[0] if e.args else "stopped by Ctrl-C", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of the output, such as head, has seen enough
         _give_up_output()

@@ -5,6 +5,7 @@ A verb imports what it needs when it is called, so that the help is shown at onc
 
 from mednextv2.commands.bundle import bundle
 from mednextv2.commands.check import check
+from mednextv2.commands.compare import compare
 from mednextv2.commands.doctor import doctor
 from mednextv2.commands.ensemble import ensemble
 from mednextv2.commands.fetch import fetch
@@ -17,5 +18,6 @@ from mednextv2.commands.run import run
 from mednextv2.commands.score import score
 
 VERBS = {
-    f.__name__: f for f in (run, predict, check, plan, bundle, ensemble, score, phantom, picture, report, fetch, doctor)
+    f.__name__: f
+    for f in (run, predict, check, plan, bundle, ensemble, compare, score, phantom, picture, report, fetch, doctor)
 }

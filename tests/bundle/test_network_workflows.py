@@ -24,16 +24,24 @@ from mednextv2.weights.provenance import read_about
 TINY = {
     "dynunet": {"network_filters": 4},
     "monai_mednext": {"patch_size": [32, 16, 16]},
+    "nnformer": {"network_width": 12, "patch_size": [32, 32, 32]},
     "plain_conv_unet": {"network_filters": 4},
     "primus_m": {"network_width": 48, "network_depth": 1, "network_heads": 2},
     "resenc_l": {"network_filters": 4},
     "segresnet": {"network_filters": 8},
     "swin_unetr": {"network_filters": 12, "patch_size": [64, 32, 32]},
+    "transbts": {"network_filters": 8},
+    "transunet3d": {"network_layers": 1, "patch_size": [32, 16, 16]},
     "unetr": {"network_filters": 4, "network_width": 24},
+    "uxnet3d": {"network_filters": 4, "patch_size": [32, 16, 16]},
 }
 OURS = {f"mednext_{variant}": variant for variant in VARIANTS}
+IN_3D_ONLY = {"primus_m", "nnformer", "transbts", "transunet3d", "uxnet3d"}
 #: The number of heads in training with a patch of 16 voxels a side: at every resolution but the lowest, or at all five.
-HEADS = {"dynunet": 2, "plain_conv_unet": 2, "resenc_l": 2, "monai_mednext": 5, "mednext_v2_tiny": 5}
+HEADS = {
+    "dynunet": 2, "plain_conv_unet": 2, "resenc_l": 2, "monai_mednext": 5, "mednext_v2_tiny": 5, "nnformer": 3,
+    "transunet3d": 4,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -135,7 +143,7 @@ def built_parser(bundle, network, patch, **settings):
     return get
 
 
-@pytest.mark.parametrize("network", sorted({*TINY} - {"primus_m"}))
+@pytest.mark.parametrize("network", sorted({*TINY} - IN_3D_ONLY))
 def test_networks_in_two_dimensions(network, bundle):
     small = {key: value for key, value in TINY[network].items() if key != "patch_size"}
     module = built_parser(bundle, network, [64, 32], channels=["a", "b"], normalization=[], **small)("network_def")

@@ -1,0 +1,211 @@
+"""A comparison from beginning to end."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mednextv2.bundle import find_bundle, run_bundle, write_bundle
+from mednextv2.bundle.networks import find_network
+from mednextv2.bundle.plan import plan_dataset
+from mednextv2.bundle.plan_to_task import write_task
+from mednextv2.comparison.entries import Entry
+from mednextv2.comparison.figure import draw_pretraining, draw_runs
+from mednextv2.comparison.request import Request, store_request
+from mednextv2.comparison.results import Result, gather, read_run
+from mednextv2.comparison.runner import make_runs
+from mednextv2.comparison.runs import list_runs
+from mednextv2.comparison.table import markdown, run_rows, table_rows
+from mednextv2.data.dataset import read_dataset
+from mednextv2.data.splits import split_dataset
+from mednextv2.errors import InputError, UsageError
+from mednextv2.locks import hold_folder, release_folder
+from mednextv2.machine import usable_cpus
+from mednextv2.paths import absolute, expand, prepare_folder, writing
+from mednextv2.scores.csv_tables import write_csv
+from mednextv2.scores.results_json import made_by
+from mednextv2.text_files import MAX_YAML_BYTES, parse_yaml, read_text
+from mednextv2.wording import count
+
+_PREPARED = ".prepared"  # an empty file that says that the data were checked and prepared
+_UNUSED = 0.8  # part of the time below which a run did not use what it could have used
+_NOT_OF_THE_RECIPE = ("network", "cuda_graph", "variant", "imports", "warmup_epochs")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The outcome of a comparison: the results, the files about them, and the table as text."""
+
+    results: list[Result]
+    files: list[Path]
+    text: str
+
+
+def compare_networks(
+    request: Request, output: str | os.PathLike, bundle: str | os.PathLike | None = None, memory: float = 24.0
+) -> Comparison:
+    """Train and evaluate several networks on one data set, and write a table and a figure.
+
+    A comparison that was interrupted goes on: runs that are done are not repeated, and a training that was interrupted
+    continues from its last epoch.
+
+    Args:
+        request: What is compared.
+        output: The folder of the comparison.
+        bundle: A bundle, or a `task.yaml`, with the facts for the recipe; None: they are planned from the data.
+        memory: The memory that a training step may use, in GiB, for the plan.
+
+    Returns:
+        The results.
+
+    Raises:
+        InputError: If the data, the bundle or a setting cannot be used, or another comparison is in the folder.
+        KeyboardInterrupt: After Ctrl-C; the message says how to go on.
+    """
+    folder = absolute(output)
+    dataset = read_dataset(request.dataset_dir, request.labels_dir)
+    split_of = {k: request.settings.get(k) for k in ("num_folds", "splits", "group")}
+    splits = [split_dataset(dataset, fold, **split_of) for fold in request.folds]
+    prepare_folder(folder, "output")
+    hold_folder(folder, "output")
+    try:
+        own = _make_bundle(request, folder / "bundle", bundle, memory)
+        request.settings_of(own, "train")  # refuses names that do not exist
+        store_request(folder, request)
+        _prepare_data(request, folder, own)
+        runs = list_runs(folder, request.entries, request.folds, request.seeds)
+        failed = make_runs(runs, lambda run: request.job(run, own), lambda run: f"Dice {read_run(run).dice:.3f}")
+        results = gather(runs, failed, request.settings.get("group"))
+        facts = [
+            f"Data: {dataset.path}, {count(len(dataset.cases), 'case')}. Split: {splits[0].source}; fold "
+            f"{', '.join(map(str, request.folds))}, the same for all networks.",
+            *_facts(request, own, results),
+        ]
+        return _write(folder, dataset.path.name, results, facts)
+    except KeyboardInterrupt as e:
+        raise KeyboardInterrupt(f"stopped by Ctrl-C; the same command goes on with the comparison in {folder}") from e
+    finally:
+        release_folder(folder)
+
+
+def _make_bundle(request: Request, own: Path, bundle: str | os.PathLike | None, memory: float) -> Path:
+    """Make the comparison's own bundle from a task, or from a plan, unless it is there already."""
+    task = own / "task.yaml"
+    if bundle is not None:
+        text = read_text(_task_of(bundle), MAX_YAML_BYTES)
+        if task.is_file() and task.read_text(encoding="utf-8") != text:
+            raise InputError(
+                f"{own}: was made from another task than {bundle}; give the same --bundle as before, or another "
+                "--output"
+            )
+        prepare_folder(own, "output")
+        with writing(task) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    elif not task.is_file():
+        given = {k: request.settings[k] for k in ("spacing", "patch_size", "batch_size") if k in request.settings}
+        plan = plan_dataset(request.dataset_dir, request.labels_dir, **given, memory=memory)
+        print(plan.table())
+        write_task(plan, own)
+    try:
+        write_bundle(task)
+    except InputError:
+        if bundle is not None and not (own / "configs").exists():  # a task that cannot be used is not kept
+            shutil.rmtree(own, ignore_errors=True)
+        raise
+    return own
+
+
+def _task_of(bundle: str | os.PathLike) -> Path:
+    given = expand(bundle)
+    if given.is_file():
+        return given
+    task = (given if (given / "task.yaml").is_file() else find_bundle(bundle)) / "task.yaml"
+    if not task.is_file():
+        raise UsageError(f"--bundle {bundle}: has no task.yaml; give a bundle with one, or a task.yaml")
+    return task
+
+
+def _prepare_data(request: Request, folder: Path, bundle: Path) -> None:
+    """Check the data and prepare all cases once, which is no part of a run's time."""
+    mark = folder / _PREPARED
+    if mark.exists():
+        return
+    settings = request.settings_of(bundle, "train")
+    data = {"dataset_dir": absolute(request.dataset_dir)}
+    if request.labels_dir is not None:
+        data["labels_dir"] = absolute(request.labels_dir)
+    run_bundle(bundle, "train", **{**settings, **data, "output_dir": folder / "preparation"}, run_id="prepare_cases")
+    shutil.rmtree(folder / "preparation", ignore_errors=True)
+    mark.touch()
+
+
+def _facts(request: Request, bundle: Path, results: Sequence[Result]) -> list[str]:
+    """Return sentences on the recipe, the budget, the machine and the versions."""
+    task = parse_yaml(read_text(bundle / "task.yaml", MAX_YAML_BYTES).partition("\n---")[0], bundle / "task.yaml")
+    patch, batch = (request.settings.get(k, task[k]) for k in ("patch_size", "batch_size"))
+    budget = (
+        f"{count(request.epochs, 'epoch')} for each run, which means equal numbers of steps"
+        if request.epochs is not None
+        else f"{request.minutes:g} minutes of training for each run, with its validations; the number of steps follows "
+        "from a measured trial of each network"
+    )
+    more = ", ".join(f"{k} {v}" for k, v in request.settings.items())
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    facts = [
+        f"Recipe: the same for all networks, with patches of {list(patch)} voxels, {batch} in a step"
+        + (f"; changed settings: {more}." if more else "."),
+        f"Budget: {budget}. Seeds: {', '.join(map(str, request.seeds))}.",
+        "Dice and surface Dice are means over structures of means over cases; ± is the standard deviation over runs.",
+        "The difference is of the mean Dice of a case, averaged over seeds, to that of the network with rank 1. Its "
+        "95 % interval is a paired bootstrap over patients; one that holds 0 does not tell the two networks apart.",
+        "The time of a step is its mean, with the reading of patches. Memory is the peak during training: of tensors "
+        "on the GPU, or of the process, without the worker processes that read patches.",
+        f"Machine: {where}, {usable_cpus()} processors. "
+        + ", ".join(f"{name} {version}" for name, version in made_by().items()) + ".",
+    ]  # fmt: skip
+    for result in results:
+        used = result.mean("training_seconds") / 60
+        if request.minutes is not None and used < _UNUSED * request.minutes:
+            facts.append(
+                f"{result.entry.name} was done after {used:.3g} of {request.minutes:g} minutes, since its steps were "
+                "faster than in its trial; was the machine busy then?"
+            )
+        if changed := _own_recipe(result.entry, request.settings):
+            facts.append(f"{result.entry.name} has settings of its own: {changed}.")
+    return facts
+
+
+def _own_recipe(entry: Entry, given: Any) -> str:
+    """Say which settings of the recipe the file of a network replaces."""
+    if "network" not in entry.settings:
+        return ""
+    file = find_network(entry.settings["network"])
+    content = parse_yaml(read_text(file, MAX_YAML_BYTES), file)
+    own = {
+        key: value
+        for key, value in content.items()
+        if not key.startswith(_NOT_OF_THE_RECIPE) and key not in given and not isinstance(value, (dict, list))
+    }
+    return ", ".join(f"{key} {value}" for key, value in own.items())
+
+
+def _write(folder: Path, name: str, results: list[Result], facts: Sequence[str]) -> Comparison:
+    files = [folder / "comparison.csv", folder / "runs.csv", folder / "comparison.md", folder / "comparison.svg"]
+    write_csv(files[0], table_rows(results))
+    write_csv(files[1], run_rows(results))
+    text = markdown(results, facts)
+    pictures = {files[3]: draw_runs(results, f"{name}: Dice of each network")}
+    by_name = {r.entry.name: r for r in results if r.complete}
+    tuned = [r for r in by_name.values() if r.entry.pretrained]
+    pairs = [(by_name[r.entry.network], r) for r in tuned if r.entry.network in by_name]
+    if pairs:
+        files.append(folder / "pretraining.svg")
+        pictures[files[-1]] = draw_pretraining(pairs, f"{name}: pretraining")
+    for file, content in {files[2]: text, **pictures}.items():
+        with writing(file) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    return Comparison(results, files, text)

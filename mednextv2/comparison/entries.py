@@ -1,0 +1,128 @@
+"""The networks that are compared: names of the command line, and the settings with which each is trained."""
+
+import difflib
+import hashlib
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mednextv2.bundle.networks import find_network, network_names
+from mednextv2.errors import InputError, UsageError
+from mednextv2.nets.variants import VARIANTS
+from mednextv2.paths import absolute
+from mednextv2.text_files import MAX_YAML_BYTES, parse_yaml, read_text
+
+_ENDINGS = (".yaml", ".yml", ".json")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network of a comparison: a row of its table.
+
+    Attributes:
+        network: The name of the network.
+        settings: The settings of the workflows that select it.
+        pretrained: The file of weights to start from, or None.
+        files: SHA-256 by name of the user's files that decide what is trained.
+    """
+
+    network: str
+    settings: dict[str, str]
+    pretrained: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name in tables."""
+        return f"{self.network}, fine-tuned" if self.pretrained else self.network
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder with its runs."""
+        return f"{self.network}-finetuned" if self.pretrained else self.network
+
+
+def choose_entries(networks: str, pretrained: str | None = None) -> list[Entry]:
+    """Return what is compared.
+
+    Args:
+        networks: Names or files of networks, separated by commas.
+        pretrained: Files of weights by network, as `NAME=FILE,NAME=FILE`. Such a network is compared twice: from random
+            weights, and fine-tuned.
+
+    Returns:
+        One entry for each network and one more for each with weights.
+
+    Raises:
+        UsageError: If a network does not exist or is named twice, or weights are of a network that is not compared.
+        InputError: If a file cannot be read.
+    """
+    given = [word.strip() for word in networks.split(",") if word.strip()]
+    if not given:
+        raise UsageError("networks: give the names of the networks to compare, such as v2_tiny,v1_s")
+    found = [(word, _find(word)) for word in given]
+    names = [entry.network for _, entry in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"networks: {', '.join(twice)} is named twice; name each network once")
+    weights = _read_pretrained(pretrained) if pretrained else {}
+    entries: list[Entry] = []
+    for word, entry in found:
+        entries.append(entry)
+        files = {weights.pop(key) for key in (entry.network, word) if key in weights}
+        for file in sorted(files):
+            entries.append(
+                Entry(entry.network, entry.settings, file, {**entry.files, "pretrained": _digest(Path(file))})
+            )
+    if weights:
+        raise UsageError(
+            f"--pretrained {next(iter(weights))}: is none of the networks that are compared ({', '.join(names)})"
+        )
+    return entries
+
+
+def _find(word: str) -> Entry:
+    if word in VARIANTS:
+        return Entry(word, {"variant": word})
+    if not (word.endswith(_ENDINGS) or os.sep in word):
+        known = [*VARIANTS, *network_names()]
+        if word not in known:
+            near = difflib.get_close_matches(word, known, n=3)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            raise UsageError(
+                f"networks: there is no network {word}; {hint}There are {', '.join(known)}, or give the path of a file "
+                "of your own, such as ./my_network.yaml (see docs/networks.md)"
+            )
+        return Entry(word, {"network": word})
+    file = find_network(word)  # which checks it
+    name = str(parse_yaml(read_text(file, MAX_YAML_BYTES), file)["network_name"])
+    if name in VARIANTS:
+        raise UsageError(f"{file}: network_name {name} is the name of another network; choose another one")
+    return Entry(name, {"network": str(file)}, files={"network": _digest(file)})
+
+
+def _read_pretrained(text: str) -> dict[str, str]:
+    """Read `NAME=FILE,NAME=FILE`; a comma within a file's name is one that no NAME= follows."""
+    weights: dict[str, str] = {}
+    for part in re.split(r",(?=[^,=]+=)", text):
+        name, equals, file = (word.strip() for word in part.partition("="))
+        if not equals or not name or not file:
+            raise UsageError(f"--pretrained {part}: should be the network and its weights, such as v2_tiny=model.pt")
+        if name in weights:
+            raise UsageError(f"--pretrained {name}: is given twice")
+        path = absolute(file)
+        if not path.is_file():
+            raise InputError(f"--pretrained {file}: there is no such file; give a model.pt of the network {name}")
+        weights[name] = str(path)
+    return weights
+
+
+def _digest(file: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with file.open("rb") as f:
+            while block := f.read(1 << 20):
+                digest.update(block)
+    except OSError as e:
+        raise InputError(f"{file}: cannot be read ({e.strerror or e}); change its permissions") from e
+    return digest.hexdigest()

@@ -1,0 +1,187 @@
+"""A comparison of tiny networks as a user makes it, on phantom data."""
+
+import csv
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from comparison_helpers import network_file
+from verb_helpers import call_verb
+
+from mednextv2.data import kfold_indices, read_dataset
+from mednextv2.scores.csv_tables import read_csv
+from mednextv2.weights import read_about
+
+
+def rows(file):
+    with file.open(newline="", encoding="utf-8") as f:
+        return list(csv.DictReader(f))
+
+
+def test_all_networks_but_the_one_that_is_killed_have_scores(compared):
+    folder, (code, _, err), _ = compared
+    assert code == 1
+    table = {row["network"]: row for row in rows(folder / "out" / "comparison.csv")}
+    assert list(table) == ["mini", "slim", "killed"] or list(table) == ["slim", "mini", "killed"]
+    for name in ("mini", "slim"):
+        row = table[name]
+        assert (row["runs_done"], row["runs_planned"], row["epochs"], row["steps"]) == ("1", "1", "2", "4")
+        assert 0 < float(row["step_seconds"]) < 60
+        assert float(row["peak_memory_mib"]) > 100
+        summary = read_csv(folder / "out" / "runs" / name / "fold_0_seed_0" / "evaluation" / "summary.csv")
+        assert float(row["dice_mean"]) == pytest.approx(float(summary[-1]["dice_mean"]), abs=1e-5)
+        assert float(row["surface_dice_1mm_mean"]) == pytest.approx(
+            float(summary[-1]["surface_dice_1mm_mean"]), abs=1e-5
+        )
+    assert "killed by the system" in table["killed"]["reason"]
+    assert (table["killed"]["rank"], table["killed"]["dice_mean"]) == ("", "nan")
+    assert sorted(row["rank"] for row in table.values()) in (["", "1", "2"], ["", "1", "1"])
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("error: 1 network of 3 could not be compared (killed); ")
+
+
+def test_parameters_are_those_of_the_networks(compared):
+    from mednextv2.nets import create_mednext
+
+    small = {"blocks_down": 1, "blocks_bottleneck": 1, "blocks_up": 1, "out_channels": 3, "deep_supervision": True}
+    for row in rows(compared[0] / "out" / "runs.csv"):
+        network = create_mednext("v1_s", init_filters={"mini": 2, "slim": 3}[row["network"]], **small)
+        assert int(row["parameters"]) == sum(p.numel() for p in network.parameters())
+
+
+def test_all_networks_have_the_split_of_the_product(compared, phantom):
+    names = sorted(case.name for case in read_dataset(phantom).cases)
+    training, validation = kfold_indices(6, 0)
+    for name in ("mini", "slim"):
+        run = compared[0] / "out" / "runs" / name / "fold_0_seed_0"
+        about = read_about(run / "training" / "model.pt")
+        assert about["training"] == [names[i] for i in training]
+        assert {row["case"] for row in read_csv(run / "evaluation" / "cases.csv")} == {names[i] for i in validation}
+
+
+def test_the_table_says_what_was_compared(compared):
+    folder, (_, out, _), _ = compared
+    text = (folder / "out" / "comparison.md").read_text(encoding="utf-8")
+    assert text in out
+    for part in (
+        "fold 0, the same for all networks",
+        "2 epochs for each run",
+        "Seeds: 0.",
+        "patches of [16, 16, 16] voxels",
+    ):
+        assert part in text
+    assert "- killed: its process was killed by the system" in text
+
+
+def test_every_run_has_a_line_with_elapsed_and_remaining_time(compared):
+    told = re.findall(r"(run \d of \d: \w+, fold 0, seed 0: .*)", compared[1][2])
+    assert [line.split(":")[0] for line in told] == ["run 1 of 3", "run 2 of 3", "run 3 of 3"]
+    assert "Dice 0." in told[0]
+    assert "elapsed, about" in told[0]
+    assert "failed: its process was killed" in told[2]
+
+
+def test_the_figure_shows_the_networks_that_have_scores(compared):
+    figure = ElementTree.parse(compared[0] / "out" / "comparison.svg").getroot()
+    texts = [element.text for element in figure.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"mini", "slim"} <= {*texts}
+    assert "killed" not in texts
+    assert len(list(figure.iter("{http://www.w3.org/2000/svg}circle"))) == 2
+
+
+def test_the_same_command_repeats_nothing_that_is_done(compared, phantom, tmp_path):
+    folder, _, options = compared
+    outcomes = {file: file.stat().st_mtime_ns for file in (folder / "out" / "runs").glob("[ms]*/*/outcome.json")}
+    assert len(outcomes) == 2
+    names = f"{folder / 'mini.yaml'},{folder / 'slim.yaml'}"
+    code, out, err = call_verb("compare", phantom, names, *options)
+    assert code == 0, err
+    assert outcomes == {file: file.stat().st_mtime_ns for file in outcomes}
+    assert "| 1 of 1 |" in out
+    assert "killed" not in out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--epochs", 3], "epochs: 2 before, 3 now"),
+        (["--batch_size", 2], "settings:"),
+    ],
+)
+def test_another_comparison_in_the_same_folder_is_refused(change, message, compared, phantom):
+    folder, _, options = compared
+    options = [*map(str, options)]
+    options[options.index(change[0]) + 1] = str(change[1])
+    code, _, err = call_verb("compare", phantom, folder / "mini.yaml", *options)
+    assert code == 1
+    assert message in err
+    assert "give the same options as before, or another --output" in err
+
+
+def test_a_changed_network_file_is_refused(compared, phantom, tmp_path):
+    folder, _, options = compared
+    before = (folder / "mini.yaml").read_text()
+    (folder / "mini.yaml").write_text(before + "# changed\n")
+    try:
+        code, _, err = call_verb("compare", phantom, folder / "mini.yaml", *options)
+    finally:
+        (folder / "mini.yaml").write_text(before)
+    assert code == 1
+    assert "mini: its network file was changed" in err
+
+
+def test_what_cannot_be_compared_is_refused_before_anything_is_written(phantom, tmp_path):
+    mini = network_file(tmp_path, "mini")
+    start = ("compare", phantom, mini, "--output", tmp_path / "out", "--bundle", "mednextv2_hippocampus")
+    for more, code, message in (
+        ([], 2, "give --epochs (equal numbers of steps) or --minutes (equal time)"),
+        (["--epochs", 1, "--minutes", 1], 2, "give only one of them"),
+        (["--epochs", 1, "--fold", 1], 2, "--fold: is decided by the comparison; give --folds instead"),
+        (["--minutes", 1, "--iterations_per_epoch", 5], 2, "follows from --minutes for each network"),
+        (["--epochs", 1, "--batchsize", 5], 2, "--batchsize: there is no such setting; did you mean --batch_size"),
+        (["--epochs", 1, "--folds", 9], 1, "fold 9: there are the folds 0 to 4"),
+        (["--epochs", 1, "--seeds", "0,0"], 2, "--seeds (0, 0): should be different whole numbers from 0"),
+    ):
+        found, _, err = call_verb(*start, *more)
+        assert (found, message in err) == (code, True), err
+        assert not (tmp_path / "out" / "comparison.json").exists()
+        assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_facts_of_the_recipe_are_planned_without_a_bundle(phantom, tmp_path, monkeypatch):
+    from mednextv2.comparison import compare
+
+    monkeypatch.setattr(compare, "make_runs", lambda runs, *_: {run.entry.name: "not run" for run in runs})
+    words = ("compare", phantom, "v2_tiny", "--epochs", 1, "--output", tmp_path / "out", "--memory", 4)
+    code, out, _ = call_verb(*words)
+    assert code == 1
+    task = (tmp_path / "out" / "bundle" / "task.yaml").read_text()
+    assert "labels: [background, anterior, posterior]" in task
+    assert "- v2_tiny: not run" in out
+    monkeypatch.setattr(compare, "plan_dataset", None)  # the plan that is there is used again
+    assert "not run" in call_verb(*words)[1]
+
+
+def test_settings_of_a_network_s_own_are_told():
+    from mednextv2.comparison.compare import _own_recipe
+    from mednextv2.comparison.entries import choose_entries
+
+    primus, segresnet, tiny = choose_entries("primus_m,segresnet,v2_tiny")
+    assert _own_recipe(primus, {}) == "learning_rate 0.0003, weight_decay 0.05"
+    assert _own_recipe(primus, {"learning_rate": 1e-3}) == "weight_decay 0.05"
+    assert _own_recipe(segresnet, {}) == _own_recipe(tiny, {}) == ""
+
+
+def test_a_network_that_did_not_use_its_time_is_told(compared, tmp_path, phantom):
+    from comparison_helpers import make_done
+
+    from mednextv2.comparison.compare import _facts
+    from mednextv2.comparison.request import Request
+    from mednextv2.comparison.results import gather
+
+    runs = [make_done(tmp_path, n, {"c": [0.5]}, training_seconds=s) for n, s in (("v1_s", 60.0), ("v1_b", 100.0))]
+    request = Request(str(phantom), None, [run.entry for run in runs], [0], [0], None, 2.0)
+    facts = "\n".join(_facts(request, compared[0] / "out" / "bundle", gather(runs, {})))
+    assert "v1_s was done after 1 of 2 minutes" in facts
+    assert "v1_b was done" not in facts
+    assert "2 minutes of training for each run" in facts
