@@ -103,10 +103,12 @@ def run_conversion(
             _prepare(facts, found, target, options)
             jobs = [Job(case, facts, convert, options, source, target) for case in _in_order(found.cases)]
             outcomes = _convert_all(jobs, workers)
-            defective = {outcome.name: outcome.defect for outcome in outcomes if outcome.defect}
+            known, defective = (
+                {o.name: o.defect for o in outcomes if o.defect and o.known == k} for k in (True, False)
+            )
             if defective and not exclude_defective:
                 raise InputError(_listed("cannot be converted", defective) + _goes_on(outcomes))
-            excluded = dict(sorted({**found.excluded, **incomplete, **defective}.items()))
+            excluded = dict(sorted({**found.excluded, **incomplete, **known, **defective}.items()))
             return _finish(facts, found, outcomes, excluded, source, target, options)
         finally:
             release_folder(target)

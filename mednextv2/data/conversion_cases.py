@@ -94,6 +94,10 @@ class Converted:
     notes: Sequence[str] = ()
 
 
+class ExcludedError(InputError):
+    """A case cannot be used, and that is known of the data set: it is left out and listed, and the others go on."""
+
+
 @dataclass(frozen=True)
 class Job:
     """What a worker process needs to convert a case."""
@@ -108,7 +112,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case: it is there, written or skipped, or it has a defect."""
+    """What became of a case: it is there, written or skipped, or it has a defect, which may be `known`."""
 
     name: str
     part: str = "Tr"
@@ -117,6 +121,7 @@ class Outcome:
     source: str = ""
     notes: tuple[str, ...] = ()
     defect: str = ""
+    known: bool = False
 
 
 def convert_case(job: Job) -> Outcome:
@@ -151,7 +156,8 @@ def convert_case(job: Job) -> Outcome:
 
 
 def _defective(job: Job, error: InputError) -> Outcome:
-    return Outcome(job.case.name, job.case.part, defect=relative(str(error), job.source))
+    known = isinstance(error, ExcludedError)
+    return Outcome(job.case.name, job.case.part, defect=relative(str(error), job.source), known=known)
 
 
 def relative(text: str, source: Path) -> str:
