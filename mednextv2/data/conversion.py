@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -103,9 +104,7 @@ def run_conversion(
             _prepare(facts, found, target, options)
             jobs = [Job(case, facts, convert, options, source, target) for case in _in_order(found.cases)]
             outcomes = _convert_all(jobs, workers)
-            known, defective = (
-                {o.name: o.defect for o in outcomes if o.defect and o.known == k} for k in (True, False)
-            )
+            known, defective = (_defects(outcomes, known) for known in (True, False))
             if defective and not exclude_defective:
                 raise InputError(_listed("cannot be converted", defective) + _goes_on(outcomes))
             excluded = dict(sorted({**found.excluded, **incomplete, **known, **defective}.items()))
@@ -163,7 +162,7 @@ def _convert_all(jobs: Sequence[Job], workers: int) -> list[Outcome]:
     context = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
     if context.get_start_method() == "forkserver":
         context.set_forkserver_preload(["mednextv2.data.conversion"])  # imported once, not in each process
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context)
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_end_with_parent)
     try:
         found = pool.map(convert_case, jobs)
         return list(tqdm(found, **bar))
@@ -174,6 +173,22 @@ def _convert_all(jobs: Sequence[Job], workers: int) -> list[Outcome]:
         ) from e
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Let a worker process end when the main process was killed; otherwise it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _defects(outcomes: Sequence[Outcome], known: bool) -> dict[str, str]:
+    return {outcome.name: outcome.defect for outcome in outcomes if outcome.defect and outcome.known == known}
 
 
 def _listed(what: str, reasons: Mapping[str, str], head: str | None = None) -> str:

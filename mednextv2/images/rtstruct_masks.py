@@ -1,4 +1,4 @@
-"""DICOM RT Structure Sets as masks: the outlines of structures, filled on the grid of the images that they belong to."""
+"""DICOM RT Structure Sets as masks: the outlines of structures, filled on the grid of the images they belong to."""
 
 import os
 from collections import Counter
@@ -19,7 +19,7 @@ from mednextv2.images.dicom_file import quiet_pydicom
 from mednextv2.images.dicom_geometry import in_order
 from mednextv2.wording import count
 
-#: How structures and images are matched: by the UIDs to which the structures refer, or, failing that, by their positions.
+#: How structures and images are matched: by the UIDs to which structures refer, or, failing that, by positions.
 MATCHES = ("references", "geometry")
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _ON_SLICE = 0.1  # of a slice's distance, that a contour on a slice may be off it
@@ -169,8 +169,8 @@ class ContourGrid:
         wrong = self._wrong_references(structures, series)
         if wrong and match == "references":
             raise InputError(
-                f"{structures.file}: does not belong to {series}: it {wrong}. Take the structure set of this series, or "
-                "match them by geometry"
+                f"{structures.file}: does not belong to {series}: it {wrong}. Take the structure set of this series, "
+                "or match them by geometry"
             )
         if wrong:
             if outside := sum(not self._is_within(low, high, on_slice=True) for low, high in places):

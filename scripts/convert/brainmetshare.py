@@ -45,8 +45,7 @@ LAYOUT = "the folder that holds mets_stanford_release_train"
 
 def find(source: Path, options: Mapping[str, Any]) -> Found:
     """Find the slices of each sequence, in the order of their numbers."""
-    inner = source.parent if source.name == FOLDERS["Tr"] else source
-    root = find_root(inner, [FOLDERS["Tr"]], LAYOUT)
+    root = find_root(source, [FOLDERS["Tr"]], LAYOUT)
     found = Found(
         notes=[
             f"PNG files have no geometry: the voxel size was set to {times(options['spacing'])} mm, and the axes to "
@@ -74,11 +73,11 @@ def list_slices(folder: Path, found: Found) -> list[Path]:
         raise InputError(f"{folder}: is missing; copy or unpack the rest of the case")
     numbered: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
-        match = re.fullmatch(r"[^.].*?(\d+)\.png|(\d+)\.png", path.name)
-        if match is None:
+        match = re.search(r"(\d+)\.png$", path.name)
+        if match is None or path.name.startswith("."):
             found.ignored.append(path)
             continue
-        number = int(match[1] or match[2])
+        number = int(match[1])
         if number in numbered:
             raise InputError(f"{path}: has the number of {numbered[number].name}; remove one of them")
         numbered[number] = path

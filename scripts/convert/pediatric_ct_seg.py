@@ -105,11 +105,13 @@ def convert(case: SourceCase, options: Mapping[str, Any]) -> Converted:
     structures, notes = choose_latest(own)
     rois, extra = sort_rois(structures)
     notes += extra
-    if options["horseshoe_kidney"] == "exclude" and any(roi.contours for roi in rois.pop(HORSESHOE, [])):
-        raise ExcludedError(
-            "has a horseshoe kidney, which is neither the left nor the right kidney, and would be background; "
-            "--horseshoe_kidney background keeps the case"
-        )
+    if any(roi.contours for roi in rois.pop(HORSESHOE, [])):
+        if options["horseshoe_kidney"] == "exclude":
+            raise ExcludedError(
+                "has a horseshoe kidney, which is neither the left nor the right kidney, and would be background; "
+                "--horseshoe_kidney background keeps the case"
+            )
+        notes.append("its horseshoe kidney became background")
     try:
         grid = ContourGrid(structures, series, options["match"])
     except InputError as e:
@@ -138,9 +140,7 @@ def choose_latest(sets: list[StructureSet]) -> tuple[StructureSet, list[str]]:
     newest = [structures for structures in sets if structures.date == latest]
     if len(newest) > 1:
         files = ", ".join(structures.file for structures in newest)
-        raise InputError(
-            f"{files}: have the same date ({latest or 'none'}), so it is not known which counts; remove one"
-        )
+        raise InputError(f"{files}: have the same date ({latest or 'none'}), so none is the latest; remove one")
     others = len(sets) - 1
     return newest[0], [f"the latest of {count(len(sets), 'RTSTRUCT')} was used"] if others else []
 
@@ -162,8 +162,8 @@ def sort_rois(structures: StructureSet) -> tuple[dict[str, list[Roi]], list[str]
             rois.setdefault(known.get(name, name), []).append(roi)
         else:
             raise InputError(
-                f"{structures.file}: has the structure {roi.name!r}, which this data set does not have; correct its name, "
-                "or leave the case out with --exclude"
+                f"{structures.file}: has the structure {roi.name!r}, which this data set does not have; correct its "
+                "name, or leave the case out with --exclude"
             )
     return rois, notes
 
@@ -183,7 +183,7 @@ def paint(grid: ContourGrid, rois: Mapping[str, list[Roi]]) -> tuple[np.ndarray,
                 overlap += int(np.count_nonzero((under > 0) & ~np.isin(under, others)))
             label[mask] = numbers[name]
     if overlap:
-        notes.append(f"{overlap} voxels were in two organs; the one with the higher number stands")
+        notes.append(f"{count(overlap, 'voxel')} of two organs; the one with the higher number stands")
     return label, notes
 
 

@@ -24,6 +24,7 @@ from mednextv2.errors import InputError
 from mednextv2.images.label_map_files import as_label_map
 from mednextv2.images.volume import read_volume
 from mednextv2.text_files import read_text
+from mednextv2.wording import count
 
 _RIGHT_LEFT, _LEFT_RIGHT = ("right", "left"), ("left", "right")
 
@@ -118,7 +119,7 @@ def convert(case: SourceCase, options: Mapping[str, Any]) -> Converted:
         overlap += int(np.count_nonzero(label[mask]))
         label[mask] = value
     assert label is not None  # there are 117 masks
-    notes = [f"{overlap} voxels were in two masks; the structure with the higher number stands"] if overlap else []
+    notes = [f"{count(overlap, 'voxel')} of two masks; the structure with the higher number stands"] if overlap else []
     return Converted(case.files[:1], (label, first[2]), notes)
 
 
