@@ -17,6 +17,7 @@ from mednextv2.images.contour_filling import fill_contours
 from mednextv2.images.dicom import DicomSeries, series_affine
 from mednextv2.images.dicom_file import quiet_pydicom
 from mednextv2.images.dicom_geometry import in_order
+from mednextv2.images.dicom_stream import is_whole
 from mednextv2.wording import count
 
 #: How structures and images are matched: by the UIDs to which structures refer, or, failing that, by positions.
@@ -84,7 +85,10 @@ def read_structure_set(file: str | os.PathLike) -> StructureSet:
         raise InputError(f"{file}: is no RTSTRUCT, or is damaged; give a DICOM RT Structure Set")
     try:
         with quiet_pydicom():
-            return _read(str(file), dcmread(file, force=True))
+            content = dcmread(file, force=True)
+            if not is_whole(file, content):
+                raise InputError(f"{file}: is truncated; copy it again")
+            return _read(str(file), content)
     except InputError:
         raise
     except Exception as e:  # pydicom raises many kinds for what is damaged
@@ -93,6 +97,8 @@ def read_structure_set(file: str | os.PathLike) -> StructureSet:
 
 
 def _read(file: str, content: Dataset) -> StructureSet:
+    if "StructureSetROISequence" not in content or "ROIContourSequence" not in content:
+        raise InputError(f"{file}: has no structures or no contours; it may be truncated. Copy it again")
     frames, series = set(), set()
     for frame in content.get("ReferencedFrameOfReferenceSequence", []):
         frames.add(str(frame.get("FrameOfReferenceUID", "")))

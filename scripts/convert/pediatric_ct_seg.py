@@ -102,6 +102,7 @@ def convert(case: SourceCase, options: Mapping[str, Any]) -> Converted:
         raise InputError(f"{folder}: holds no RTSTRUCT; download the rest of the patient")
     series = choose_ct(folder, sets)
     own = [structures for structures in sets if series.uid in structures.series] or sets
+    voxels, affine = read_series(series)
     structures, notes = choose_latest(own)
     rois, extra = sort_rois(structures)
     notes += extra
@@ -119,7 +120,6 @@ def convert(case: SourceCase, options: Mapping[str, Any]) -> Converted:
     if case.name.endswith(HEART_CUT_OFF):
         notes.append("its heart is cut off near the edge of the image, which is known")
     label, painted = paint(grid, rois)
-    voxels, affine = read_series(series)
     return Converted([(voxels, affine)], (label, affine), [*grid.notes, *notes, *painted])
 
 

@@ -51,7 +51,7 @@ def test_the_other_name_of_the_test_folder_is_known(tmp_path):
         ),
         (
             lambda s: save(s / "Training/label/label0001.nii.gz", labels((1, 2, 14))),
-            "Training/label/label0001.nii.gz: has the label values 14, which this data set does not have (it has 1 to 13)",
+            "label/label0001.nii.gz: has the label values 14, which this data set does not have (it has 1 to 13)",
         ),
         (lambda s: save(s / "Training/label/label0001.nii.gz", labels((1,), (8, 7, 5))), "has shape 8×7×5, but"),
         (
