@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -162,7 +163,7 @@ def _convert_all(jobs: Sequence[Job], workers: int) -> list[Outcome]:
     context = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
     if context.get_start_method() == "forkserver":
         context.set_forkserver_preload(["mednextv2.data.conversion"])  # imported once, not in each process
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_prepare_worker)
     try:
         found = pool.map(convert_case, jobs)
         return list(tqdm(found, **bar))
@@ -175,8 +176,9 @@ def _convert_all(jobs: Sequence[Job], workers: int) -> list[Outcome]:
         pool.shutdown(cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """Let a worker process end when the main process was killed; otherwise it would wait for work for ever."""
+def _prepare_worker() -> None:
+    """Let a worker process end when the main process was killed, for it would wait for ever; Ctrl-C is left to that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
     def wait() -> None:
