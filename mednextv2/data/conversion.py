@@ -275,8 +275,9 @@ def describe(facts: DatasetFacts, training: int) -> dict[str, Any]:
 
 
 def _write_json(file: Path, content: Any) -> None:
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     with writing(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_bytes(text.encode("utf-8", errors="replace"))  # names of files may be no UTF-8
 
 
 def _sum_up(

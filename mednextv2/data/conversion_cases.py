@@ -144,7 +144,7 @@ def convert_case(job: Job) -> Outcome:
         images, label = _checked(job, converted)
     except InputError as e:
         return _defective(job, e)
-    notes = tuple(relative(note, job.source) for note in converted.notes)
+    notes = tuple(_printable(relative(note, job.source)) for note in converted.notes)
     files = _write(job, images, label)
     content = {
         "form": FORM, "source": source, "part": job.case.part, "labelled": label is not None, "notes": list(notes),
@@ -158,6 +158,10 @@ def convert_case(job: Job) -> Outcome:
 def _defective(job: Job, error: InputError) -> Outcome:
     known = isinstance(error, ExcludedError)
     return Outcome(job.case.name, job.case.part, defect=relative(str(error), job.source), known=known)
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def relative(text: str, source: Path) -> str:

@@ -38,6 +38,9 @@ def main(
         add_options: Adds the converter's own options.
         words: The words of the command line; by default those of this process.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not if a test has replaced the stream
+            stream.reconfigure(errors="replace")  # names of files may be no text
     arguments = vars(_parser(doc or "", add_options).parse_args(words))
     try:
         _run(facts, find, convert, arguments)

@@ -1,7 +1,9 @@
 """Small data sets in the layouts and with the names in which public data sets are downloaded, traps included."""
 
 import csv
+import gzip
 import json
+from functools import cache
 from pathlib import Path
 
 import itk
@@ -269,6 +271,18 @@ def ctspine1k(folder):
     return folder / "CTSpine1K"
 
 
+@cache
+def _masks(overlap):
+    """Return the content of the 117 files of masks; with overlap, the spleen's voxels are in the liver and the colon's
+    in the spleen, too."""
+    every, files = labels(range(1, 118)), {}
+    for value, label in enumerate(TOTALSEGMENTATOR, start=1):
+        own = {"liver": [value, 1], "spleen": [value, 20]}.get(label, [value]) if overlap else [value]
+        mask = nib.Nifti1Image(np.isin(every, own).astype(np.uint8), AFFINE)
+        files[f"{label}.nii.gz"] = gzip.compress(mask.to_bytes(), mtime=0)
+    return files
+
+
 def totalsegmentator(folder):
     root = folder / "Totalsegmentator_dataset_v201"
     rows = []
@@ -276,13 +290,10 @@ def totalsegmentator(folder):
         {"s0000": "train", "s0001": "train", "s0004": "val", "s0013": "test"}.items()
     ):
         save(root / name / "ct.nii.gz", image(number))
-        for value, label in enumerate(TOTALSEGMENTATOR, start=1):
-            mask = labels(range(1, 118)) == value
-            if label == "liver" and name == "s0001":  # overlaps the spleen, number 1
-                mask |= labels(range(1, 118)) == 1
-            if label == "spleen" and name == "s0001":  # is wholly within another organ and the colon has voxels of it
-                mask |= labels(range(1, 118)) == 20
-            save(root / name / "segmentations" / f"{label}.nii.gz", mask.astype(np.uint8))
+        for file, content in _masks(name == "s0001").items():
+            path = root / name / "segmentations" / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
         rows.append((name, 60, "f", "ct abdomen", split))
     with (root / "meta.csv").open("w", encoding="utf-8-sig", newline="") as f:
         writer = csv.writer(f, delimiter=";")

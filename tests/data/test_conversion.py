@@ -122,6 +122,19 @@ def test_incomplete_cases_stop_before_anything_is_written(tmp_path):
     assert convert(tmp_path, found, exclude_defective=True).excluded == {"b": "b.txt: has no label map"}
 
 
+def test_names_that_are_no_text_are_no_obstacle(tmp_path):
+    def read(case, options):
+        made = read_case(case, options)
+        return Converted(made.images, made.label, ["a structure named \udcff\0"])
+
+    _, found = source_of(tmp_path, a="one")
+    found.ignored = [tmp_path / "source" / os.fsdecode(b"\xff.txt")]
+    convert(tmp_path, found, convert=read)
+    assert record(tmp_path / "target")["ignored"] == ["?.txt"]
+    assert record(tmp_path / "target")["cases"]["a"]["notes"] == ["a structure named ??"]
+    assert convert(tmp_path, found, convert=read).skipped == ("a",)
+
+
 def test_targets_that_hold_something_else_are_refused_and_left_alone(tmp_path):
     folder, found = source_of(tmp_path, a="one", b="two")
     (tmp_path / "mine").mkdir()
