@@ -21,7 +21,14 @@ def test_each_converter_has_a_builder_a_test_and_a_section():
     assert scripts == {*BUILDERS}
     assert {f"test_{name}.py" for name in scripts} <= {*names(ROOT / "tests" / "convert")}
     page = (ROOT / "docs" / "converting.md").read_text(encoding="utf-8")
-    assert all(f"scripts/convert/{name}.py " in page for name in scripts)
+    shown = [line.strip("`").split() for line in page.splitlines() if line.startswith("`python scripts/convert/")]
+    assert [words[:4] for words in shown] == [_example(name)[:4] for name in BUILDERS]
+
+
+def _example(name):
+    """Return the words of the example in a converter's help."""
+    (example,) = [line.split() for line in load(name).__doc__.splitlines() if line.startswith("    python ")]
+    return example
 
 
 @EVERY
@@ -114,7 +121,7 @@ def test_each_runs_as_a_command_with_its_help_and_its_example(tmp_path):
     commands, examples = [], {}
     for name, build in BUILDERS.items():
         script = str(SCRIPTS / f"{name}.py")
-        (example,) = [line.split() for line in load(name).__doc__.splitlines() if line.startswith("    python ")]
+        example = _example(name)
         assert example[:2] == ["python", f"scripts/convert/{name}.py"]
         examples[name] = build(tmp_path / name)
         commands += [[script, "--help"], [script, str(examples[name]), str(tmp_path / "out" / name), *example[4:]]]

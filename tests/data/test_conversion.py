@@ -217,7 +217,7 @@ def test_a_killed_run_in_parallel_goes_on_and_equals_a_serial_one(tmp_path):
         process.wait()
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed/dataset.json").exists()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120  # on a busy machine
     while _has_processes(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _has_processes(process.pid)  # the workers have ended, too

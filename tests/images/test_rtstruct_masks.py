@@ -142,6 +142,18 @@ def test_corners_on_centres_fill_as_many_pixels_as_their_area(tmp_path):
     assert mask.sum() == 8 * 7
 
 
+def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "converting.md").read_text(encoding="utf-8")
+    code = page.split("```python\n")[1].split("```")[0]
+    files, _ = series_of(tmp_path / "ct_folder")
+    write_structures(tmp_path / "RS.dcm", files, {"A": [rows((2, 2), (9, 9), 1)]})
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(code, found)
+    assert found["mask"].sum() == 49
+    assert found["notes"] == []
+
+
 def other_series(made):
     made.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0].RTReferencedSeriesSequence[
         0
