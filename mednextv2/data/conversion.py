@@ -41,7 +41,7 @@ from mednextv2.text_files import read_json
 from mednextv2.wording import count
 
 _FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs", RECORDS)
-_SHOWN = 20  # lines about excluded or defective cases in a message; the rest is counted
+_SHOWN = 50  # lines about cases in a message; the rest is counted
 Convert = Callable[[SourceCase, Mapping[str, Any]], Converted]
 
 
@@ -142,14 +142,15 @@ def _prepare(facts: DatasetFacts, found: Found, target: Path, options: Mapping[s
             f"{target}: holds {count(len(lost), 'case')} that would not be converted now ({', '.join(lost[:5])}), "
             "since the source or what is excluded has changed; give another folder as TARGET, or delete this one"
         )
-    labelled_test = any(case.part == "Ts" for case in found.cases)
+    file.parent.mkdir(exist_ok=True)
+    with writing(file) as temporary:  # first, so that a run that was killed at any time can go on
+        temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    has_test_cases = any(case.part == "Ts" for case in found.cases)
     for name in _FOLDERS:
-        if not name.endswith("Ts") or labelled_test:
+        if not name.endswith("Ts") or has_test_cases:
             (target / name).mkdir(exist_ok=True)
             remove_leftovers(target / name)
     remove_leftovers(target)
-    with writing(file) as temporary:
-        temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
 
 def _convert_all(jobs: Sequence[Job], workers: int) -> list[Outcome]:
@@ -194,10 +195,17 @@ def _defects(outcomes: Sequence[Outcome], known: bool) -> dict[str, str]:
 
 
 def _listed(what: str, reasons: Mapping[str, str], head: str | None = None) -> str:
-    lines = [f"- {name}: {reason}" for name, reason in sorted(reasons.items())]
+    names: dict[str, list[str]] = {}
+    for name, reason in sorted(reasons.items()):
+        names.setdefault(reason, []).append(name)
+    lines = [f"- {_first(own)}: {reason}" for reason, own in names.items()]
     more = [f"- … and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    first = f"{count(len(lines), 'case')} {what}:" if head is None else head if lines else ""
+    first = f"{count(len(reasons), 'case')} {what}:" if head is None else head if lines else ""
     return "\n".join([first, *lines[:_SHOWN], *more])
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _goes_on(outcomes: Sequence[Outcome]) -> str:

@@ -114,6 +114,23 @@ def test_a_case_whose_source_changed_is_converted_again_or_removed(tmp_path):
     assert names(tmp_path / "target/labelsTr") == ["a.nii.gz"]
 
 
+def test_cases_of_one_reason_are_one_line(tmp_path):
+    _, found = source_of(tmp_path, z="one")
+    found.excluded = {f"case{n}": "is MR" for n in range(9)} | {"y": "is PET"}
+    summary = convert(tmp_path, found)
+    assert "10 cases excluded:\n- case0, case1, case2 and 6 more: is MR\n- y: is PET" in summary.text
+    found.incomplete = {f"c{n:02d}": f"lacks file {n}" for n in range(60)}
+    message = refused(tmp_path, found)
+    assert message.startswith("60 cases cannot be converted:\n- c00: lacks file 0\n")
+    assert message.endswith("- c49: lacks file 49\n- … and 10 more")
+
+
+def test_a_run_that_was_killed_at_its_beginning_goes_on(tmp_path):
+    _, found = source_of(tmp_path, a="one")
+    (tmp_path / "target/.conversion").mkdir(parents=True)
+    assert convert(tmp_path, found).written == ("a",)
+
+
 def test_incomplete_cases_stop_before_anything_is_written(tmp_path):
     folder, found = source_of(tmp_path, a="one")
     found.incomplete = {"b": f"{folder}/b.txt: has no label map"}
