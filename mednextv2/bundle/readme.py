@@ -11,8 +11,8 @@ from mednextv2.bundle.task import Task
 _NO_WEIGHTS = """**This bundle has no trained weights yet.** Training it on the data described below gives it some: see
 [Training](#training). Until then, evaluation and inference end with a message that says so."""
 _CHECKOUT = (
-    "The script is in the repository of mednextv2, where `docs/converting.md` describes it. `SOURCE` is the folder with "
-    "the data as downloaded, and `TARGET` is a new folder, which training and evaluation take as `--dataset_dir`:"
+    "The script is in the repository of mednextv2, where `docs/converting.md` describes it. `SOURCE` is the folder "
+    "with the data as downloaded, and `TARGET` is a new folder, which training and evaluation take as `--dataset_dir`:"
 )
 
 
