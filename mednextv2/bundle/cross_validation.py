@@ -9,7 +9,7 @@ from mednextv2.data.cases import DatasetFolder
 from mednextv2.data.dataset import read_dataset
 from mednextv2.data.splits import Split, split_dataset
 from mednextv2.errors import InputError
-from mednextv2.inference.fold_ensemble import find_weights
+from mednextv2.inference.fold_ensemble import training_folder
 from mednextv2.inference.postprocessing import Postprocessing
 from mednextv2.inference.postprocessing_choice import choose_postprocessing
 from mednextv2.label_scheme import LabelScheme
@@ -25,6 +25,7 @@ def finish_cross_validation(
     dataset_dir: str | os.PathLike,
     labels_dir: str | os.PathLike | None = None,
     workers: int = 4,
+    experiment: str = "",
 ) -> tuple[str, Postprocessing]:
     """Pool the evaluations of all folds and decide the post-processing.
 
@@ -37,6 +38,8 @@ def finish_cross_validation(
         dataset_dir: The training data set: see :func:`mednextv2.data.read_dataset`.
         labels_dir: The folder of the label maps: see :func:`mednextv2.data.read_dataset`.
         workers: Number of threads.
+        experiment: The folder of the trainings in `models`, and of their evaluations and the results in
+            `output/evaluation`: see :func:`mednextv2.inference.find_weights`.
 
     Returns:
         The table of scores for people, and the decision.
@@ -46,15 +49,17 @@ def finish_cross_validation(
     """
     root = find_bundle(bundle)
     scheme = bundle_scheme(root)
-    splits = _splits(root, read_dataset(dataset_dir, labels_dir))
+    models = training_folder(root, experiment)
+    splits = _splits(models, read_dataset(dataset_dir, labels_dir))
     data = f"--dataset_dir {dataset_dir}" + (f" --labels_dir {labels_dir}" if labels_dir else "")
+    data += f" --experiment {experiment}" if experiment else ""
+    evaluation = root / "output" / "evaluation" / experiment
     files, problems, rows = [], [], []
     for fold, split in enumerate(splits):
-        folder = root / "output" / "evaluation" / f"fold_{fold}"
+        folder = evaluation / f"fold_{fold}"
         found = case_files(split.validation, folder)
         missing = [entry["prediction"] for entry in found if not entry["prediction"].is_file()]
-        weights = Path(find_weights(root, fold)[0])
-        if weights.parent.name != f"fold_{fold}":
+        if not (models / f"fold_{fold}" / "model.pt").is_file():
             problems.append(f"fold {fold} is not trained: mednextv2 run {bundle} train {data} --fold {fold}")
         if missing or not (folder / "cases.csv").is_file():
             problems.append(
@@ -66,7 +71,7 @@ def finish_cross_validation(
         rows += _read_scores(folder / "cases.csv")
     if problems:
         raise InputError("\n".join([f"{root}: the cross-validation is not complete", *problems]))
-    folder = prepare_folder(root / "output" / "evaluation" / "cross_validation", "output")
+    folder = prepare_folder(evaluation / "cross_validation", "output")
     summary = summarise(rows, scheme.foreground)
     write_csv(folder / "cases.csv", rows)
     write_csv(folder / "summary.csv", summary)
@@ -76,36 +81,36 @@ def finish_cross_validation(
     results = Results("evaluation", title, scheme.foreground, scheme.members, listed, ignore_label=ignored)
     write_results(folder, results)
     decision = choose_postprocessing([(entry["prediction"], entry["label"]) for entry in files], scheme, workers)
-    decision.save(root / "models" / "postprocessing.json")
+    decision.save(root / "models" / experiment / "postprocessing.json")
     return format_table(summary), decision
 
 
-def _splits(root: Path, dataset: DatasetFolder) -> list[Split]:
+def _splits(models: Path, dataset: DatasetFolder) -> list[Split]:
     """Return the split with which each fold's weights were trained, or would be trained."""
-    trained = {int(folder.name[5:]): folder for folder in (root / "models").glob("fold_*") if folder.name[5:].isdigit()}
-    counts = {k: int(about["num_folds"]) for k in sorted(trained) if "num_folds" in (about := _about(root, k))}
+    trained = {int(folder.name[5:]): folder for folder in models.glob("fold_*") if folder.name[5:].isdigit()}
+    counts = {k: int(about["num_folds"]) for k in sorted(trained) if "num_folds" in (about := _about(models, k))}
     if len({*counts.values()}) > 1:
-        raise _different(root, ", ".join(f"fold {k} of {count}" for k, count in counts.items()))
+        raise _different(models, ", ".join(f"fold {k} of {count}" for k, count in counts.items()))
     count = max(counts.values(), default=0) or split_dataset(dataset, 0).num_folds
     own = count if counts and count != split_dataset(dataset, 0).num_folds else None  # of folds without weights
-    splits = [split_dataset(dataset, k, None if k in counts else own, trained=_about(root, k)) for k in range(count)]
+    splits = [split_dataset(dataset, k, None if k in counts else own, trained=_about(models, k)) for k in range(count)]
     validating: dict[str, int] = {}
     for k in sorted({*counts} & {*range(count)}):
         for name in (item["case"] for item in splits[k].validation):
             if validating.setdefault(name, k) != k:
-                raise _different(root, f"{name} validates in fold {validating[name]} and in fold {k}")
+                raise _different(models, f"{name} validates in fold {validating[name]} and in fold {k}")
     return splits
 
 
-def _different(root: Path, detail: str) -> InputError:
+def _different(models: Path, detail: str) -> InputError:
     return InputError(
-        f"{root / 'models'}: its folds were trained with different splits ({detail}), so their scores do not belong "
+        f"{models}: its folds were trained with different splits ({detail}), so their scores do not belong "
         "together; train and evaluate all of them with the same --num_folds, --group and --splits"
     )
 
 
-def _about(root: Path, fold: int) -> dict[str, Any]:
-    return read_about(root / "models" / f"fold_{fold}" / "model.pt")
+def _about(models: Path, fold: int) -> dict[str, Any]:
+    return read_about(models / f"fold_{fold}" / "model.pt")
 
 
 def bundle_scheme(root: Path) -> LabelScheme:
