@@ -126,7 +126,7 @@ def test_each_runs_as_a_command_with_its_help_and_its_example(tmp_path):
         examples[name] = build(tmp_path / name)
         commands += [[script, "--help"], [script, str(examples[name]), str(tmp_path / "out" / name), *example[4:]]]
         commands[-1] += ["--workers", "1"]
-    done = run_python("-c", _COMMANDS, json.dumps(commands), PYTHONPATH=str(ROOT))
+    done = run_python("-c", _COMMANDS, json.dumps(commands), PYTHONPATH=str(ROOT), timeout=1200)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("usage: ") == len(BUILDERS)
     assert done.stdout.count("--defective {stop,exclude}") >= len(BUILDERS)
