@@ -1,3 +1,5 @@
+import importlib
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -44,6 +46,20 @@ def voxels(phantom):
     part = tuple(slice(0, min(n, m)) for n, m in zip(array.shape, SHAPE, strict=True))
     padded[part] = array[part]
     return (1500 * (padded - padded.min()) / np.ptp(padded) + 20).astype(np.int16)
+
+
+@pytest.fixture(scope="session")
+def torchvision():
+    """Let timm be imported where torchvision's library is not of this PyTorch; no test uses its operators."""
+    for _ in range(50):
+        try:
+            return importlib.import_module("torchvision")
+        except RuntimeError as e:
+            missing = re.search(r"operator (torchvision::\w+) does not exist", str(e))
+            if missing is None:
+                raise
+            torch.library.define(missing[1], "(Tensor x) -> Tensor")
+    raise AssertionError("torchvision cannot be imported")
 
 
 @pytest.fixture

@@ -55,6 +55,23 @@ def test_scores_of_all_folds_are_one_table(bundle):
     assert lines["posterior"] == ["posterior", "0.550", "0.500", "3.00"]
 
 
+@pytest.mark.parametrize("experiment", ["wide", "finetune"])
+def test_the_folds_of_an_experiment_are_finished_apart(bundle, experiment):
+    root, data = bundle
+    finish_cross_validation(root, data)
+    with pytest.raises(InputError, match=rf"fold 0 is not trained: .* --experiment {experiment} --fold 0"):
+        finish_cross_validation(root, data, experiment=experiment)
+    for fold in range(5):
+        for folder in (root / "models", root / "output" / "evaluation"):
+            shutil.move(folder / f"fold_{fold}", folder / experiment / f"fold_{fold}")
+    shutil.rmtree(root / "output" / "evaluation" / "cross_validation")
+    (root / "models" / "postprocessing.json").unlink()
+    finish_cross_validation(root, data, experiment=experiment)
+    assert (root / "output" / "evaluation" / experiment / "cross_validation" / "cases.csv").is_file()
+    assert (root / "models" / experiment / "postprocessing.json").is_file()
+    assert not (root / "models" / "postprocessing.json").exists()
+
+
 def test_a_report_shows_all_folds(bundle):
     finish_cross_validation(*bundle)
     folder = bundle[0] / "output" / "evaluation" / "cross_validation"

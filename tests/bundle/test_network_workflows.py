@@ -1,6 +1,5 @@
 """Every network of the package in the workflows of a bundle, and one of a user's own."""
 
-import importlib
 import re
 import shutil
 from pathlib import Path
@@ -42,20 +41,6 @@ HEADS = {
     "dynunet": 2, "plain_conv_unet": 2, "resenc_l": 2, "monai_mednext": 5, "mednext_v2_tiny": 5, "nnformer": 3,
     "transunet3d": 4,
 }  # fmt: skip
-
-
-@pytest.fixture
-def torchvision():
-    """Let timm be imported where torchvision's library is not of this PyTorch; nothing here uses its operators."""
-    for _ in range(50):
-        try:
-            importlib.import_module("torchvision")
-            return
-        except RuntimeError as e:
-            missing = re.search(r"operator (torchvision::\w+) does not exist", str(e))
-            if missing is None:
-                raise
-            torch.library.define(missing[1], "(Tensor x) -> Tensor")
 
 
 @pytest.fixture(scope="module")

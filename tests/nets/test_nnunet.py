@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from mednextv2.errors import InputError
 from mednextv2.nets import nnunet
 from mednextv2.nets.nnunet import plan_topology
 
@@ -59,6 +60,27 @@ def test_numbers_of_parameters_are_the_published_ones():
     assert plain == pytest.approx(31.2e6, rel=0.01)  # Lee et al. 2023, 3D UX-Net (arXiv:2209.15076), table 1
     assert dynunet == pytest.approx(plain, rel=0.001)
     assert resenc == pytest.approx(_resenc_by_hand(), rel=0.001)
+
+
+def test_primus_has_the_size_of_its_paper(torchvision):
+    """Wald et al. 2025 (arXiv:2503.01835): Primus-M has 16 blocks of width 864, SwiGLU of 8/3 times the width."""
+    network = nnunet.primus([32, 32, 32], 1, 2)
+    block = 4 * 864**2 + 3 * 864 * 2304
+    assert parameters(network.eva.blocks) == pytest.approx(16 * block, rel=0.01)
+    assert parameters(network) == pytest.approx(16 * block, rel=0.03)  # nearly all of it is in the blocks
+
+
+def test_a_torchvision_of_another_pytorch_is_named(monkeypatch):
+    real = builtins.__import__
+
+    def broken(name, *args, **kwargs):
+        if name == "dynamic_network_architectures.architectures.primus":
+            raise RuntimeError("operator torchvision::nms does not exist")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", broken)
+    with pytest.raises(InputError, match=r"the installed torchvision does not fit PyTorch .*torchvision::nms"):
+        nnunet.primus([16] * 3, 1, 2)
 
 
 def _resenc_by_hand():
