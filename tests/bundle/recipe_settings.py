@@ -90,7 +90,7 @@ def _in_folder(d, v):
 
     folder = Path(Workflow("train", d.shared, {"experiment": v})["output_dir"])
     return folder.parts[-3:] == (
-        ("models", v, "fold_0") if v else (d["bundle_root"].split("/")[-1], "models", "fold_0")
+        ("models", v, "fold_0") if v else (Path(d["bundle_root"]).name, "models", "fold_0")
     )
 
 
