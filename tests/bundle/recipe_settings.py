@@ -89,9 +89,7 @@ def _in_folder(d, v):
     from setting_runs import Workflow  # which needs the tables of this file
 
     folder = Path(Workflow("train", d.shared, {"experiment": v})["output_dir"])
-    return folder.parts[-3:] == (
-        ("models", v, "fold_0") if v else (Path(d["bundle_root"]).name, "models", "fold_0")
-    )
+    return folder.parts[-3:] == (("models", v, "fold_0") if v else (Path(d["bundle_root"]).name, "models", "fold_0"))
 
 
 COMMON = {
