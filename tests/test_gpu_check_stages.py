@@ -242,7 +242,7 @@ def test_what_is_slow_to_end_is_told(capfd):
         process.kill()
         process.wait()
     told = capfd.readouterr()
-    assert re.search(rf"^process {process.pid} State:\s+[SR] .* in \w+", told.out, re.MULTILINE)
+    assert re.search(rf"^process {process.pid} State:\s+[SRD] .* in \w+", told.out, re.MULTILINE)
     assert "most recent call first" in told.err  # where the threads of this process are
 
 

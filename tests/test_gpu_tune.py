@@ -199,6 +199,7 @@ def test_without_a_gpu_it_says_so(monkeypatch, capsys):
     assert "There is no GPU to measure on" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_prediction_of_a_step_says_that_it_is_one(tmp_path, capsys):
     gpu_predict_step.main(["--variant", "v2_tiny", "--patch", "32", "--output", str(tmp_path)])
     text = (tmp_path / "gpu-predicted-v2_tiny.md").read_text()

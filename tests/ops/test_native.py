@@ -65,6 +65,7 @@ def test_the_library_is_there_where_it_can_be():
     assert path == ("native" if library.loaded else "torch")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_build, reason="no C++ compiler for x86-64 Linux")
 def test_two_processes_that_start_together_build_it_once(tmp_path):
     results = [finish(p) for p in [start(MEDNEXTV2_CACHE=str(tmp_path / "cache")) for _ in range(2)]]

@@ -43,13 +43,16 @@ DEVICE = "cuda" if GPU else "cpu"
 pytestmark = [pytest.mark.gpu] if GPU else []
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 2e-2}
 DTYPES = list(TOLERANCE)
+# tests of many sizes, which run in one precision only unless -m slow is given
+LONG = ("joined_block_agrees", "mlp_agrees", "mlp_sums_over_many_tiles")
 CONV, STRIDED, TRANSPOSED = (1, False), (2, False), (2, True)
 
 
 @pytest.fixture(autouse=True)
 def _kernels_and_dirty_memory(request):
     """Skip where the kernels cannot run; fill memory that nothing was written to with NaN."""
-    if not (GPU or INTERPRETED) and request.function is not test_the_interpreter_agrees:
+    runs_this_file = (test_the_interpreter_agrees, test_the_interpreter_agrees_in_every_precision)
+    if not (GPU or INTERPRETED) and request.function not in runs_this_file:
         pytest.skip("runs inside test_the_interpreter_agrees")
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True, warn_only=GPU)
@@ -72,9 +75,19 @@ def small_launches(monkeypatch):
 
 @pytest.mark.skipif(GPU or INTERPRETED, reason="the kernels run in this process")
 def test_the_interpreter_agrees():
+    interpret("-k", f"bfloat16 or not ({' or '.join(LONG)})")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(GPU or INTERPRETED, reason="the kernels run in this process")
+def test_the_interpreter_agrees_in_every_precision():
+    interpret()
+
+
+def interpret(*options):
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *options, __file__]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
     assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
     assert " passed" in result.stdout
 
