@@ -221,6 +221,7 @@ def run_script(name, folder, *arguments):
     return json.loads(report), table
 
 
+@pytest.mark.slow
 def test_memory_of_a_large_image_is_that_of_its_process(tmp_path):
     settings = ["--shape=32,32,48", "--patch=16,16,16", "--classes=5"]
     report, table = run_script("inference", tmp_path / "out", "large", *settings)
@@ -255,6 +256,7 @@ def test_export_of_a_known_label_map(tmp_path):
     assert "a lead of 6 for the classes of its label map" in table
 
 
+@pytest.mark.slow
 def test_windows_of_air_are_counted(tmp_path):
     image = np.full((40, 40, 40), -1000, np.int16)
     image[12:28, 12:28, 12:28] = np.random.default_rng(0).normal(40, 20, (16, 16, 16))

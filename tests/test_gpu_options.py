@@ -126,7 +126,8 @@ def heed_interruptions():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("start", ["| kernel ", "| "])  # the processes that compile begin, or are at work
+# the processes that compile begin, or are at work
+@pytest.mark.parametrize("start", ["| kernel ", pytest.param("| ", marks=pytest.mark.slow)])
 def test_an_interruption_while_others_compile_is_one_line(start):
     script = str(Path(gpu_tune.__file__).with_name("gpu_compile.py"))
     few = ["--variants", "v2_tiny", "--arch", "90", "--dtypes", "bfloat16", "--kernel-sizes", "3"]

@@ -167,6 +167,7 @@ def test_what_is_predicted_to_be_far_slower_is_not_timed(monkeypatch):
 COMMAND = ["--dry", "--kernels", "norms", "--variant", "v2_tiny", "--patch", "32"]
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_lines_for_the_table(capsys):
     assert gpu_tune.main([*COMMAND, "--minutes", "6"]) == 0
     first, *lines = capsys.readouterr().out.splitlines()
@@ -182,6 +183,7 @@ def test_a_dry_run_prints_lines_for_the_table(capsys):
         assert tried > 1
 
 
+@pytest.mark.slow
 def test_without_time_no_line_looks_tuned(capsys, monkeypatch):
     now = iter(range(10**6))  # an hour passes between two looks at the clock
     monkeypatch.setattr(gpu_tune.time, "monotonic", lambda: 3600.0 * next(now))
