@@ -7,11 +7,13 @@ import json
 import logging
 import os
 import socket
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import IO
 
 from mednextv2.errors import InputError
+from mednextv2.paths import missing_folders, remove_empty
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +84,34 @@ def release_folder(folder: str | os.PathLike) -> None:
         with contextlib.suppress(OSError):
             path.unlink()
         file.close()
+
+
+@contextlib.contextmanager
+def holding_from_the_start(folder: str | os.PathLike, setting: str) -> Iterator[None]:
+    """Hold a folder in a block that creates it only after some seconds, such as those in which PyTorch is imported.
+
+    The folder is created at once and is removed again if it is empty in the end. If it cannot be created or locked, the
+    block runs all the same, since it is the block that says so.
+
+    Args:
+        folder: The folder.
+        setting: The name of the setting with the folder, for the message.
+
+    Raises:
+        InputError: If another process holds the folder.
+    """
+    path = Path(folder).expanduser().absolute()
+    missing = missing_folders(path)
+    held_before = path.resolve() / NAME in _held
+    try:
+        with contextlib.suppress(OSError):
+            path.mkdir(parents=True, exist_ok=True)
+            hold_folder(path, setting)
+        yield
+    finally:
+        if not held_before:
+            release_folder(path)
+        remove_empty(missing)
 
 
 def _describe(text: str) -> str:

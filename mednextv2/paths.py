@@ -103,30 +103,32 @@ def new_folder(folder: str | os.PathLike, setting: str) -> Iterator[Path]:
         The folder.
     """
     folder = expand(folder)
-    missing = _missing(folder)
+    missing = missing_folders(folder)
     try:
         yield prepare_folder(folder, setting)
     except BaseException:
-        _remove_empty(missing)
+        remove_empty(missing)
         raise
 
 
 def try_folder(folder: str | os.PathLike, setting: str) -> None:
     """Make sure that a folder can be created and written, without leaving one; arguments are as in `prepare_folder`."""
     folder = expand(folder)
-    missing = _missing(folder)
+    missing = missing_folders(folder)
     try:
         prepare_folder(folder, setting)
     finally:
-        _remove_empty(missing)
+        remove_empty(missing)
 
 
-def _missing(folder: Path) -> list[Path]:
+def missing_folders(folder: Path) -> list[Path]:
+    """Return those of a folder and its parents that do not exist, the deepest first."""
     # os.path: for a name that is too long, it returns False, while Path.exists raises an error
     return [path for path in (folder, *folder.parents) if not os.path.exists(path)]
 
 
-def _remove_empty(folders: Iterable[Path]) -> None:
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, the deepest first, until one is not empty."""
     with suppress(OSError):  # raised by the first folder that is not empty
         for folder in folders:
             if os.path.exists(folder):

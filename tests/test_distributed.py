@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import distributed as dist
 
-from mednextv2.distributed import is_main_process, process_rank
+from mednextv2.distributed import is_main_process, process_rank, sum_over_processes
 
 
 def one_process_of_two(rank, folder):
@@ -39,3 +39,17 @@ def test_a_pytorch_without_processes_is_alone(monkeypatch):
     monkeypatch.setattr(dist, "is_initialized", lambda: pytest.fail("does not exist there"))
     assert process_rank() == 0
     assert is_main_process()
+
+
+@pytest.fixture
+def group():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_the_sum_over_processes_is_an_operator_with_a_gradient(group):
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    torch.library.opcheck(sum_over_processes, (x,))
+    assert torch.autograd.gradcheck(sum_over_processes, x)
+    assert torch.autograd.gradgradcheck(sum_over_processes, x)

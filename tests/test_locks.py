@@ -65,3 +65,29 @@ def test_a_lock_file_that_says_nothing_is_no_obstacle(tmp_path, holder):
     (tmp_path / locks.NAME).write_text("{")
     with pytest.raises(InputError, match="another process writes there"):
         locks.hold_folder(tmp_path, "output_dir")
+
+
+def test_a_folder_held_from_the_start_is_created_and_removed_if_nothing_was_written(tmp_path):
+    folder = tmp_path / "new" / "output"
+    with locks.holding_from_the_start(folder, "output_dir"):
+        assert json.loads((folder / locks.NAME).read_text())["process"] == os.getpid()
+        locks.hold_folder(folder, "output_dir")  # as the training does, once it has begun
+    assert not (tmp_path / "new").exists()
+    with locks.holding_from_the_start(folder, "output_dir"):
+        (folder / "model.pt").write_text("weights")
+    assert [file.name for file in folder.iterdir()] == ["model.pt"]
+
+
+def test_a_folder_that_another_process_holds_is_refused_from_the_start(tmp_path, holder):
+    with pytest.raises(InputError, match=f"process {holder.pid}"), locks.holding_from_the_start(tmp_path, "output_dir"):
+        pytest.fail("the block ran")
+    assert (tmp_path / locks.NAME).exists()
+
+
+def test_a_folder_that_cannot_be_created_is_left_to_the_block(tmp_path):
+    (tmp_path / "file").write_text("")
+    ran = []
+    with locks.holding_from_the_start(tmp_path / "file", "output_dir"):
+        ran.append(True)
+    assert ran
+    assert (tmp_path / "file").is_file()

@@ -1,6 +1,13 @@
 """The verb `run`: run a workflow of a bundle."""
 
+import os
+from contextlib import nullcontext
 from typing import Any
+
+from mednextv2.locks import holding_from_the_start
+from mednextv2.paths import absolute
+
+_WITHOUT_TRAINING = ("evaluate", "inference")
 
 
 def run(bundle: str, workflow: str, network: str | None = None, **settings: Any) -> None:
@@ -22,6 +29,11 @@ def run(bundle: str, workflow: str, network: str | None = None, **settings: Any)
         mednextv2 run mednextv2_hippocampus evaluate --dataset_dir Task04_Hippocampus --fold 0
         mednextv2 run mednextv2_hippocampus inference --input images --output_dir masks
     """
-    from mednextv2.bundle import run_bundle
+    training = workflow not in _WITHOUT_TRAINING and os.environ.get("RANK", "0") == "0"  # of torchrun's processes, one
+    output_dir = settings.get("output_dir")
+    # held before the slow imports: otherwise a second training would not notice a first one that is only seconds ahead
+    held = holding_from_the_start(absolute(output_dir), "output_dir") if training and output_dir else nullcontext()
+    with held:
+        from mednextv2.bundle import run_bundle
 
-    run_bundle(bundle, workflow, **settings, **({} if network is None else {"network": network}))
+        run_bundle(bundle, workflow, **settings, **({} if network is None else {"network": network}))

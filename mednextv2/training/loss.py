@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from mednextv2.distributed import sum_over_processes
 from mednextv2.errors import InputError
 from mednextv2.label_scheme import LabelScheme
 from mednextv2.wording import brief, count
@@ -138,7 +139,7 @@ class SegmentationLoss(nn.Module):
         if self.batch_dice:
             volumes = volumes.sum(2, keepdim=True)
             if dist.is_available() and dist.is_initialized():
-                volumes = _SumOverProcesses.apply(volumes)
+                volumes = sum_over_processes(volumes)
         overlap, predicted, labelled = volumes.unbind()
         return 1 - ((2 * overlap + _SMOOTH) / (predicted + labelled + _SMOOTH)).mean((1, 2))
 
@@ -285,19 +286,3 @@ def _parts(ctx: Any, d_entropy: Tensor, d_overlap: Tensor, d_predicted: Tensor) 
 
 def _as_heads(ctx: Any, grads: Sequence[Tensor]) -> list[Tensor]:
     return [g.to(t).reshape(shape) for g, t, shape in zip(grads, ctx.dtypes, ctx.shapes, strict=True)]
-
-
-class _SumOverProcesses(Function):
-    """The sum of a tensor over all processes; `torch.distributed.nn.functional` deprecates its own."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        """Take the tensor of this process."""
-        x = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(x)
-        return x
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        """Return the sum of the gradients of all processes with respect to the result."""
-        return _SumOverProcesses.apply(grad)

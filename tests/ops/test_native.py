@@ -72,15 +72,33 @@ def test_two_processes_that_start_together_build_it_once(tmp_path):
     assert [r[0] for r in results] == [native.State.LOADED] * 2
     assert sum("Building the fast CPU kernels" in r[2] for r in results) == 1
     left = sorted(p.name for p in (tmp_path / "cache").iterdir())
-    assert left == [native.built().with_suffix(ending).name for ending in (".lock", ".sha256", ".so")]
-    # a damaged one is noticed, where loading it would end the process, and built anew
+    assert left == [native.built().with_suffix(ending).name for ending in (".lock", ".sha256", ".so", ".spare")]
+    # if the copy beside it is damaged too, it is built anew
     whole = tmp_path / "cache" / native.built().name
-    with whole.open("r+b") as file:
-        file.truncate(10_000)
+    for file in (whole, whole.with_suffix(".spare")):
+        os.truncate(file, 10_000)
     state, _, err = finish(start(MEDNEXTV2_CACHE=str(tmp_path / "cache")))
     assert state is native.State.LOADED
     assert f"{whole} is damaged, or was not finished, and is built anew" in err
     assert finish(start(MEDNEXTV2_CACHE=str(tmp_path / "cache")))[2].count("damaged") == 0
+
+
+@pytest.mark.skipif(not can_build, reason="no C++ compiler for x86-64 Linux")
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "a flipped byte", "removed"])
+def test_a_damaged_library_is_restored_before_it_is_loaded(damage, tmp_path, monkeypatch, caplog):
+    """Loading it would end the process."""
+    shutil.copytree(native.cache_folder(), tmp_path / "cache")
+    monkeypatch.setenv(native.CACHE, str(tmp_path / "cache"))
+    raw = native.built().read_bytes()
+    if damage == "removed":
+        native.built().unlink()
+    else:
+        flipped = raw[:5000] + bytes([raw[5000] ^ 255]) + raw[5001:]
+        native.built().write_bytes({"cut": raw[:10_000], "empty": b"", "text": b"hello"}.get(damage, flipped))
+    monkeypatch.setattr(native, "_build", lambda folder: pytest.fail("was built again"))
+    assert native.library().read_bytes() == raw
+    assert "is missing or damaged, and is restored from the copy beside it" in caplog.text
+    assert not list((tmp_path / "cache").glob(".build-*"))
 
 
 def test_a_cache_folder_that_is_a_file_is_named(tmp_path):

@@ -122,7 +122,7 @@ def _unfit() -> str | None:
 def _without_compiler() -> str | None:
     """Say that the library is not built and cannot be, or return None."""
     compiler = os.environ.get("CXX") or "c++"
-    if _intact(built()) or shutil.which(compiler) is not None:
+    if _intact(built()) or _restorable(built()) or shutil.which(compiler) is not None:
         return None
     reason = "there is no C++ compiler"
     named = f": CXX is {compiler}, which is not there or cannot be run"
@@ -198,7 +198,9 @@ def library() -> Path:
     with _lock(target.with_suffix(".lock")):
         if not _intact(target):  # it may have been built while this process waited
             for left in target.parent.glob(".build-*"):  # left by a killed build, since this process has the lock
-                shutil.rmtree(left, ignore_errors=True)
+                left.unlink() if left.is_file() else shutil.rmtree(left, ignore_errors=True)
+            if _restore(target):
+                return target
             if target.exists():
                 logger.warning("%s is damaged, or was not finished, and is built anew", target)
             logger.warning("Building the fast CPU kernels, once for this installation (about a minute): %s", target)
@@ -206,15 +208,39 @@ def library() -> Path:
                 _build(Path(folder))
                 library = Path(folder) / f"{_NAME}.so"
                 (Path(folder) / "sum").write_text(_sum(library), encoding="utf-8")
+                shutil.copy(library, Path(folder) / "spare")
                 os.replace(library, target)
+                os.replace(Path(folder) / "spare", _spare(target))
                 os.replace(Path(folder) / "sum", _sum_file(target))
     return target
 
 
+def _restore(target: Path) -> bool:
+    """Put the spare copy in the place of a damaged one, since building takes a minute; say whether that was done."""
+    if not _restorable(target):
+        return False
+    logger.warning("%s is missing or damaged, and is restored from the copy beside it", target)
+    copy = target.with_name(f".build-spare-{os.getpid()}")
+    try:
+        shutil.copy(_spare(target), copy)
+        os.replace(copy, target)
+    finally:
+        copy.unlink(missing_ok=True)
+    return _intact(target)
+
+
 def _intact(library: Path) -> bool:
     """Tell whether a built library is unchanged: loading a damaged one would end the process."""
+    return _has_sum(library, library)
+
+
+def _restorable(library: Path) -> bool:
+    return _has_sum(library, _spare(library))
+
+
+def _has_sum(library: Path, file: Path) -> bool:
     try:
-        return _sum_file(library).read_text(encoding="utf-8") == _sum(library)
+        return _sum_file(library).read_text(encoding="utf-8") == _sum(file)
     except (OSError, UnicodeDecodeError):
         return False
 
@@ -225,6 +251,10 @@ def _sum(file: Path) -> str:
 
 def _sum_file(library: Path) -> Path:
     return library.with_suffix(".sha256")
+
+
+def _spare(library: Path) -> Path:
+    return library.with_suffix(".spare")
 
 
 def _build(folder: Path) -> None:

@@ -1,5 +1,6 @@
 // The operators mednextv2_native::*.
 #include "depthwise_op.h"
+#include "labels_op.h"
 #include "mlp_op.h"
 
 TORCH_LIBRARY(mednextv2_native, m) {
@@ -17,6 +18,7 @@ TORCH_LIBRARY(mednextv2_native, m) {
   m.def(
       "depthwise_backward(Tensor grad, Tensor x, Tensor weight, int stride, bool transposed, bool need_x, "
       "Tensor? onto) -> (Tensor, Tensor, Tensor)");
+  m.def("labels(Tensor sums, Tensor weights, Tensor[] low, Tensor[] high, Tensor[] share, int[] paint, bool wide) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(mednextv2_native, CPU, m) {
@@ -24,4 +26,5 @@ TORCH_LIBRARY_IMPL(mednextv2_native, CPU, m) {
   m.impl("mlp_backward", &mlp_backward);
   m.impl("depthwise", &depthwise_forward);
   m.impl("depthwise_backward", &depthwise_backward);
+  m.impl("labels", &labels);
 }

@@ -1,12 +1,12 @@
 // The operator mednextv2_native::labels: it checks its arguments and distributes the work to torch's threads.
-#include "labels.h"
-
+#pragma once
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <torch/library.h>
 
 #include <vector>
+
+#include "labels.h"
 
 namespace {
 
@@ -52,9 +52,3 @@ Tensor labels(const Tensor& sums, const Tensor& weights, at::TensorList low, at:
 }
 
 }  // namespace
-
-TORCH_LIBRARY_FRAGMENT(mednextv2_native, m) {
-  m.def("labels(Tensor sums, Tensor weights, Tensor[] low, Tensor[] high, Tensor[] share, int[] paint, bool wide) -> Tensor");
-}
-
-TORCH_LIBRARY_IMPL(mednextv2_native, CPU, m) { m.impl("labels", &labels); }
