@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from monai.losses import DeepSupervisionLoss, DiceCELoss
-from monai.networks.nets import MedNeXt as MonaiMedNeXt
 from torch import Tensor, nn
 
-from mednextv2.nets import VARIANTS, create_mednext
+from mednextv2.nets import create_mednext
+from mednextv2.nets.monai_mednext import monai_mednext
 from mednextv2.training.loss import MEDNEXT_WEIGHTS
 
 IN_CHANNELS, CLASSES = 1, 3
@@ -70,28 +70,10 @@ def build(case: Case) -> nn.Module:
             deep_supervision=train,
             activation_checkpointing="checkpointing" in case.parts,  # not from the variant, since MONAI's has none
         )
-    return build_monai(case.variant, case.kernel_size, train) if case.competitor == "monai" else build_resenc_l(case)
-
-
-def build_monai(variant: str, kernel_size: int, deep_supervision: bool) -> nn.Module:
-    """Build MONAI's MedNeXt with a variant's depth, width and ratios (its down blocks differ: they have no GRN)."""
-    v = VARIANTS[variant]
-    return MonaiMedNeXt(
-        spatial_dims=3,
-        init_filters=v.init_filters,
-        in_channels=IN_CHANNELS,
-        out_channels=CLASSES,
-        encoder_expansion_ratio=v.ratios[:4],
-        bottleneck_expansion_ratio=v.ratios[4],
-        decoder_expansion_ratio=v.ratios[5:],
-        kernel_size=kernel_size,
-        deep_supervision=deep_supervision,
-        use_residual_connection=True,
-        blocks_down=v.blocks[:4],
-        blocks_bottleneck=v.blocks[4],
-        blocks_up=v.blocks[5:],
-        global_resp_norm=v.global_resp_norm,
-    )
+    if case.competitor == "monai":
+        sizes = {"in_channels": IN_CHANNELS, "out_channels": CLASSES, "kernel_size": case.kernel_size}
+        return monai_mednext(case.variant, **sizes, deep_supervision=train)
+    return build_resenc_l(case)
 
 
 def build_resenc_l(case: Case) -> nn.Module:

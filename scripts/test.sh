@@ -9,7 +9,14 @@ source "$ROOT/scripts/environment.sh"
 cd "$ROOT"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check --quiet . || { echo "format the files above: python -m ruff format ." >&2; exit 1; }
-"$PYTHON" -m mypy --no-error-summary || { echo "mend the types above; setup.cfg says which modules are checked" >&2; exit 1; }
+"$PYTHON" -m mypy --no-error-summary > "$VENV/types.log" 2>&1 & types=$!  # beside the tests, since it uses one core
 # two processes with one thread each: the networks of the tests are too small for more, and waiting threads spin
 export OMP_NUM_THREADS=1
-exec "$PYTHON" -m pytest --numprocesses 2 --dist loadfile "$@"
+status=0
+"$PYTHON" -m pytest --numprocesses 2 --dist loadfile "$@" || status=$?
+if ! wait "$types"; then
+  cat "$VENV/types.log" >&2
+  echo "error: mend the types above; setup.cfg says which modules are checked" >&2
+  status=1
+fi
+exit "$status"

@@ -15,6 +15,8 @@ import pytest
 import torch
 from torch import nn
 
+from mednextv2.nets.monai_mednext import monai_mednext
+
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
@@ -135,7 +137,7 @@ def test_ratios_are_medians_over_rounds_and_the_summary_names_the_best_hand_sett
 
 @pytest.mark.parametrize("what", ["inference", "train"])
 def test_the_counted_work_is_that_of_the_convolutions_of_a_network_of_the_same_sizes(script, what):
-    net = script("benchmark_models").build_monai("v2_tiny", 3, what == "train").train(what == "train")
+    net = monai_mednext("v2_tiny", out_channels=3, deep_supervision=what == "train").train(what == "train")
     macs = [0]
 
     def count(module, inputs, output):
@@ -268,6 +270,7 @@ def test_windows_of_air_are_counted(tmp_path):
     assert report["rows"][0]["equal_inside"] is True
 
 
+@pytest.mark.slow
 def test_memory_of_a_training_step_is_compared_with_its_estimate(tmp_path):
     settings = ["--variant=v2_tiny", "--patch=32,32,32", "--batch=1"]
     report, table = run_script("recipe", tmp_path / "out", "memory", *settings)

@@ -121,7 +121,7 @@ def test_a_command_that_is_stopped_takes_along_what_it_started(tmp_path):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("sign", ["SIG_DFL", "SIG_IGN"])
+@pytest.mark.parametrize("sign", [pytest.param("SIG_DFL", marks=pytest.mark.slow), "SIG_IGN"])
 def test_a_stage_that_is_stopped_stops_the_commands_it_waits_for(sign, tmp_path, stage, monkeypatch):
     stage(
         "import signal, subprocess, os",

@@ -8,9 +8,14 @@ from mednextv2.nets.variants import VARIANTS
 
 
 def monai_mednext(
-    variant: str, spatial_dims: int = 3, in_channels: int = 1, out_channels: int = 2, kernel_size: int = 3
+    variant: str,
+    spatial_dims: int = 3,
+    in_channels: int = 1,
+    out_channels: int = 2,
+    kernel_size: int = 3,
+    deep_supervision: bool = True,
 ) -> nn.Module:
-    """Build MONAI's MedNeXt with the depth, width and ratios of a variant, and with deep supervision.
+    """Build MONAI's MedNeXt with the depth, width and ratios of a variant.
 
     It is not the same network: in its down blocks there is no GRN, and in B, M and L they have another ratio.
 
@@ -20,6 +25,7 @@ def monai_mednext(
         in_channels: Channels of the input image.
         out_channels: Channels of the output.
         kernel_size: Size of the depthwise kernels.
+        deep_supervision: Whether it returns five outputs in training, of one resolution each.
 
     Raises:
         InputError: If the variant does not exist.
@@ -36,7 +42,7 @@ def monai_mednext(
         bottleneck_expansion_ratio=v.ratios[4],
         decoder_expansion_ratio=v.ratios[5:],
         kernel_size=kernel_size,
-        deep_supervision=True,
+        deep_supervision=deep_supervision,
         use_residual_connection=True,
         blocks_down=v.blocks[:4],
         blocks_bottleneck=v.blocks[4],

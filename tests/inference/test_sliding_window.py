@@ -251,6 +251,7 @@ print(resident("VmHWM") - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_process_that_keeps_freed_memory_does_not_grow_with_the_windows():
     done = subprocess.run([sys.executable, "-c", _GROWTH], capture_output=True, text=True, timeout=300)
