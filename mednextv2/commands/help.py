@@ -77,8 +77,18 @@ def find_help(verbs: Mapping[str, Callable[..., Any]], arguments: Sequence[str])
         return None
     words = [word for word in arguments[1:] if not word.startswith("-")]
     if arguments[0] == "run" and len(words) >= 2:
-        return format_workflow_help(words[0], words[1])
+        return format_workflow_help(words[0], words[1], _value_of("--network", arguments))
     return format_help(verbs[arguments[0]])
+
+
+def _value_of(option: str, arguments: Sequence[str]) -> str | None:
+    """Return the word after an option, or after its =; other options do not matter to the help."""
+    for word, following in zip(arguments, (*arguments[1:], ""), strict=True):
+        if word == option and not following.startswith("-"):
+            return following or None
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+    return None
 
 
 def _read_doc(verb: Callable[..., Any]) -> _Doc:

@@ -20,7 +20,8 @@ def run(bundle: str, workflow: str, network: str | None = None, **settings: Any)
         network: Another network in place of the bundle's own: a name such as resenc_l, or a file such as
             ./my_network.yaml. Evaluation and inference find the network of trained weights by themselves.
         settings: Any setting at the top of the workflow's file, such as configs/train.yaml in the bundle's folder. A
-            setting that does not exist is an error. mednextv2 run BUNDLE WORKFLOW --help lists them.
+            setting that does not exist is an error. mednextv2 run BUNDLE WORKFLOW --help lists them, with
+            those of the network if --network is given, too.
 
     Examples:
         mednextv2 run mednextv2_hippocampus train --dataset_dir Task04_Hippocampus --fold 0 --epochs 100

@@ -18,25 +18,27 @@ _PARTS = (
 _PLAIN = ("dataset_dir", "device", "num_workers")
 
 
-def format_workflow_help(bundle: str, workflow: str) -> str:
+def format_workflow_help(bundle: str, workflow: str, network: str | None = None) -> str:
     """Return the help of `mednextv2 run BUNDLE WORKFLOW`.
 
     Args:
         bundle: The folder or the name of the bundle.
         workflow: The workflow, such as train.
+        network: The network that takes the place of the bundle's own, with settings of its own.
 
     Raises:
-        InputError: If the bundle or the workflow does not exist.
+        InputError: If the bundle, the workflow or the network does not exist.
     """
     from mednextv2.bundle.run import find_bundle, workflow_files
 
-    files = workflow_files(find_bundle(bundle), workflow)
+    files = workflow_files(find_bundle(bundle), workflow, network)
+    chosen = f" --network {network}" if network else ""
     lines = [
-        f"Settings of the workflow {workflow}, from {files[-1]}.",
+        wrap(f"Settings of the workflow {workflow}, from {' and '.join(files if network else files[-1:])}."),
         "A value that begins with $ or @ is worked out from other settings. A setting is given as --NAME VALUE.",
         "",
         "Usage:",
-        f"  mednextv2 run {bundle} {workflow} --NAME VALUE …",
+        f"  mednextv2 run {bundle} {workflow}{chosen} --NAME VALUE …",
         "",
         "Settings:",
     ]
@@ -50,7 +52,8 @@ def read_settings_text(texts: Sequence[str]) -> list[tuple[str, str, str]]:
     """Return each setting at the top of configuration files: its name, its value as written, and its comment.
 
     Args:
-        texts: The content of the files; a setting in a later file replaces that in an earlier one.
+        texts: The content of the files; a setting in a later file replaces that in an earlier one, whose
+            comment stays if the later one has none.
     """
     found: dict[str, tuple[str, str, str]] = {}
     for text in texts:
@@ -61,7 +64,8 @@ def read_settings_text(texts: Sequence[str]) -> list[tuple[str, str, str]]:
                 continue
             value, comment = _split_comment(match[2])
             if comment or match[1] in _PLAIN or not value.strip('"').startswith(("$", "{")):
-                found[match[1]] = (match[1], value, comment)
+                before = found.get(match[1], ("", "", ""))
+                found[match[1]] = (match[1], value, comment or before[2])
     return list(found.values())
 
 

@@ -30,6 +30,17 @@ def test_a_workflow_that_is_not_there_ends_with_one_message(monkeypatch, capsys)
     assert "has no workflow 'trian'; it has evaluate, finetune, inference" in err
 
 
+@pytest.mark.parametrize("words", [["--network", "swin_unetr"], ["--network=swin_unetr"]])
+def test_the_settings_of_another_network_are_listed_with_it(words, monkeypatch, capsys):
+    code, out, err = call(monkeypatch, capsys, "run", "mednextv2_hippocampus", "train", *words, "--help")
+    assert (code, err) == (0, "")
+    assert "swin_unetr.yaml" in out
+    assert "mednextv2 run mednextv2_hippocampus train --network swin_unetr --NAME VALUE" in out
+    assert "  --network_filters 48\n      feature size, a multiple of 12\n" in out
+    assert "--network_settings" not in out
+    assert call(monkeypatch, capsys, "run", "mednextv2_hippocampus", "train", "--network", "swin", "--help")[0] == 2
+
+
 def test_values_and_comments_are_told_apart():
     text = """a: 1
 b: "x # y"   # a text, with a sign
@@ -38,8 +49,8 @@ d: {_target_: Compose}
 e: null                     # e.g. 'none', or #3
 device: "$torch.device('cpu')"
 """
-    assert read_settings_text([text, "a: 2  # twice\n"]) == [
-        ("a", "2", "twice"),
+    assert read_settings_text([text, "a: 2  # twice\n", "a: 3\n"]) == [
+        ("a", "3", "twice"),
         ("b", '"x # y"', "a text, with a sign"),
         ("e", "null", "e.g. 'none', or #3"),
         ("device", "\"$torch.device('cpu')\"", ""),
