@@ -12,7 +12,7 @@ from monai.utils import ensure_tuple
 from tqdm import tqdm
 
 from mednextv2.bundle.metadata import read_facts
-from mednextv2.bundle.run import configure, find_bundle, read_workflow
+from mednextv2.bundle.run import chosen_weights, configure, find_bundle, read_workflow
 from mednextv2.errors import InputError
 from mednextv2.inference.fold_ensemble import describe_choice
 from mednextv2.inference.inputs import CheckImaged, find_images
@@ -93,7 +93,7 @@ def predict_files(
         check = CheckOrder(CheckImaged("image", len(channels), spatial_dims), extras)
         orders, failed = _sound(orders, check)
         predictor = Predictor(bundle, **settings)
-        for line in describe_choice(predictor.network.weights):
+        for line in describe_choice(chosen_weights(files, root, settings)):
             print(line)
         return _carry_out(orders, predictor, extras, failed)
 

@@ -102,7 +102,7 @@ def configure(
     files = workflow_files(root, workflow, network)
     recorded: dict[str, Any] = {}
     if "weights" in _read_config(files):
-        name, recorded = recorded_network(_chosen_weights(files, root, given))
+        name, recorded = recorded_network(chosen_weights(files, root, given))
         if network is None and name not in (None, OWN_NETWORK):
             files = workflow_files(root, workflow, _known_network(str(name)))
         elif network is not None and name != _read_config(files).get("network_name"):
@@ -117,8 +117,17 @@ def _read_config(files: Sequence[str]) -> dict[str, Any]:
     return config
 
 
-def _chosen_weights(files: Sequence[str], root: Path, settings: Mapping[str, Any]) -> list[str]:
-    """Return the files of weights that a workflow would load, or nothing if that cannot be told yet."""
+def chosen_weights(files: Sequence[str], root: Path, settings: Mapping[str, Any]) -> list[str]:
+    """Return the files of weights that a workflow would load, or nothing if that cannot be told yet.
+
+    Args:
+        files: The workflow's configuration files.
+        root: The bundle's folder.
+        settings: The settings that the user gave.
+
+    Raises:
+        InputError: If the settings choose weights that cannot be.
+    """
     parser = read_workflow(files)
     deciding = ("bundle_root", "experiment", "fold", "folds", "weights")
     parser.update({"bundle_root": root, **{k: as_setting(k, v) for k, v in settings.items() if k in deciding}})
