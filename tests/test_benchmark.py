@@ -245,6 +245,7 @@ def test_export_is_compared_with_that_of_monai(tmp_path):
     assert "| 4 | 32×30×34 | 21×20×23 |" in table
 
 
+@pytest.mark.slow
 def test_export_of_a_known_label_map(tmp_path):
     labels = np.zeros((20, 22, 24), np.uint8)
     labels[4:12, 5:15, 6:16], labels[12:16, 5:15, 6:16] = 7, 40

@@ -127,7 +127,8 @@ def heed_interruptions():
 
 
 # the processes that compile begin, or are at work
-@pytest.mark.parametrize("start", ["| kernel ", pytest.param("| ", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["| kernel ", "| "])
 def test_an_interruption_while_others_compile_is_one_line(start):
     script = str(Path(gpu_tune.__file__).with_name("gpu_compile.py"))
     few = ["--variants", "v2_tiny", "--arch", "90", "--dtypes", "bfloat16", "--kernel-sizes", "3"]

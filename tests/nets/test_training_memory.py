@@ -84,7 +84,7 @@ def test_values_kept_for_the_backward_pass_are_as_many_as_said(variant, half):
     ("variant", "patch", "half"),
     [
         ("v2_small", (48, 64, 48), True),
-        ("v2_small", (48, 64, 48), False),
+        pytest.param("v2_small", (48, 64, 48), False, marks=pytest.mark.slow),
         pytest.param("v2_small", (64, 64, 64), True, marks=pytest.mark.slow),
         pytest.param("v2_tiny", (96, 96, 96), False, marks=pytest.mark.slow),
     ],

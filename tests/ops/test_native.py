@@ -110,7 +110,9 @@ def test_a_cache_folder_that_is_a_file_is_named(tmp_path):
 
 
 @pytest.mark.skipif(not can_build, reason="no C++ compiler for x86-64 Linux")
-@pytest.mark.parametrize("isa", native.INSTRUCTION_SETS)
+@pytest.mark.parametrize(
+    "isa", ["avx2", *(pytest.param(isa, marks=pytest.mark.slow) for isa in native.INSTRUCTION_SETS[1:])]
+)
 def test_older_instruction_sets_agree_with_the_definition(isa):
     """The comparisons of the operators again, in a process that goes no further than this instruction set."""
     if list(NAMES.values()).index(native.load().reason) < list(NAMES).index(isa):
