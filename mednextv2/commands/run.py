@@ -20,8 +20,8 @@ def run(bundle: str, workflow: str, network: str | None = None, **settings: Any)
         network: Another network in place of the bundle's own: a name such as resenc_l, or a file such as
             ./my_network.yaml. Evaluation and inference find the network of trained weights by themselves.
         settings: Any setting at the top of the workflow's file, such as configs/train.yaml in the bundle's folder. A
-            setting that does not exist is an error. mednextv2 run BUNDLE WORKFLOW --help lists them, with
-            those of the network if --network is given, too.
+            setting that does not exist is an error. mednextv2 run BUNDLE WORKFLOW --help lists them; with --network, it
+            also lists those of that network.
 
     Examples:
         mednextv2 run mednextv2_hippocampus train --dataset_dir Task04_Hippocampus --fold 0 --epochs 100
@@ -30,7 +30,8 @@ def run(bundle: str, workflow: str, network: str | None = None, **settings: Any)
         mednextv2 run mednextv2_hippocampus evaluate --dataset_dir Task04_Hippocampus --fold 0
         mednextv2 run mednextv2_hippocampus inference --input images --output_dir masks
     """
-    training = workflow not in _WITHOUT_TRAINING and os.environ.get("RANK", "0") == "0"  # of torchrun's processes, one
+    # torchrun starts several processes, of which only the first, with rank 0, writes files
+    training = workflow not in _WITHOUT_TRAINING and os.environ.get("RANK", "0") == "0"
     output_dir = settings.get("output_dir")
     # held before the slow imports: otherwise a second training would not notice a first one that is only seconds ahead
     held = holding_from_the_start(absolute(output_dir), "output_dir") if training and output_dir else nullcontext()

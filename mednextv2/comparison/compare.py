@@ -15,7 +15,7 @@ from mednextv2.bundle.plan import plan_dataset
 from mednextv2.bundle.plan_to_task import write_task
 from mednextv2.comparison.entries import Entry
 from mednextv2.comparison.figure import draw_pretraining, draw_runs
-from mednextv2.comparison.request import Request, store_request
+from mednextv2.comparison.request import NAME, Request, store_request
 from mednextv2.comparison.results import Result, gather, read_run
 from mednextv2.comparison.runner import make_runs
 from mednextv2.comparison.runs import list_runs
@@ -32,6 +32,7 @@ from mednextv2.text_files import MAX_YAML_BYTES, parse_yaml, read_text
 from mednextv2.wording import count
 
 _PREPARED = ".prepared"  # an empty file that says that the data were checked and prepared
+_RESULTS = ("comparison.csv", "runs.csv", "comparison.md", "comparison.svg", "pretraining.svg")
 _UNUSED = 0.8  # part of the time below which a run did not use what it could have used
 _NOT_OF_THE_RECIPE = ("network", "cuda_graph", "variant", "imports", "warmup_epochs")
 
@@ -67,6 +68,7 @@ def compare_networks(
         KeyboardInterrupt: After Ctrl-C; the message says how to go on.
     """
     folder = absolute(output)
+    _check_free(folder)
     dataset = read_dataset(request.dataset_dir, request.labels_dir)
     split_of = {k: request.settings.get(k) for k in ("num_folds", "splits", "group")}
     splits = [split_dataset(dataset, fold, **split_of) for fold in request.folds]
@@ -90,6 +92,16 @@ def compare_networks(
         raise KeyboardInterrupt(f"stopped by Ctrl-C; the same command goes on with the comparison in {folder}") from e
     finally:
         release_folder(folder)
+
+
+def _check_free(folder: Path) -> None:
+    """Raise an InputError if the results of a comparison would replace files that are of no comparison."""
+    foreign = [name for name in _RESULTS if os.path.exists(folder / name)]
+    if foreign and not os.path.exists(folder / NAME):
+        raise InputError(
+            f"output {folder}: holds {', '.join(foreign)}, but no {NAME}, so these files are not of a comparison that "
+            "could go on, and would be replaced; give another --output"
+        )
 
 
 def _make_bundle(request: Request, own: Path, bundle: str | os.PathLike | None, memory: float) -> Path:
@@ -194,7 +206,7 @@ def _own_recipe(entry: Entry, given: Any) -> str:
 
 
 def _write(folder: Path, name: str, results: list[Result], facts: Sequence[str]) -> Comparison:
-    files = [folder / "comparison.csv", folder / "runs.csv", folder / "comparison.md", folder / "comparison.svg"]
+    *files, pretraining = [folder / name for name in _RESULTS]
     write_csv(files[0], table_rows(results))
     write_csv(files[1], run_rows(results))
     text = markdown(results, facts)
@@ -203,7 +215,7 @@ def _write(folder: Path, name: str, results: list[Result], facts: Sequence[str])
     tuned = [r for r in by_name.values() if r.entry.pretrained]
     pairs = [(by_name[r.entry.network], r) for r in tuned if r.entry.network in by_name]
     if pairs:
-        files.append(folder / "pretraining.svg")
+        files.append(pretraining)
         pictures[files[-1]] = draw_pretraining(pairs, f"{name}: pretraining")
     for file, content in {files[2]: text, **pictures}.items():
         with writing(file) as temporary:

@@ -25,7 +25,7 @@ def monai_mednext(
         in_channels: Channels of the input image.
         out_channels: Channels of the output.
         kernel_size: Size of the depthwise kernels.
-        deep_supervision: Whether it returns five outputs in training, of one resolution each.
+        deep_supervision: Whether it returns a list of five outputs in training, full resolution first.
 
     Raises:
         InputError: If the variant does not exist.

@@ -148,6 +148,16 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_written(phantom, 
         assert not (tmp_path / "out" / "runs").exists()
 
 
+def test_files_that_are_of_no_comparison_are_not_replaced(phantom, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "runs.csv").write_text("mine")
+    start = ("compare", phantom, network_file(tmp_path, "mini"), "--output", tmp_path / "out", "--epochs", 1)
+    found, _, err = call_verb(*start, "--bundle", "mednextv2_hippocampus")
+    assert found == 1
+    assert f"output {tmp_path / 'out'}: holds runs.csv, but no comparison.json" in err
+    assert [(file.name, file.read_text()) for file in (tmp_path / "out").iterdir()] == [("runs.csv", "mine")]
+
+
 def test_facts_of_the_recipe_are_planned_without_a_bundle(phantom, tmp_path, monkeypatch):
     from mednextv2.comparison import compare
 

@@ -198,7 +198,10 @@ def library() -> Path:
     with _lock(target.with_suffix(".lock")):
         if not _intact(target):  # it may have been built while this process waited
             for left in target.parent.glob(".build-*"):  # left by a killed build, since this process has the lock
-                left.unlink() if left.is_file() else shutil.rmtree(left, ignore_errors=True)
+                if left.is_file():
+                    left.unlink()
+                else:
+                    shutil.rmtree(left, ignore_errors=True)
             if _restore(target):
                 return target
             if target.exists():
