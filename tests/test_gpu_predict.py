@@ -171,6 +171,7 @@ def test_code_whose_loops_are_not_the_kernels_is_not_predicted():
     assert gpu_predict.predict(launch, other, gpu_predict.H100) is None
 
 
+@pytest.mark.slow
 def test_the_launches_of_the_network_are_predicted_but_for_a_few():
     launches = gpu_compile.launches_of("v2_tiny", 90, "bfloat16", 3, (32,) * 3)
     kinds = list({x.name: x for x in launches}.values())

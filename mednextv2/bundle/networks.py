@@ -39,11 +39,10 @@ def find_network(network: str | os.PathLike) -> Path:
     if not file.is_file():
         names = network_names()
         near = difflib.get_close_matches(str(network), names, n=2)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        hint = f"; did you mean {' or '.join(near)}?" if near else "."
         raise UsageError(
-            f"--network {network}: there is no such {'file' if own else 'network'}; {hint}There are "
-            f"{', '.join(names)}, or give the path of a file of your own, such as ./my_network.yaml (see "
-            "docs/networks.md)"
+            f"--network {network}: there is no such {'file' if own else 'network'}{hint} Give one of "
+            f"{', '.join(names)}, or the path of a file of your own, such as ./my_network.yaml (see docs/networks.md)"
         )
     if not own:
         return file

@@ -88,10 +88,10 @@ def _find(word: str) -> Entry:
         known = [*VARIANTS, *network_names()]
         if word not in known:
             near = difflib.get_close_matches(word, known, n=3)
-            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            hint = f"; did you mean {' or '.join(near)}?" if near else "."
             raise UsageError(
-                f"networks: there is no network {word}; {hint}There are {', '.join(known)}, or give the path of a file "
-                "of your own, such as ./my_network.yaml (see docs/networks.md)"
+                f"networks: there is no network {word}{hint} Give some of {', '.join(known)}, or the path of a file of "
+                "your own, such as ./my_network.yaml (see docs/networks.md)"
             )
         return Entry(word, {"network": word})
     file = find_network(word)  # which checks it

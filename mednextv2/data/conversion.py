@@ -294,10 +294,8 @@ def _sum_up(
     written = sum(outcome.written for outcome in there)
     parts = Counter(outcome.part for outcome in there)
     test = f", {count(parts['Ts'], 'test case')}" if parts["Ts"] else ""
-    lines = [
-        f"{count(parts['Tr'], 'training case')}{test}: {written} written, {len(there) - written} skipped, since they "
-        "were there already"
-    ]
+    skipped = f", {len(there) - written} skipped, since they were there already" if written < len(there) else ""
+    lines = [f"{count(parts['Tr'], 'training case')}{test}: {written} written{skipped}"]
     if excluded:
         lines.append(_listed("excluded", excluded))
     if found.ignored:

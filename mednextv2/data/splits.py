@@ -176,7 +176,7 @@ def _by_rule(names: Sequence[str], num_folds: int | None, group: str | None) -> 
     said = [sentence] if (sentence := describe_groups(names, groups)) else []
     if folds > len(patients):
         folds = len(patients)
-        said.append(f"there are only {folds} of them to split, so each is a fold of its own (leave-one-out)")
+        said.append(f"there are only {wording.count(folds, 'patient')}, so each is a fold of its own (leave-one-out)")
     else:
         said.append(f"{folds} folds by nnU-Net's rule")
     found = []

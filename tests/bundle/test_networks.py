@@ -34,7 +34,7 @@ def test_a_network_of_ones_own_is_found_by_its_path(tmp_path, monkeypatch):
     ("network", "words"),
     [
         ("resenc", "did you mean resenc_l?"),
-        ("zzz", "There are dynunet, mednext_v1_b"),
+        ("zzz", "Give one of dynunet, mednext_v1_b"),
         ("none.yaml", "there is no such file"),
         ("./resenc_l", "there is no such file"),
         ("../networks/resenc_l", "there is no such file"),

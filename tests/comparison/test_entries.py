@@ -32,7 +32,7 @@ def test_a_network_with_weights_is_compared_twice(tmp_path):
     [
         ("v2_tinny", None, "there is no network v2_tinny; did you mean v2_tiny"),
         ("segresnt,v1_s", None, "did you mean segresnet"),
-        ("zzz", None, "there is no network zzz; There are v1_s"),
+        ("zzz", None, "there is no network zzz. Give some of v1_s"),
         ("", None, "give the names of the networks"),
         ("v1_s,v1_s", None, "v1_s is named twice"),
         ("v1_s", "v1_b=FILE", "--pretrained v1_b: is none of the networks that are compared"),

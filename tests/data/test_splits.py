@@ -134,7 +134,7 @@ def test_few_cases_are_each_a_fold_of_their_own(count, caplog):
     found = [split_dataset(folder(cases(count)), fold) for fold in range(count)]
     assert sorted(name for split in found for name in names(split.validation)) == [c.name for c in cases(count)]
     assert all(len(split.validation) == 1 and split.num_folds == count for split in found)
-    assert f"there are only {count} of them to split, so each is a fold of its own (leave-one-out)" in caplog.text
+    assert f"there are only {count} patients, so each is a fold of its own (leave-one-out)" in caplog.text
 
 
 def test_a_single_patient_cannot_be_split():
