@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from mednextv2.bundle.metadata import read_facts
 from mednextv2.bundle.run import chosen_weights, configure, find_bundle, read_workflow
 from mednextv2.errors import InputError
+from mednextv2.images.dicom_references import Model
 from mednextv2.inference.fold_ensemble import describe_choice
 from mednextv2.inference.inputs import CheckImaged, find_images
 from mednextv2.inference.prediction_orders import (
@@ -88,14 +89,15 @@ def predict_files(
     if report:
         _check_report(folder)
     check_extras(orders, extras)
-    warn_of_modalities(orders, read_facts(root).modalities)
+    facts = read_facts(root)
+    warn_of_modalities(orders, facts.modalities)
     with new_folder(folder, "output"):
         check = CheckOrder(CheckImaged("image", len(channels), spatial_dims), extras)
         orders, failed = _sound(orders, check)
         predictor = Predictor(bundle, **settings)
         for line in describe_choice(chosen_weights(files, root, settings)):
             print(line)
-        return _carry_out(orders, predictor, extras, failed)
+        return _carry_out(orders, predictor, extras, failed, Model(facts.name, facts.version))
 
 
 def _sound(orders: list[Order], check: CheckOrder) -> tuple[list[Order], list[str]]:
@@ -111,7 +113,9 @@ def _sound(orders: list[Order], check: CheckOrder) -> tuple[list[Order], list[st
     return sound, failed
 
 
-def _carry_out(orders: Sequence[Order], predictor: Predictor, extras: Extras, failed: list[str]) -> list[Path]:
+def _carry_out(
+    orders: Sequence[Order], predictor: Predictor, extras: Extras, failed: list[str], model: Model
+) -> list[Path]:
     written: list[Path] = []
     done: dict[str, dict[str, float]] = {}  # the volumes by the cases' names
     total = len(orders) + len(failed)
@@ -119,7 +123,7 @@ def _carry_out(orders: Sequence[Order], predictor: Predictor, extras: Extras, fa
         logger.error("%s", text)
     for order in tqdm(orders, desc="segmenting", unit="image", disable=len(orders) < 2, file=sys.stderr):
         try:
-            files, done[order.case] = _segment(order, predictor, extras)
+            files, done[order.case] = _segment(order, predictor, extras, model)
             written += files
         except InputError as e:
             if total == 1 or not order.series:
@@ -134,14 +138,19 @@ def _carry_out(orders: Sequence[Order], predictor: Predictor, extras: Extras, fa
     return written
 
 
-def _segment(order: Order, predictor: Predictor, extras: Extras) -> tuple[list[Path], dict[str, float]]:
-    """Segment one image and write the requested files; return the files and the structures' volumes."""
+def _segment(order: Order, predictor: Predictor, extras: Extras, model: Model) -> tuple[list[Path], dict[str, float]]:
+    """Segment one image and write the requested files; return the files and the structures' volumes.
+
+    `model` is named in DICOM objects if the predictor, which may be the caller's own, does not say what its model is.
+    """
     for one in order.series:
         tqdm.write(f"series {one.row()}", file=sys.stdout)
         for note in one.notes():
             logger.warning("%s", note)
     into = order.beside(Extras.ENDINGS["probabilities"]) if extras.probabilities else None
     segmentation = predictor(order.item["image"], case=order.case, probabilities=into)
+    if segmentation.model is None:
+        segmentation = replace(segmentation, model=model)
     written = [segmentation.save(order.mask)]
     objects: dict[str, Callable[[Path], Path]] = {
         "dicom_seg": lambda path: segmentation.save_dicom_seg(path, extras.dicom_seg_storage),

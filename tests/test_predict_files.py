@@ -18,8 +18,12 @@ from predict_helpers import AFFINE, BUNDLE, QUICK, noise, save, with_nan
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless
 
+import mednextv2.predict_files
 from mednextv2.errors import InputError
+from mednextv2.images.dicom import read_series
+from mednextv2.label_scheme import LabelScheme
 from mednextv2.predict_files import predict_files
+from mednextv2.segmentation import Segmentation
 
 
 def command(*arguments, **environment):
@@ -111,6 +115,26 @@ def test_each_series_ends_on_its_own(tmp_path, voxels, caplog, capsys):
     assert digest in seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmParameters
     assert str(tmp_path) not in (tmp_path / "out" / "results.json").read_text()
     assert "1 sound" in capsys.readouterr().out.replace('"', "")
+
+
+def test_the_bundle_is_named_where_the_callers_own_predictor_does_not_say_its_model(tmp_path, voxels, monkeypatch):
+    class Threshold:
+        scheme, root = LabelScheme(["background", "anterior", "posterior"]), BUNDLE
+
+        def __init__(self, bundle, **settings):
+            pass
+
+        def __call__(self, image, case=None, probabilities=None):
+            values, affine = read_series(image)
+            return Segmentation((values > values.mean()).astype(np.uint8), affine, self.scheme, image)
+
+    monkeypatch.setattr(mednextv2.predict_files, "Predictor", Threshold)
+    write_series(tmp_path / "s", voxels, AFFINE)
+    predict_files(BUNDLE, tmp_path / "s", tmp_path / "out", dicom_seg=True)
+    seg = pydicom.dcmread(tmp_path / "out" / "s_seg.dcm")
+    algorithm = seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0]
+    version = json.loads((BUNDLE / "configs" / "metadata.json").read_text())["version"]
+    assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == (BUNDLE.name, version)
 
 
 def test_a_slice_of_the_series_is_never_replaced(tmp_path, voxels):
