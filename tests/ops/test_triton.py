@@ -45,7 +45,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 2e-2}
 DTYPES = list(TOLERANCE)
 # tests of many sizes, which run in one precision only unless -m slow is given, and others that run with -m slow only
 LONG = ("joined_block_agrees", "mlp_agrees", "mlp_sums_over_many_tiles")
-LONGEST = ("opcheck and not up", "large_kernel and 7-", "joined_block_agrees and False", "24-2-True")
+LONGEST = ("opcheck", "many_tiles and 2-True", "large_kernel and 7-", "joined_block_agrees and False", "24-2-True")
 CONV, STRIDED, TRANSPOSED = (1, False), (2, False), (2, True)
 
 
