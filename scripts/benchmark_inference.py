@@ -247,7 +247,9 @@ def benchmark_air(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Parse the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("large", "export", "air", "measure"), help="see above")
+    parser.add_argument(
+        "what", choices=("large", "export", "air", "measure"), help="see above; the script uses measure itself"
+    )
     parser.add_argument("--image", help="image file to use instead of a random image")
     parser.add_argument("--labels", help="label map that replaces the output of the network, for export")
     parser.add_argument("--shape", type=_sizes, help="size in voxels of the random image, or of the resized real image")
@@ -257,10 +259,12 @@ def main() -> None:
     parser.add_argument("--zoom", type=float, default=1.5, help="network spacing divided by image spacing, for export")
     parser.add_argument("--variant", default="v2_tiny", help="size of MedNeXt (default: v2_tiny)")
     parser.add_argument("--filters", type=int, help="channels of the first level, instead of the variant's")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=device, help="device to measure on (default: cuda, without a GPU cpu)")
     parser.add_argument("--field", type=_sizes, help="size in voxels of the field of view around the CT, for air")
     parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: 3)")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "docs" / "benchmarks")
+    folder = Path(__file__).parents[1] / "docs" / "benchmarks"
+    parser.add_argument("--output", type=Path, default=folder, help="folder for results (default: docs/benchmarks)")
     options = parser.parse_args()
     large = options.what in ("large", "measure")
     options.classes = options.classes or {"export": 50, "air": 5}.get(options.what, 117)

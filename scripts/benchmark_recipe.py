@@ -250,20 +250,34 @@ def benchmark_planning(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Parse the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("memory", "loading", "planning", "measure"), help="see above")
+    parser.add_argument(
+        "what", choices=("memory", "loading", "planning", "measure"), help="see above; the script uses measure itself"
+    )
     parser.add_argument("--dataset", help="folder of the data set, for loading and planning")
     parser.add_argument("--bundle", default="mednextv2_hippocampus", help="bundle that is trained, for loading")
-    parser.add_argument("--variant", action="append", help="size of the network; may be given several times")
-    parser.add_argument("--patch", action="append", type=lambda t: [int(n) for n in t.split(",")], help="patch size")
+    parser.add_argument("--variant", action="append", help="size of the network; repeatable")
+    parser.add_argument(
+        "--patch",
+        action="append",
+        type=lambda t: [int(n) for n in t.split(",")],
+        help="patch in voxels, as 48,64,48; repeatable",
+    )
     parser.add_argument("--batch", type=int, default=2, help="patches in a training step (default: 2)")
     parser.add_argument("--outputs", type=int, default=3, help="output channels (default: 3)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--augment_on", choices=("workers", "device"), default="workers", help="where, for loading")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=device, help="device to measure on (default: cuda, without a GPU cpu)")
+    parser.add_argument(
+        "--augment_on",
+        choices=("workers", "device"),
+        default="workers",
+        help="where images are augmented, for loading: in worker processes, or on the device (default: workers)",
+    )
     parser.add_argument("--workers", type=int, default=2, help="worker processes (default: 2)")
     parser.add_argument("--steps", type=int, default=30, help="steps in each block of steps, for loading")
     parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: 3)")
     parser.add_argument("--nnunet", help="folder of nnU-Net's commands, if they are not on the PATH")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "docs" / "benchmarks")
+    folder = Path(__file__).parents[1] / "docs" / "benchmarks"
+    parser.add_argument("--output", type=Path, default=folder, help="folder for results (default: docs/benchmarks)")
     options = parser.parse_args()
     if options.what in ("loading", "planning") and not options.dataset:
         parser.error("--dataset is needed")

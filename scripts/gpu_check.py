@@ -49,10 +49,14 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--output", required=True, help="folder for the tables")
     add("--stages", default=",".join(STAGES), help=f"any of {','.join(STAGES)} (default: all); environment always runs")
-    add_minutes(parser, 5.0, "limit for everything in minutes")
+    add_minutes(parser, 5.0, "time limit for all stages together, in minutes")
     add("--variant", choices=VARIANTS, help="size of MedNeXt (default: v2_base; dry: v2_tiny)")
     add_patch(parser, None, "128; dry: 32")
-    add("--peer", choices=("monai", "resenc_l", "none"), help="(default: resenc_l if it is installed, else monai)")
+    add(
+        "--peer",
+        choices=("monai", "resenc_l", "none"),
+        help="network for the stage peer (default: resenc_l if installed, else monai)",
+    )
     add("--data", help="folder of the hippocampus data set, or one that contains Task04_Hippocampus")
     add("--dry", action="store_true", help="run at tiny sizes on the CPU, without a GPU; takes some minutes")
     options = parser.parse_args(arguments)

@@ -264,10 +264,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Compile the kernels that the options name and print a table; return 1 if something is wrong."""
     everything = [*VARIANTS, *(f"v2_tiny/{n}" for n in ODD_FILTERS)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variants", nargs="+", default=everything, choices=everything, help="(default: all)")
-    parser.add_argument("--arch", nargs="+", type=int, default=list(SHARED_LIMIT), choices=SHARED_LIMIT)
-    parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES, help="(default: all)")
-    parser.add_argument("--kernel-sizes", nargs="+", type=int, default=KERNEL_SIZES, choices=KERNEL_SIZES)
+    text = "sizes of MedNeXt; v2_tiny/N is v2_tiny with N filters (default: all)"
+    parser.add_argument("--variants", nargs="+", default=everything, choices=everything, help=text)
+    text = "compute capabilities, such as 90 for 9.0 (default: all)"
+    parser.add_argument("--arch", nargs="+", type=int, default=list(SHARED_LIMIT), choices=SHARED_LIMIT, help=text)
+    parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES, help="data types (default: all)")
+    text = "kernel sizes of the depthwise convolutions (default: all)"
+    parser.add_argument("--kernel-sizes", nargs="+", type=int, default=KERNEL_SIZES, choices=KERNEL_SIZES, help=text)
     options = parser.parse_args(arguments)
     wrong = []
     jobs = all_jobs(options.variants, options.arch, options.dtypes, options.kernel_sizes)

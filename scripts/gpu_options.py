@@ -51,13 +51,13 @@ def _number(text: str, kind: type) -> int | float | None:
 
 def add_patch(parser: argparse.ArgumentParser, default: int | None = 128, note: str = "") -> None:
     """Add `--patch`."""
-    text = f"edge in voxels, a multiple of {DIVISOR} up to {LARGEST_EDGE} (default: {default or note})"
+    text = f"edge of the patch in voxels, a multiple of {DIVISOR} up to {LARGEST_EDGE} (default: {default or note})"
     parser.add_argument("--patch", type=edge, default=default, metavar="VOXELS", help=text)
 
 
 def add_minutes(parser: argparse.ArgumentParser, default: float, what: str) -> None:
     """Add `--minutes`."""
-    text = f"{what}, from {SHORTEST} to {LONGEST} (default: {default:g})"
+    text = f"{what} (from {SHORTEST} to {LONGEST}, default: {default:g})"
     parser.add_argument("--minutes", type=minutes, default=default, help=text)
 
 

@@ -199,9 +199,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--variant", default="v2_base", choices=VARIANTS, help="size of MedNeXt (default: v2_base)")
     add_patch(parser)
     parser.add_argument("--kernel-size", type=int, default=3, choices=(3, 5, 7), help="kernel size (default: 3)")
-    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16"), help="(default: bfloat16)")
+    parser.add_argument(
+        "--dtype", default="bfloat16", choices=("bfloat16", "float16"), help="data type (default: bfloat16)"
+    )
     parser.add_argument("--kernels", nargs="+", default=table, choices=table, help="kernels to tune (default: all)")
-    add_minutes(parser, 10.0, "for all kernels together; each entry's first configuration is timed in any case")
+    add_minutes(parser, 10.0, "minutes for all kernels together; the first configuration of each entry is always timed")
     parser.add_argument("--dry", action="store_true", help="predict for an H100 instead of measuring")
     options = parser.parse_args(arguments)
     if not (options.dry or torch.cuda.is_available()):

@@ -99,7 +99,7 @@ def _task_text(plan: Plan, name: str) -> str:
         (
             "spacing",
             [round(s, 6) for s in facts["spacing"].value],
-            f"mm, along right, anterior, superior: {facts['spacing'].reason}",
+            f"mm, axes in RAS order: {facts['spacing'].reason}",
         ),
         (
             "patch_size",

@@ -10,7 +10,7 @@ def bundle(task: list[str], check: bool = False) -> None:
     """Build the configuration files, the metadata and the README of bundles from their task.yaml.
 
     Args:
-        task: The task.yaml in the folder of a bundle, or that folder; or several of them.
+        task: The task.yaml of a bundle, or the bundle's folder. Several can be given.
         check: Write nothing, and end with an error if a file is not up to date.
 
     Examples:

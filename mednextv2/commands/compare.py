@@ -19,28 +19,28 @@ def compare(
 ) -> None:
     """Train and evaluate several networks on a data set with one recipe and an equal budget, and compare their scores.
 
-    The results are a table with the rank of each network, a figure, and the scores of every run. The same command goes
-    on with a comparison that was interrupted, and makes only new runs if networks, seeds or folds are added. A network
-    that fails does not end the comparison.
+    The results are a table with the rank of each network, a figure, and the scores of every run. If a
+    comparison was interrupted, the same command resumes it; if networks, seeds or folds are added, only the new runs
+    are made. A network that fails does not end the comparison.
 
     Args:
         dataset_dir: The folder of the data set, in the layout of nnU-Net or of the Medical Segmentation Decathlon, or
-            with the two subfolders images and labels. With --labels_dir it may contain only images.
+            with the two subfolders images and labels. With --labels_dir, a folder of images is enough.
         networks: The networks, separated by commas: sizes of MedNeXt such as v2_tiny or v1_s, other networks such as
             segresnet, or files such as ./my_network.yaml.
         output: The folder of the comparison. By default it is comparisons/NAME, after the folder of the data set.
         epochs: The budget of each run as a number of epochs, so that all networks make the same number of steps.
         minutes: The budget of each run as minutes of training. A short trial of each network measures how many steps
             it can make in this time.
-        seeds: The seeds of the trainings, such as 0,1,2. Each network is trained once for each seed and fold.
+        seeds: The random seeds of the runs, such as 0,1,2. Each network is trained once for each seed and fold.
         folds: The folds of the cross-validation whose cases are scored, such as 0,1.
-        bundle: A bundle or a task.yaml with the spacing, the patch size and the other facts for the recipe. By default
+        bundle: A bundle or a task.yaml with the spacing, the patch size and the other settings of the task. By default,
             they are planned from the data, as by mednextv2 plan.
         pretrained: Files of weights, such as v2_tiny=model.pt or a=a.pt,b=b.pt. Such a network is trained twice, from
             random weights and from these, and a second figure compares the two.
         labels_dir: The folder of the label maps, if they are not inside DATASET_DIR. A label map has the same file
             name as its image.
-        memory: The memory in GiB that a training step may use, if the facts are planned.
+        memory: The memory in GiB that a training step may use, if the settings are planned.
         settings: Any setting at the top of the workflows train and evaluate, the same for all networks, such as
             --batch_size 2 or --iterations_per_epoch 100.
 

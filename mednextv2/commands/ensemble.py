@@ -5,13 +5,13 @@ def ensemble(bundle: str, dataset_dir: str, labels_dir: str | None = None, exper
     """Finish a cross-validation: write one table of all folds, and choose the post-processing for inference.
 
     Args:
-        bundle: The folder or the name of the bundle. All five folds must have been trained and evaluated in it.
+        bundle: The folder or the name of the bundle. All folds must have been trained and evaluated in it.
         dataset_dir: The folder of the data set, in the layout of nnU-Net or of the Medical Segmentation Decathlon, or
-            with the two subfolders images and labels. With --labels_dir it may contain only images.
+            with the two subfolders images and labels. With --labels_dir, a folder of images is enough.
         labels_dir: The folder of the label maps, if they are not inside DATASET_DIR. A label map has the same file
             name as its image.
-        experiment: The experiment whose folds are evaluated, such as resenc_l or finetune: the folder in models that
-            holds fold_0. Without it, that is models itself.
+        experiment: The experiment whose folds are combined, such as resenc_l or finetune. It is the name of a folder in
+            models. By default, the folds are directly in models.
 
     Examples:
         mednextv2 ensemble bundles/mednextv2_liver Dataset042_Liver

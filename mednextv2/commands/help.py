@@ -109,5 +109,5 @@ def _option(p: inspect.Parameter, letters: Mapping[str, str]) -> str:
 
 
 def _default(p: inspect.Parameter) -> str:
-    shown = p.kind is not p.VAR_KEYWORD and p.default is not None and not isinstance(p.default, bool)
+    shown = p.kind is not p.VAR_KEYWORD and p.default not in (None, "") and not isinstance(p.default, bool)
     return f" The default is {p.default}." if shown else ""

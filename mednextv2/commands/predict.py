@@ -24,7 +24,7 @@ def predict(
             the file to write.
         series: The series to segment, if the DICOM folder holds several: its number in the list that is printed, its
             UID, or a part of its description. With the value all, every series that is a volume is segmented. A bundle
-            of several channels takes one series for each, such as --series 3,4,5,6.
+            with several channels needs one series for each channel, such as --series 3,4,5,6.
         dicom_seg: Also write each mask as a DICOM SEG file. This needs the package highdicom.
         report: Also write report.html, a page with the volume of each class and pictures of the cases, and the volumes
             in ml as the table volumes.csv.
@@ -40,7 +40,7 @@ def predict(
     Examples:
         mednextv2 predict mednextv2_hippocampus head.nii.gz masks --report
         mednextv2 predict mednextv2_hippocampus images masks --device cpu
-        mednextv2 predict mednextv2_hippocampus dicom_study masks --series 4 --dicom-seg
+        mednextv2 predict mednextv2_hippocampus dicom_study masks --series 4 --dicom_seg
     """
     from mednextv2.allocator import keep_freed_memory
     from mednextv2.predict_files import predict_files

@@ -6,7 +6,7 @@ def report(folder: str, output: str | None = None, images: str | None = None, la
 
     Args:
         folder: The output folder of an evaluation or a prediction, which contains a results.json. A folder of label
-            maps without one is scored first, as with mednextv2 score, if --labels and --images are given.
+            maps without a results.json is scored first, as by mednextv2 score, if --labels and --images are given.
         output: The .html file to write. By default it is report.html in FOLDER.
         images: The folder that contains the images, if they have been moved or FOLDER has no results.json.
         labels: The folder that contains the label maps, if they have been moved or FOLDER has no results.json.

@@ -15,13 +15,13 @@ def run(bundle: str, workflow: str, network: str | None = None, **settings: Any)
 
     Args:
         bundle: The folder or the name of the bundle, such as mednextv2_hippocampus.
-        workflow: The workflow to run: train, finetune, evaluate, inference or multi_gpu_train. Overlays of train are
-            joined by +, as in finetune+multi_gpu_train.
+        workflow: The workflow to run: train, finetune, evaluate, inference or multi_gpu_train. The two workflows
+            finetune and multi_gpu_train can be joined, as finetune+multi_gpu_train.
         network: Another network in place of the bundle's own: a name such as resenc_l, or a file such as
             ./my_network.yaml. Evaluation and inference find the network of trained weights by themselves.
         settings: Any setting at the top of the workflow's file, such as configs/train.yaml in the bundle's folder. A
-            setting that does not exist is an error. mednextv2 run BUNDLE WORKFLOW --help lists them; with --network, it
-            also lists those of that network.
+            setting that does not exist is an error. mednextv2 run BUNDLE WORKFLOW --help lists the settings; with
+            --network, it also lists the settings of that network.
 
     Examples:
         mednextv2 run mednextv2_hippocampus train --dataset_dir Task04_Hippocampus --fold 0 --epochs 100

@@ -16,7 +16,7 @@ def score(
         labels: The folder of the reference label maps. A mask has the file name of its reference, with or without an
             ending such as _seg.
         output: The folder for cases.csv, summary.csv and results.json. By default it is MASKS/scores.
-        names: The meaning of the label values, as a bundle, or a folder with a dataset.json. By default, it is read
+        names: A bundle, or a folder with a dataset.json, that names the label values. By default, the names are read
             from a dataset.json in or beside LABELS or MASKS; without one, classes are named after their values.
         images: The folder of the images. With it, mednextv2 report can draw cases.
         skip_missing: Leave out references that have no mask, instead of ending with an error.

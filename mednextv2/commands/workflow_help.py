@@ -35,7 +35,7 @@ def format_workflow_help(bundle: str, workflow: str, network: str | None = None)
     chosen = f" --network {network}" if network else ""
     lines = [
         wrap(f"Settings of the workflow {workflow}, from {' and '.join(files if network else files[-1:])}."),
-        "A value that begins with $ or @ is worked out from other settings. A setting is given as --NAME VALUE.",
+        "A value that begins with $ or @ is computed from other settings. A setting is given as --NAME VALUE.",
         "",
         "Usage:",
         f"  mednextv2 run {bundle} {workflow}{chosen} --NAME VALUE …",
