@@ -196,7 +196,7 @@ def _locate(target: str, locator: ComponentLocator) -> tuple[Any, str]:
     try:
         found = pydoc.locate(f"{module}.{target}" if module else target)
     except pydoc.ErrorDuringImport as e:
-        return None, f"{target} cannot be imported ({e.exc.__name__}: {str(e.value)[:_LONGEST]}); mend or install it"
+        return None, f"{target} cannot be imported ({str(e.value)[:_LONGEST]}); mend or install it"
     if isinstance(found, ModuleType):
         return None, f"{target} is a module; give a class or function in it, such as {target}.{_example(found)}"
     if found is not None:

@@ -129,7 +129,7 @@ def transfer_weights(
     heads = _heads(network, out_channels)
     difference = other_labels(path, labels)
     for name, tensor in own.items():
-        way, value = _fit(name, tensor, state.get(name), in_channels, heads)
+        way, value = _fit(name, tensor, state.get(name), in_channels, out_channels, heads)
         if difference and name in heads and way != "other":
             way, value = "new", None
         if value is not None:
@@ -157,7 +157,12 @@ def transfer_weights(
 
 
 def _fit(
-    name: str, own: Tensor, given: Tensor | None, in_channels: int | None, heads: dict[str, int]
+    name: str,
+    own: Tensor,
+    given: Tensor | None,
+    in_channels: int | None,
+    out_channels: int | None,
+    heads: dict[str, int],
 ) -> tuple[str, Tensor | None]:
     """Return how a tensor becomes one of the network ("" unchanged, `new`, `other`, or words), and its values."""
     if given is None:
@@ -167,7 +172,7 @@ def _fit(
     if given.dim() != own.dim():
         return "other", None
     axes = [axis for axis in range(own.dim()) if own.shape[axis] != given.shape[axis]]
-    if name in heads and axes == [heads[name]]:
+    if (name in heads and axes == [heads[name]]) or (axes == [0] and own.shape[0] == out_channels):
         return "new", None
     if axes == [1] and own.dim() > 2 and own.shape[1] == in_channels:
         return f"from {count(given.shape[1], 'input channel')} to {own.shape[1]}", adapt_channels(given, own.shape[1])
