@@ -4,7 +4,12 @@ import pytest
 
 from mednextv2.bundle.overrides import override_problems
 
-CONFIG = {"epochs": 3, "train": {"trainer": {"max_epochs": 3}, "parts": [{"prob": 1}]}, "channels": ["CT"], "_meta_": {}}
+CONFIG = {
+    "epochs": 3,
+    "train": {"trainer": {"max_epochs": 3}, "parts": [{"prob": 1}]},
+    "channels": ["CT"],
+    "_meta_": {},
+}
 
 
 @pytest.mark.parametrize("key", ["epochs", "train::trainer::max_epochs", "train#parts#0#prob", "run_id"])
