@@ -107,6 +107,8 @@ def configure(
     given = {key: value for key, value in settings.items() if key != "network"}
     network = settings.get("network")
     files = workflow_files(root, workflow, network)
+    if own := own_network(network):  # before its weights are looked for
+        check_parts(own, read_own(own), _read_config(files), Path(files[0]).name)
     recorded: dict[str, Any] = {}
     if "weights" in _read_config(files):
         name, recorded = recorded_network(chosen_weights(files, root, given))
@@ -116,8 +118,6 @@ def configure(
             recorded = {}
     check_overrides(files, given, more)
     config = _read_config(files)
-    if own := own_network(network):
-        check_parts(own, read_own(own), config, Path(files[0]).name)
     return files, {**{key: value for key, value in recorded.items() if key in config}, **given}
 
 

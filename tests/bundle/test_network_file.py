@@ -52,7 +52,7 @@ def test_a_file_without_mistakes_passes(workflow, tmp_path):
             "network_inner: monai.networks.nets.SegResnet does not exist, as monai.networks.nets has no SegResnet (did "
             "you mean SegResNet",
         ),
-        ({"_target_": "BasicUnet"}, {}, "network_inner: BasicUnet does not exist in MONAI (did you mean BasicUN"),
+        ({"_target_": "SwinUNETRR"}, {}, "network_inner: SwinUNETRR does not exist in MONAI (did you mean SwinUNETR"),
         ({"_target_": "my_package.Net"}, {}, "as there is no module my_package here; install it, or add its folder to"),
         ({"_target_": "monai.networks.nets"}, {}, "monai.networks.nets is a module; give a class or function in it"),
         ({"_target_": 3}, {}, "network_inner: _target_ 3 should be the name of a class or function"),
@@ -111,7 +111,11 @@ def test_the_command_line_ends_with_one_message_and_status_1(workflow, tmp_path)
     ("inner", "more", "words"),
     [
         ({"features": [1, 2]}, {}, "network_def cannot be built (ValueError: Sequence must have length 6"),
-        ({"features": "$nothing"}, {}, "network_inner cannot be built (NameError: name 'nothing' is not defined)"),
+        (
+            {"features": "$nothing"},
+            {},
+            "network_inner::features cannot be built (NameError: name 'nothing' is",
+        ),
         ({}, {"network_filters": "$1 / 0"}, "network_filters cannot be built (ZeroDivisionError: division by zero)"),
         ({}, {"network_filters": "@network_settings"}, "cannot be built (ValueError: detected circular references"),
     ],
