@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -99,16 +99,32 @@ def check_settings(patch_size: Sequence[int], device: torch.device | str, **sett
     Raises:
         InputError: With one line for each wrong setting: its name, its value, and what it should be.
     """
-    problems = [
-        f"{name} {value!r}: should be {RULES[name].words}"
-        for name, value in settings.items()
-        if not RULES[name].fits(value)
-    ]
+    problems = wrong_values(settings)
     problems += [p for p in (_patch_problem(patch_size), _device_problem(device)) if p]
     if not problems and (problem := _memory_problem(patch_size, device, settings.get("batch_size", 0))):
         problems.append(problem)
     if problems:
         raise InputError("\n".join(problems))
+
+
+def wrong_values(settings: Mapping[str, Any]) -> list[str]:
+    """Say which settings have values that cannot be.
+
+    Args:
+        settings: Settings by name; those without a rule in `RULES` are not looked at.
+
+    Returns:
+        A line for each of them.
+
+    Example:
+        >>> wrong_values({"epochs": 0, "seed": 1})
+        ['epochs 0: should be a whole number from 1']
+    """
+    return [
+        f"{name} {value!r}: should be {RULES[name].words}"
+        for name, value in settings.items()
+        if name in RULES and not RULES[name].fits(value)
+    ]
 
 
 def _patch_problem(patch_size: Any) -> str:

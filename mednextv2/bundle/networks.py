@@ -7,9 +7,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from mednextv2.bundle.network_file import read_network_file
 from mednextv2.errors import UsageError
 from mednextv2.paths import absolute
-from mednextv2.text_files import MAX_YAML_BYTES, parse_yaml, read_text
 from mednextv2.weights.provenance import read_about
 
 #: The name of the network that bundles have without an overlay.
@@ -32,10 +32,15 @@ def find_network(network: str | os.PathLike) -> Path:
         network: A name of :func:`network_names`, or the path of an overlay of one's own.
 
     Raises:
-        UsageError: If there is none, or the file is not an overlay of a network.
+        UsageError: If there is none.
+        InputError: If the file is not an overlay of a network.
     """
     own = os.fspath(network).endswith(_ENDINGS) or os.sep in os.fspath(network)
     file = absolute(network) if own else _folder() / f"{network}.yaml"
+    if own and file.is_dir():
+        found = sorted(path.name for path in file.iterdir() if path.suffix in _ENDINGS)
+        there = f"; it holds {', '.join(found[:5])}" if found else ""
+        raise UsageError(f"--network {network}: is a folder; give the file of a network{there}")
     if not file.is_file():
         names = network_names()
         near = difflib.get_close_matches(str(network), names, n=2)
@@ -44,21 +49,22 @@ def find_network(network: str | os.PathLike) -> Path:
             f"--network {network}: there is no such {'file' if own else 'network'}{hint} Give one of "
             f"{', '.join(names)}, or the path of a file of your own, such as ./my_network.yaml (see docs/networks.md)"
         )
-    if not own:
-        return file
-    content = parse_yaml(read_text(file, MAX_YAML_BYTES), file)
-    name = content.get("network_name") if isinstance(content, dict) else None
-    if (
-        not isinstance(name, str)
-        or "/" in name
-        or name in (OWN_NETWORK, *network_names())
-        or "network_def" not in content
-    ):
-        raise UsageError(
-            f"--network {network}: should be a file with network_name (a name that no other network has) and "
-            "network_def; docs/networks.md shows an example"
-        )
+    if own:
+        read_own(file)
     return file
+
+
+def own_network(network: str | os.PathLike | None) -> Path | None:
+    """Return the file of a user's own network, or None for a network of the package."""
+    if network is None or (file := find_network(network)).parent == _folder():
+        return None
+    return file
+
+
+def read_own(file: Path) -> dict[str, Any]:
+    """Read a user's own file: see :func:`mednextv2.bundle.network_file.read_network_file`."""
+    taken = {name: "a network of the package" for name in network_names()} | {OWN_NETWORK: "the bundle's own network"}
+    return read_network_file(file, taken)
 
 
 def _folder() -> Path:

@@ -12,14 +12,21 @@ from monai.bundle import ConfigParser
 from monai.bundle import run as monai_run
 
 from mednextv2.bundle.build import OVERLAYS
-from mednextv2.bundle.networks import OWN_NETWORK, find_network, network_names, recorded_network
+from mednextv2.bundle.network_file import check_parts, explain_failure
+from mednextv2.bundle.networks import (
+    OWN_NETWORK,
+    find_network,
+    network_names,
+    own_network,
+    read_own,
+    recorded_network,
+)
+from mednextv2.bundle.overrides import override_problems
 from mednextv2.bundle.task import is_rewritten, texts_in
 from mednextv2.errors import InputError, UsageError, find_input_error
 from mednextv2.paths import PATHS, absolute
 from mednextv2.text_files import MAX_YAML_BYTES, parse_yaml, read_json, read_text
 from mednextv2.wording import brief
-
-_RUN_ARGUMENTS = ("run_id", "init_id", "final_id", "meta_file", "logging_file")  # MONAI's arguments, passed on
 
 
 def find_bundle(bundle: str | os.PathLike) -> Path:
@@ -94,12 +101,14 @@ def configure(
         the settings with which the weights were trained, such as the size of the patch.
 
     Raises:
-        InputError: If the workflow, the network or a setting does not exist, or the weights are of a network that is
-            not in the package and was not given.
+        InputError: If the workflow, the network or a setting does not exist, the weights are of a network that is not
+            in the package and was not given, or the file of a network names what does not exist.
     """
     given = {key: value for key, value in settings.items() if key != "network"}
     network = settings.get("network")
     files = workflow_files(root, workflow, network)
+    if own := own_network(network):  # before its weights are looked for
+        check_parts(own, read_own(own), _read_config(files), Path(files[0]).name)
     recorded: dict[str, Any] = {}
     if "weights" in _read_config(files):
         name, recorded = recorded_network(chosen_weights(files, root, given))
@@ -184,44 +193,8 @@ def check_overrides(files: list[str], overrides: dict[str, Any], more: Sequence[
         overrides: Settings by name; `::` and `#` lead to nested settings.
         more: Further names that are allowed.
     """
-    parser = read_workflow(files)
-    config: Any = parser.config  # a dictionary, since it was read from files
-    known = [*more, *(k for k in config if k != parser.meta_key)]
-    problems = []
-    for key in overrides:
-        if key in _RUN_ARGUMENTS:
-            continue
-        parts = key.replace("#", "::").split("::")
-        node: Any = config
-        for part in parts:
-            if isinstance(node, dict) and part in node:
-                node = node[part]
-            elif isinstance(node, list) and part.isdigit() and int(part) < len(node):
-                node = node[int(part)]
-            else:
-                names = list(node) if isinstance(node, dict) and part != parts[0] else known
-                near = difflib.get_close_matches(part, [str(n) for n in names], n=3)
-                before, _, after = key.partition(part or key)
-                near = [f"--{before}{name}{after}" for name in near]
-                hint = f"did you mean {' or '.join(near)}?" if near else f"see {files[0]}"
-                problems.append(f"--{key}: there is no such setting; {hint}")
-                break
-        else:
-            if len(parts) == 1 and (kind := _other_kind(node, overrides[key])):
-                problems.append(f"--{key} {brief(overrides[key])}: {kind}")
-    if problems:
+    if problems := override_problems(_read_config(files), overrides, more, files[0]):
         raise UsageError("\n".join(problems))
-
-
-def _other_kind(default: Any, value: Any) -> str:
-    """Say what should be in the place of a value that is another kind of thing than the default, or return nothing."""
-    if isinstance(default, dict) and isinstance(value, (str, int, float)):
-        return f"is a section, not a setting; its parts are {brief([part for part in default if part[0] != '_'])}"
-    texts = isinstance(default, list) and bool(default) and isinstance(default[0], (str, dict))
-    if texts and (isinstance(value, (str, int, float)) or value == []):
-        example = [part for part in default if isinstance(part, str)] or ["a", "b"]
-        return f"should be a list, such as {brief(str(example))}, each text in it in quotes"
-    return ""
 
 
 def as_setting(key: str, value: Any) -> Any:
@@ -270,6 +243,7 @@ def run_bundle(bundle: str | os.PathLike, workflow: str, **overrides: Any) -> No
         InputError: If the bundle, workflow or setting does not exist, or the workflow refuses something.
     """
     root = find_bundle(bundle)
+    own = own_network(overrides.get("network"))
     files, overrides = configure(root, workflow, overrides)
     overrides = {key: as_setting(key, value) for key, value in overrides.items()}
     overrides.setdefault("bundle_root", root)
@@ -277,4 +251,9 @@ def run_bundle(bundle: str | os.PathLike, workflow: str, **overrides: Any) -> No
     meta_file = str(overrides.pop("meta_file", root / "configs" / "metadata.json"))
     if os.path.isfile(meta_file):  # MONAI goes without it where there is none
         _check_content(meta_file)
-    monai_run(config_file=files, meta_file=meta_file, logging_file=logging_file, **overrides)
+    try:
+        monai_run(config_file=files, meta_file=meta_file, logging_file=logging_file, **overrides)
+    except Exception as e:
+        if own and (found := explain_failure(own, read_own(own), e)):
+            raise found from e
+        raise

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +16,19 @@ from mednextv2.bundle.plan import plan_dataset
 from mednextv2.bundle.plan_to_task import write_task
 from mednextv2.comparison.entries import Entry
 from mednextv2.comparison.figure import draw_pretraining, draw_runs
+from mednextv2.comparison.preflight import check_networks
+from mednextv2.comparison.pretrained import check_pretrained
 from mednextv2.comparison.request import NAME, Request, store_request
 from mednextv2.comparison.results import Result, gather, read_run
 from mednextv2.comparison.runner import make_runs
 from mednextv2.comparison.runs import list_runs
-from mednextv2.comparison.table import markdown, run_rows, table_rows
+from mednextv2.comparison.table import RUN_COLUMNS, markdown, run_rows, table_rows
 from mednextv2.data.dataset import read_dataset
 from mednextv2.data.splits import split_dataset
 from mednextv2.errors import InputError, UsageError
 from mednextv2.locks import hold_folder, release_folder
 from mednextv2.machine import usable_cpus
-from mednextv2.paths import absolute, expand, prepare_folder, writing
+from mednextv2.paths import absolute, expand, missing_folders, prepare_folder, remove_empty, writing
 from mednextv2.scores.csv_tables import write_csv
 from mednextv2.scores.results_json import made_by
 from mednextv2.text_files import MAX_YAML_BYTES, parse_yaml, read_text
@@ -72,12 +75,12 @@ def compare_networks(
     dataset = read_dataset(request.dataset_dir, request.labels_dir)
     split_of = {k: request.settings.get(k) for k in ("num_folds", "splits", "group")}
     splits = [split_dataset(dataset, fold, **split_of) for fold in request.folds]
+    check_networks(request.entries)
+    created = missing_folders(folder)
     prepare_folder(folder, "output")
     hold_folder(folder, "output")
     try:
-        own = _make_bundle(request, folder / "bundle", bundle, memory)
-        request.settings_of(own, "train")  # refuses names that do not exist
-        store_request(folder, request)
+        own = _start(request, folder, bundle, memory)
         _prepare_data(request, folder, own)
         runs = list_runs(folder, request.entries, request.folds, request.seeds)
         failed = make_runs(runs, lambda run: request.job(run, own), lambda run: f"Dice {read_run(run).dice:.3f}")
@@ -92,6 +95,25 @@ def compare_networks(
         raise KeyboardInterrupt(f"stopped by Ctrl-C; the same command goes on with the comparison in {folder}") from e
     finally:
         release_folder(folder)
+        remove_empty(created)
+
+
+def _start(request: Request, folder: Path, bundle: str | os.PathLike | None, memory: float) -> Path:
+    """Make the comparison's bundle and check what depends on it; if something is refused, a new bundle is not kept."""
+    fresh = not os.path.exists(folder / "bundle")
+    try:
+        own = _make_bundle(request, folder / "bundle", bundle, memory)
+        request.settings_of(own, "train")  # refuses names that this bundle does not have
+        runs = list_runs(folder, request.entries, request.folds[:1], request.seeds[:1])
+        tuned = [(run.entry.network, request.job(run, own).train) for run in runs if run.entry.pretrained]
+        for line in check_pretrained(own, tuned):
+            print(line, file=sys.stderr)
+        store_request(folder, request)
+    except InputError:
+        if fresh:
+            shutil.rmtree(folder / "bundle", ignore_errors=True)
+        raise
+    return own
 
 
 def _check_free(folder: Path) -> None:
@@ -122,12 +144,7 @@ def _make_bundle(request: Request, own: Path, bundle: str | os.PathLike | None, 
         plan = plan_dataset(request.dataset_dir, request.labels_dir, **given, memory=memory)
         print(plan.table())
         write_task(plan, own)
-    try:
-        write_bundle(task)
-    except InputError:
-        if bundle is not None and not (own / "configs").exists():  # a task that cannot be used is not kept
-            shutil.rmtree(own, ignore_errors=True)
-        raise
+    write_bundle(task)
     return own
 
 
@@ -208,7 +225,7 @@ def _own_recipe(entry: Entry, given: Any) -> str:
 def _write(folder: Path, name: str, results: list[Result], facts: Sequence[str]) -> Comparison:
     *files, pretraining = [folder / name for name in _RESULTS]
     write_csv(files[0], table_rows(results))
-    write_csv(files[1], run_rows(results))
+    write_csv(files[1], run_rows(results), RUN_COLUMNS)
     text = markdown(results, facts)
     pictures = {files[3]: draw_runs(results, f"{name}: Dice of each network")}
     by_name = {r.entry.name: r for r in results if r.complete}

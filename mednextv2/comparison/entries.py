@@ -7,11 +7,11 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mednextv2.bundle.networks import find_network, network_names
+from mednextv2.bundle.networks import find_network, network_names, read_own
 from mednextv2.errors import InputError, UsageError
 from mednextv2.nets.variants import VARIANTS
 from mednextv2.paths import absolute
-from mednextv2.text_files import MAX_YAML_BYTES, parse_yaml, read_text
+from mednextv2.weights.files import folder_advice
 
 _ENDINGS = (".yaml", ".yml", ".json")
 
@@ -95,9 +95,9 @@ def _find(word: str) -> Entry:
             )
         return Entry(word, {"network": word})
     file = find_network(word)  # which checks it
-    name = str(parse_yaml(read_text(file, MAX_YAML_BYTES), file)["network_name"])
+    name = str(read_own(file)["network_name"])
     if name in VARIANTS:
-        raise UsageError(f"{file}: network_name {name} is the name of another network; choose another one")
+        raise InputError(f"{file}: network_name {name} is the name of another network; choose another one")
     return Entry(name, {"network": str(file)}, files={"network": _digest(file)})
 
 
@@ -111,6 +111,8 @@ def _read_pretrained(text: str) -> dict[str, str]:
         if name in weights:
             raise UsageError(f"--pretrained {name}: is given twice")
         path = absolute(file)
+        if path.is_dir():
+            raise InputError(f"--pretrained {file}: {folder_advice(path)}")
         if not path.is_file():
             raise InputError(f"--pretrained {file}: there is no such file; give a model.pt of the network {name}")
         weights[name] = str(path)

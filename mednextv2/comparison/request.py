@@ -9,6 +9,7 @@ from typing import Any
 from mednextv2.bundle.run import check_overrides, read_workflow, workflow_files
 from mednextv2.comparison.budget import check_budget, equal_epochs
 from mednextv2.comparison.entries import Entry
+from mednextv2.comparison.preflight import check_names
 from mednextv2.comparison.runs import Job, Run
 from mednextv2.errors import InputError, UsageError
 from mednextv2.paths import PATHS, absolute, writing
@@ -50,10 +51,12 @@ class Request:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_budget(self.epochs, self.minutes)
         for name in self.settings:
             if name in _OWN:
                 raise UsageError(f"--{name}: is decided by the comparison; give {_OWN[name]} instead")
+        check_names(self.settings, tuple(_OWN))
+        check_budget(self.epochs, self.minutes)
+        for name in self.settings:
             if self.minutes is not None and name in _FROM_MINUTES:
                 raise UsageError(f"--{name}: follows from --minutes for each network; give --epochs to choose it")
 

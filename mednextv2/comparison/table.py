@@ -13,6 +13,12 @@ _HEADER = (
     "time per step", "steps", "epochs", "training", "memory", "runs",
 )  # fmt: skip
 
+#: The columns of the table of runs: what identifies a run, its scores, and what its process reports.
+RUN_COLUMNS = (
+    "network", "pretrained", "fold", "seed", "dice", "surface_dice_1mm", "parameters", "epochs", "planned_epochs",
+    "steps", "step_seconds", "training_seconds", "stopped", "peak_memory", "memory_of",
+)  # fmt: skip
+
 
 def table_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     """Return one row for each network, with numbers in units that their names tell."""

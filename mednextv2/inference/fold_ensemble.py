@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mednextv2.errors import InputError
 from mednextv2.nets.cuda_graph import CudaGraphs
 from mednextv2.weights.loading import load_weights
-from mednextv2.weights.provenance import describe_weights
+from mednextv2.weights.provenance import check_labels, describe_weights
 
 logger = logging.getLogger(__name__)
 
@@ -27,12 +27,19 @@ class FoldEnsemble(nn.Module):
         weights: One or several files of weights.
         cuda_graph: Whether windows of a repeated shape are replayed from a CUDA graph of all networks together, see
             :class:`mednextv2.nets.cuda_graph.CudaGraphs`; on other devices, this changes nothing.
+        labels: The meaning of the network's outputs, with which that of the weights is compared if they record it: see
+            :func:`mednextv2.weights.provenance.recorded_labels`.
     """
 
     def __init__(
-        self, network: nn.Module, weights: str | os.PathLike | Sequence[str | os.PathLike], cuda_graph: bool = True
+        self,
+        network: nn.Module,
+        weights: str | os.PathLike | Sequence[str | os.PathLike],
+        cuda_graph: bool = True,
+        labels: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
+        self.labels = labels
         self.graphs = CudaGraphs(cuda_graph)
         several = [weights] if isinstance(weights, (str, os.PathLike)) else weights
         self.weights = [os.fspath(file) for file in several]
@@ -42,10 +49,12 @@ class FoldEnsemble(nn.Module):
         """Load the weights.
 
         Raises:
-            InputError: If the bundle has no weights yet; otherwise see :func:`mednextv2.weights.load_weights`.
+            InputError: If the bundle has no weights yet, or they are for other labels; otherwise see
+                :func:`mednextv2.weights.load_weights`.
         """
         for path in self.weights:
             _check_trained(Path(path))
+        check_labels(self.weights, self.labels)
         first = self.networks[0]
         self.graphs.clear()
         self.networks = nn.ModuleList([first, *(copy.deepcopy(first) for _ in self.weights[1:])])

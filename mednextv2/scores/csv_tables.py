@@ -11,8 +11,10 @@ from mednextv2.paths import writing
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_csv(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ()) -> None:
     """Write rows as a table, with columns in the order in which they first occur and numbers with six digits.
+
+    With `columns`, the table begins with these, also if it has no rows.
 
     A text that a spreadsheet would run as a formula, such as a case called =1+1, gets a leading apostrophe, which
     :func:`read_csv` removes.
@@ -20,7 +22,7 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     Raises:
         InputError: If the file cannot be written.
     """
-    columns = list(dict.fromkeys(k for row in rows for k in row))
+    columns = list(dict.fromkeys([*columns, *(k for row in rows for k in row)]))
     with writing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, columns, restval="")
         writer.writeheader()

@@ -66,7 +66,7 @@ def check_start(
         content = read_checkpoint(latest, network, _names(cases))
         _check_optimizer(latest, content, optimizer_name)
     elif pretrained:
-        transfer = transfer_weights(network, pretrained, in_channels, out_channels)
+        transfer = transfer_weights(network, pretrained, in_channels, out_channels, (about or {}).get("labels"))
         if is_main_process():
             logger.info(transfer.describe())
             _warn_of_seen_cases(pretrained, about or {})
@@ -182,7 +182,7 @@ class TrainingCheckpoint:
             self._load(engine, read_checkpoint(self.latest, self.network, self.cases))
             return
         if self.pretrained:
-            transfer_weights(self.network, self.pretrained, *self.channels)
+            transfer_weights(self.network, self.pretrained, *self.channels, self.about.get("labels"))
             self.about[PRETRAINED] = origin(self.pretrained)
         if is_main_process():
             for file in (self.best, self.latest, self.folder / LOG_NAME):

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from mednextv2.errors import InputError
 from mednextv2.label_scheme import is_whole
 from mednextv2.weights.files import load_file
-from mednextv2.weights.loading import broken_numbers, describe_mismatch, wrong_tensors
+from mednextv2.weights.loading import broken_numbers, wrong_tensors
+from mednextv2.weights.mismatch import describe_mismatch
 from mednextv2.wording import brief
 
 #: Names of the checkpoints of the last epoch, and of the one before.

@@ -31,6 +31,7 @@ _HARMLESS = [
     *{type(np.dtype(t)) for t in (np.float64, np.float32, np.float16, np.int64, np.int32, np.uint8, np.bool_)},
 ]
 _PIECE = 2**20  # number of bytes that are read at once
+_SHOWN = 5  # number of a folder's files in a message
 _ZIP = b"PK\x03\x04"  # the first bytes of an archive
 _TURN = threading.RLock()  # held while they are in PyTorch's list, else another thread could remove them
 
@@ -48,6 +49,8 @@ def load_file(path: str | os.PathLike) -> Any:
         InputError: When the file is missing, damaged, or cannot be read without running code.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: {folder_advice(path)}")
     if not path.is_file():
         raise InputError(f"{path}: there is no such checkpoint file; train first, or give the weights of a training")
     try:
@@ -68,6 +71,19 @@ def load_file(path: str | os.PathLike) -> Any:
     if defect := _find_odd_tensor(content):
         raise InputError(f"{path}: {defect}; weights are plain tensors, of which each number is in the file")
     return content
+
+
+def folder_advice(folder: Path) -> str:
+    """Say what to give in the place of a folder, where a file of weights is expected."""
+    try:
+        found = sorted(file.relative_to(folder) for pattern in ("*.pt", "*/*.pt") for file in folder.glob(pattern))
+    except OSError:
+        found = []
+    if not found:
+        return "is a folder, and holds no .pt file; give a file of weights, such as the model.pt of a training"
+    shown = ", ".join(map(str, found[:_SHOWN])) + f" and {len(found) - _SHOWN} others" * (len(found) > _SHOWN)
+    best = next((file for file in found if file.name == "model.pt"), found[0])
+    return f"is a folder; give the file of weights in it, such as {folder / best} (it holds {shown})"
 
 
 def _check_archive(path: Path) -> None:

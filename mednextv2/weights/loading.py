@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from mednextv2.errors import InputError
 from mednextv2.weights.files import load_file, unwrap_state
+from mednextv2.weights.mismatch import describe_mismatch
 from mednextv2.weights.provenance import describe_network
 from mednextv2.wording import brief, count
-
-_SHOWN = 3  # number of tensors named in an error; the others are counted
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike) -> nn.Module:
@@ -68,63 +67,3 @@ def broken_numbers(state: dict[str, Tensor]) -> str:
     """Say in words which tensors of a state dict have infinite or NaN values; empty if none has."""
     broken = [k for k, v in state.items() if not torch.isfinite(v).all()]
     return f"NaN or infinite numbers in {count(len(broken), 'tensor')} ({broken[0]}, …)" if broken else ""
-
-
-def describe_mismatch(own: dict[str, Tensor], other: dict[str, Tensor]) -> str:
-    """Say in words how a state dict differs from a network's own; empty when it fits.
-
-    Args:
-        own: The network's state dict.
-        other: The one to be loaded.
-
-    Returns:
-        Sentences that name the likely cause first, or an empty string.
-    """
-    missing = [k for k in own if k not in other]
-    unknown = [k for k in other if k not in own]
-    shapes = [k for k in own if k in other and own[k].shape != other[k].shape]
-    if not (missing or unknown or shapes):
-        return ""
-    if not any(k in own and not k.startswith("stem.") for k in other):  # the stem has the same names in every network
-        return (
-            "Not one tensor has a name of this network. For weights of the MedNeXt authors' code use "
-            "mednextv2.weights.import_official"
-        )
-    lines = _likely_causes(own, other, missing, unknown)
-    described = [f"{k} {tuple(other[k].shape)} in the file, {tuple(own[k].shape)} here" for k in shapes]
-    for what, names in (
-        ("of another shape", described),
-        ("not in the file", missing),
-        ("not in this network", unknown),
-    ):
-        if names:
-            lines.append(
-                f"{count(len(names), 'tensor')} {what}: {', '.join(names[:_SHOWN])}{', …' * (len(names) > _SHOWN)}."
-            )
-    return " ".join(lines)
-
-
-def _likely_causes(own: dict, other: dict, missing: list[str], unknown: list[str]) -> list[str]:
-    """Name the settings that explain the difference, from tensors that each depend on one setting."""
-
-    def size(state: dict, key: str, axis: int) -> int | None:
-        return state[key].shape[axis] if key in state and state[key].dim() > axis else None
-
-    causes = []
-    for key, axis, words in (
-        ("stem.weight", 1, "input channels"),
-        ("heads.0.weight", 0, "classes"),
-        ("stem.weight", 0, "filters at full resolution (variant)"),
-        ("encoder.0.0.depthwise.weight", 2, "voxels to a side of its kernels (kernel size)"),
-    ):
-        theirs, ours = size(other, key, axis), size(own, key, axis)
-        if theirs is not None and ours is not None and theirs != ours:
-            causes.append(f"It has {theirs} {words}, the configuration {ours}.")
-    if any(".grn." in k for k in own) != any(".grn." in k for k in other):
-        causes.append("One of the two has global response normalisation (v2), the other not (v1).")
-    stages = ("encoder.", "bottleneck.", "decoder.")
-    if any(k.startswith(stages) and k.endswith("depthwise.weight") for k in missing + unknown):
-        causes.append("The two differ in depth (variant).")
-    if any(k.startswith("heads.") for k in missing + unknown):
-        causes.append("One of the two has deep supervision, the other not.")
-    return causes

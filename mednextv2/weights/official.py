@@ -11,7 +11,7 @@ from torch import Tensor
 from mednextv2.errors import InputError
 from mednextv2.nets.mednext import MedNeXt
 from mednextv2.weights.files import load_file, unwrap_state
-from mednextv2.weights.loading import describe_mismatch
+from mednextv2.weights.mismatch import describe_mismatch
 
 _LAYERS = {"conv1": "depthwise", "norm": "norm", "conv2": "expand", "conv3": "compress", "res_conv": "shortcut"}
 _STAGES = [f"enc_block_{i}" for i in range(4)] + ["bottleneck"] + [f"dec_block_{i}" for i in (3, 2, 1, 0)]

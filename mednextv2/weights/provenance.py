@@ -9,9 +9,11 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from mednextv2.errors import InputError
 from mednextv2.paths import expand
 from mednextv2.wording import count
 
@@ -20,7 +22,7 @@ ENTRY = "mednextv2/about.json"
 #: The name in a record under which that of the training before stands.
 PRETRAINED = "pretrained"
 _LONGEST = 100  # number of trainings, each started from the one before, that are looked at
-_SHOWN = 10  # largest number of settings in a message
+_SHOWN = 10  # largest number of settings or labels in a message
 _LIMIT = 50 * 2**20  # the largest number of bytes of JSON that are read
 
 
@@ -78,6 +80,61 @@ def namesakes(files: Sequence[str | os.PathLike]) -> set[str]:
     return found
 
 
+def recorded_labels(path: str | os.PathLike) -> list[str] | None:
+    """Return the meaning of the outputs that weights were trained for, or None if they do not record it.
+
+    Args:
+        path: The file of weights.
+
+    Returns:
+        The background and the names of the classes or regions, in the order of the outputs.
+    """
+    labels = read_about(path).get("labels")
+    known = isinstance(labels, list) and labels and all(isinstance(name, str) for name in labels)
+    return labels if known else None
+
+
+def other_labels(path: str | os.PathLike, labels: Sequence[str] | None) -> str:
+    """Say how the labels that weights record differ from others; empty if they do not, or record none.
+
+    Args:
+        path: The file of weights.
+        labels: The labels with which they shall be used: see :func:`recorded_labels`; None: nothing is compared.
+
+    Returns:
+        A part of a sentence with both lists. Capital letters do not count.
+    """
+    recorded = recorded_labels(path)
+    if recorded is None or labels is None:
+        return ""
+    pairs = list(zip_longest(recorded, map(str, labels), fillvalue="none"))
+    first = next(((n, a, b) for n, (a, b) in enumerate(pairs) if a.strip().casefold() != b.strip().casefold()), None)
+    if first is None:
+        return ""
+    where = f"; number {first[0]} is {first[1]} there and {first[2]} here" if len(pairs) > _SHOWN else ""
+    return f"the weights are for the labels {_listed(recorded)}, but the labels here are {_listed(labels)}{where}"
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return f"[{', '.join(labels[:_SHOWN])}{f' and {len(labels) - _SHOWN} others' * (len(labels) > _SHOWN)}]"
+
+
+def check_labels(files: Sequence[str | os.PathLike], labels: Sequence[str] | None) -> None:
+    """Raise an InputError if one of several files of weights records other labels than those it shall be used with.
+
+    Args:
+        files: The files of weights.
+        labels: The labels: see :func:`other_labels`.
+    """
+    for file in files:
+        if difference := other_labels(file, labels):
+            raise InputError(
+                f"{file}: {difference}; give weights of a training with these labels (--weights), or fine-tune these "
+                "weights for them (the workflow finetune with --pretrained). If only the names differ, give both the "
+                "same names in task.yaml"
+            )
+
+
 def origin(path: str | os.PathLike) -> dict[str, Any]:
     """Return what weights shall record about the file that their training started from.
 
@@ -85,7 +142,7 @@ def origin(path: str | os.PathLike) -> dict[str, Any]:
         path: The file. It may record an origin itself, which stays part of the record.
     """
     about = read_about(path)
-    kept = ("dataset", "fold", "training", "network", "settings", "epoch", "date", PRETRAINED)
+    kept = ("dataset", "labels", "fold", "training", "network", "settings", "epoch", "date", PRETRAINED)
     return {"file": Path(path).name, **{key: about[key] for key in kept if key in about}}
 
 

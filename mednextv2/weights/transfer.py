@@ -15,13 +15,17 @@ from torch import Tensor, nn
 
 from mednextv2.errors import InputError
 from mednextv2.weights.files import load_file, unwrap_state
-from mednextv2.weights.loading import broken_numbers, describe_mismatch, wrong_tensors
-from mednextv2.weights.provenance import describe_network
+from mednextv2.weights.loading import broken_numbers, wrong_tensors
+from mednextv2.weights.mismatch import describe_mismatch
+from mednextv2.weights.provenance import describe_network, other_labels
 from mednextv2.wording import count
 
 _SHOWN = 3  # number of tensors named in a message; the others are counted
 _LEAST = 0.5  # the smallest part of the parameters that is worth the name of a transfer
 _INTERPOLATION = {2: "bilinear", 3: "trilinear"}
+
+_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 #: A function from a file's content to a state dict with the network's names, or None for content that it does not know.
 Reader = Callable[[Any, nn.Module], "dict[str, Tensor] | None"]
@@ -38,6 +42,7 @@ class Transfer:
         new: Names of those that keep their random values.
         unused: Names of the file's tensors that the network does not have.
         parameters: The number of numbers in `loaded` and `adapted`, and in the whole network.
+        remark: What is said after the names of those that are newly initialised.
     """
 
     path: str
@@ -46,6 +51,7 @@ class Transfer:
     new: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     parameters: tuple[int, int] = (0, 0)
+    remark: str = ""
 
     def describe(self) -> str:
         """Return a line for people.
@@ -61,7 +67,8 @@ class Transfer:
         for name, way in self.adapted.items():
             ways.setdefault(way, []).append(name)
         parts += [f"adapted: {_listed(names)} ({way})" for way, names in ways.items()]
-        parts += [f"newly initialised: {_listed(self.new)}"] if self.new else []
+        if self.new or self.remark:
+            parts.append(f"newly initialised: {_listed(self.new) or 'none'}{self.remark}")
         parts += [f"unused: {_listed(self.unused)}"] if self.unused else []
         return f"pretrained {self.path}: {'; '.join(parts)}"
 
@@ -83,20 +90,26 @@ READERS: list[Reader] = [_read_own]
 
 
 def transfer_weights(
-    network: nn.Module, path: str | os.PathLike, in_channels: int | None = None, out_channels: int | None = None
+    network: nn.Module,
+    path: str | os.PathLike,
+    in_channels: int | None = None,
+    out_channels: int | None = None,
+    labels: Sequence[str] | None = None,
 ) -> Transfer:
     """Load everything that fits from the weights of another training.
 
-    The networks must be the same, but may differ in three things. If the number of outputs differs, the segmentation
-    heads keep their random values. If the number of input channels differs, the filters of the first layer are adapted
-    with :func:`adapt_channels`. If the network's kernels are larger, the file's are enlarged with
-    :func:`enlarge_kernel`.
+    The networks must be the same, but may differ in three things. If the number of outputs differs, or the labels that
+    the file records, the segmentation heads keep their random values. If the number of input channels differs, the
+    filters of the first layer are adapted with :func:`adapt_channels`. If the network's kernels are larger, the file's
+    are enlarged with :func:`enlarge_kernel`.
 
     Args:
         network: The network, on any device; it is changed in place.
         path: A file of weights, or a checkpoint that contains them.
         in_channels: The number of the network's input channels; by default, the first layer must fit.
         out_channels: The number of the network's outputs; by default, the heads must fit.
+        labels: The meaning of the network's outputs: see :func:`mednextv2.weights.provenance.recorded_labels`; by
+            default, they are not compared.
 
     Returns:
         What was loaded, adapted, newly initialised and not used.
@@ -113,8 +126,12 @@ def transfer_weights(
         raise InputError(f"{path}: holds no weights of this network. {problem}")
     own = network.state_dict()
     result, values = Transfer(str(path)), {}
+    heads = _heads(network, out_channels)
+    difference = other_labels(path, labels)
     for name, tensor in own.items():
-        way, value = _fit(name, tensor, state.get(name), in_channels, out_channels)
+        way, value = _fit(name, tensor, state.get(name), in_channels, out_channels, heads)
+        if difference and name in heads and way != "other":
+            way, value = "new", None
         if value is not None:
             values[name] = value
         if way == "new":
@@ -125,6 +142,8 @@ def transfer_weights(
             result.adapted[name] = way
         else:
             result.loaded.append(name)
+    if difference:
+        result.remark = f", since {difference}" if result.new else f" ({difference}, but the last layer is not known)"
     result.unused = [name for name in state if name not in own]
     if not all(_is_head(name) for name in result.unused):
         raise _other_network(path, own, state)
@@ -138,7 +157,12 @@ def transfer_weights(
 
 
 def _fit(
-    name: str, own: Tensor, given: Tensor | None, in_channels: int | None, out_channels: int | None
+    name: str,
+    own: Tensor,
+    given: Tensor | None,
+    in_channels: int | None,
+    out_channels: int | None,
+    heads: dict[str, int],
 ) -> tuple[str, Tensor | None]:
     """Return how a tensor becomes one of the network ("" unchanged, `new`, `other`, or words), and its values."""
     if given is None:
@@ -148,7 +172,7 @@ def _fit(
     if given.dim() != own.dim():
         return "other", None
     axes = [axis for axis in range(own.dim()) if own.shape[axis] != given.shape[axis]]
-    if axes == [0] and (_is_head(name) or own.shape[0] == out_channels):
+    if (name in heads and axes == [heads[name]]) or (axes == [0] and own.shape[0] == out_channels):
         return "new", None
     if axes == [1] and own.dim() > 2 and own.shape[1] == in_channels:
         return f"from {count(given.shape[1], 'input channel')} to {own.shape[1]}", adapt_channels(given, own.shape[1])
@@ -157,6 +181,32 @@ def _fit(
         way = f"kernels enlarged from {given.shape[2]} to {own.shape[2]} voxels"
         return way, enlarge_kernel(given, tuple(own.shape[2:]))
     return "other", None
+
+
+def _heads(network: nn.Module, out_channels: int | None) -> dict[str, int]:
+    """Return the tensors of the layers that make the outputs, each with the axis of its outputs.
+
+    In MedNeXt they have names of their own. In other networks, they are layers that only mix channels (or enlarge the
+    image by the size of their kernel) and have as many outputs as the network.
+    """
+    if named := {name: 0 for name in network.state_dict() if _is_head(name)}:
+        return named
+    found: dict[str, int] = {}
+    for layer_name, layer in network.named_modules(remove_duplicate=False):  # state dicts have all names
+        if isinstance(layer, nn.Linear):
+            outputs, transposed = layer.out_features, False
+        elif isinstance(layer, _TRANSPOSED) and layer.kernel_size == layer.stride:
+            outputs, transposed = layer.out_channels, True
+        elif isinstance(layer, (*_CONVOLUTIONS, *_TRANSPOSED)) and {*layer.kernel_size} == {1}:
+            outputs, transposed = layer.out_channels, isinstance(layer, _TRANSPOSED)
+        else:
+            continue
+        if outputs == out_channels:
+            prefix = f"{layer_name}." if layer_name else ""
+            found[f"{prefix}weight"] = int(transposed)
+            if layer.bias is not None:
+                found[f"{prefix}bias"] = 0
+    return found
 
 
 def _is_head(name: str) -> bool:

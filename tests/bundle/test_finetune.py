@@ -89,6 +89,28 @@ def test_the_schedule_is_that_of_mednext_v2(bundle):
     assert [config[name] for name in names] == [300, 50, "adamw", 1e-3, 1.0, 3e-5]
 
 
+def test_weights_of_another_organ_are_told_by_their_labels(first, bundle, data, caplog):
+    assert read_about(first)["labels"] == ["background", "anterior", "posterior"]
+    caplog.set_level("INFO")
+    other = ["background", "liver", "tumour"]
+    with pytest.raises(
+        InputError, match=r"for the labels \[background, anterior, posterior\], but the labels here are \[b"
+    ):
+        run_configured(bundle, "evaluate", **data, **PREDICT, labels=other)
+    parts = (("whole", 1), ("anterior", 1), ("posterior", 2))
+    regions = [{"name": name, "values": [value], "paint": value} for name, value in parts]
+    with pytest.raises(InputError, match=r"the labels here are \[background, whole, anterior, posterior\]"):
+        run_configured(bundle, "inference", input=data["dataset_dir"], **PREDICT, regions=regions)
+    renamed = ["background", "front", "back"]
+    run_configured(bundle, "finetune", **data, **TRAIN, pretrained=str(first), labels=renamed, learning_rate=1e-9)
+    (line,) = [record.getMessage() for record in caplog.records if "tensors loaded" in record.getMessage()]
+    assert "newly initialised: heads.0.weight" in line
+    assert "posterior], but the labels here are [background, front, back]" in line
+    about = read_about(bundle / "models" / "finetune" / "fold_0" / "model.pt")
+    assert about["labels"] == renamed
+    assert about["pretrained"]["labels"] == read_about(first)["labels"]
+
+
 @pytest.mark.parametrize("given", [{}, {"pretrained": None}])
 def test_without_weights_it_does_not_start(given, bundle, data):
     with pytest.raises(InputError, match="pretrained None: should be the file of weights to start from"):

@@ -47,25 +47,39 @@ def test_a_network_that_is_not_there_is_refused(network, words):
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "words"),
     [
-        [],
-        3,
-        {"network_def": 1},
-        {"network_name": "mine"},
-        {**OWN, "network_name": 3},
-        {**OWN, "network_name": "a/b"},
-        {**OWN, "network_name": "resenc_l"},
-        {**OWN, "network_name": "mednext"},
+        ("", "is empty; it needs network_name and network_def"),
+        ("- a", "holds a list, where settings by name are expected"),
+        ("3", "holds only 3, where settings by name are expected"),
+        ("a: [", "is not valid YAML"),
+        ("1: x", "its key 1 should be a name"),
+        ("network_def: 1", "network_name is missing, a name that no other network has"),
+        ("network_nam: x", "network_name is missing, a name that no other network has; is network_nam meant to be it?"),
+        ("network_name: mine", "network_def is missing, the network"),
+        ("{network_name: 3, network_def: 1}", "network_name 3 should be a name of letters"),
+        ("{network_name: a/b, network_def: 1}", "network_name 'a/b' should be a name of letters"),
+        ("{network_name: fold_1, network_def: 1}", "network_name 'fold_1' should be a name of letters"),
+        ("{network_name: resenc_l, network_def: 1}", "network_name resenc_l is the name of a network of the package"),
+        ("{network_name: mednext, network_def: 1}", "network_name mednext is the name of the bundle's own network"),
+        ("{network_name: mine, network_def: 1}", "network_def is 1; it should name a class or function"),
+        ("{network_name: mine, network_def: {a: 1}}", "network_def has no _target_; it should name a class"),
+        ("{network_name: mine, network_def: $x, network_settings: 3}", "network_settings 3 should be settings by name"),
     ],
 )
-def test_a_file_that_is_no_network_is_refused(wrong, tmp_path):
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(wrong))
-    with pytest.raises(UsageError, match=r"mine\.yaml: should be a file with network_name"):
-        find_network(tmp_path / "mine.yaml")
-    (tmp_path / "mine.yaml").write_text("a: [")
-    with pytest.raises(InputError, match="not valid YAML"):
-        find_network(tmp_path / "mine.yaml")
+def test_each_mistake_in_a_file_has_a_message_of_its_own(wrong, words, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(wrong)
+    with pytest.raises(InputError) as caught:
+        find_network(file)
+    assert not isinstance(caught.value, UsageError)
+    assert str(caught.value).startswith(f"{file}: {words}")
+
+
+def test_a_folder_is_no_network(tmp_path):
+    (tmp_path / "mine.yaml").write_text("{}")
+    with pytest.raises(UsageError, match=r"is a folder; give the file of a network; it holds mine\.yaml"):
+        find_network(tmp_path)
 
 
 def weights(folder, name, network, settings):

@@ -133,19 +133,28 @@ def test_a_changed_network_file_is_refused(compared, phantom, tmp_path):
 def test_what_cannot_be_compared_is_refused_before_anything_is_written(phantom, tmp_path):
     mini = network_file(tmp_path, "mini")
     start = ("compare", phantom, mini, "--output", tmp_path / "out", "--bundle", "mednextv2_hippocampus")
+    damaged = tmp_path / "damaged.pt"
+    damaged.write_bytes(b"damaged")
     for more, code, message in (
         ([], 2, "give --epochs (equal numbers of steps) or --minutes (equal time)"),
         (["--epochs", 1, "--minutes", 1], 2, "give only one of them"),
         (["--epochs", 1, "--fold", 1], 2, "--fold: is decided by the comparison; give --folds instead"),
         (["--minutes", 1, "--iterations_per_epoch", 5], 2, "follows from --minutes for each network"),
+        (["--epohcs", 1], 2, "--epohcs: there is no such setting; did you mean --epochs"),
+        (["--epochs", 1, "--overlap", 3], 1, "overlap 3: should be a number from 0 to below 1"),
+        (
+            ["--epochs", 1, "--pretrained", f"mini={tmp_path}"],
+            1,
+            "is a folder; give the file of weights in it, such as",
+        ),
+        (["--epochs", 1, "--pretrained", f"mini={damaged}"], 1, f"--pretrained mini: {damaged}: not a PyTorch check"),
         (["--epochs", 1, "--batchsize", 5], 2, "--batchsize: there is no such setting; did you mean --batch_size"),
         (["--epochs", 1, "--folds", 9], 1, "fold 9: there are the folds 0 to 4"),
         (["--epochs", 1, "--seeds", "0,0"], 2, "--seeds (0, 0): should be different whole numbers from 0"),
     ):
         found, _, err = call_verb(*start, *more)
         assert (found, message in err) == (code, True), err
-        assert not (tmp_path / "out" / "comparison.json").exists()
-        assert not (tmp_path / "out" / "runs").exists()
+        assert not (tmp_path / "out").exists()
 
 
 def test_files_that_are_of_no_comparison_are_not_replaced(phantom, tmp_path):
@@ -165,6 +174,7 @@ def test_facts_of_the_recipe_are_planned_without_a_bundle(phantom, tmp_path, mon
     words = ("compare", phantom, "v2_tiny", "--epochs", 1, "--output", tmp_path / "out", "--memory", 4)
     code, out, _ = call_verb(*words)
     assert code == 1
+    assert (tmp_path / "out" / "runs.csv").read_text().startswith("network,pretrained,fold,seed,dice,surface_dice_1mm,")
     task = (tmp_path / "out" / "bundle" / "task.yaml").read_text()
     assert "labels: [background, anterior, posterior]" in task
     assert "- v2_tiny: not run" in out

@@ -57,5 +57,5 @@ def test_weights_that_are_missing_are_refused(tmp_path):
 def test_a_file_with_the_name_of_another_network_is_refused(tmp_path):
     file = tmp_path / "own.yaml"
     file.write_text("network_name: v1_s\nnetwork_def: {_target_: torch.nn.Identity}\n")
-    with pytest.raises(UsageError, match="network_name v1_s is the name of another network"):
+    with pytest.raises(InputError, match="network_name v1_s is the name of another network"):
         choose_entries(str(file))

@@ -4,7 +4,7 @@ from comparison_helpers import make_done
 
 from mednextv2.comparison.entries import Entry
 from mednextv2.comparison.results import Result, gather
-from mednextv2.comparison.table import markdown, run_rows, table_rows
+from mednextv2.comparison.table import RUN_COLUMNS, markdown, run_rows, table_rows
 
 
 def results(tmp_path):
@@ -61,3 +61,8 @@ def test_one_run_has_no_deviation_and_one_patient_no_interval(tmp_path):
     text = markdown(gather(runs, {}), [])
     assert "| 0.800 | 0.400 | best |" in text
     assert "| 0.700 | 0.350 | -0.100 |" in text
+
+
+def test_the_columns_of_runs_are_known_before_there_is_a_run(tmp_path):
+    rows = run_rows(results(tmp_path))
+    assert all({*row} == {*RUN_COLUMNS} for row in rows)

@@ -5,6 +5,7 @@ from torch import nn
 from mednextv2.errors import InputError
 from mednextv2.inference.fold_ensemble import FoldEnsemble, describe_choice, find_weights
 from mednextv2.nets import MedNeXt
+from mednextv2.weights.files import save_file
 
 
 def tiny():
@@ -189,3 +190,13 @@ def test_fine_tuned_weights_are_used_where_nothing_else_was_trained(tmp_path):
     assert find_weights(tmp_path) == trained
     assert find_weights(tmp_path, experiment="finetune") == expected
     assert describe_choice(trained)[-1].endswith("since folds were also trained (--experiment finetune)")
+
+
+def test_weights_for_other_labels_are_refused(tmp_path):
+    save_file(tiny().state_dict(), tmp_path / "model.pt", {"labels": ["background", "liver"]})
+    FoldEnsemble(tiny(), tmp_path / "model.pt", labels=["background", "liver"]).load()
+    FoldEnsemble(tiny(), tmp_path / "model.pt").load()
+    with pytest.raises(
+        InputError, match=r"for the labels \[background, liver\], but the labels here are \[background, s"
+    ):
+        FoldEnsemble(tiny(), tmp_path / "model.pt", labels=["background", "spleen"]).load()

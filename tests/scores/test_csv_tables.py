@@ -32,3 +32,10 @@ def test_numbers_and_other_names_are_as_they_are(tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(InputError, match="cannot be written"):
         write_csv(tmp_path / "no" / "a.csv", [{"a": 1}])
+
+
+def test_a_table_without_rows_has_a_header(tmp_path):
+    write_csv(tmp_path / "a.csv", [], ["case", "dice"])
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8").splitlines() == ["case,dice"]
+    write_csv(tmp_path / "a.csv", [{"more": 1, "dice": 2}], ["case", "dice"])
+    assert read_csv(tmp_path / "a.csv") == [{"case": "", "dice": "2", "more": "1"}]

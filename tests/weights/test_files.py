@@ -136,7 +136,13 @@ def test_code_in_a_file_is_named_and_not_run(tmp_path, place):
 
 def test_what_is_not_there_or_a_folder_is_told(tmp_path):
     assert "there is no such checkpoint file" in refused(tmp_path / "none.pt")
-    assert "there is no such checkpoint file" in refused(tmp_path)
+    assert "is a folder, and holds no .pt file" in refused(tmp_path)
+    (tmp_path / "fold_0").mkdir()
+    for name in ("checkpoint_latest.pt", "model.pt"):
+        save_file({}, tmp_path / "fold_0" / name)
+    told = refused(tmp_path)
+    assert f"give the file of weights in it, such as {tmp_path / 'fold_0' / 'model.pt'}" in told
+    assert "(it holds fold_0/checkpoint_latest.pt, fold_0/model.pt)" in told
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])

@@ -167,7 +167,7 @@ def test_a_file_without_a_state_dict_is_refused(content, tmp_path):
 
 def test_a_missing_file_a_folder_and_a_text_are_refused(tmp_path):
     assert "there is no such" in refuse(tiny(), tmp_path / "nowhere.pt")
-    assert "there is no such" in refuse(tiny(), tmp_path)
+    assert "is a folder" in refuse(tiny(), tmp_path)
     (tmp_path / "text.pt").write_text("These are not the weights.\n")
     assert "not a PyTorch checkpoint" in refuse(tiny(), tmp_path / "text.pt")
 

@@ -7,15 +7,19 @@ import zipfile
 import pytest
 import torch
 
+from mednextv2.errors import InputError
 from mednextv2.weights.files import load_file, save_file
 from mednextv2.weights.provenance import (
     ENTRY,
     add_about,
+    check_labels,
     describe_network,
     describe_weights,
     namesakes,
     origin,
+    other_labels,
     read_about,
+    recorded_labels,
     trained_cases,
 )
 
@@ -118,3 +122,36 @@ def test_the_network_is_told_as_options(tmp_path):
     assert describe_network(tmp_path / "b.pt") == "trained with --variant v1_s"
     save_file({"x": torch.zeros(1)}, tmp_path / "c.pt", {"network": "mednext", "settings": 3})
     assert describe_network(tmp_path / "c.pt") == describe_network(tmp_path / "none.pt") == ""
+
+
+LIVER, SPLEEN = ["background", "liver", "tumour"], ["background", "spleen", "tumour"]
+
+
+@pytest.mark.parametrize("recorded", [None, [], "liver", [1, 2], {"a": 1}])
+def test_weights_without_a_record_of_labels_fit_all(recorded, tmp_path):
+    save_file(
+        {"x": torch.zeros(1)}, tmp_path / "a.pt", {"fold": 0, **({} if recorded is None else {"labels": recorded})}
+    )
+    assert recorded_labels(tmp_path / "a.pt") is None
+    assert other_labels(tmp_path / "a.pt", LIVER) == ""
+    check_labels([tmp_path / "a.pt", tmp_path / "none.pt"], LIVER)
+
+
+def test_other_labels_are_told_with_both_lists(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "a.pt", {"labels": LIVER})
+    assert recorded_labels(tmp_path / "a.pt") == LIVER
+    for same in (LIVER, ["Background", "Liver ", "tumour"], None):
+        assert other_labels(tmp_path / "a.pt", same) == ""
+    for other in (SPLEEN, LIVER[:2], [*LIVER, "vein"], [LIVER[0], LIVER[2], LIVER[1]]):
+        with pytest.raises(InputError) as caught:
+            check_labels([tmp_path / "a.pt"], other)
+        told = str(caught.value)
+        assert told.startswith(f"{tmp_path / 'a.pt'}: the weights are for the labels [background, liver, tumour], but")
+        assert f"the labels here are [{', '.join(other)}]; give weights of a training with these labels" in told
+
+
+def test_of_many_labels_the_first_that_differs_is_told(tmp_path):
+    many = [f"part {n}" for n in range(40)]
+    save_file({"x": torch.zeros(1)}, tmp_path / "a.pt", {"labels": many})
+    told = other_labels(tmp_path / "a.pt", [*many[:30], "vein", *many[31:]])
+    assert told.endswith("part 9 and 30 others]; number 30 is part 30 there and vein here")

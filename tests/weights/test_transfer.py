@@ -54,6 +54,32 @@ def test_heads_of_other_classes_are_new_and_all_else_is_loaded(tmp_path):
     assert line.endswith("newly initialised: heads.0.weight, heads.0.bias, heads.1.weight and 7 others")
 
 
+def test_heads_for_other_labels_are_new_even_if_their_number_is_the_same(tmp_path):
+    source, target = tiny(), tiny()
+    path = saved(source, tmp_path, {"labels": ["background", "liver", "tumour"]})
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    found = transfer_weights(target, path, 1, 3, ["background", "spleen", "vein"])
+    assert found.new == [name for name in before if name.startswith("heads.")]
+    for name, tensor in target.state_dict().items():
+        assert torch.equal(tensor, (before if name.startswith("heads.") else source.state_dict())[name]), name
+    assert found.describe().endswith(
+        "newly initialised: heads.0.weight, heads.0.bias, heads.1.weight and 7 others, since the weights are for the "
+        "labels [background, liver, tumour], but the labels here are [background, spleen, vein]"
+    )
+    found = transfer_weights(target, path, 1, 3, ["background", "Liver", "tumour"])
+    assert (found.new, found.remark) == ([], "")
+
+
+def test_the_last_layer_of_other_networks_is_new_for_other_labels(tmp_path):
+    path = saved(Foreign(1, 3), tmp_path, {"labels": ["background", "liver", "tumour"]})
+    assert transfer_weights(Foreign(1, 3), path, 1, 3, ["background", "a", "b"]).new == ["out.weight", "out.bias"]
+    network = nn.Sequential(nn.Conv3d(1, 8, 3), nn.Conv3d(8, 3, 3))  # whose last layer could be any layer
+    path = saved(network, tmp_path, {"labels": ["background", "liver", "tumour"]})
+    found = transfer_weights(network, path, 1, 3, ["background", "a", "b"])
+    assert found.new == []
+    assert "but the last layer is not known" in found.describe()
+
+
 @pytest.mark.parametrize(("theirs", "ours"), [(True, False), (False, True)])
 def test_deep_supervision_may_be_on_in_one_and_off_in_the_other(theirs, ours, tmp_path):
     source, target = tiny(deep_supervision=theirs), tiny(deep_supervision=ours)

@@ -1,0 +1,73 @@
+"""The check of weights to start from, before the first training of a comparison, which may take days."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from torch import nn
+
+from mednextv2.bundle.run import as_setting, configure, read_workflow
+from mednextv2.errors import InputError
+from mednextv2.weights.files import load_file
+from mednextv2.weights.transfer import transfer_weights
+
+_REMEDY = "Give another file for this network in --pretrained, or leave this one out"
+
+
+def check_pretrained(bundle: Path, trainings: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """Check that each file of weights can be read and fits its network, which is built for this.
+
+    A network that cannot be built is left to its run, which says why without ending the comparison.
+
+    Args:
+        bundle: The folder of the bundle.
+        trainings: The name of each network, and the settings of its training with `pretrained`.
+
+    Returns:
+        A line for each file: what would be loaded, adapted, newly initialised and not used.
+
+    Raises:
+        InputError: With a line for each file that cannot be used.
+    """
+    lines, problems = [], []
+    for name, settings in trainings:
+        try:
+            lines.append(_check(bundle, settings))
+        except InputError as e:
+            problems.append(f"--pretrained {name}: {e}. {_REMEDY}")
+    if problems:
+        raise InputError("\n".join(problems))
+    return lines
+
+
+def _check(bundle: Path, settings: Mapping[str, Any]) -> str:
+    file = settings["pretrained"]
+    files, settings = configure(bundle, "train", settings)
+    parser = read_workflow(files)
+    parser.update({"bundle_root": bundle, **{key: as_setting(key, value) for key, value in settings.items()}})
+    with _same_random_numbers():
+        network = _build(parser)
+    if network is None:
+        load_file(file)
+        return f"pretrained {file}: can be read; whether it fits is seen when its network is built"
+    scheme = parser.get_parsed_content("scheme")
+    labels = ["background", *scheme.foreground]
+    channels = len(parser.get_parsed_content("channels"))
+    return transfer_weights(network, file, channels, scheme.outputs, labels).describe()
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+def _build(parser: ConfigParser) -> nn.Module | None:
+    try:
+        network = parser.get_parsed_content("network_def")
+    except Exception:  # whatever it is, the run of this network meets it, too
+        return None
+    return network if isinstance(network, nn.Module) else None
