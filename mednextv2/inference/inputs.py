@@ -34,8 +34,9 @@ def find_images(
     Args:
         source: An image; a folder of images (nnU-Net's `case_0000.nii.gz`, `case_0001.nii.gz` are the channels of one
             case); a data set's folder, whose images in `imagesTs`, `images` or `imagesTr` are taken, the first of them
-            that holds some; a folder of DICOM files, of one series or of a study; or a JSON file: a list of `{"image": …}`, or
-            such a list under `testing`, `test`, `validation` or `training`, with paths relative to the JSON file.
+            that holds some; a folder of DICOM files, of one series or of a study; or a JSON file: a list of
+            `{"image": …}`, or such a list under `testing`, `test`, `validation` or `training`, with paths relative to
+            the JSON file.
         channels: Names of the channels that the bundle expects.
         series: The DICOM series: see :func:`mednextv2.data.choose_series`; for several channels one for each, separated
             by commas.
