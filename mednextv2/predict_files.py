@@ -84,7 +84,7 @@ def predict_files(
     channels, spatial_dims = _facts(files)
     orders = place_masks(find_images(source, channels, series), output, extras.beside)
     folder = orders[0].mask.parent
-    if Path(source).is_dir() and folder.resolve() == Path(source).resolve():
+    if Path(source).is_dir() and folder.resolve() in {Path(source).resolve(), _home(orders[0])}:
         raise InputError(f"{folder}: holds the images; choose another output, or masks would be taken for images later")
     if report:
         _check_report(folder)
@@ -98,6 +98,11 @@ def predict_files(
         for line in describe_choice(chosen_weights(files, root, settings)):
             print(line)
         return _carry_out(orders, predictor, extras, failed, Model(facts.name, facts.version))
+
+
+def _home(order: Order) -> Path:
+    """Return the folder of an image, which within a data set is not the folder that the user named."""
+    return Path(ensure_tuple(order.item["image"])[0]).resolve().parent
 
 
 def _sound(orders: list[Order], check: CheckOrder) -> tuple[list[Order], list[str]]:

@@ -221,6 +221,13 @@ def test_bad_input_is_told_and_leaves_nothing(tmp_path, make, text):
     assert {p: p.read_bytes() for p in (tmp_path / "in").rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.parametrize("output", ["imagesTs", ""])
+def test_masks_are_not_put_among_the_images_of_a_data_set(tmp_path, output):
+    save(tmp_path / "imagesTs" / "a.nii.gz", noise(9, 9, 9))
+    with pytest.raises(InputError, match="holds the images; choose another output"):
+        predict_files(BUNDLE, tmp_path, tmp_path / output, **QUICK)
+
+
 def test_all_bad_images_of_a_folder_are_told_at_once(tmp_path):
     save(tmp_path / "a.nii.gz", with_nan())
     save(tmp_path / "b.nii.gz", noise(20, 20, 20))

@@ -33,8 +33,10 @@ def find_images(
 
     Args:
         source: An image; a folder of images (nnU-Net's `case_0000.nii.gz`, `case_0001.nii.gz` are the channels of one
-            case); a folder of DICOM files, of one series or of a study; or a JSON file: a list of `{"image": …}`, or
-            such a list under `testing`, `test`, `validation` or `training`, with paths relative to the JSON file.
+            case); a data set's folder, whose images in `imagesTs`, `images` or `imagesTr` are taken, the first of them
+            that holds some; a folder of DICOM files, of one series or of a study; or a JSON file: a list of
+            `{"image": …}`, or such a list under `testing`, `test`, `validation` or `training`, with paths relative to
+            the JSON file.
         channels: Names of the channels that the bundle expects.
         series: The DICOM series: see :func:`mednextv2.data.choose_series`; for several channels one for each, separated
             by commas.
@@ -52,6 +54,8 @@ def find_images(
         raise InputError(f"{path}: is a pipe or a device, not a file; give an image, a folder or a datalist")
     if series is not None and not path.is_dir():
         raise InputError(f"--series {series}: is for a folder of DICOM files, but {path} is a file")
+    if path.is_dir() and series is None:
+        path = _images_of_data_set(path)
     if path.is_dir():
         groups = _group(sorted(p for p in path.iterdir() if _is_image(p)), len(channels))
         if not groups or series is not None:
@@ -91,6 +95,17 @@ def find_images(
         {"image": str(files[0]) if len(files) == 1 else [str(f) for f in files], "case": case}
         for case, files in sorted(groups.items())
     ]
+
+
+def _images_of_data_set(folder: Path) -> Path:
+    """Return the folder of images within that of a data set, and any other folder as it is."""
+    if any(map(_is_image, folder.iterdir())):
+        return folder
+    for name in ("imagesTs", "images", "imagesTr"):
+        if (inner := folder / name).is_dir() and any(map(_is_image, inner.iterdir())):
+            logger.warning("%s: is the folder of a data set; the images in %s are taken", folder, name)
+            return inner
+    return folder
 
 
 def _find_dicom(folder: Path, channels: Sequence[str], series: str | int | None) -> list[dict[str, Any]]:

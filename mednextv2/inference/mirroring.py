@@ -48,6 +48,17 @@ def holding_weights_of(network: Callable[..., Tensor]) -> AbstractContextManager
     return hold_weights(own)
 
 
+def one_tensor(logits: Any) -> Tensor:
+    """Return the logits of a network.
+
+    Raises:
+        ValueError: If the network returned several tensors, or none.
+    """
+    if not isinstance(logits, Tensor):
+        raise ValueError(f"the network should return one tensor of logits, but returned a {type(logits).__name__}")
+    return logits
+
+
 def mirrored(x: Tensor, *args: Any, network: Callable[..., Tensor], axes: Sequence[int], **kwargs: Any) -> Tensor:
     """Average a network's logits over all flips of some axes.
 
@@ -58,7 +69,7 @@ def mirrored(x: Tensor, *args: Any, network: Callable[..., Tensor], axes: Sequen
         axes: The spatial axes, counted from 0.
         **kwargs: Passed on to the network.
     """
-    total = network(x, *args, **kwargs).float()
+    total = one_tensor(network(x, *args, **kwargs)).float()
     flips = [[axis + 2 for axis in some] for n in range(1, len(axes) + 1) for some in combinations(axes, n)]
     for dims in flips:
         total += network(x.flip(dims), *args, **kwargs).flip(dims)

@@ -3,16 +3,15 @@
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from monai.data import MetaTensor, decollate_batch
-from monai.data.utils import compute_importance_map, dense_patch_slices
+from monai.data.utils import compute_importance_map, to_affine_nd
 from monai.transforms.utils import scale_affine
-from monai.utils import PytorchPadMode, TraceKeys, ensure_tuple_rep, fall_back_tuple
+from monai.utils import PytorchPadMode
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -20,9 +19,10 @@ from tqdm import tqdm
 from mednextv2.allocator import return_freed_memory
 from mednextv2.errors import InputError
 from mednextv2.inference.air_skipping import air_windows
-from mednextv2.inference.logits_to_labels import LabelWriter, Target
-from mednextv2.inference.mirroring import MirroringInferer, holding_weights_of
-from mednextv2.inference.window_cells import Axis, Cells, Index, most_waiting, window_order
+from mednextv2.inference.logits_to_labels import LabelWriter
+from mednextv2.inference.mirroring import MirroringInferer, holding_weights_of, one_tensor
+from mednextv2.inference.window_cells import Cells, Index, most_waiting, window_order
+from mednextv2.inference.window_grid import WindowGrid
 from mednextv2.label_scheme import LabelScheme
 from mednextv2.wording import times
 
@@ -57,6 +57,9 @@ class StreamingInferer(MirroringInferer):
         memory: GiB that sums in float32 may take; larger sums are kept in float16, as differences from the largest.
         **kwargs: The arguments of `monai.inferers.SlidingWindowInferer`, except `buffer_steps` and `with_coord`.
 
+    In three ways, it is not MONAI's inferer: logits are summed in float32 also for images in half precision, nothing is
+    differentiated, and a network must return one tensor, which has the size of the window and the scheme's outputs.
+
     Source:
         nnU-Net's prediction: the mean of logits over windows (weighted by a Gaussian), mirrorings and folds, linearly
         resampled to the image's grid, then decided.
@@ -72,6 +75,8 @@ class StreamingInferer(MirroringInferer):
         probabilities: Callable[[tuple[int, ...]], np.ndarray] | None = None,
         **kwargs: Any,
     ) -> None:
+        if not isinstance(scheme, LabelScheme):  # MONAI's second argument is sw_batch_size
+            raise TypeError(f"StreamingInferer's second argument is a LabelScheme, but {scheme!r} was given")
         if kwargs.get("buffer_steps") or kwargs.get("with_coord"):
             raise ValueError("StreamingInferer knows no buffer_steps and no with_coord")
         super().__init__(roi_size, mirror_axes, **kwargs)
@@ -81,10 +86,11 @@ class StreamingInferer(MirroringInferer):
         """Segment images.
 
         Args:
-            inputs: The images, `(B, C, X, Y, Z)` or `(B, C, X, Y)`.
+            inputs: The images, `(B, C, X, Y, Z)` or `(B, C, X, Y)`: a tensor, a batch of MetaTensors from a loader, or
+                one MetaTensor as `image[None]`.
             network: The network, which returns logits `(b, outputs, *roi_size)`.
             *args: Passed on to the network.
-            **kwargs: Passed on to the network.
+            **kwargs: Passed on to the network, except `device`, which replaces that of the inferer.
 
         Returns:
             Labels of the scheme's `dtype`, `(B, 1, ...)`, on the grid that the images had before they were
@@ -92,77 +98,61 @@ class StreamingInferer(MirroringInferer):
 
         Raises:
             InputError: If a window does not fit into the GPU's memory.
-            ValueError: If images were resampled before the last step of the preprocessing.
+            ValueError: If images were resampled before the last step of the preprocessing, images or logits do not have
+                the expected shape, or an argument is given that only MONAI's inferer knows.
         """
+        dims = len(self.roi_size) if isinstance(self.roi_size, Sequence) else inputs.ndim - 2
+        if not 1 <= dims <= 3:
+            raise ValueError(f"images may have one to three spatial dimensions, but these have {dims}")
+        if inputs.ndim != dims + 2:
+            raise ValueError(
+                f"a window of {dims} dimensions needs images (batch, channel, ...) of {dims + 2}, but their shape is "
+                f"{tuple(inputs.shape)}"
+            )
+        device = kwargs.pop("device", self.device)
+        if kwargs.pop("buffer_steps", None) or kwargs.get("condition") is not None:
+            raise ValueError("StreamingInferer knows no buffer_steps and no condition")
+        kwargs.pop("buffer_dim", None)  # it has no effect without buffer_steps
         predictor = self.predictor(network)
         if args or kwargs:
             predictor = partial(_call, predictor, args, kwargs)
         with torch.no_grad(), holding_weights_of(network):
-            if not isinstance(inputs, MetaTensor):
-                return torch.stack([_Stream(self, image, predictor).run() for image in inputs])
-            labels = torch.stack([_Stream(self, image, predictor).run() for image in decollate_batch(inputs)])
+            labels = torch.stack([_Stream(self, image, predictor, device).run() for image in _images(inputs)])
+        if not isinstance(inputs, MetaTensor):
+            return labels
         labels = MetaTensor(labels).copy_meta_from(inputs)
-        scale = torch.as_tensor(scale_affine(tuple(inputs.shape[2:]), tuple(labels.shape[2:]))).to(inputs.affine)
-        labels.affine = inputs.affine @ scale  # if images were resampled, labels have the voxels from before
+        scale = scale_affine(tuple(inputs.shape[2:]), tuple(labels.shape[2:]))
+        scale = to_affine_nd(inputs.affine.shape[-1] - 1, scale)  # the affine of a 2D image can be that of three axes
+        # if images were resampled, labels have the voxels from before
+        labels.affine = inputs.affine @ torch.as_tensor(scale).to(inputs.affine)
         return labels
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """The positions of windows on an image: its axes, and the target of their labels."""
-
-    axes: list[Axis]
-    targets: list[Target]
-    padding: list[int]  # for torch.nn.functional.pad
-
-    @classmethod
-    def of(cls, image: Tensor, settings: MirroringInferer) -> "_Grid":
-        size = image.shape[1:]
-        patch = fall_back_tuple(settings.roi_size, size)
-        padded = tuple(map(max, size, patch))
-        overlap = ensure_tuple_rep(settings.overlap, len(size))
-        if not all(0 <= part < 1 for part in overlap):
-            raise ValueError(f"overlap must be from 0 to below 1, but is {settings.overlap}")
-        steps = [max(1, int(n * (1 - part))) for n, part in zip(patch, overlap, strict=True)]
-        slices = dense_patch_slices(padded, patch, steps)
-        before = [(p - n) // 2 for p, n in zip(padded, size, strict=True)]
-        axes = [
-            Axis(size[a], patch[a], tuple(sorted({s[a].start - before[a] for s in slices}))) for a in range(len(size))
-        ]
-        former, separate = _former_grid(image)
-        former = former or tuple(size)
-        targets = [Target(axis, n, nearest=a == separate) for a, (axis, n) in enumerate(zip(axes, former, strict=True))]
-        padding = [n for a in reversed(range(len(size))) for n in (before[a], padded[a] - size[a] - before[a])]
-        return cls(axes, targets, padding)
-
-
-def _former_grid(image: Tensor) -> tuple[tuple[int, ...] | None, int | None]:
-    """Return the shape before the image was resampled, and the axis of nearest voxels, as in `Resampled.inverse`."""
-    steps = list(image.applied_operations) if isinstance(image, MetaTensor) else []
-    resampled = [i for i, step in enumerate(steps) if step.get(TraceKeys.CLASS_NAME) == "Resampled"]
-    if not resampled:
-        return None, None
-    if resampled[-1] != len(steps) - 1:
-        raise ValueError(
-            "Resampled should be the last step of the preprocessing, so that labels can be decided before it"
-        )
-    info = steps[-1][TraceKeys.EXTRA_INFO]
-    return tuple(map(int, steps[-1][TraceKeys.ORIG_SIZE])), None if info["separate"] < 0 else int(info["separate"])
+def _images(inputs: Tensor) -> list[Tensor]:
+    """Return the images of a batch, each with its own record of transforms."""
+    if isinstance(inputs, MetaTensor) and inputs.is_batch:
+        return decollate_batch(inputs)
+    return [inputs[i] for i in range(len(inputs))]  # as after `image[None]`: the record is that of one image
 
 
 class _Stream:
     """The state of one image in the sliding window."""
 
-    def __init__(self, settings: StreamingInferer, image: Tensor, predictor: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        settings: StreamingInferer,
+        image: Tensor,
+        predictor: Callable[[Tensor], Tensor],
+        device: torch.device | str | None,
+    ) -> None:
         self.settings, self.predictor = settings, predictor
-        self.grid = _Grid.of(image, settings)
+        self.grid = WindowGrid.of(image, settings)
         image = image.as_tensor() if isinstance(image, MetaTensor) else image
         self.home = image.device  # the device for the labels
         if any(self.grid.padding):
             image = F.pad(image, self.grid.padding, PytorchPadMode(settings.padding_mode).value, settings.cval)
         self.image = image
         self.window_device = torch.device(settings.sw_device or image.device)
-        device = settings.device
         if device is None and settings.cpu_thresh is not None and image[0].numel() > settings.cpu_thresh:
             device = "cpu"
         device = torch.device(device or image.device)
@@ -175,10 +165,17 @@ class _Stream:
         into = settings.probabilities and settings.probabilities(shape)
         self.writer = LabelWriter(self.grid.targets, settings.scheme, device, into)
         self.batch = settings.sw_batch_size
-        patch = tuple(axis.patch for axis in axes)
-        self.weights = compute_importance_map(
-            patch, mode=settings.mode, sigma_scale=settings.sigma_scale, device=self.window_device, dtype=torch.float32
-        ).reshape(patch)
+        self.weights = self._weights(tuple(axis.patch for axis in axes))
+
+    def _weights(self, patch: tuple[int, ...]) -> Tensor:
+        settings, known = self.settings, self.settings.roi_weight_map
+        if known is not None and tuple(known.shape[-len(patch) :]) == patch:  # as MONAI's inferer keeps it
+            weights = known.to(self.window_device, torch.float32)
+        else:
+            weights = compute_importance_map(
+                patch, settings.mode, settings.sigma_scale, device=self.window_device, dtype=torch.float32
+            )
+        return weights.reshape(patch)
 
     def run(self) -> Tensor:
         """Return the labels, `(1, ...)`."""
@@ -221,6 +218,7 @@ class _Stream:
             logits = self._predict(some)
             if logits is None:
                 continue  # try again with a smaller batch or with more memory
+            self._check(logits, len(some))
             for window, prediction in zip(some, logits.float(), strict=True):
                 self._reserve(window, prediction)
                 self._finish(self.cells.add(window, prediction, self.weights))
@@ -228,6 +226,14 @@ class _Stream:
             if self.large:
                 return_freed_memory(_KEPT)
             bar.update(len(some))
+
+    def _check(self, logits: Any, windows: int) -> None:
+        expected = (windows, self.settings.scheme.outputs, *self.weights.shape)
+        if tuple(one_tensor(logits).shape) != expected:
+            raise ValueError(
+                f"the labels need logits of shape {expected} (windows, outputs, ...), but those of the network have "
+                f"{tuple(logits.shape)}"
+            )
 
     def _finish(self, cells: list[Index]) -> None:
         for index in cells:

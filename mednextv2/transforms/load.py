@@ -29,7 +29,8 @@ class LoadVolumed(LoadImaged):
 
     Args:
         keys: The keys of the images.
-        **kwargs: The arguments of `LoadImaged`, except `image_only`, which is true.
+        **kwargs: The arguments of `LoadImaged`. With `image_only=False`, which MONAI Label sets, an image's metadata
+            are also put under a key of their own.
     """
 
     def __init__(self, keys: KeysCollection, **kwargs: Any) -> None:
@@ -49,20 +50,29 @@ class LoadVolumed(LoadImaged):
             The item with MetaTensors, `(C, X, Y, Z)` if channels come first.
 
         Raises:
+            KeyError: If metadata would replace what the item has under their key, and `overwriting` is false.
             InputError: If a file cannot be read or its header declares data that are missing: see
                 :func:`mednextv2.images.volume.screen_file`; or if a series is not a volume: see
                 :func:`mednextv2.data.read_series`.
         """
         d = dict(data)
-        for key in self.key_iterator(d):
-            value = d[key]
-            if isinstance(value, MetaTensor):
-                d[key] = value.to(torch.float32)
-            elif _is_dicom(value):
-                d[key] = _from_dicom(ensure_tuple(value))
-            else:
-                d[key] = self._from_files(value, reader)
+        for key, meta_key, postfix in self.key_iterator(d, self.meta_keys, self.meta_key_postfix):
+            d[key] = self._load(d[key], reader)
+            if self._loader.image_only:
+                continue
+            meta_key = meta_key or f"{key}_{postfix}"
+            if meta_key in d and not self.overwriting:
+                raise KeyError(f"{meta_key}: is already in the item; give LoadVolumed overwriting=True to replace it")
+            d[meta_key] = d[key].meta
         return d
+
+    def _load(self, value: Any, reader: Any) -> MetaTensor:
+        if isinstance(value, MetaTensor):
+            return value.to(torch.float32)
+        if _is_dicom(value):
+            return _from_dicom(ensure_tuple(value))
+        loaded = self._from_files(value, reader)
+        return loaded if self._loader.image_only else loaded[0]
 
     def _from_files(self, files: Any, reader: Any) -> Any:
         several = ensure_tuple(files)

@@ -26,8 +26,12 @@ _multiarray = importlib.import_module("numpy._core.multiarray" if hasattr(np, "_
 _HARMLESS = [
     np.dtype,
     np.ndarray,
-    _multiarray.scalar,
-    _multiarray._reconstruct,
+    # NumPy 1 and 2 name the same functions after different modules, and each may read what the other wrote
+    *(
+        (getattr(_multiarray, name), f"numpy.{core}.multiarray.{name}")
+        for core in ("core", "_core")
+        for name in ("scalar", "_reconstruct")
+    ),
     *{type(np.dtype(t)) for t in (np.float64, np.float32, np.float16, np.int64, np.int32, np.uint8, np.bool_)},
 ]
 _PIECE = 2**20  # number of bytes that are read at once

@@ -45,6 +45,26 @@ def test_folder_is_listed_sorted_without_hidden_and_other_files(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("folders", "taken"),
+    [
+        (["imagesTr", "labelsTr", "imagesTs"], "imagesTs"),
+        (["imagesTr", "labelsTr"], "imagesTr"),
+        (["images", "labels"], "images"),
+    ],
+)
+def test_the_folder_of_a_data_set_stands_for_its_images(tmp_path, caplog, folders, taken):
+    touch(tmp_path, *(f"{folder}/a.nii.gz" for folder in folders), "dataset.json", "imagesTs/notes.txt")
+    assert find_images(tmp_path, ONE) == [{"image": str(tmp_path / taken / "a.nii.gz"), "case": "a"}]
+    assert f"{tmp_path}: is the folder of a data set; the images in {taken} are taken" in caplog.text
+
+
+def test_images_beside_those_of_a_data_set_come_first(tmp_path, caplog):
+    touch(tmp_path, "b.nii.gz", "images/a.nii.gz")
+    assert find_images(tmp_path, ONE) == [{"image": str(tmp_path / "b.nii.gz"), "case": "b"}]
+    assert not caplog.text
+
+
 def test_channel_number_of_nnunet_is_no_part_of_the_case(tmp_path):
     touch(tmp_path, "b_0000.nii.gz", "a_0000.nii.gz", "visit_2023.nii.gz")
     assert [(i["case"], Path(i["image"]).name) for i in find_images(tmp_path, ONE)] == [

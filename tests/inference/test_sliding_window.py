@@ -12,7 +12,7 @@ from cuda_stand_in import StandIn
 from monai.data import MetaTensor, decollate_batch
 from monai.data.utils import list_data_collate
 from monai.inferers import SlidingWindowInferer
-from monai.transforms import Compose, Orientationd
+from monai.transforms import Compose, Invertd, Orientationd
 from streaming_helpers import WINDOW, Blobs, axes_of, batch_of, invert, scheme_of
 from torch import nn
 
@@ -143,6 +143,27 @@ def test_2d_images():
         logits = MirroringInferer((16, 32), **WINDOW)(batch["image"], network)
         labels = StreamingInferer((16, 32), scheme, **WINDOW)(batch["image"], network)
     assert torch.equal(scheme.decide(invert(batch, logits, transforms)), invert(batch, labels, transforms))
+
+
+@pytest.mark.parametrize("affine", [np.diag([1.0, 1.2, 1]), np.diag([1.0, 1.2, 1, 1])], ids=["3 x 3", "4 x 4"])
+def test_the_affine_of_a_2d_image_may_be_that_of_three_axes(affine):
+    """Readers give images of two axes the affine of three; MONAI cuts it only when a transform asks for it."""
+    image = MetaTensor(torch.randn(1, 1, 24, 20), affine=torch.as_tensor(affine))
+    labels = StreamingInferer((16, 16), scheme_of(4, False), **WINDOW)(image, Blobs(4, dims=2))
+    assert torch.equal(labels.affine, image.affine)
+
+
+@pytest.mark.parametrize("case", ["mixed", "separate axis", "same grid"])
+def test_one_image_with_its_record_is_segmented_as_in_a_batch(case):
+    """MONAI Label and Deploy give the inferer `image[None]`, whose record of transforms is not that of a batch."""
+    batch, transforms = batch_of(*CASES[case][:3])
+    image, infer = decollate_batch(batch)[0]["image"], StreamingInferer(CASES[case][3], scheme_of(4, False), **WINDOW)
+    network = Blobs(4)
+    found, expected = infer(image[None], network), infer(batch["image"], network)
+    assert torch.equal(found.as_tensor(), expected.as_tensor())
+    item = {"image": image, "pred": found[0]}
+    back = Invertd("pred", transform=transforms, orig_keys="image", nearest_interp=False)(item)["pred"]
+    assert torch.equal(back, invert(batch, expected, transforms))
 
 
 def test_a_batch_of_images_is_segmented_one_by_one():

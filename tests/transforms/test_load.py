@@ -66,6 +66,28 @@ def test_an_image_in_memory_keeps_its_place_and_becomes_float32():
     assert given.dtype == torch.int16
 
 
+@pytest.mark.parametrize("kind", ["file", "series", "memory"])
+def test_metadata_under_a_key_of_their_own_as_monai_label_asks(tmp_path, kind):
+    """MONAI Label sets `image_only` of the loader to false after it was built."""
+    array = np.arange(60, dtype=np.float32).reshape(5, 4, 3)
+    write_series(tmp_path / "series", numbers((5, 4, 3)), AFFINE)
+    given = {
+        "file": write(tmp_path / "a.nii.gz", array),
+        "series": str(tmp_path / "series"),
+        "memory": MetaTensor(torch.from_numpy(array)[None], affine=torch.from_numpy(AFFINE)),
+    }[kind]
+    plain, both = loader(), loader()
+    both._loader.image_only = False
+    found = both({"image": given})
+    assert torch.equal(found["image"].as_tensor(), plain({"image": given})["image"].as_tensor())
+    assert isinstance(found["image"], MetaTensor)
+    assert found["image_meta_dict"].keys() == found["image"].meta.keys()
+    with pytest.raises(KeyError, match="image_meta_dict: is already in the item"):
+        both({"image": given, "image_meta_dict": {}})
+    named = loader(meta_keys="header", overwriting=True, image_only=False)({"image": given, "header": 1})
+    assert named["header"].keys() == named["image"].meta.keys()
+
+
 def test_a_series_with_a_missing_slice_is_refused_where_monais_readers_take_it(tmp_path):
     write_series(tmp_path, numbers((7, 5, 6)), change=lambda dataset, k: k != 3)
     with pytest.raises(InputError, match=str(tmp_path)):

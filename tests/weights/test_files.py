@@ -3,7 +3,9 @@
 import os
 import stat
 import threading
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,6 +51,19 @@ def test_numpy_numbers_and_arrays_are_harmless_inside_load_file_only(tmp_path):
     np.testing.assert_array_equal(loaded["array"], content["array"])
     with pytest.raises(Exception, match="weights_only"):  # nothing is allowed for good
         torch.load(tmp_path / "numbers.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("core", ["core", "_core"])
+def test_numpy_content_is_read_whichever_numpy_wrote_it(tmp_path, core):
+    """NumPy 1 names its functions after `numpy.core`, NumPy 2 after `numpy._core`."""
+    torch.save({"loss": np.float64(0.5), "array": np.arange(3)}, tmp_path / "own.pt")
+    with zipfile.ZipFile(tmp_path / "own.pt") as own, zipfile.ZipFile(tmp_path / "other.pt", "w") as other:
+        for member in own.infolist():
+            content = own.read(member).replace(b"numpy._core.", b"numpy.core.")
+            other.writestr(member.filename, content.replace(b"numpy.core.", f"numpy.{core}.".encode()))
+        assert f"numpy.{core}.multiarray".encode() in other.read(f"{Path(own.namelist()[0]).parts[0]}/data.pkl")
+    loaded = load_file(tmp_path / "other.pt")
+    assert (loaded["loss"], loaded["array"].tolist()) == (0.5, [0, 1, 2])
 
 
 def test_a_saved_file_is_read_back_and_replaces_the_old_one(tmp_path):
