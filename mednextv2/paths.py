@@ -136,7 +136,7 @@ def remove_empty(folders: Iterable[Path]) -> None:
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
-    """Remove the temporary files in a folder that processes of this machine left and that no longer run.
+    """Remove the temporary files and folders in a folder that processes of this machine left and that no longer run.
 
     Files of running processes are kept. Files of other machines, on a shared file system, are removed after two days.
     """
@@ -147,7 +147,7 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
         with suppress(OSError):
             own = match[2] in (None, _host())
             if (own and not _is_alive(int(match[1]))) or time.time() - file.stat().st_mtime > _OLD_S:
-                file.unlink()
+                shutil.rmtree(file) if file.is_dir() else file.unlink()
 
 
 def _is_alive(process: int) -> bool:

@@ -63,6 +63,7 @@ def test_leftovers_of_processes_that_are_gone_are_removed(tmp_path):
     for name in (*gone, *stay):
         (tmp_path / name).touch()
     os.utime(tmp_path / gone[2], (0, 0))
+    (tmp_path / f".part-{ended.pid}.{here}-data" / "imagesTr").mkdir(parents=True)
     paths.remove_leftovers(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(stay)  # process 1 is alive
 

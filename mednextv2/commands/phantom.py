@@ -5,8 +5,8 @@ def phantom(folder: str, cases: int | None = None, seed: int = 0, bundle: str | 
     """Generate a small synthetic data set for trying things out: images of two touching ellipsoids, with labels.
 
     Args:
-        folder: The folder to write the data set to, in the layout of the Medical Segmentation Decathlon, or with
-            --bundle in that of nnU-Net.
+        folder: The folder to write the data set to, new or empty. Its layout is that of the Medical Segmentation
+            Decathlon, or with --bundle that of nnU-Net.
         cases: The number of cases; by default 60, or 6 with --bundle.
         seed: The seed of the random numbers.
         bundle: The folder or the name of a bundle. The data set then has its labels, channels and voxel size, with an

@@ -5,7 +5,6 @@ here: the cases are spread over processes, cases that are there already are skip
 `dataset.json` before it is complete.
 """
 
-import json
 import multiprocessing
 import os
 import shutil
@@ -22,8 +21,6 @@ from typing import Any
 from tqdm import tqdm
 
 from mednextv2.data.conversion_cases import (
-    FORM,
-    RECORDS,
     Converted,
     DatasetFacts,
     Job,
@@ -32,16 +29,14 @@ from mednextv2.data.conversion_cases import (
     convert_case,
     relative,
 )
+from mednextv2.data.conversion_look import look_through
 from mednextv2.data.conversion_sources import Found, describe_ignored
+from mednextv2.data.conversion_target import opened_target, prepare_target, write_descriptions
 from mednextv2.errors import InputError
-from mednextv2.locks import NAME as LOCK
-from mednextv2.locks import hold_folder, release_folder
-from mednextv2.paths import absolute, new_folder, remove_leftovers, writing
-from mednextv2.text_files import read_json
+from mednextv2.paths import absolute
 from mednextv2.wording import count
 
-_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs", RECORDS)
-_SHOWN = 50  # lines about cases in a message; the rest is counted
+_SHOWN = 50  # lines about cases or notes in the summary; the rest is counted
 Convert = Callable[[SourceCase, Mapping[str, Any]], Converted]
 
 
@@ -94,24 +89,22 @@ def run_conversion(
     source, target = absolute(source), absolute(target)
     if source == target or source in target.parents or target in source.parents:
         raise InputError(f"{target}: the source and the target lie in each other; give another folder as TARGET")
-    incomplete = {name: relative(text, source) for name, text in found.incomplete.items()}
+    incomplete = {name: relative(text, source).removeprefix(f"{name}: ") for name, text in found.incomplete.items()}
+    jobs = [Job(case, facts, convert, options, source, target) for case in _in_order(found.cases)]
     if incomplete and not exclude_defective:
-        raise InputError(_listed("cannot be converted", incomplete))
-    if not any(case.part == "Tr" for case in found.cases):
-        raise InputError(f"{source}: has no complete training case" + _listed("", incomplete | found.excluded, ": "))
-    with new_folder(target, "target"):
-        hold_folder(target, "target")
-        try:
-            _prepare(facts, found, target, options)
-            jobs = [Job(case, facts, convert, options, source, target) for case in _in_order(found.cases)]
-            outcomes = _convert_all(jobs, workers)
-            known, defective = (_defects(outcomes, known) for known in (True, False))
-            if defective and not exclude_defective:
-                raise InputError(_listed("cannot be converted", defective) + _goes_on(outcomes))
-            excluded = dict(sorted({**found.excluded, **incomplete, **known, **defective}.items()))
-            return _finish(facts, found, outcomes, excluded, source, target, options)
-        finally:
-            release_folder(target)
+        outcomes, unread = look_through(jobs)
+        known, defective = (_defects(outcomes, known) for known in (True, False))
+        raise InputError(_cannot(source, incomplete | defective, jobs, known, unread))
+    if not any(job.case.part == "Tr" for job in jobs):
+        raise InputError(f"{source}: has no complete training case" + _listed(incomplete | found.excluded, ": "))
+    with opened_target(target):
+        prepare_target(facts, found, target, options)
+        outcomes = _convert_all(jobs, workers)
+        known, defective = (_defects(outcomes, known) for known in (True, False))
+        if defective and not exclude_defective:
+            raise InputError(_cannot(source, defective, jobs, known))
+        excluded = dict(sorted({**found.excluded, **incomplete, **known, **defective}.items()))
+        return _finish(facts, found, outcomes, excluded, source, target, options)
 
 
 def _in_order(cases: Sequence[SourceCase]) -> list[SourceCase]:
@@ -119,38 +112,6 @@ def _in_order(cases: Sequence[SourceCase]) -> list[SourceCase]:
     if twice := [name for name, number in names.items() if number > 1]:
         raise InputError(f"several cases have the name {', '.join(twice[:5])}; remove the copies from the source")
     return sorted(cases, key=lambda case: case.name)
-
-
-def _prepare(facts: DatasetFacts, found: Found, target: Path, options: Mapping[str, Any]) -> None:
-    """Create the folders, or make sure that those that are there are of the same conversion."""
-    settings = {"form": FORM, "dataset": facts.id, "options": dict(options)}
-    file = target / RECORDS / "settings.json"
-    there = sorted(path.name for path in target.iterdir() if path.name != LOCK)
-    if file.is_file():
-        earlier = read_json(file, f"delete {target} and convert again")
-        if earlier != json.loads(json.dumps(settings)):
-            raise InputError(
-                f"{target}: holds a conversion of another data set, with other options, or of another version "
-                f"({json.dumps(earlier)[:200]}); give another folder as TARGET, or delete this one"
-            )
-    elif there and there != [RECORDS]:
-        raise InputError(f"{target}: holds {', '.join(there[:5])} and no conversion; give a new folder as TARGET")
-    known = {case.name for case in found.cases}
-    done = {path.stem for path in (target / RECORDS).glob("*.json")} - {"settings"}
-    if lost := sorted(name for name in done if name not in known):
-        raise InputError(
-            f"{target}: holds {count(len(lost), 'case')} that would not be converted now ({', '.join(lost[:5])}), "
-            "since the source or what is excluded has changed; give another folder as TARGET, or delete this one"
-        )
-    file.parent.mkdir(exist_ok=True)
-    with writing(file) as temporary:  # first, so that a run that was killed at any time can go on
-        temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    has_test_cases = any(case.part == "Ts" for case in found.cases)
-    for name in _FOLDERS:
-        if not name.endswith("Ts") or has_test_cases:
-            (target / name).mkdir(exist_ok=True)
-            remove_leftovers(target / name)
-    remove_leftovers(target)
 
 
 def _convert_all(jobs: Sequence[Job], workers: int) -> list[Outcome]:
@@ -194,26 +155,40 @@ def _defects(outcomes: Sequence[Outcome], known: bool) -> dict[str, str]:
     return {outcome.name: outcome.defect for outcome in outcomes if outcome.defect and outcome.known == known}
 
 
-def _listed(what: str, reasons: Mapping[str, str], head: str | None = None) -> str:
+def _cannot(
+    source: Path,
+    reasons: Mapping[str, str],
+    jobs: Sequence[Job],
+    known: Mapping[str, str],
+    unread: int | None = None,
+) -> str:
+    """List defective cases and say what to do; `unread` is given if the others were only read and not converted."""
+    sound = [job.case for job in jobs if job.case.name not in {*reasons, *known}]
+    text = _listed(reasons, f"{count(len(reasons), 'case')} of {source} cannot be converted:")
+    text += f"\n{count(len(sound) - (unread or 0), 'other case')} can be used"
+    if unread is None:
+        text += ", and the next run skips what was written"
+    elif unread:
+        text += f", and {unread} could not be read in a short time; the conversion will tell"
+    text += ". Mend these cases and give the same command again"
+    if any(case.part == "Tr" for case in sound):
+        text += ", or add --defective exclude to leave them out; conversion.json then lists all of them"
+    return text
+
+
+def _listed(reasons: Mapping[str, str], head: str, shown: int = 10) -> str:
+    """List cases below a heading, those of one reason in one line; nothing if there are none."""
     names: dict[str, list[str]] = {}
     for name, reason in sorted(reasons.items()):
         names.setdefault(reason, []).append(name)
     lines = [f"- {_first(own)}: {reason}" for reason, own in names.items()]
-    more = [f"- … and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    first = f"{count(len(reasons), 'case')} {what}:" if head is None else head if lines else ""
-    return "\n".join([first, *lines[:_SHOWN], *more])
+    rest = sum(map(len, [*names.values()][shown:]))
+    more = [f"- … and {count(rest, 'more case', 'more cases')}"] if rest else []
+    return "\n".join([head, *lines[:shown], *more]) if lines else ""
 
 
 def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _goes_on(outcomes: Sequence[Outcome]) -> str:
-    done = sum(not outcome.defect for outcome in outcomes)
-    return (
-        f"\n{count(done, 'other case')} can be used, and the next run skips what was written. Mend these cases and "
-        "give the same command again, or add --defective exclude to leave them out"
-    )
 
 
 def _finish(
@@ -229,16 +204,17 @@ def _finish(
     there = [outcome for outcome in outcomes if not outcome.defect]
     training = [outcome.name for outcome in there if outcome.part == "Tr"]
     if not training:
-        raise InputError(f"{target}: no training case could be converted" + _listed("", excluded, ": "))
+        raise InputError(f"{target}: no training case could be converted" + _listed(excluded, ": "))
     if not any(outcome.part == "Ts" and outcome.labelled for outcome in there):
         shutil.rmtree(target / "labelsTs", ignore_errors=True)  # which is empty
     notes = [relative(note, source) for note in found.notes]
     folds = [tuple([n for n in side if n in {*training}] for side in fold) for fold in found.split]
+    contents: dict[str, Any] = {}
     if folds and all(all(fold) for fold in folds):
-        _write_json(target / "splits_final.json", [{"train": sorted(a), "val": sorted(b)} for a, b in folds])
+        contents["splits_final.json"] = [{"train": sorted(a), "val": sorted(b)} for a, b in folds]
     elif folds:
         notes.append("the data set's own split has no case on one side, so it was not written")
-    record = {
+    contents["conversion.json"] = {
         "dataset": facts.id, "title": facts.title, "options": dict(options), "channels": list(facts.channels),
         "labels": {str(value): facts.labels[value] for value in sorted(facts.labels)},
         "notes": notes,
@@ -250,8 +226,8 @@ def _finish(
             for o in there
         },
     }  # fmt: skip
-    _write_json(target / "conversion.json", record)
-    _write_json(target / "dataset.json", describe(facts, len(training)))
+    contents["dataset.json"] = describe(facts, len(training))  # written last, when everything is there
+    write_descriptions(target, contents)
     text = _sum_up(found, there, excluded, notes, source)
     written = tuple(outcome.name for outcome in there if outcome.written)
     skipped = tuple(outcome.name for outcome in there if not outcome.written)
@@ -282,12 +258,6 @@ def describe(facts: DatasetFacts, training: int) -> dict[str, Any]:
     }
 
 
-def _write_json(file: Path, content: Any) -> None:
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    with writing(file) as temporary:
-        temporary.write_bytes(text.encode("utf-8", errors="replace"))  # names of files may be no UTF-8
-
-
 def _sum_up(
     found: Found, there: Sequence[Outcome], excluded: Mapping[str, str], notes: Sequence[str], source: Path
 ) -> str:
@@ -297,7 +267,7 @@ def _sum_up(
     skipped = f", {len(there) - written} skipped, since they were there already" if written < len(there) else ""
     lines = [f"{count(parts['Tr'], 'training case')}{test}: {written} written{skipped}"]
     if excluded:
-        lines.append(_listed("excluded", excluded))
+        lines.append(_listed(excluded, f"{count(len(excluded), 'case')} excluded:", _SHOWN))
     if found.ignored:
         lines.append(describe_ignored(found.ignored, source))
     said = Counter(note for outcome in there for note in outcome.notes)

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,21 @@ import nibabel as nib
 import numpy as np
 
 from mednextv2.data.check import check_image
+from mednextv2.data.conversion_records import (
+    FORM,
+    UNFINISHED,
+    digest,
+    forget_case,
+    is_complete,
+    read_record,
+    write_record,
+)
 from mednextv2.data.voxel_grids import compare_grids
 from mednextv2.errors import InputError
 from mednextv2.images.label_map_files import as_label_map
 from mednextv2.images.volume import read_volume
 from mednextv2.label_scheme import label_dtype
 from mednextv2.paths import writing
-from mednextv2.text_files import read_json
-
-#: The folder of a conversion's records in the folder that it writes.
-RECORDS = ".conversion"
-#: The form of the records. A higher number makes every case be converted again.
-FORM = 1
-_END = 1 << 16  # bytes at the front and at the back of a file that tell it from others; a .gz has its checksum there
 
 #: Voxels `(X, Y, Z)` and their affine `(4, 4)`, to millimetres (right, anterior, superior).
 Volume = tuple[np.ndarray, np.ndarray]
@@ -87,11 +88,14 @@ class Converted:
         images: One for each channel: a volume, or a file whose content is taken over as it is if it is a 3D `.nii.gz`.
         label: The label map on the grid of the images; None for test cases without one.
         notes: What a user should know about how it was read, one clause each.
+        origins: The file or folder of each image and, last, of the label map, for messages. By default these are the
+            files of the case, if there is one for each.
     """
 
     images: Sequence[Path | Volume]
     label: Volume | None
     notes: Sequence[str] = ()
+    origins: Sequence[Path] = ()
 
 
 class ExcludedError(InputError):
@@ -134,10 +138,8 @@ def convert_case(job: Job) -> Outcome:
         source = fingerprint(job.case, job.source)
     except InputError as e:
         return _defective(job, e)
-    record = read_record(job.target, job.case.name)
-    if record and record["source"] == source and record["part"] == job.case.part and _complete(job.target, record):
-        kept = record["notes"]
-        return Outcome(job.case.name, job.case.part, False, record["labelled"], source, tuple(kept))
+    if there := _there(job, source):
+        return there
     forget_case(job.target, job.case.name)
     try:
         converted = job.convert(job.case, job.options)
@@ -145,19 +147,40 @@ def convert_case(job: Job) -> Outcome:
     except InputError as e:
         return _defective(job, e)
     notes = tuple(_printable(relative(note, job.source)) for note in converted.notes)
-    files = _write(job, images, label)
+    files = _files(job, len(images), label is not None)
     content = {
         "form": FORM, "source": source, "part": job.case.part, "labelled": label is not None, "notes": list(notes),
-        "files": {file.relative_to(job.target).as_posix(): digest(file) for file in files},
     }  # fmt: skip
-    with writing(_record(job.target, job.case.name)) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    # twice: after a kill in between, the first one tells that the files are of this conversion, though perhaps not all
+    write_record(job.target, job.case.name, content | {"files": dict.fromkeys(files, UNFINISHED)})
+    _write([job.target / file for file in files], images, label, len(job.facts.names))
+    write_record(job.target, job.case.name, content | {"files": {file: digest(job.target / file) for file in files}})
     return Outcome(job.case.name, job.case.part, True, label is not None, source, notes)
+
+
+def find_defect(job: Job) -> Outcome | None:
+    """Return what keeps a case from being converted, if there is anything; nothing is written."""
+    try:
+        if _there(job, fingerprint(job.case, job.source)) is None:
+            _checked(job, job.convert(job.case, job.options))
+    except InputError as e:
+        return _defective(job, e)
+    return None
+
+
+def _there(job: Job, source: str) -> Outcome | None:
+    """Return the outcome of a case that is there already, complete and from the same source."""
+    record = read_record(job.target, job.case.name)
+    if record and record["source"] == source and record["part"] == job.case.part and is_complete(job.target, record):
+        return Outcome(job.case.name, job.case.part, False, record["labelled"], source, tuple(record["notes"]))
+    return None
 
 
 def _defective(job: Job, error: InputError) -> Outcome:
     known = isinstance(error, ExcludedError)
-    return Outcome(job.case.name, job.case.part, defect=relative(str(error), job.source), known=known)
+    # a folder may be called as its case, which is named before the text already
+    text = relative(str(error), job.source).removeprefix(f"{job.case.name}: ")
+    return Outcome(job.case.name, job.case.part, defect=text, known=known)
 
 
 def _printable(text: str) -> str:
@@ -184,93 +207,69 @@ def fingerprint(case: SourceCase, source: Path) -> str:
     return found.hexdigest()
 
 
-def digest(file: Path) -> str:
-    """Return the size of a file, and a digest of its first and last 64 KiB."""
-    size = file.stat().st_size
-    with file.open("rb") as f:
-        content = f.read(_END)
-        if size > _END:
-            f.seek(max(size - _END, _END))
-            content += f.read(_END)
-    return f"{size} {hashlib.sha256(content).hexdigest()}"
-
-
-def _record(target: Path, name: str) -> Path:
-    return target / RECORDS / f"{name}.json"
-
-
-def read_record(target: Path, name: str) -> dict[str, Any] | None:
-    """Return the record of a case that was converted, or None."""
-    file = _record(target, name)
-    if not file.is_file():
-        return None
-    content = read_json(file, "delete it, so that the case is converted again")
-    return content if isinstance(content, dict) and content.get("form") == FORM else None
-
-
-def _complete(target: Path, record: Mapping[str, Any]) -> bool:
-    try:
-        return all(digest(target / name) == found for name, found in record["files"].items())
-    except OSError:
-        return False
-
-
-def forget_case(target: Path, name: str) -> None:
-    """Remove what was written for a case from another or an incomplete source."""
-    record = read_record(target, name)
-    for file in [_record(target, name), *(target / file for file in (record or {"files": {}})["files"])]:
-        with suppress(FileNotFoundError):
-            file.unlink()
-
-
 def _checked(job: Job, converted: Converted) -> tuple[list[Path | Volume], Volume | None]:
     """Check that the images and the label map are sound and on one grid, as the check of a data set will."""
-    facts, name = job.facts, job.case.name
+    facts = job.facts
     if len(converted.images) != len(facts.channels):
-        raise InputError(f"case {name}: has {len(converted.images)} images for {len(facts.channels)} channels")
+        raise InputError(f"has {len(converted.images)} images for {len(facts.channels)} channels")
+    places = _places(job, converted)
     images: list[Path | Volume] = []
     grids: list[tuple[str, tuple[int, ...], np.ndarray]] = []
-    for channel, image in zip(facts.channels, converted.images, strict=True):
-        where = str(image) if isinstance(image, Path) else f"case {name}, {channel}"
+    for where, image in zip(places, converted.images, strict=False):  # the label map has a place, too
         array, affine = read_volume(image) if isinstance(image, Path) else image
         if problems := check_image(array, affine):
             raise InputError("; ".join(f"{where}: {problem}" for problem in problems))
         grids.append((where, array.shape, affine))
         as_it_is = isinstance(image, Path) and image.name.endswith(".nii.gz") and array.ndim == 3
-        images.append(image if as_it_is else (array, affine))
+        images.append(image if as_it_is else (as_stored(array, where), affine))
     label = converted.label
     if label is not None:
-        where = f"the label map of case {name}"
-        label = (as_label_map(label[0], where, facts.names, 3), label[1])
-        grids.append((where, label[0].shape, label[1]))
+        label = (as_label_map(label[0], places[-1], facts.names, 3), label[1])
+        grids.append((places[-1], label[0].shape, label[1]))
     if problems := [p for grid in grids[1:] if (p := compare_grids(grids[0], grid))]:
         raise InputError("; ".join(problems))
     return images, None if label is None else (label[0], grids[0][2])
 
 
-def _write(job: Job, images: Sequence[Path | Volume], label: Volume | None) -> list[Path]:
+def _places(job: Job, converted: Converted) -> list[str]:
+    """Name the file of each image and of the label map, with the channel where several are of one file."""
+    what = [*job.facts.channels, *(["label map"] if converted.label is not None else [])]
+    origins = [str(origin) for origin in converted.origins or job.case.files]
+    if len(origins) != len(what):
+        origins = [os.path.commonpath(job.case.files)] * len(what)
+    return [
+        origin if origins.count(origin) == 1 else f"{origin}, {name}"
+        for origin, name in zip(origins, what, strict=True)
+    ]
+
+
+def _files(job: Job, channels: int, labelled: bool) -> list[str]:
+    """Return the files of a case by their paths in the target: the images and, last, the label map."""
     name, part = job.case.name, job.case.part
-    files = []
-    for channel, image in enumerate(images):
-        file = job.target / f"images{part}" / f"{name}_{channel:04d}.nii.gz"
+    images = [f"images{part}/{name}_{channel:04d}.nii.gz" for channel in range(channels)]
+    return [*images, *([f"labels{part}/{name}.nii.gz"] if labelled else [])]
+
+
+def _write(files: Sequence[Path], images: Sequence[Path | Volume], label: Volume | None, labels: int) -> None:
+    for file, image in zip(files, images, strict=False):  # the label map has a file, too
         with writing(file) as temporary:
             if isinstance(image, Path):
                 shutil.copyfile(image, temporary)
             else:
-                save_nifti(temporary, as_stored(image[0]), image[1])
-        files.append(file)
+                save_nifti(temporary, *image)
     if label is not None:
-        file = job.target / f"labels{part}" / f"{name}.nii.gz"
-        with writing(file) as temporary:
-            save_nifti(temporary, label[0].astype(label_dtype(len(job.facts.names))), label[1])
-        files.append(file)
-    return files
+        with writing(files[-1]) as temporary:
+            save_nifti(temporary, label[0].astype(label_dtype(labels)), label[1])
 
 
-def as_stored(array: np.ndarray) -> np.ndarray:
+def as_stored(array: np.ndarray, name: str) -> np.ndarray:
     """Return voxels in the smallest type that NIfTI and all readers have.
 
     Floats that are whole numbers of 16 bits, as Hounsfield units are, become integers; other floats float32.
+
+    Args:
+        array: The voxels.
+        name: The file, for messages.
 
     Raises:
         InputError: If whole numbers have more than 32 bits.
@@ -282,7 +281,7 @@ def as_stored(array: np.ndarray) -> np.ndarray:
         if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
             return array.astype(kind)
     if array.dtype.kind != "f":
-        raise InputError(f"has voxels from {low} to {high}, more than 32 bits hold; rescale the image")
+        raise InputError(f"{name}: has voxels from {low} to {high}, more than 32 bits hold; rescale the image")
     return array.astype(np.float32)
 
 

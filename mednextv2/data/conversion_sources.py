@@ -144,6 +144,23 @@ def list_folders(folder: Path, pattern: str, found: Found) -> dict[str, Path]:
     return {path.name: path for path in fitting}
 
 
+def missing_files(files: Sequence[Path | str], advice: str) -> str:
+    """Say that files of a case are missing, by their paths.
+
+    Args:
+        files: The files.
+        advice: What to do.
+
+    Example:
+        >>> missing_files(["a/ct.nii.gz"], "copy it again")
+        'a/ct.nii.gz: there is no such file; copy it again'
+        >>> missing_files(["a/1", "a/2", "a/3", "a/4", "a/5"], "copy them again")
+        'a/1, a/2, a/3 and 2 more: there are no such files; copy them again'
+    """
+    names = ", ".join(map(str, files[:3])) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+    return f"{names}: {'there is no such file' if len(files) == 1 else 'there are no such files'}; {advice}"
+
+
 def exclude_known(found: Found, known: Mapping[str, str]) -> None:
     """Leave out the cases that are known to be defective."""
     found.excluded |= {case.name: known[case.name] for case in found.cases if case.name in known}

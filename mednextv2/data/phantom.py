@@ -4,8 +4,9 @@ import itertools
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 
 from mednextv2.errors import InputError
 from mednextv2.label_scheme import LabelScheme, label_dtype
-from mednextv2.paths import expand, new_folder, writing
+from mednextv2.paths import expand, new_folder, remove_leftovers, writing
 
 
 def make_phantom_dataset(folder: str | os.PathLike, cases: int = 60, seed: int = 0) -> Path:
@@ -26,7 +27,7 @@ def make_phantom_dataset(folder: str | os.PathLike, cases: int = 60, seed: int =
     bright blobs, texture, a bias field, noise, and a grey scale that differs from case to case.
 
     Args:
-        folder: Where to write `dataset.json`, `imagesTr` and `labelsTr`; created if missing.
+        folder: Where to write `dataset.json`, `imagesTr` and `labelsTr`; new or empty.
         cases: Number of cases.
         seed: The seed of the random numbers; the same seed gives the same data.
 
@@ -34,7 +35,7 @@ def make_phantom_dataset(folder: str | os.PathLike, cases: int = 60, seed: int =
         The folder.
 
     Raises:
-        InputError: When the folder already contains a data set or cannot be written.
+        InputError: When the folder is not empty or cannot be written.
     """
     folder = _checked(folder, cases, seed)
     entries = [{k: f"./{k}sTr/phantom_{n:03d}.nii.gz" for k in ("image", "label")} for n in range(cases)]
@@ -71,7 +72,7 @@ def make_task_phantom(
     outside the body if it is normalised inside the mask, and otherwise has a grey scale that differs from case to case.
 
     Args:
-        folder: Where to write `dataset.json`, `imagesTr` and `labelsTr`; created if missing.
+        folder: Where to write `dataset.json`, `imagesTr` and `labelsTr`; new or empty.
         scheme: The meaning of the label values. The last slices of a label map have the ignore label, if there is one.
         channels: The names of the image channels.
         spacing: Voxel size in millimetres along right, anterior, superior.
@@ -84,8 +85,8 @@ def make_task_phantom(
         The folder.
 
     Raises:
-        InputError: When the task is not 3D, the shape is too small for the labels, or the folder already contains a
-            data set or cannot be written.
+        InputError: When the task is not 3D, the shape is too small for the labels, or the folder is not empty or
+            cannot be written.
     """
     folder = _checked(folder, cases, seed)
     if len(spacing) != 3 or len(shape) != 3:
@@ -123,38 +124,50 @@ def _checked(folder: str | os.PathLike, cases: int, seed: int) -> Path:
         raise InputError(f"cases {cases!r}: should be a whole number from 1")
     if not isinstance(seed, int) or seed < 0:
         raise InputError(f"seed {seed!r}: should be a whole number from 0")
-    if (folder / "dataset.json").exists():
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; give a folder that is new or empty")
+    there = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) if folder.exists() else []
+    if "dataset.json" in there:
         raise InputError(f"{folder}: holds a data set already; choose another folder")
+    if there:
+        names = ", ".join(there[:5]) + (", …" if len(there) > 5 else "")
+        raise InputError(f"{folder}: holds {names}; give a folder that is new or empty, so that nothing is mixed")
     return folder
 
 
 def _write(
     folder: Path, description: dict[str, Any], volumes: Iterable[tuple[str, np.ndarray]], affine: np.ndarray
 ) -> Path:
-    with ExitStack() as stack:
-        for made in (folder, folder / "imagesTr", folder / "labelsTr"):
-            stack.enter_context(new_folder(made, "folder"))
-        written = stack.enter_context(_removed_after_errors())
-        for file, array in volumes:
-            with writing(folder / file) as temporary:
-                nib.save(nib.Nifti1Image(array, affine), temporary)
-            written.append(folder / file)
-        # written last, so that a folder with dataset.json is complete
-        with writing(folder / "dataset.json") as temporary:
-            temporary.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    with new_folder(folder, "folder"):
+        remove_leftovers(folder)  # of a process that was killed
+        # entered first and so left last: a folder with dataset.json is complete
+        with (
+            writing(folder / "dataset.json") as file,
+            _new(folder / "labelsTr") as labels,
+            _new(folder / "imagesTr") as images,
+        ):
+            inside = {"imagesTr": images, "labelsTr": labels}
+            for name, array in volumes:
+                place = inside[Path(name).parts[0]] / Path(name).name
+                with writing(place) as temporary:
+                    nib.save(nib.Nifti1Image(array, affine), temporary)
+            file.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     return folder
 
 
 @contextmanager
-def _removed_after_errors() -> Iterator[list[Path]]:
-    """Provide a list of files that are removed if the block ends with an error."""
-    files: list[Path] = []
+def _new(folder: Path) -> Iterator[Path]:
+    """Provide a temporary folder that gets its name if the block ends without an error, and is removed otherwise."""
+    temporary = folder
     try:
-        yield files
-    except BaseException:
-        for file in files:
-            file.unlink(missing_ok=True)
-        raise
+        with writing(folder) as temporary:
+            temporary.mkdir()
+            yield temporary
+    except InputError as e:  # names the file by the name that it should have got
+        raise InputError(str(e).replace(str(temporary), str(folder))) from e
+    finally:
+        if temporary != folder:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _phantom(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -110,7 +110,8 @@ def convert(case: SourceCase, options: Mapping[str, Any]) -> Converted:
                 "image, or was it resampled?"
             )
         label = ((stacks[-1] > 0).astype(np.uint8), affine)
-    return Converted([(stack, affine) for stack in stacks[: len(CHANNELS)]], label)
+    folders = [file.parent for file in case.files[::count]]
+    return Converted([(stack, affine) for stack in stacks[: len(CHANNELS)]], label, origins=folders)
 
 
 def read_stack(files: tuple[Path, ...]) -> np.ndarray:

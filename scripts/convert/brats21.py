@@ -13,7 +13,7 @@ from typing import Any
 
 from mednextv2.data.conversion_cases import Converted, DatasetFacts, SourceCase
 from mednextv2.data.conversion_command import main
-from mednextv2.data.conversion_sources import Found, find_root, list_folders, read_labels
+from mednextv2.data.conversion_sources import Found, find_root, list_folders, missing_files, read_labels
 
 FACTS = DatasetFacts(
     id="brats21",
@@ -42,9 +42,9 @@ def find(source: Path, options: Mapping[str, Any]) -> Found:
     found = Found()
     for name, folder in list_folders(root, r"BraTS2021_\d{5}", found).items():
         files = tuple(folder / f"{name}_{part}.nii.gz" for part in PARTS)
-        missing = [file.name for file in files if not file.is_file()]
+        missing = [file for file in files if not file.is_file()]
         if missing:
-            found.incomplete[name] = f"{folder}: has no {', no '.join(missing)}; copy or unpack it again"
+            found.incomplete[name] = missing_files(missing, "copy or unpack the case again")
         else:
             found.cases.append(SourceCase(name, files))
         found.ignored += [file for file in sorted(folder.iterdir()) if file not in files]

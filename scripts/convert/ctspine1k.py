@@ -16,7 +16,15 @@ from typing import Any
 
 from mednextv2.data.conversion_cases import Converted, DatasetFacts, SourceCase
 from mednextv2.data.conversion_command import main
-from mednextv2.data.conversion_sources import Found, exclude_known, find_root, identity, list_files, read_labels
+from mednextv2.data.conversion_sources import (
+    Found,
+    exclude_known,
+    find_root,
+    identity,
+    list_files,
+    missing_files,
+    read_labels,
+)
 from mednextv2.errors import InputError
 from mednextv2.text_files import read_text
 
@@ -41,6 +49,7 @@ KNOWN_DEFECTS = {
     for number in numbers
 }
 LAYOUT = "the folder of CTSpine1K, which holds raw_data/volumes and raw_data/labels"
+_FILES = (("volumes", ""), ("labels", "_seg"))
 SPLIT = "metadata/data_split.txt"
 
 
@@ -49,16 +58,14 @@ def find(source: Path, options: Mapping[str, Any]) -> Found:
     root = find_root(source, ["raw_data/volumes"], LAYOUT)
     found = Found()
     parts = read_split(root / SPLIT, found)
-    images, labels = (
-        _merged(root / "raw_data" / kind, rf"(.+?){end}\.nii\.gz", found)
-        for kind, end in (("volumes", ""), ("labels", "_seg"))
-    )
+    images, labels = (_merged(root / "raw_data" / kind, rf"(.+?){end}\.nii\.gz", found) for kind, end in _FILES)
     for part in ("Tr", "Ts"):
         names = {name for name, own in parts.items() if own == part}
         own_images, own_labels = ({n: f for n, f in files.items() if n in names} for files in (images, labels))
         found.add_pairs(own_images, own_labels, part)
         for name in names - {*own_images, *own_labels}:
-            found.incomplete[name] = f"{root / 'raw_data'}: neither image nor label map is there; download the rest"
+            files = (f"{root / 'raw_data' / kind / '*' / name}{end}" for kind, end in _FILES)
+            found.incomplete[name] = missing_files([f"{file}.nii.gz" for file in files], "download the rest")
     for name in {*images, *labels} - {*parts}:
         found.excluded[name] = f"is not named in {SPLIT}"
     if not options["keep_known_defects"]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from mednextv2.data.conversion_cases import Converted, DatasetFacts, SourceCase
 from mednextv2.data.conversion_command import main
-from mednextv2.data.conversion_sources import Found, find_root, identity, list_folders, read_labels
+from mednextv2.data.conversion_sources import Found, find_root, identity, list_folders, missing_files, read_labels
 
 FACTS = DatasetFacts(
     id="kits19",
@@ -37,9 +37,10 @@ def find(source: Path, options: Mapping[str, Any]) -> Found:
         image, label = folder / "imaging.nii.gz", folder / "segmentation.nii.gz"
         test = int(name[-5:]) >= FIRST_TEST_CASE
         needed = (image,) if test else (image, label)
-        missing = [file.name for file in needed if not file.is_file()]
+        missing = [file for file in needed if not file.is_file()]
         if missing:
-            found.incomplete[name] = f"{folder}: has no {' and no '.join(missing)}; run starter_code.get_imaging again"
+            advice = "run starter_code.get_imaging again" if image in missing else "restore it with git checkout"
+            found.incomplete[name] = missing_files(missing, advice)
         else:
             found.cases.append(SourceCase(name, needed, "Ts" if test else "Tr"))
         found.ignored += [file for file in sorted(folder.iterdir()) if file not in needed]

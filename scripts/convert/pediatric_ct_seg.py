@@ -109,8 +109,8 @@ def convert(case: SourceCase, options: Mapping[str, Any]) -> Converted:
     if any(roi.contours for roi in rois.pop(HORSESHOE, [])):
         if options["horseshoe_kidney"] == "exclude":
             raise ExcludedError(
-                "has a horseshoe kidney, which is neither the left nor the right kidney, and would be background; "
-                "--horseshoe_kidney background keeps the case"
+                f"{structures.file}: has a horseshoe kidney, which is neither the left nor the right kidney, and "
+                "would be background; --horseshoe_kidney background keeps the case"
             )
         notes.append("its horseshoe kidney became background")
     try:
@@ -120,7 +120,8 @@ def convert(case: SourceCase, options: Mapping[str, Any]) -> Converted:
     if case.name.endswith(HEART_CUT_OFF):
         notes.append("its heart is cut off near the edge of the image, which is known")
     label, painted = paint(grid, rois)
-    return Converted([(voxels, affine)], (label, affine), [*grid.notes, *notes, *painted])
+    origins = (Path(series.folder), Path(structures.file))
+    return Converted([(voxels, affine)], (label, affine), [*grid.notes, *notes, *painted], origins)
 
 
 def choose_ct(folder: Path, sets: list[StructureSet]) -> DicomSeries:

@@ -17,7 +17,7 @@ import numpy as np
 
 from mednextv2.data.conversion_cases import Converted, DatasetFacts, SourceCase
 from mednextv2.data.conversion_command import main, need
-from mednextv2.data.conversion_sources import Found, find_root, identity, list_files, read_labels
+from mednextv2.data.conversion_sources import Found, find_root, identity, list_files, missing_files, read_labels
 from mednextv2.errors import InputError
 from mednextv2.text_files import read_json
 from mednextv2.wording import times
@@ -58,7 +58,7 @@ def find(source: Path, options: Mapping[str, Any]) -> Found:
             if options["masks"] == "nifti":
                 own.append(root / MASKS / f"{name}.nii.gz")
             if missing := [file for file in own if not file.is_file()]:
-                found.incomplete[name] = f"{missing[0]}: there is no such file; download the rest of the data set"
+                found.incomplete[name] = missing_files(missing, "download the rest of the data set")
             else:
                 found.cases.append(SourceCase(name, tuple(own), "Ts" if split == "test" else "Tr", scan))
     found.ignored += files.values()
@@ -113,12 +113,13 @@ def convert(case: SourceCase, options: Mapping[str, Any]) -> Converted:
             has = times(found[echo].shape) if echo in found else "no such data"
             raise InputError(f"{file}: {echo}: should be of {times(shape)} voxels (its annotation), but has {has}")
     own = from_one_hot(found["seg"], file, shape) if "seg" in found else None
-    label, notes = own, ()
+    label, notes, origin = own, (), file
     if options["masks"] == "nifti":
-        label, notes = _from_nifti(case.files[1], shape, own)
+        origin = case.files[1]
+        label, notes = _from_nifti(origin, shape, own)
     if label is None:
         raise InputError(f"{file}: has no seg; give --masks nifti, or download it again")
-    return Converted([(found[echo], affine) for echo in FACTS.channels], (label, affine), notes)
+    return Converted([(found[echo], affine) for echo in FACTS.channels], (label, affine), notes, (file, file, origin))
 
 
 def from_one_hot(seg: np.ndarray, file: Path, shape: tuple[int, ...]) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 
 from mednextv2.data.conversion_cases import Converted, DatasetFacts, SourceCase
 from mednextv2.data.conversion_command import main
-from mednextv2.data.conversion_sources import Found, find_root, list_folders
+from mednextv2.data.conversion_sources import Found, find_root, list_folders, missing_files
 from mednextv2.data.voxel_grids import compare_grids
 from mednextv2.errors import InputError
 from mednextv2.images.label_map_files import as_label_map
@@ -76,12 +76,11 @@ def find(source: Path, options: Mapping[str, Any]) -> Found:
                     "other numbers; download version 2.0.1 (Zenodo 10047292)"
                 )
         files = (folder / "ct.nii.gz", *(masks / f"{label}.nii.gz" for label in _NAMES))
-        missing = [file.name for file in files if not file.is_file()]
+        missing = [file for file in files if not file.is_file()]
         if name not in splits:
             found.excluded[name] = "is not named in meta.csv"
         elif missing:
-            more = f" and {len(missing) - 3} more files" if len(missing) > 3 else ""
-            found.incomplete[name] = f"{folder}: has no {', no '.join(missing[:3])}{more}; download or unpack it again"
+            found.incomplete[name] = missing_files(missing, "download or unpack the case again")
         else:
             found.cases.append(SourceCase(name, files, "Ts" if splits[name] == "test" else "Tr"))
             known = {*files, masks}
@@ -120,7 +119,7 @@ def convert(case: SourceCase, options: Mapping[str, Any]) -> Converted:
         label[mask] = value
     assert label is not None  # there are 117 masks
     notes = [f"{count(overlap, 'voxel')} of two masks; the structure with the higher number stands"] if overlap else []
-    return Converted(case.files[:1], (label, first[2]), notes)
+    return Converted(case.files[:1], (label, first[2]), notes, (case.files[0], case.files[1].parent))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """KiTS19: folders of cases on a grid of slice, row and column; regions in dataset.json."""
 
+import shutil
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -63,14 +65,18 @@ def test_a_clone_without_images_lacks_them_all(tmp_path):
             file.unlink()
 
     message = refused("kits19", tmp_path, change=change)
-    assert "4 cases cannot be converted:" in message
-    assert "case_00000: data/case_00000: has no imaging.nii.gz; run starter_code.get_imaging again" in message
+    assert f"4 cases of {tmp_path / 'source/kits19'} cannot be converted:" in message
+    assert "- case_00000: data/case_00000/imaging.nii.gz: there is no such file; run starter_code.get_imag" in message
+    assert "--defective" not in message  # no case would be left
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda s: (s / "data/case_00001/segmentation.nii.gz").unlink(), "data/case_00001: has no segmentation.nii.gz"),
+        (
+            lambda s: (s / "data/case_00001/segmentation.nii.gz").unlink(),
+            "data/case_00001/segmentation.nii.gz: there is no such file; restore",
+        ),
         (lambda s: truncate(s / "data/case_00001/imaging.nii.gz"), "data/case_00001/imaging.nii.gz: cannot be read"),
         (
             lambda s: save(s / "data/case_00001/segmentation.nii.gz", labels((1, 2, 3), (6, 8, 7)), KITS_AFFINE),
@@ -83,3 +89,40 @@ def test_defects_are_told_or_listed(change, words, tmp_path):
     target, reasons = excluded("kits19", tmp_path / "b", change=change)
     assert words in reasons["case_00001"]
     assert passes_check(target) == ["case_00000", "case_00160"]
+
+
+def test_defects_of_every_kind_are_listed_at_once(tmp_path):
+    def change(source):
+        for number in range(2, 6):
+            shutil.copytree(source / "data/case_00000", source / f"data/case_{number:05d}")
+        (source / "data/case_00000/segmentation.nii.gz").unlink()
+        truncate(source / "data/case_00001/imaging.nii.gz")
+        (source / "data/case_00002/segmentation.nii.gz").write_bytes(b"")
+        save(source / "data/case_00003/segmentation.nii.gz", labels((1, 2), (6, 8, 6)), KITS_AFFINE)
+        save(source / "data/case_00004/segmentation.nii.gz", labels((1, 2, 3), (6, 8, 7)), KITS_AFFINE)
+        save(source / "data/case_00005/imaging.nii.gz", np.zeros((6, 8, 7), np.float32), KITS_AFFINE)
+
+    message = refused("kits19", tmp_path, change=change)
+    head, *lines, advice = message.strip().splitlines()
+    assert head == f"error: 6 cases of {tmp_path / 'source/kits19'} cannot be converted:"
+    assert [line.split(": ")[:2] for line in lines] == [
+        [f"- case_{number:05d}", f"data/case_{number:05d}/{kind}.nii.gz"]
+        for number, kind in enumerate(["segmentation", "imaging", *["segmentation"] * 3, "imaging"])
+    ]
+    for line, words in zip(lines, ("no such", "cannot be", "", "has shape", "values 3", "constant"), strict=True):
+        assert words in line
+        assert line.count(line.split(": ")[1]) == 1
+    assert advice.startswith("2 other cases can be used. Mend these cases and give the same command again, or")
+    assert "--defective exclude" in advice
+    status, said = run("kits19", tmp_path / "source/kits19", tmp_path / "target", "--defective=exclude")
+    assert status == 0, said
+    assert len(record(tmp_path / "target")["excluded"]) == 6
+    assert passes_check(tmp_path / "target") == ["case_00160"]
+
+
+def test_a_folder_that_is_called_as_its_case_is_named_once(tmp_path):
+    def change(source):
+        (source / "data/case_00001/segmentation.nii.gz").unlink()
+
+    message = refused("kits19", tmp_path, change=change, source=tmp_path / "source/kits19/data")
+    assert "- case_00001: case_00001/segmentation.nii.gz: there is no such file" in message

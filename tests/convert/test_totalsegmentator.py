@@ -59,12 +59,12 @@ def set_meta(source, old, new):
     [
         (
             lambda s: (s / "s0001/segmentations/sternum.nii.gz").unlink(),
-            "s0001: s0001: has no sternum.nii.gz; download",
+            "- s0001: s0001/segmentations/sternum.nii.gz: there is no such file; download",
         ),
-        (lambda s: (s / "s0001/ct.nii.gz").unlink(), "s0001: s0001: has no ct.nii.gz"),
+        (lambda s: (s / "s0001/ct.nii.gz").unlink(), "- s0001: s0001/ct.nii.gz: there is no such file; download"),
         (
             lambda s: shutil.rmtree(s / "s0001"),
-            "s0001: s0001: has no ct.nii.gz, no spleen.nii.gz, no kidney_right.nii.gz and 115",
+            "- s0001: s0001/ct.nii.gz, s0001/segmentations/spleen.nii.gz, s0001/segmentations/kidney_right.nii.gz and 1",
         ),
         (
             lambda s: truncate(s / "s0001/segmentations/liver.nii.gz"),

@@ -90,7 +90,7 @@ def test_defects_stop_at_the_end_and_what_was_written_is_skipped_by_the_next_run
     folder, found = source_of(tmp_path, a="one", b="defect", c="two")
     message = refused(tmp_path, found)
     assert message.startswith(
-        "1 case cannot be converted:\n- b: b.txt: is damaged; copy it again\n2 other cases can be used"
+        f"1 case of {folder} cannot be converted:\n- b: b.txt: is damaged; copy it again\n2 other cases can be used"
     )
     assert "--defective exclude" in message
     assert not (tmp_path / "target/dataset.json").exists()
@@ -121,8 +121,8 @@ def test_cases_of_one_reason_are_one_line(tmp_path):
     assert "10 cases excluded:\n- case0, case1, case2 and 6 more: is MR\n- y: is PET" in summary.text
     found.incomplete = {f"c{n:02d}": f"lacks file {n}" for n in range(60)}
     message = refused(tmp_path, found)
-    assert message.startswith("60 cases cannot be converted:\n- c00: lacks file 0\n")
-    assert message.endswith("- c49: lacks file 49\n- … and 10 more")
+    assert message.startswith(f"60 cases of {tmp_path / 'source'} cannot be converted:\n- c00: lacks file 0\n")
+    assert "- c09: lacks file 9\n- … and 50 more cases\n1 other case can be used. Mend these cases" in message
 
 
 def test_a_run_that_was_killed_at_its_beginning_goes_on(tmp_path):
@@ -134,7 +134,11 @@ def test_a_run_that_was_killed_at_its_beginning_goes_on(tmp_path):
 def test_incomplete_cases_stop_before_anything_is_written(tmp_path):
     folder, found = source_of(tmp_path, a="one")
     found.incomplete = {"b": f"{folder}/b.txt: has no label map"}
-    assert "1 case cannot be converted:\n- b: b.txt: has no label map" in refused(tmp_path, found)
+    message = refused(tmp_path, found)
+    assert message.startswith(
+        f"1 case of {folder} cannot be converted:\n- b: b.txt: has no label map\n1 other case can"
+    )
+    assert "add --defective exclude" in message
     assert not (tmp_path / "target").exists()
     assert convert(tmp_path, found, exclude_defective=True).excluded == {"b": "b.txt: has no label map"}
 
@@ -160,9 +164,9 @@ def test_targets_that_hold_something_else_are_refused_and_left_alone(tmp_path):
     assert names(tmp_path / "mine") == ["thesis.txt"]
     convert(tmp_path, found)
     before = content(tmp_path / "target")
-    assert "with other options" in refused(tmp_path, found, options={"task": 2})
+    assert "with other options (--task was not given and is now 2)" in refused(tmp_path, found, options={"task": 2})
     other = DatasetFacts("others", "Others", ("CT",), {1: "liver"}, "", "")
-    assert "another data set" in refused(tmp_path, found, facts=other)
+    assert "a conversion of another data set (organs, not others)" in refused(tmp_path, found, facts=other)
     fewer = Found(cases=found.cases[:1])
     assert "holds 1 case that would not be converted now (b)" in refused(tmp_path, fewer)
     assert "lie in each other" in refused(tmp_path, found, "source/target")

@@ -1,6 +1,7 @@
 """One converted case: checked as a data set will be, written without loss, and known again."""
 
 import gzip
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -8,19 +9,18 @@ import pytest
 from source_builders import AFFINE, SHAPE, image, labels, save
 
 from mednextv2.data.conversion_cases import (
-    RECORDS,
     Converted,
     DatasetFacts,
+    ExcludedError,
     Job,
     SourceCase,
     as_stored,
     convert_case,
-    digest,
+    find_defect,
     fingerprint,
-    forget_case,
-    read_record,
     save_nifti,
 )
+from mednextv2.data.conversion_records import RECORDS, UNFINISHED, forget_case, read_record, write_record
 from mednextv2.errors import InputError
 
 FACTS = DatasetFacts("organs", "Organs", ("CT", "PET"), {1: "liver", 2: "spleen"}, "", "")
@@ -57,17 +57,17 @@ def test_a_sound_case_is_written_with_the_grid_of_its_image(tmp_path):
 @pytest.mark.parametrize(
     ("images", "label", "words"),
     [
-        (volumes(image()), LABEL, "case a: has 1 images for 2 channels"),
-        (volumes(image(), image() * np.nan), LABEL, "case a, PET: has 336 NaN"),
-        (volumes(image(), image() * 0), LABEL, "case a, PET: is constant"),
-        (volumes(image(), image(0, (8, 7, 5))), LABEL, "case a, PET: has shape 8×7×5, but case a, CT"),
+        (volumes(image()), LABEL, "has 1 images for 2 channels"),
+        (volumes(image(), image() * np.nan), LABEL, "a.txt, PET: has 336 NaN"),
+        (volumes(image(), image() * 0), LABEL, "a.txt, PET: is constant"),
+        (volumes(image(), image(0, (8, 7, 5))), LABEL, "a.txt, PET: has shape 8×7×5, but a.txt, CT"),
         (
             volumes(image(), image()),
             labels((1, 3)),
-            "the label map of case a: has voxel values outside the declared labels: 3",
+            "a.txt, label map: has voxel values outside the declared labels: 3",
         ),
-        (volumes(image(), image()), labels((1,), (7, 8, 6)), "the label map of case a: has shape 7×8×6"),
-        (volumes(image(), image()), LABEL / 2, "the label map of case a: has voxel values outside"),
+        (volumes(image(), image()), labels((1,), (7, 8, 6)), "a.txt, label map: has shape 7×8×6"),
+        (volumes(image(), image()), LABEL / 2, "a.txt, label map: has voxel values outside"),
         (volumes(image(), image(), affine=np.diag([1, 1, 0, 1.0])), LABEL, "no position in space"),
     ],
 )
@@ -75,6 +75,56 @@ def test_what_the_check_would_refuse_is_a_defect_and_nothing_is_written(images, 
     outcome = convert_case(job(tmp_path, images, (label, images[0][1])))
     assert words in outcome.defect
     assert [file for file in (tmp_path / "target").rglob("*") if file.is_file()] == []
+
+
+def test_whole_numbers_beyond_every_type_are_a_defect_of_the_case(tmp_path):
+    outcome = convert_case(job(tmp_path, volumes(image(), image().astype(np.int64) * 2**40), (LABEL, AFFINE)))
+    assert outcome.defect.startswith("a.txt, PET: has voxels from ")
+
+
+def test_messages_name_the_file_from_which_an_image_or_a_label_map_was_read(tmp_path):
+    made = job(tmp_path, volumes(image(), image() * 0), (LABEL, AFFINE))
+    origins = [made.source / name for name in ("ct", "pet", "mask")]
+    own = replace(made, convert=lambda case, options: Converted(*given, origins=origins))
+    given = (volumes(image(), image() * 0), (LABEL, AFFINE))
+    assert convert_case(own).defect.startswith("pet: is constant")
+    given = (volumes(image(), image()), (LABEL + 9, AFFINE))
+    assert convert_case(own).defect.startswith("mask: has voxel values")
+    files = replace(made, case=replace(made.case, files=tuple(origins)))
+    for origin in origins:
+        origin.touch()
+    assert convert_case(files).defect.startswith("pet: is constant")  # one file for each, in order
+
+
+def test_a_folder_that_is_called_as_the_case_is_not_named_twice(tmp_path):
+    def read(case, options):
+        raise InputError(f"{tmp_path / 'source' / 'a'}: holds no slices")
+
+    assert convert_case(replace(job(tmp_path, []), convert=read)).defect == "holds no slices"
+
+
+def test_a_defect_is_found_without_writing(tmp_path):
+    made = job(tmp_path, volumes(image(), image() * 0), (LABEL, AFFINE))
+    assert find_defect(made).defect.startswith("a.txt, PET: is constant")
+
+    def known(case, options):
+        raise ExcludedError("is of a cat")
+
+    assert find_defect(replace(made, convert=known)).known
+    sound = job(tmp_path, volumes(image(), image(1)), (LABEL, AFFINE))
+    assert find_defect(sound) is None
+    assert [file for file in (tmp_path / "target").rglob("*") if file.is_file()] == []
+    convert_case(sound)
+    assert find_defect(replace(sound, convert=known)) is None  # it is there already, and is not read again
+
+
+def test_a_case_whose_writing_was_killed_is_known_and_written_anew(tmp_path):
+    made = job(tmp_path, volumes(image(0), image(1)), (LABEL, AFFINE))
+    convert_case(made)
+    record = read_record(made.target, "a")
+    write_record(made.target, "a", record | {"files": dict.fromkeys(record["files"], UNFINISHED)})
+    assert convert_case(made).written
+    assert read_record(made.target, "a") == record
 
 
 def test_a_compressed_nifti_file_is_taken_over_as_it_is(tmp_path):
@@ -106,14 +156,14 @@ def test_a_damaged_file_is_named_by_its_path_in_the_source(tmp_path):
     ],
 )
 def test_voxels_are_stored_in_a_type_that_holds_them(array, kind):
-    stored = as_stored(array)
+    stored = as_stored(array, "f")
     assert stored.dtype == kind
     np.testing.assert_array_equal(stored, array)
 
 
 def test_whole_numbers_beyond_every_type_are_refused():
-    with pytest.raises(InputError, match="more than 32 bits"):
-        as_stored(np.array([0, 2**40]))
+    with pytest.raises(InputError, match="f: has voxels from 0 to 1099511627776, more than 32 bits"):
+        as_stored(np.array([0, 2**40]), "f")
 
 
 def test_the_same_volume_gives_the_same_bytes(tmp_path):
@@ -143,12 +193,6 @@ def test_a_fingerprint_changes_with_name_size_and_both_ends(tmp_path):
     assert len(found) == 8
     with pytest.raises(InputError, match="cannot be read"):
         fingerprint(SourceCase("a", (tmp_path / "missing",)), tmp_path)
-
-
-def test_small_files_are_digested_as_a_whole(tmp_path):
-    for size in (0, 1, 65_536, 65_537, 131_072):
-        (tmp_path / "f").write_bytes(b"x" * size)
-        assert digest(tmp_path / "f").startswith(f"{size} ")
 
 
 def test_a_case_that_is_there_is_skipped_until_a_file_of_it_changes(tmp_path):

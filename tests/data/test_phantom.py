@@ -1,8 +1,10 @@
 import json
+import signal
 
 import nibabel as nib
 import numpy as np
 import pytest
+from bundle_helpers import run_python
 from scipy.ndimage import binary_dilation
 
 from mednextv2.data import make_phantom_dataset, read_dataset, read_volume
@@ -113,3 +115,75 @@ def test_numbers_that_cannot_be_are_refused_before_anything_is_written(wanted, t
     with pytest.raises(InputError, match="should be a whole number from"):
         make_phantom_dataset(tmp_path / "new", **wanted)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_holds_anything_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "imagesTr").mkdir()
+    (tmp_path / "imagesTr" / "phantom_000.nii.gz").write_text("older")
+    with pytest.raises(
+        InputError, match=r"holds imagesTr; give a folder that is new or empty, so that nothing is mixed"
+    ):
+        make_phantom_dataset(tmp_path, cases=1)
+    assert [file.name for file in tmp_path.rglob("*")] == ["imagesTr", "phantom_000.nii.gz"]
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file; give a folder"):
+        make_phantom_dataset(tmp_path / "file", cases=1)
+    make_phantom_dataset(tmp_path / "done", cases=1)
+    before = [file.read_bytes() for file in sorted((tmp_path / "done").rglob("*")) if file.is_file()]
+    with pytest.raises(InputError, match="holds a data set already"):
+        make_phantom_dataset(tmp_path / "done", cases=2, seed=1)
+    assert [file.read_bytes() for file in sorted((tmp_path / "done").rglob("*")) if file.is_file()] == before
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
+    save, number = nib.save, iter(range(9))
+
+    def interrupted(*arguments):
+        if next(number) == 3:
+            raise KeyboardInterrupt
+        save(*arguments)
+
+    monkeypatch.setattr("mednextv2.data.phantom.nib.save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make_phantom_dataset(tmp_path / "new", cases=3)
+    assert not (tmp_path / "new").exists()
+
+
+_KILLED = """
+import os, signal, sys
+import nibabel
+from mednextv2.data.phantom import make_phantom_dataset
+
+save, number = nibabel.save, iter(range(9))
+
+def killed(*arguments):
+    if next(number) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(*arguments)
+
+nibabel.save = killed
+make_phantom_dataset(sys.argv[1], cases=3)
+"""
+
+
+def test_a_killed_run_leaves_nothing_visible_and_the_next_one_has_the_folder_for_itself(tmp_path, phantom):
+    done = run_python("-c", _KILLED, str(tmp_path / "new"))
+    assert done.returncode == -signal.SIGKILL
+    assert [path.name for path in (tmp_path / "new").iterdir() if not path.name.startswith(".part-")] == []
+    make_phantom_dataset(tmp_path / "new", cases=2)
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["dataset.json", "imagesTr", "labelsTr"]
+    assert len(read_dataset(tmp_path / "new").cases) == 2
+
+
+def test_a_folder_that_another_run_filled_meanwhile_is_left_alone(tmp_path, monkeypatch):
+    save = nib.save
+
+    def late(*arguments):
+        (tmp_path / "imagesTr").mkdir(exist_ok=True)
+        (tmp_path / "imagesTr" / "theirs").touch()
+        save(*arguments)
+
+    monkeypatch.setattr("mednextv2.data.phantom.nib.save", late)
+    with pytest.raises(InputError, match="imagesTr: cannot be written"):
+        make_phantom_dataset(tmp_path, cases=1)
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["imagesTr", "imagesTr/theirs"]
