@@ -127,14 +127,17 @@ def test_a_target_that_cannot_be_used_is_named_as_the_argument(tmp_path, monkeyp
         raise InputError(f"{setting} {folder}: process 1 writes there; give another --{setting}")
 
     monkeypatch.setattr("mednextv2.data.conversion_target.hold_folder", refuse)
-    with pytest.raises(InputError, match="process 1 writes there; give another TARGET$"), opened_target(tmp_path / "t"):
+    with (
+        pytest.raises(InputError, match=r"process 1 writes there; give another TARGET$"),
+        opened_target(tmp_path / "t"),
+    ):
         pass
     assert names(tmp_path) == []
-    with pytest.raises(
-        InputError, match=r"TARGET /proc/no: cannot be written \(.*\); choose another folder as TARGET$"
+    with (
+        pytest.raises(InputError, match=r"TARGET /proc/no: cannot be written \(.*\); choose another folder as TARGET$"),
+        opened_target(type(tmp_path)("/proc/no")),
     ):
-        with opened_target(type(tmp_path)("/proc/no")):
-            pass
+        pass
 
 
 def test_a_kill_while_descriptions_are_written_is_no_change_by_hand(source, target, monkeypatch):
