@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
+from nibabel.arrayproxy import ArrayProxy
 from tqdm import tqdm
 
 from mednextv2.data.conversion_cases import Job, Outcome, find_defect
@@ -27,7 +28,8 @@ def look_through(jobs: Sequence[Job], seconds: float = _SECONDS) -> tuple[list[O
         The defective cases, and the number of cases for which there was no time.
     """
     start = time.monotonic()
-    suspects, others = [], []
+    suspects: list[Job] = []
+    others: list[Job] = []
     for job in jobs:
         late = time.monotonic() - start > seconds / 2
         (others if late or not looks_defective(job.case.files) else suspects).append(job)
@@ -58,6 +60,8 @@ def looks_defective(files: Sequence[Path]) -> bool:
             if not file.name.endswith((".nii.gz", ".nii")):
                 continue
             image = nib.load(file)
+            if not (isinstance(image, nib.Nifti1Image) and isinstance(image.dataobj, ArrayProxy)):
+                return True
             whole = image.dataobj.offset + image.header.get_data_dtype().itemsize * math.prod(image.shape)
             if (_inflated(file) != whole % 2**32) if file.name.endswith(".gz") else size < whole:
                 return True

@@ -66,7 +66,7 @@ class LoadVolumed(LoadImaged):
             d[meta_key] = d[key].meta
         return d
 
-    def _load(self, value: Any, reader: Any) -> MetaTensor:
+    def _load(self, value: Any, reader: Any) -> Any:
         if isinstance(value, MetaTensor):
             return value.to(torch.float32)
         if _is_dicom(value):

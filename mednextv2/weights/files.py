@@ -23,7 +23,7 @@ from mednextv2.weights.provenance import ENTRY, add_about
 _multiarray = importlib.import_module("numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray")
 #: Many checkpoints of other projects contain NumPy scalars and arrays (nnU-Net's logs); rebuilding them runs no code of
 #: the file's choice.
-_HARMLESS = [
+_HARMLESS: list[Any] = [
     np.dtype,
     np.ndarray,
     # NumPy 1 and 2 name the same functions after different modules, and each may read what the other wrote
