@@ -6,6 +6,7 @@ import struct
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 from tqdm import tqdm
@@ -27,7 +28,8 @@ def look_through(jobs: Sequence[Job], seconds: float = _SECONDS) -> tuple[list[O
         The defective cases, and the number of cases for which there was no time.
     """
     start = time.monotonic()
-    suspects, others = [], []
+    suspects: list[Job] = []
+    others: list[Job] = []
     for job in jobs:
         late = time.monotonic() - start > seconds / 2
         (others if late or not looks_defective(job.case.files) else suspects).append(job)
@@ -57,7 +59,7 @@ def looks_defective(files: Sequence[Path]) -> bool:
                 return True
             if not file.name.endswith((".nii.gz", ".nii")):
                 continue
-            image = nib.load(file)
+            image: Any = nib.load(file)
             whole = image.dataobj.offset + image.header.get_data_dtype().itemsize * math.prod(image.shape)
             if (_inflated(file) != whole % 2**32) if file.name.endswith(".gz") else size < whole:
                 return True
