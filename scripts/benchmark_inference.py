@@ -36,8 +36,8 @@ from mednextv2.images.volume import read_volume
 from mednextv2.inference import StreamingInferer
 from mednextv2.inference.air_skipping import air_windows
 from mednextv2.inference.logits_to_labels import LabelWriter
-from mednextv2.inference.sliding_window import _Grid
 from mednextv2.inference.window_cells import most_waiting
+from mednextv2.inference.window_grid import WindowGrid
 from mednextv2.transforms import Resampled
 
 
@@ -63,7 +63,7 @@ def measure_large(options: argparse.Namespace) -> dict[str, Any]:
     start = time.perf_counter()
     labels = inferer(options, progress=True)(image, network)
     seconds = time.perf_counter() - start
-    grid = _Grid.of(image[0], inferer(options))
+    grid = WindowGrid.of(image[0], inferer(options))
     return {
         "peak_bytes": int(memory.peak()),
         "seconds": seconds,
@@ -218,7 +218,7 @@ def benchmark_air(options: argparse.Namespace) -> dict[str, Any]:
     level = -0.9  # -900 HU
     image = MetaTensor(hu[None] / 1000, affine=torch.from_numpy(affine))[None]
     network, inside = make_network(options), (image > level).as_tensor()
-    grid = _Grid.of(image[0], inferer(options))
+    grid = WindowGrid.of(image[0], inferer(options))
     windows = int(np.prod([len(axis.starts) for axis in grid.axes]))
     skipped = len(air_windows(image[0].as_tensor(), grid.axes, level))
     rows = []

@@ -42,7 +42,7 @@ def test_another_choice_for_the_same_target_is_refused(tmp_path):
 
     status, said = run("amos22", tmp_path / "source", tmp_path / "target", "--modality=all")
     assert status == 1
-    assert "holds a conversion of another data set, with other options" in said
+    assert "holds a conversion with other options (--modality was ct and is now all)" in said
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def rewrite(source, old, new):
         (lambda s: (s / "raw_data/volumes/MSD-T10/liver_0.nii.gz").unlink(), "liver_0_seg.nii.gz: has no image"),
         (
             lambda s: rewrite(s, "liver_110.nii.gz", "liver_111.nii.gz"),
-            "liver_111: raw_data: neither image nor label map",
+            "- liver_111: raw_data/volumes/*/liver_111.nii.gz, raw_data/labels/*/liver_111_seg.nii.gz: there are no",
         ),
         (
             lambda s: save(s / "raw_data/volumes/COVID-19/liver_0.nii.gz", labels((1,))),

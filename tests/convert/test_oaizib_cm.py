@@ -30,7 +30,7 @@ def test_two_images_of_one_case_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda s: move(s / "labelsTr", s / "labels"), "2 cases cannot be converted"),
+        (lambda s: move(s / "labelsTr", s / "labels"), "error: 2 cases of "),
         (lambda s: truncate(s / "labelsTs/oaizib_405.nii.gz"), "labelsTs/oaizib_405.nii.gz: cannot be read"),
         (lambda s: save(s / "labelsTr/oaizib_001.nii.gz", labels((6,))), "has the label values 6, which"),
     ],

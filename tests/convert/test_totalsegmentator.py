@@ -64,8 +64,7 @@ def set_meta(source, old, new):
         (lambda s: (s / "s0001/ct.nii.gz").unlink(), "- s0001: s0001/ct.nii.gz: there is no such file; download"),
         (
             lambda s: shutil.rmtree(s / "s0001"),
-            "- s0001: s0001/ct.nii.gz, s0001/segmentations/spleen.nii.gz, "
-            "s0001/segmentations/kidney_right.nii.gz and 1",
+            "- s0001: s0001/ct.nii.gz, s0001/segmentations/spleen.nii.gz, s0001/segmentations/kidney_right.nii.gz and",
         ),
         (
             lambda s: truncate(s / "s0001/segmentations/liver.nii.gz"),

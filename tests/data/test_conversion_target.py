@@ -2,10 +2,11 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from converter_runs import content, names, run
-from source_builders import KITS_AFFINE, image, kits19, labels, save
+from source_builders import KITS_AFFINE, image, kits19, labels, save, totalsegmentator
 
 from mednextv2.data.conversion_records import RECORDS
 from mednextv2.data.conversion_target import opened_target
@@ -133,10 +134,8 @@ def test_a_target_that_cannot_be_used_is_named_as_the_argument(tmp_path, monkeyp
     ):
         pass
     assert names(tmp_path) == []
-    with (
-        pytest.raises(InputError, match=r"TARGET /proc/no: cannot be written \(.*\); choose another folder as TARGET$"),
-        opened_target(type(tmp_path)("/proc/no")),
-    ):
+    message = r"TARGET /proc/no: cannot be written \(.*\); choose another folder as TARGET$"
+    with pytest.raises(InputError, match=message), opened_target(Path("/proc/no")):
         pass
 
 
@@ -158,10 +157,11 @@ def test_a_kill_while_descriptions_are_written_is_no_change_by_hand(source, targ
 
 
 def test_a_split_that_is_no_longer_true_is_removed(tmp_path):
-    from source_builders import totalsegmentator
-
     source = totalsegmentator(tmp_path / "source")
     assert run("totalsegmentator", source, tmp_path / "t")[0] == 0
-    had = (tmp_path / "t/splits_final.json").exists()
-    assert run("totalsegmentator", source, tmp_path / "t")[0] == 0
-    assert (tmp_path / "t/splits_final.json").exists() == had
+    assert (tmp_path / "t/splits_final.json").exists()
+    text = (source / "meta.csv").read_text(encoding="utf-8-sig")
+    (source / "meta.csv").write_text(text.replace("val", "train"))
+    for _ in range(2):
+        assert run("totalsegmentator", source, tmp_path / "t")[0] == 0
+        assert not (tmp_path / "t/splits_final.json").exists()

@@ -218,6 +218,7 @@ def test_evaluation_checks_only_the_cases_that_it_scores(phantom, tmp_path):
 
 
 def test_cases_that_were_trained_on_are_not_scored(phantom, tmp_path, caplog):
+    caplog.set_level("WARNING")  # whatever level others set in this process
     split = split_dataset(read_dataset(phantom), 0)
     file = tmp_path / "model.pt"
     save_file({"x": torch.zeros(1)}, file, split.about())
@@ -235,6 +236,7 @@ def test_cases_that_were_trained_on_are_not_scored(phantom, tmp_path, caplog):
 
 
 def test_cases_that_the_weights_were_pretrained_on_are_not_scored_either(phantom, tmp_path, caplog):
+    caplog.set_level("WARNING")  # whatever level others set in this process
     split = split_dataset(read_dataset(phantom), 0)
     good = {"dataset": read_dataset(phantom), "scheme": SCHEME, "channels": ["T1w"], "spatial_dims": 3}
     good |= {"output_dir": tmp_path / "out", "check_data": False, "weights": str(tmp_path / "model.pt")}
