@@ -52,7 +52,7 @@ def test_a_file_without_mistakes_passes(workflow, tmp_path):
             "network_inner: monai.networks.nets.SegResnet does not exist, as monai.networks.nets has no SegResnet (did "
             "you mean SegResNet",
         ),
-        ({"_target_": "SwinUNETRR"}, {}, "network_inner: SwinUNETRR does not exist in MONAI (did you mean SwinUNETR"),
+        ({"_target_": "SwinUNETRR"}, {}, "SwinUNETRR does not exist, as MONAI has no such class (did you mean SwinUN"),
         ({"_target_": "my_package.Net"}, {}, "as there is no module my_package here; install it, or add its folder to"),
         ({"_target_": "monai.networks.nets"}, {}, "monai.networks.nets is a module; give a class or function in it"),
         ({"_target_": 3}, {}, "network_inner: _target_ 3 should be the name of a class or function"),
