@@ -204,10 +204,8 @@ def _locate(target: str, locator: ComponentLocator) -> tuple[Any, str]:
     parts = target.split(".")
     if len(parts) == 1:
         hint = _near(target, list(locator._components_table or ()))
-        return (
-            None,
-            f"{target} does not exist, as MONAI has no such class{hint}; give its full name, such as package.{target}",
-        )
+        advice = f"give its full name, such as package.{target}"
+        return None, f"{target} does not exist, as MONAI has no such class{hint}; {advice}"
     for length in range(len(parts) - 1, 0, -1):
         inner = pydoc.locate(".".join(parts[:length]))
         if inner is not None:

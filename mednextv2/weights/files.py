@@ -80,7 +80,11 @@ def load_file(path: str | os.PathLike) -> Any:
 def folder_advice(folder: Path) -> str:
     """Say what to give in the place of a folder, where a file of weights is expected."""
     try:
-        found = sorted(file.relative_to(folder) for pattern in ("*.pt", "*/*.pt") for file in folder.glob(pattern))
+        found = sorted(
+            file.relative_to(folder)
+            for pattern in ("*.pt", "*.pth", "*/*.pt", "*/*.pth")
+            for file in folder.glob(pattern)
+        )
     except OSError:
         found = []
     if not found:

@@ -126,7 +126,7 @@ def transfer_weights(
         raise InputError(f"{path}: holds no weights of this network. {problem}")
     own = network.state_dict()
     result, values = Transfer(str(path)), {}
-    heads = _heads(network, out_channels)
+    heads = output_tensors(network, out_channels)
     difference = other_labels(path, labels)
     for name, tensor in own.items():
         way, value = _fit(name, tensor, state.get(name), in_channels, out_channels, heads)
@@ -183,11 +183,15 @@ def _fit(
     return "other", None
 
 
-def _heads(network: nn.Module, out_channels: int | None) -> dict[str, int]:
+def output_tensors(network: nn.Module, out_channels: int | None) -> dict[str, int]:
     """Return the tensors of the layers that make the outputs, each with the axis of its outputs.
 
     In MedNeXt they have names of their own. In other networks, they are layers that only mix channels (or enlarge the
     image by the size of their kernel) and have as many outputs as the network.
+
+    Args:
+        network: The network.
+        out_channels: The number of its outputs; only needed for networks other than MedNeXt.
     """
     if named := {name: 0 for name in network.state_dict() if _is_head(name)}:
         return named

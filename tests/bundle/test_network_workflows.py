@@ -18,6 +18,7 @@ from mednextv2.errors import InputError, UsageError, find_input_error
 from mednextv2.nets import VARIANTS, MedNeXt, create_mednext
 from mednextv2.predictor import Predictor
 from mednextv2.weights.provenance import read_about
+from mednextv2.weights.transfer import output_tensors
 
 #: Settings with which each network is small; the sizes of MedNeXt have none.
 TINY = {
@@ -173,6 +174,30 @@ def test_segresnet_has_the_layout_of_the_paper(bundle):
     assert [len(layer) - 1 for layer in inner.down_layers] == [1, 2, 2, 4]
     assert [len(layer) for layer in inner.up_layers] == [1, 1, 1]
     assert inner.convInit.conv.out_channels == 32
+
+
+QUICKLY_BUILT = {"dynunet", "nnformer", "plain_conv_unet", "segresnet"}
+
+
+@pytest.mark.parametrize(
+    "network", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICKLY_BUILT)) for name in TINY]
+)
+def test_the_layers_of_the_outputs_are_those_that_change_with_the_number_of_classes(network, bundle, torchvision):
+    """Fine-tuning for other labels starts with new values there, also if the number of classes stays the same."""
+    settings = {"patch_size": [32, 32, 32], **TINY[network]}
+    patch = settings.pop("patch_size")
+    five, seven = (
+        built_parser(bundle, network, patch, labels=[f"part {n}" for n in range(classes)], **settings)("network_def")
+        for classes in (5, 7)
+    )
+    other = seven.state_dict()
+    changed = {name: tensor.shape for name, tensor in five.state_dict().items() if tensor.shape != other[name].shape}
+    axes = {
+        name: [axis for axis, (a, b) in enumerate(zip(shape, other[name].shape, strict=True)) if a != b]
+        for name, shape in changed.items()
+    }
+    assert axes
+    assert {name: [axis] for name, axis in output_tensors(five, 5).items()} == axes
 
 
 # --- a network of one's own ------------------------------------------------------------------------------------------

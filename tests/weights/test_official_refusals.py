@@ -16,7 +16,8 @@ from mednextv2.weights import import_official, load_file
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.pth: there is no such"):
         import_official(tmp_path / "nowhere.pth")
-    with pytest.raises(InputError, match=r"is a folder, and holds no \.pt file"):
+    (tmp_path / "model_final.pth").write_bytes(b"")
+    with pytest.raises(InputError, match=r"is a folder; give the file of weights in it, such as .*/model_final\.pth"):
         import_official(tmp_path)
 
 
