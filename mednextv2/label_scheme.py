@@ -120,6 +120,11 @@ class LabelScheme:
         return self.labels + ["ignore"] * (self.ignore_label is not None)
 
     @property
+    def legend(self) -> list[str]:
+        """What weights record of the labels: the background, and the classes or regions in the order of the outputs."""
+        return ["background", *self.foreground]
+
+    @property
     def dtype(self) -> torch.dtype:
         """The data type of predicted label maps: see :func:`label_dtype`."""
         return get_equivalent_dtype(label_dtype(len(self.labels)), Tensor)

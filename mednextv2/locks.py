@@ -14,6 +14,7 @@ from typing import IO
 
 from mednextv2.errors import InputError
 from mednextv2.paths import missing_folders, remove_empty
+from mednextv2.wording import flag
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def hold_folder(folder: str | os.PathLike, setting: str) -> None:
         holder = _describe(file.read())
         file.close()
         raise InputError(
-            f"{setting} {folder}: {holder} writes there; wait until it ends, stop it, or give another --{setting}"
+            f"{setting} {folder}: {holder} writes there; wait until it ends, stop it, or give another {flag(setting)}"
         ) from None
     except OSError as e:
         file.close()

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mednextv2.errors import InputError, find_full_disk
-from mednextv2.wording import brief
+from mednextv2.wording import brief, flag
 
 _OLD_S = 2 * 86400.0
 _LITTLE_ROOM = 1 << 16  # bytes; a disk with less has no space for the file
@@ -86,7 +86,8 @@ def prepare_folder(folder: str | os.PathLike, setting: str) -> Path:
             pass
     except OSError as e:
         raise InputError(
-            f"{setting} {folder}: cannot be written ({e.strerror or e}); choose another folder with --{setting}"
+            f"{setting} {folder}: cannot be written ({e.strerror or e}); choose another folder "
+            f"{'as' if setting.isupper() else 'with'} {flag(setting)}"
         ) from e
     return folder
 

@@ -55,6 +55,16 @@ def wrap(text: str, first: str = "", further: str | None = None) -> str:
     )
 
 
+def flag(setting: str) -> str:
+    """Return a setting as a user types it: an option, or an argument, whose name is in capital letters.
+
+    Example:
+        >>> flag("output"), flag("TARGET")
+        ('--output', 'TARGET')
+    """
+    return setting if setting.isupper() else f"--{setting}"
+
+
 def brief(value: Any) -> str:
     """Return a value as Python writes it, shortened if it is long or nested, for messages about a file's content.
 

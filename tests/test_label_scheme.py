@@ -222,3 +222,9 @@ def test_region_of_another_form_is_shown(entry):
 def test_labels_that_are_no_list_are_refused(labels):
     with pytest.raises(InputError, match=r"labels .*: should be a list of names"):
         LabelScheme(labels)
+
+
+def test_weights_record_the_background_and_what_the_outputs_mean():
+    assert LabelScheme(["background", "liver"], ignore_label=2).legend == ["background", "liver"]
+    regions = [{"name": "tumour and liver", "values": [1, 2], "paint": 1}]
+    assert LabelScheme(["background", "liver", "tumour"], regions).legend == ["background", "tumour and liver"]

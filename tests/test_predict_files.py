@@ -221,6 +221,12 @@ def test_bad_input_is_told_and_leaves_nothing(tmp_path, make, text):
     assert {p: p.read_bytes() for p in (tmp_path / "in").rglob("*") if p.is_file()} == before
 
 
+def test_the_images_of_a_data_set_are_segmented(tmp_path):
+    save(tmp_path / "imagesTs" / "a.nii.gz", noise(9, 9, 9))
+    save(tmp_path / "imagesTr" / "b.nii.gz", noise(9, 9, 9))
+    assert predict_files(BUNDLE, tmp_path, tmp_path / "masks", **QUICK) == [tmp_path / "masks" / "a_seg.nii.gz"]
+
+
 @pytest.mark.parametrize("output", ["imagesTs", ""])
 def test_masks_are_not_put_among_the_images_of_a_data_set(tmp_path, output):
     save(tmp_path / "imagesTs" / "a.nii.gz", noise(9, 9, 9))

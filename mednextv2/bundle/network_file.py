@@ -11,6 +11,7 @@ from typing import Any
 
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser, ReferenceResolver
 
+from mednextv2.bundle.overrides import find_entry
 from mednextv2.errors import InputError, causes, find_input_error
 from mednextv2.text_files import MAX_YAML_BYTES, parse_yaml, read_json, read_text
 from mednextv2.training.engine import is_out_of_memory
@@ -135,15 +136,7 @@ def _references(text: str, place: str) -> list[str]:
 
 
 def _reference_problem(name: str, content: Mapping[str, Any], config: Mapping[str, Any], workflow: str) -> str:
-    node: Any = config
-    for part in name.split("::"):
-        if isinstance(node, dict) and part in node:
-            node = node[part]
-        elif isinstance(node, list) and part.isdigit() and int(part) < len(node):
-            node = node[int(part)]
-        else:
-            break
-    else:
+    if find_entry(config, name.split("::"))[1] is None:
         return ""
     known = [key for key in (*_FACTS, *content) if key in config]
     there = ", ".join(f"@{key}" for key in dict.fromkeys(known))
@@ -203,7 +196,7 @@ def _locate(target: str, locator: ComponentLocator) -> tuple[Any, str]:
         return found, ""
     parts = target.split(".")
     if len(parts) == 1:
-        hint = _near(target, list(locator._components_table or ()))
+        hint = _near(target, list(getattr(locator, "_components_table", None) or ()))
         advice = f"give its full name, such as package.{target}"
         return None, f"{target} does not exist, as MONAI has no such class{hint}; {advice}"
     for length in range(len(parts) - 1, 0, -1):

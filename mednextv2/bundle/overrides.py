@@ -31,24 +31,42 @@ def override_problems(
         if key in _RUN_ARGUMENTS:
             continue
         parts = key.replace("#", "::").split("::")
-        node: Any = config
-        for part in parts:
-            if isinstance(node, Mapping) and part in node:
-                node = node[part]
-            elif isinstance(node, list) and part.isdigit() and int(part) < len(node):
-                node = node[int(part)]
-            else:
-                names = list(node) if isinstance(node, Mapping) and part != parts[0] else known
-                near = difflib.get_close_matches(part, [str(n) for n in names], n=3)
-                before, _, after = key.partition(part or key)
-                near = [f"--{before}{name}{after}" for name in near]
-                hint = f"did you mean {' or '.join(near)}?" if near else f"see {source}"
-                problems.append(f"--{key}: there is no such setting; {hint}")
-                break
-        else:
-            if len(parts) == 1 and (kind := _other_kind(node, overrides[key])):
-                problems.append(f"--{key} {brief(overrides[key])}: {kind}")
+        node, missing = find_entry(config, parts)
+        if missing is not None:
+            names = list(node) if isinstance(node, Mapping) and node is not config else known
+            near = difflib.get_close_matches(missing, [str(n) for n in names], n=3)
+            before, _, after = key.partition(missing or key)
+            near = [f"--{before}{name}{after}" for name in near]
+            hint = f"did you mean {' or '.join(near)}?" if near else f"see {source}"
+            problems.append(f"--{key}: there is no such setting; {hint}")
+        elif len(parts) == 1 and (kind := _other_kind(node, overrides[key])):
+            problems.append(f"--{key} {brief(overrides[key])}: {kind}")
     return problems
+
+
+def find_entry(config: Mapping[str, Any], parts: Sequence[str]) -> tuple[Any, str | None]:
+    """Follow the parts of a name into a configuration.
+
+    Args:
+        config: The configuration.
+        parts: The parts of the name: keys, and numbers of the entries of lists.
+
+    Returns:
+        The entry and None; or, if a part does not exist, what lies before it, and that part.
+
+    Example:
+        >>> find_entry({"a": [{"b": 1}]}, ["a", "0", "b"]), find_entry({"a": [2]}, ["a", "1"])
+        ((1, None), ([2], '1'))
+    """
+    node: Any = config
+    for part in parts:
+        if isinstance(node, Mapping) and part in node:
+            node = node[part]
+        elif isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        else:
+            return node, part
+    return node, None
 
 
 def _other_kind(default: Any, value: Any) -> str:

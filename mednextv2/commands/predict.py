@@ -19,7 +19,8 @@ def predict(
 
     Args:
         bundle: The folder or the name of the bundle, such as mednextv2_hippocampus.
-        input: An image (.nii.gz, .nii, .nrrd, .mha, .mhd), a folder of images, or a folder of DICOM files.
+        input: An image (.nii.gz, .nii, .nrrd, .mha, .mhd), a folder of images, the folder of
+            a data set, or a folder of DICOM files.
         output: The folder for the masks, which are named CASE_seg.nii.gz. For a single image it may also be the name of
             the file to write.
         series: The series to segment, if the DICOM folder holds several: its number in the list that is printed, its

@@ -1,7 +1,6 @@
 """The check of weights to start from, before the first training of a comparison, which may take days."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,21 +47,14 @@ def _check(bundle: Path, settings: Mapping[str, Any]) -> str:
     files, settings = configure(bundle, "train", settings)
     parser = read_workflow(files)
     parser.update({"bundle_root": bundle, **{key: as_setting(key, value) for key, value in settings.items()}})
-    with _same_random_numbers():
+    with torch.random.fork_rng(devices=[]):  # keeps the host's random numbers
         network = _build(parser)
     if network is None:
         load_file(file)
         return f"pretrained {file}: can be read; whether it fits is seen when its network is built"
     scheme = parser.get_parsed_content("scheme")
-    labels = ["background", *scheme.foreground]
     channels = len(parser.get_parsed_content("channels"))
-    return transfer_weights(network, file, channels, scheme.outputs, labels).describe()
-
-
-@contextmanager
-def _same_random_numbers() -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        yield
+    return transfer_weights(network, file, channels, scheme.outputs, scheme.legend).describe()
 
 
 def _build(parser: ConfigParser) -> nn.Module | None:

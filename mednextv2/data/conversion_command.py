@@ -61,7 +61,7 @@ def _parser(doc: str, add_options: Callable[[argparse.ArgumentParser], None] | N
     parser.add_argument("target", metavar="TARGET", help="the folder of the converted data set; created if missing")
     parser.add_argument(
         "--workers", type=int, default=usable_cpus(), metavar="N",
-        help="processes that convert cases at the same time (default: %(default)s, all processors)",
+        help="number of cases that are converted at the same time (default: %(default)s, one for each processor)",
     )  # fmt: skip
     parser.add_argument(
         "--defective", choices=("stop", "exclude"), default="stop",

@@ -35,18 +35,12 @@ def opened_target(target: Path) -> Iterator[None]:
     if os.path.lexists(there) and not there.is_dir():
         what = "is a file" if there == target else f"{there} is a file, which cannot hold a folder"
         raise InputError(f"TARGET {target}: {what}; give as TARGET a folder that is new or of an earlier run")
-    try:
-        with new_folder(target, "TARGET"):
-            hold_folder(target, "TARGET")
-            try:
-                yield
-            finally:
-                release_folder(target)
-    except InputError as e:  # TARGET is an argument and no option, as the two functions above take it to be
-        text = str(e).replace("with --TARGET", "as TARGET").replace("give another --TARGET", "give another TARGET")
-        if text == str(e):
-            raise
-        raise InputError(text) from e
+    with new_folder(target, "TARGET"):
+        hold_folder(target, "TARGET")
+        try:
+            yield
+        finally:
+            release_folder(target)
 
 
 def prepare_target(facts: DatasetFacts, found: Found, target: Path, options: Mapping[str, Any]) -> None:

@@ -87,7 +87,7 @@ def recorded_labels(path: str | os.PathLike) -> list[str] | None:
         path: The file of weights.
 
     Returns:
-        The background and the names of the classes or regions, in the order of the outputs.
+        The background and the names of the classes or regions: see `LabelScheme.legend`.
     """
     labels = read_about(path).get("labels")
     known = isinstance(labels, list) and labels and all(isinstance(name, str) for name in labels)

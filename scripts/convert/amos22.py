@@ -1,8 +1,8 @@
-"""Convert AMOS22, abdominal CT and MR with 15 organs (Zenodo 7262581).
+"""Convert AMOS22 (Zenodo 7262581), which has abdominal CT and MR with 15 organs.
 
 SOURCE is the unpacked amos22.zip: it holds imagesTr, labelsTr, imagesVa, labelsVa and imagesTs. The challenge's
-training and validation cases become the training cases, for cross-validation as in nnU-Net; --split challenge keeps the
-validation cases as fold 0. CT and MR are told apart by the numbers of the cases.
+training and validation cases become the training cases, for cross-validation as in nnU-Net. With --split challenge,
+there is one fold, which keeps the challenge's validation cases. The number of a case tells whether it is CT or MR.
 
 Example:
     python scripts/convert/amos22.py amos22 Dataset218_AMOS --modality ct
@@ -70,11 +70,13 @@ def convert(case: SourceCase, options: Mapping[str, Any]) -> Converted:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this converter."""
-    parser.add_argument("--modality", choices=("ct", "all"), default="ct", help="CT alone, or CT and MR (default: ct)")
+    parser.add_argument(
+        "--modality", choices=("ct", "all"), default="ct", help="ct: CT alone; all: CT and MR (default: ct)"
+    )
     parser.add_argument(
         "--split", choices=("folds", "challenge"), default="folds",
-        help="folds: training and validation cases together, for five folds; challenge: one fold, whose validation "
-        "cases are the challenge's (default: folds)",
+        help="folds: training and validation cases are put together for five folds; challenge: there is one fold, with "
+        "the validation cases of the challenge (default: folds)",
     )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
-"""Convert BrainMetShare, brain metastases in MR of four sequences (Stanford AIMI).
+"""Convert BrainMetShare (Stanford AIMI), which has brain metastases in MR of four sequences.
 
 SOURCE holds mets_stanford_release_train and, if it was downloaded, mets_stanford_release_test. Each case is a folder of
 PNG slices per sequence (0, 1, 2, 3) and, for training, of masks (seg). PNG files have no position in space: the voxel
-size is set to --spacing, columns are taken to run to the left, rows to the back and slices upwards.
+size is that of --spacing, and columns are assumed to run to the left, rows to the back and slices upwards.
 
 Example:
     python scripts/convert/brainmetshare.py BrainMetShare Dataset310_BrainMetShare --spacing 0.94,0.94,1.0
@@ -145,7 +145,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this converter."""
     parser.add_argument(
         "--spacing", type=read_spacing, default=(0.94, 0.94, 1.0), metavar="X,Y,Z",
-        help="size of a voxel in mm: of a column, a row and a slice (default: 0.94,0.94,1.0)",
+        help="distance of columns, rows and slices in mm (default: 0.94,0.94,1.0)",
     )  # fmt: skip
 
 

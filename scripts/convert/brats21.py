@@ -1,7 +1,8 @@
-"""Convert BraTS 2021, gliomas in MR: T1, T1 with contrast, T2 and FLAIR (Synapse syn25829067).
+"""Convert BraTS 2021 (Synapse syn25829067), which has gliomas in T1, T1 with contrast, T2 and FLAIR MR.
 
-SOURCE is the unpacked folder of the training cases: BraTS2021_00000/BraTS2021_00000_{t1,t1ce,t2,flair,seg}.nii.gz and
-so on. The label values become those of nnU-Net: 1 edema, 2 necrotic or non-enhancing core, 3 enhancing tumour.
+SOURCE is the unpacked folder of the training cases. It holds a folder for each case, such as BraTS2021_00000 with
+BraTS2021_00000_{t1,t1ce,t2,flair,seg}.nii.gz. The label values become those of nnU-Net: 1 edema, 2 necrotic or
+non-enhancing core, 3 enhancing tumour.
 
 Example:
     python scripts/convert/brats21.py BraTS2021_Training_Data Dataset137_BraTS21

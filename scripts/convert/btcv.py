@@ -1,4 +1,4 @@
-"""Convert BTCV, the abdominal CT of "Beyond the Cranial Vault" with 13 organs (Synapse syn3193805).
+"""Convert BTCV (Synapse syn3193805), the abdominal CT of "Beyond the Cranial Vault", which has 13 organs.
 
 SOURCE is the unpacked RawData: it holds Training/img, Training/label and, for the test images, Test/img or Testing/img.
 

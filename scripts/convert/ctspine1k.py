@@ -1,8 +1,8 @@
-"""Convert CTSpine1K, vertebrae C1 to L6 in CT (Hugging Face alexanderdann/CTSpine1K).
+"""Convert CTSpine1K (Hugging Face alexanderdann/CTSpine1K), which has the vertebrae C1 to L6 in CT.
 
-SOURCE is the download: it holds raw_data/volumes, raw_data/labels and metadata/data_split.txt. The official split
-decides: trainset becomes the training cases, test_public and test_private become test cases with label maps. Five cases
-with known defects are left out, unless --keep_known_defects is given.
+SOURCE is the download: it holds raw_data/volumes, raw_data/labels and metadata/data_split.txt. The official split is
+used: the cases of trainset become training cases, those of test_public and test_private become test cases with label
+maps. Five cases with known defects are left out, unless --keep_known_defects is given.
 
 Example:
     python scripts/convert/ctspine1k.py CTSpine1K Dataset056_CTSpine1K

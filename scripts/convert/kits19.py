@@ -1,4 +1,4 @@
-"""Convert KiTS19, kidneys and kidney tumours in CT.
+"""Convert KiTS19, which has kidneys and kidney tumours in CT.
 
 SOURCE is a clone of github.com/neheller/kits19 after `python3 -m starter_code.get_imaging`, or its folder data. Cases
 from 00210 on are the challenge's test cases, which have no segmentation.

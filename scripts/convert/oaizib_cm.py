@@ -1,4 +1,4 @@
-"""Convert OAIZIB-CM, bones and cartilage of the knee in sagittal DESS MR (Hugging Face YongchengYAO/OAIZIB-CM).
+"""Convert OAIZIB-CM (Hugging Face YongchengYAO/OAIZIB-CM): bones and cartilage of the knee in sagittal DESS MR.
 
 SOURCE is the download with its four archives unpacked: imagesTr, labelsTr, imagesTs, labelsTs.
 

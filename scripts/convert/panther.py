@@ -1,4 +1,6 @@
-"""Convert PANTHER, pancreas and pancreatic tumours in MR (Zenodo 15192302): task 1 is T1-weighted, task 2 MR-Linac.
+"""Convert PANTHER (Zenodo 15192302), which has the pancreas and pancreatic tumours in MR.
+
+The images of task 1 are T1-weighted; those of task 2 are from an MR-Linac.
 
 SOURCE is the unpacked PANTHER_Task1.zip or PANTHER_Task2.zip, or a folder that holds both. Images without a label map
 (ImagesTr_unlabeled) are left out.
@@ -59,7 +61,9 @@ def convert(case: SourceCase, options: Mapping[str, Any]) -> Converted:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this converter."""
-    parser.add_argument("--task", type=int, choices=(1, 2), default=1, help="the task (default: 1)")
+    parser.add_argument(
+        "--task", type=int, choices=(1, 2), default=1, help="1: T1-weighted MR; 2: MR-Linac (default: 1)"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Convert Pediatric-CT-SEG, 29 structures in CT of children (TCIA, doi 10.7937/TCIA.X0H0-1706).
+"""Convert Pediatric-CT-SEG (TCIA, doi 10.7937/TCIA.X0H0-1706), which has 29 structures in CT of children.
 
-SOURCE is what the NBIA Data Retriever downloaded: it holds Pediatric-CT-SEG-XXXXXXXX and so on, each with a CT series
-and an RTSTRUCT in DICOM. Structures are found by their names. Contours overlap: skin is painted first, then bones, then
-organs in the order of their numbers. Of two RTSTRUCTs of a series, the later one counts.
+SOURCE is what the NBIA Data Retriever downloaded: it holds folders named Pediatric-CT-SEG-XXXXXXXX, each with a CT
+series and an RTSTRUCT in DICOM. Structures are found by their names. Contours overlap: skin is painted first, then
+bones, then organs in the order of their numbers. If a series has two RTSTRUCTs, the later one is used.
 
 Example:
     python scripts/convert/pediatric_ct_seg.py Pediatric-CT-SEG Dataset320_PediatricCT --match references
@@ -184,7 +184,7 @@ def paint(grid: ContourGrid, rois: Mapping[str, list[Roi]]) -> tuple[np.ndarray,
                 overlap += int(np.count_nonzero((under > 0) & ~np.isin(under, others)))
             label[mask] = numbers[name]
     if overlap:
-        notes.append(f"{count(overlap, 'voxel')} of two organs; the one with the higher number stands")
+        notes.append(f"{count(overlap, 'voxel')} of two organs; the one with the higher number is kept")
     return label, notes
 
 
@@ -192,12 +192,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this converter."""
     parser.add_argument(
         "--match", choices=MATCHES, default=MATCHES[0],
-        help="references: cases whose RTSTRUCT refers to another CT are left out and listed; geometry: they are taken "
+        help="references: cases whose RTSTRUCT refers to another CT are left out and listed; geometry: they are used "
         "if every contour lies on a slice of the CT (default: references)",
     )  # fmt: skip
     parser.add_argument(
         "--horseshoe_kidney", choices=("exclude", "background"), default="exclude",
-        help="cases with a horseshoe kidney are left out and listed, or it becomes background (default: exclude)",
+        help="exclude: cases with a horseshoe kidney are left out and listed; background: they are kept, and the "
+        "kidney becomes background (default: exclude)",
     )  # fmt: skip
 
 

@@ -1,8 +1,9 @@
-"""Convert SKM-TEA, cartilage and menisci of the knee in quantitative DESS MR of two echoes (Stanford AIMI).
+"""Convert SKM-TEA (Stanford AIMI), which has cartilage and menisci of the knee in quantitative DESS MR of two echoes.
 
-SOURCE holds image_files/*.h5 and annotations/v1.0.0/{train,val,test}.json; the JSON files, also in the repository
-StanfordMIMI/skm-tea, say the split, the voxel size and the orientation of each scan. Training and validation scans
-become fold 0, test scans become test cases with label maps. This needs h5py: pip install "mednextv2[convert]".
+SOURCE holds image_files/*.h5 and annotations/v1.0.0/{train,val,test}.json; the JSON files, which are also in the
+repository StanfordMIMI/skm-tea, give the split, the voxel size and the orientation of each scan. Training and
+validation scans become fold 0, test scans become test cases with label maps. This needs h5py: pip install
+"mednextv2[convert]".
 
 Example:
     python scripts/convert/skm_tea.py skm-tea Dataset302_SKMTEA --masks hdf5
@@ -152,7 +153,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this converter."""
     parser.add_argument(
         "--masks", choices=("hdf5", "nifti"), default="hdf5",
-        help=f"where label maps are read: seg in the HDF5 files, or {MASKS} (default: hdf5)",
+        help=f"hdf5: label maps are those in the HDF5 files (seg); nifti: they are in {MASKS} (default: hdf5)",
     )  # fmt: skip
 
 

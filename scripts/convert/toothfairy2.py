@@ -1,4 +1,4 @@
-"""Convert ToothFairy2, jaws, canals, sinuses, pharynx, dental work and 32 teeth in cone-beam CT.
+"""Convert ToothFairy2, which has jaws, canals, sinuses, pharynx, dental work and 32 teeth in cone-beam CT.
 
 SOURCE is the unpacked ToothFairy2_Dataset.zip, or its folder Dataset112_ToothFairy2. The label values, which follow the
 FDI numbers of the teeth with gaps, become 1 to 42 as in nnU-Net's Dataset119_ToothFairy2_All.

@@ -1,9 +1,9 @@
-"""Convert TotalSegmentator v2, 117 structures in CT (Zenodo 10047292).
+"""Convert TotalSegmentator v2 (Zenodo 10047292), which has 117 structures in CT.
 
-SOURCE is the unpacked Totalsegmentator_dataset_v201.zip: it holds meta.csv and s0000/ct.nii.gz,
-s0000/segmentations/*.nii.gz and so on. The masks of a case become one label map; where two masks overlap, the structure
-with the higher number stands, and the voxels are counted. The split of meta.csv decides: its training and validation
-cases become fold 0, its test cases become test cases with label maps.
+SOURCE is the unpacked Totalsegmentator_dataset_v201.zip: it holds meta.csv and a folder for each case, such as s0000
+with ct.nii.gz and segmentations/*.nii.gz. The masks of a case become one label map; where two masks overlap, the
+structure with the higher number is kept, and the voxels are counted. The split in meta.csv is used: its training and
+validation cases become fold 0, and its test cases become test cases with label maps.
 
 Example:
     python scripts/convert/totalsegmentator.py Totalsegmentator_dataset_v201 Dataset300_TotalSegmentator
@@ -105,7 +105,7 @@ def read_splits(file: Path) -> dict[str, str]:
 
 
 def convert(case: SourceCase, options: Mapping[str, Any]) -> Converted:
-    """Join the masks: where several overlap, the structure with the higher number stands."""
+    """Join the masks: where several overlap, the structure with the higher number is kept."""
     label: np.ndarray | None = None
     overlap = 0
     for value, file in enumerate(case.files[1:], start=1):
@@ -118,7 +118,7 @@ def convert(case: SourceCase, options: Mapping[str, Any]) -> Converted:
         overlap += int(np.count_nonzero(label[mask]))
         label[mask] = value
     assert label is not None  # there are 117 masks
-    notes = [f"{count(overlap, 'voxel')} of two masks; the structure with the higher number stands"] if overlap else []
+    notes = [f"{count(overlap, 'voxel')} of two masks; the structure with the higher number is kept"] if overlap else []
     return Converted(case.files[:1], (label, first[2]), notes, (case.files[0], case.files[1].parent))
 
 

@@ -44,7 +44,7 @@ def test_skin_bones_and_organs_are_painted_in_this_order(tmp_path):
     notes = record(target)["cases"][FIRST]["notes"]
     assert "Heart has no contours" in notes
     assert "the structure BODY was left out, since Skin is the outline of the body" in notes
-    assert "1 voxel of two organs; the one with the higher number stands" in notes
+    assert "1 voxel of two organs; the one with the higher number is kept" in notes
 
 
 def test_of_two_structure_sets_the_latest_counts(tmp_path):

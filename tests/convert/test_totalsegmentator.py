@@ -28,7 +28,7 @@ def test_where_masks_overlap_the_higher_number_stands_and_is_counted(tmp_path):
     overlap = np.isin(EVERY_LABEL, (1, 20)).sum()
     notes = {name: case["notes"] for name, case in record(target)["cases"].items()}
     assert notes["s0000"] == []
-    assert notes["s0001"] == [f"{overlap} voxels of two masks; the structure with the higher number stands"]
+    assert notes["s0001"] == [f"{overlap} voxels of two masks; the structure with the higher number is kept"]
 
 
 def test_one_case_is_not_enough_for_its_split(tmp_path):

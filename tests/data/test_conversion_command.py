@@ -33,7 +33,7 @@ def test_the_help_shows_the_text_the_example_and_the_options(capsys):
     assert caught.value.code == 0
     said = capsys.readouterr().out
     for words in ("SOURCE TARGET", "Convert AMOS22", "python scripts/convert/amos22.py", "--modality {ct,all}",
-                  f"default: {usable_cpus()}, all processors"):  # fmt: skip
+                  f"default: {usable_cpus()}, one for each processor"):  # fmt: skip
         assert words in " ".join(said.split()), words
 
 

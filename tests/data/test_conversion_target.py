@@ -1,11 +1,12 @@
 """The target of a conversion: what someone else added or changed is neither taken for converted nor lost."""
 
+import fcntl
 import json
 import shutil
 from pathlib import Path
 
 import pytest
-from converter_runs import content, names, run
+from converter_runs import content, run
 from source_builders import KITS_AFFINE, image, kits19, labels, save, totalsegmentator
 
 from mednextv2.data.conversion_records import RECORDS
@@ -123,17 +124,11 @@ def test_a_target_that_is_a_file_is_named_as_the_argument(source, tmp_path):
     assert (tmp_path / "file").read_text() == "precious"
 
 
-def test_a_target_that_cannot_be_used_is_named_as_the_argument(tmp_path, monkeypatch):
-    def refuse(folder, setting):
-        raise InputError(f"{setting} {folder}: process 1 writes there; give another --{setting}")
-
-    monkeypatch.setattr("mednextv2.data.conversion_target.hold_folder", refuse)
-    with (
-        pytest.raises(InputError, match=r"process 1 writes there; give another TARGET$"),
-        opened_target(tmp_path / "t"),
-    ):
-        pass
-    assert names(tmp_path) == []
+def test_a_target_that_cannot_be_used_is_named_as_the_argument(tmp_path):
+    with (tmp_path / ".in-use").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)  # as another process holds it
+        with pytest.raises(InputError, match=r"writes there; .*, or give another TARGET$"), opened_target(tmp_path):
+            pass
     message = r"TARGET /proc/no: cannot be written \(.*\); choose another folder as TARGET$"
     with pytest.raises(InputError, match=message), opened_target(Path("/proc/no")):
         pass
