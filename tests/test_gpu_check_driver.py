@@ -121,7 +121,8 @@ def test_a_command_that_is_stopped_takes_along_what_it_started(tmp_path):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("sign", [pytest.param("SIG_DFL", marks=pytest.mark.slow), "SIG_IGN"])
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", ["SIG_DFL", "SIG_IGN"])
 def test_a_stage_that_is_stopped_stops_the_commands_it_waits_for(sign, tmp_path, stage, monkeypatch):
     stage(
         "import signal, subprocess, os",
@@ -157,7 +158,7 @@ def wait_for(path):
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sign", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interruption_is_one_line_and_keeps_what_was_found(sign, tmp_path, stage):
     stage(
         "import os",

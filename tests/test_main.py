@@ -65,7 +65,7 @@ def test_a_user_without_a_name_and_a_home_needs_to_set_nothing(tmp_path):
     assert (tmp_path / "data" / "dataset.json").is_file()
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize("closed", [*(pytest.param(c, marks=pytest.mark.slow) for c in (">&-", "2>&-")), ">&- 2>&-"])
 def test_closed_streams_are_no_mistake(closed, tmp_path):
     def status(words):
         command = f'"{sys.executable}" -m mednextv2 {words} {closed}'

@@ -114,6 +114,7 @@ def test_two_folders_become_a_bundle_that_works(tmp_path):
     assert_bundle_works(output, folder, bundle, ["label 1", "label 2"], {1, 2}, outputs=3)
 
 
+@pytest.mark.slow
 def test_an_ignore_label_becomes_a_bundle_that_works(tmp_path):
     labels = {"background": 0, "organ": 1, "ignore": 2}
     folder = make_nnunet(tmp_path / "Dataset008_Sparse", labels, None, ("T1", "T2"))

@@ -48,7 +48,9 @@ def test_evaluation_scores_the_unseen_cases_of_the_fold(trained, small_phantom, 
             assert float(row["dice"]) == pytest.approx(2 * (p & g).sum() / (p.sum() + g.sum()), abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["file", "folder", "datalist"])
+@pytest.mark.parametrize(
+    "kind", ["folder", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("file", "datalist"))]
+)
 def test_inference_takes_a_file_a_folder_or_a_datalist(kind, trained, tmp_path):
     """The images are oblique, flipped and anisotropic; masks must come out in their geometry."""
     rng = np.random.default_rng(0)

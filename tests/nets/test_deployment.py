@@ -12,6 +12,7 @@ from mednextv2.nets.blocks import MedNeXtBlock
 # ----------------------------------------------------------------------------- compilation and export
 
 
+@pytest.mark.slow
 def test_it_compiles_whole_in_training_and_evaluation():
     network = lively(tiny(deep_supervision=True))
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)

@@ -226,8 +226,12 @@ def test_a_folder_that_cannot_be_written_costs_a_line_and_a_trial(gpu, caplog, m
     [
         ("compiler", "there is no C compiler, which Triton needs (Debian: apt install gcc)"),
         ("exit", "the process for that ended (exit code 1: the driver said no)"),
-        ("Another GPU", "cuda:0 is Another GPU in a process of its own"),
-        ("headers", "Python's headers are missing, which Triton needs (Debian: apt install python3-dev)"),
+        pytest.param("Another GPU", "cuda:0 is Another GPU in a process of its own", marks=pytest.mark.slow),
+        pytest.param(
+            "headers",
+            "Python's headers are missing, which Triton needs (Debian: apt install python3-dev)",
+            marks=pytest.mark.slow,
+        ),
         ("busy", "the GPU takes one process at a time; run `mednextv2 doctor` before it is in use"),
         ("sleep", "the process for that was not ready within 2 s"),
     ],

@@ -45,7 +45,11 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 2e-2}
 DTYPES = list(TOLERANCE)
 # tests of many sizes, which run in one precision only unless -m slow is given, and others that run with -m slow only
 LONG = ("joined_block_agrees", "mlp_agrees", "mlp_sums_over_many_tiles")
-LONGEST = ("opcheck", "many_tiles and 2-True", "large_kernel and 7-", "joined_block_agrees and False", "24-2-True")
+LONGEST = (
+    "opcheck", "many_tiles and 2-True", "large_kernel and 7-", "joined_block_agrees and False", "24-2-True",
+    "mlp_sums and False", "channels_in_blocks and False", "padding_in_part and False", "without_grn and sum",
+    "any_way and wide",
+)  # fmt: skip
 CONV, STRIDED, TRANSPOSED = (1, False), (2, False), (2, True)
 
 
