@@ -15,7 +15,7 @@ from mednextv2.bundle.metadata import read_facts
 from mednextv2.bundle.run import chosen_weights, configure, find_bundle, read_workflow
 from mednextv2.errors import InputError
 from mednextv2.images.dicom_references import Model
-from mednextv2.inference.fold_ensemble import describe_choice
+from mednextv2.inference.weights_choice import describe_choice
 from mednextv2.inference.inputs import CheckImaged, find_images
 from mednextv2.inference.prediction_orders import (
     CheckOrder,

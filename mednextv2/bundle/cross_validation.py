@@ -9,7 +9,7 @@ from mednextv2.data.cases import DatasetFolder
 from mednextv2.data.dataset import read_dataset
 from mednextv2.data.splits import Split, split_dataset
 from mednextv2.errors import InputError
-from mednextv2.inference.fold_ensemble import training_folder
+from mednextv2.inference.weights_choice import FOLDS_POSTPROCESSING, training_folder
 from mednextv2.inference.postprocessing import Postprocessing
 from mednextv2.inference.postprocessing_choice import choose_postprocessing
 from mednextv2.label_scheme import LabelScheme
@@ -31,7 +31,8 @@ def finish_cross_validation(
 
     It needs `output/evaluation/fold_<k>` of every fold in the bundle, as written by the workflow evaluate. It writes
     `output/evaluation/cross_validation/cases.csv`, `summary.csv` and `results.json`, from which `mednextv2 report`
-    starts, and `models/postprocessing.json`, which inference applies from then on.
+    starts, and `folds_postprocessing.json` in the folder of the folds, which inference with these weights applies from
+    then on.
 
     Args:
         bundle: The path or name of the bundle: see :func:`mednextv2.bundle.run.find_bundle`.
@@ -81,7 +82,7 @@ def finish_cross_validation(
     results = Results("evaluation", title, scheme.foreground, scheme.members, listed, ignore_label=ignored)
     write_results(folder, results)
     decision = choose_postprocessing([(entry["prediction"], entry["label"]) for entry in files], scheme, workers)
-    decision.save(root / "models" / experiment / "postprocessing.json")
+    decision.save(models / FOLDS_POSTPROCESSING)
     return format_table(summary), decision
 
 

@@ -13,11 +13,12 @@ from mednextv2.commands.phantom import phantom
 from mednextv2.commands.picture import picture
 from mednextv2.commands.plan import plan
 from mednextv2.commands.predict import predict
+from mednextv2.commands.promote import promote
 from mednextv2.commands.report import report
 from mednextv2.commands.run import run
 from mednextv2.commands.score import score
 
 VERBS = {
     f.__name__: f
-    for f in (run, predict, check, plan, bundle, ensemble, compare, score, phantom, picture, report, fetch, doctor)
+    for f in (run, predict, check, plan, bundle, ensemble, promote, compare, score, phantom, picture, report, fetch, doctor)
 }

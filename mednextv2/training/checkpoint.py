@@ -107,6 +107,9 @@ class TrainingCheckpoint:
     before stays as `checkpoint_previous.pt`. A run that is started again with the same `output_dir` continues after the
     last finished epoch, with the same optimizer, schedule and best score.
 
+    Weights that were set after this object was made are kept, and nothing is resumed: a server of federated learning gives
+    each round its weights (see docs/federated.md).
+
     Args:
         output_dir: Folder of both files.
         network: The network, also when wrapped in DistributedDataParallel.
@@ -158,6 +161,7 @@ class TrainingCheckpoint:
         self.about = dict(about or {})
         self.channels = in_channels, out_channels
         self.epochs: int | None = None
+        self._versions = _versions(self.network)
 
     @property
     def latest(self) -> Path:
@@ -178,11 +182,17 @@ class TrainingCheckpoint:
 
     def _start(self, engine: Engine) -> None:
         self.epochs = engine.state.max_epochs
-        if self.resume and self.latest.is_file():
-            self._load(engine, read_checkpoint(self.latest, self.network, self.cases))
+        if engine.state.iteration:  # a further round of federated learning, with weights from its server
             return
+        given = _versions(self.network) != self._versions
+        if self.resume and self.latest.is_file():
+            if not given:
+                self._load(engine, read_checkpoint(self.latest, self.network, self.cases))
+                return
+            logger.info("%s: not resumed, since the network was given other weights to start from", self.latest)
         if self.pretrained:
-            transfer_weights(self.network, self.pretrained, *self.channels, self.about.get("labels"))
+            if not given:
+                transfer_weights(self.network, self.pretrained, *self.channels, self.about.get("labels"))
             self.about[PRETRAINED] = origin(self.pretrained)
         if is_main_process():
             for file in (self.best, self.latest, self.folder / LOG_NAME):
@@ -295,6 +305,11 @@ class TrainingCheckpoint:
             return None
         progress = {"epoch": engine.state.epoch, "epochs": self.epochs, "mednextv2": __version__}
         return {**self.about, **progress, "date": datetime.now(timezone.utc).strftime("%Y-%m-%d")}
+
+
+def _versions(network: torch.nn.Module) -> list[int]:
+    """Return PyTorch's counters of changes of the weights, which differ after other weights were copied into them."""
+    return [weight._version for weight in network.parameters()]
 
 
 def _finite(network: torch.nn.Module) -> bool:

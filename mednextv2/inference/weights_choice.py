@@ -1,0 +1,156 @@
+"""Which of a bundle's weights are used, and which post-processing belongs to them.
+
+The rule, the first of which applies:
+
+1. the files that the user gives (`--weights`);
+2. the folds or the experiment that the user names (`--folds`, `--experiment`); in an evaluation, the weights of the fold
+   whose cases are scored, if it was trained;
+3. the bundle's own weights, `models/model.pt`, and for an ensemble also `models/model_1.pt` and so on: those with which it
+   is published, or which :func:`mednextv2.weights.promotion.promote` made its own;
+4. the weights of all folds that were trained in the bundle.
+
+A training therefore changes no later prediction of a bundle that has weights of its own.
+"""
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mednextv2.errors import InputError
+from mednextv2.weights.promotion import OWN_POSTPROCESSING, own_weights
+from mednextv2.weights.provenance import describe_weights
+
+FINETUNED = "finetune"  # experiment of the workflow finetune: see recipes/finetune.yaml
+#: The post-processing that a cross-validation supports, beside the folders of its folds.
+FOLDS_POSTPROCESSING = "folds_postprocessing.json"
+
+
+def find_weights(
+    bundle_root: str | os.PathLike,
+    fold: int | str | None = None,
+    folds: int | str | Sequence[int | str] | None = None,
+    experiment: str = "",
+) -> list[str]:
+    """Return the files of weights that a bundle uses if the user gives none, by the rule of this module.
+
+    Args:
+        bundle_root: The bundle's folder.
+        fold: The fold whose weights are used if it was trained; otherwise, the bundle's own are.
+        folds: The folds whose weights are used, each of which must have been trained: a number, `all`, or several.
+        experiment: The folder of a training within `models`; empty for trainings without one.
+
+    Returns:
+        One file, or several, which are an ensemble. If there are none at all, `models/model.pt`, which does not exist:
+        the message of :meth:`mednextv2.inference.FoldEnsemble.load` says what to do.
+
+    Raises:
+        InputError: If one of `folds`, or the fold of an experiment, was not trained.
+    """
+    models = training_folder(bundle_root, experiment)
+    if folds is not None:
+        return _chosen_folds(models, [folds] if isinstance(folds, (int, str)) else list(folds))
+    found = sorted(models.glob(f"fold_{'*' if fold is None else glob.escape(str(fold))}/model.pt"))
+    if experiment and not found:
+        which = "no fold" if fold is None else f"no fold {fold}"
+        raise InputError(
+            f"{models}: holds {which} of the experiment {experiment}; train it first with the workflow train or "
+            "finetune and the same --network or --experiment, or give --weights"
+        )
+    own = own_weights(bundle_root)
+    files = found if experiment or fold is not None else own or found
+    return [str(file) for file in files or own or [Path(bundle_root) / "models" / "model.pt"]]
+
+
+def _chosen_folds(models: Path, folds: Sequence[int | str]) -> list[str]:
+    files = [models / f"fold_{number}" / "model.pt" for number in folds]
+    if missing := [str(number) for number, file in zip(folds, files, strict=True) if not file.is_file()]:
+        raise InputError(
+            f"folds {', '.join(missing)}: not trained in {models}; trained are {_trained(models) or 'none'}. "
+            "Choose others with --folds, or train them first"
+        )
+    return [str(file) for file in files]
+
+
+def training_folder(bundle_root: str | os.PathLike, experiment: str = "") -> Path:
+    """Return the folder of a bundle that holds `fold_0` and further folds of a training.
+
+    Args:
+        bundle_root: The bundle's folder.
+        experiment: The folder of the training within `models`. If it is empty, that is `models` itself, or `finetune`
+            in it, if that holds folds and `models` none.
+    """
+    models = Path(bundle_root) / "models"
+    if experiment or any(models.glob("fold_*/model.pt")) or not any((models / FINETUNED).glob("fold_*/model.pt")):
+        return models / experiment
+    return models / FINETUNED
+
+
+def find_postprocessing(
+    bundle_root: str | os.PathLike,
+    weights: str | os.PathLike | Sequence[str | os.PathLike],
+    experiment: str = "",
+) -> str:
+    """Return the file of the post-processing that belongs to weights; it need not exist.
+
+    Args:
+        bundle_root: The bundle's folder.
+        weights: The files of weights that are used.
+        experiment: The folder of a training within `models`; empty for trainings without one.
+
+    Returns:
+        For trained folds, `folds_postprocessing.json` beside their folders, which the cross-validation of
+        `mednextv2 ensemble` writes; for the bundle's own weights and for files from elsewhere, without an experiment,
+        `models/postprocessing.json`.
+    """
+    files = [Path(file) for file in ([weights] if isinstance(weights, (str, os.PathLike)) else weights)]
+    parents = {file.absolute().parent for file in files}
+    models = {folder.parent for folder in parents if folder.name.startswith("fold_")}
+    if files and len(models) == 1 and all(folder.name.startswith("fold_") for folder in parents):
+        return str(models.pop() / FOLDS_POSTPROCESSING)
+    if experiment:
+        return str(training_folder(bundle_root, experiment) / FOLDS_POSTPROCESSING)
+    return str(Path(bundle_root) / "models" / OWN_POSTPROCESSING)
+
+
+def check_trained(file: Path) -> None:
+    """Raise an InputError if a file is to be a bundle's own weights, and the bundle has none."""
+    models, root = file.parent, file.parent.parent
+    if file.is_file() or (models.name, file.name) != ("models", "model.pt") or not (root / "configs").is_dir():
+        return
+    if trained := _trained(training_folder(root)):
+        raise InputError(
+            f"{root}: this fold has not been trained; trained are {trained}. Choose one of them with "
+            f"--fold, or train this one: mednextv2 run {root} train --dataset_dir DATA --fold NUMBER"
+        )
+    raise InputError(
+        f"{root}: this bundle has no trained weights yet. Train it: mednextv2 run {root} train --dataset_dir DATA "
+        f"--fold 0 ({root / 'docs' / 'README.md'} says on which data), or give a file of weights with --weights"
+    )
+
+
+def _trained(models: Path) -> str:
+    return ", ".join(sorted(file.parent.name.removeprefix("fold_") for file in models.glob("fold_*/model.pt")))
+
+
+def describe_choice(files: Sequence[str | os.PathLike]) -> list[str]:
+    """Say in one line each which weights are used, and in another which weights of the bundle are not.
+
+    Args:
+        files: The files of weights that are used.
+    """
+    lines = [f"weights: {describe_weights(file)}" for file in files]
+    parents = {Path(file).absolute().parent for file in files}
+    for models in sorted(parent for parent in parents if parent.name == "models"):
+        if trained := _trained(training_folder(models.parent)):
+            lines.append(
+                f"these are the bundle's own weights; folds that were trained here ({trained}) are used with --folds, "
+                f"and become the bundle's own with mednextv2 promote {models.parent}"
+            )
+    folds = [parent for parent in parents if parent.name.startswith("fold_")]
+    for models in sorted({folder for fold in folds for folder in list(fold.parents)[:2] if folder.name == "models"}):
+        if unused := own_weights(models.parent):
+            lines.append(f"the bundle's own weights {unused[0]} are not used, since a fold was asked for")
+    if any(fold.parent.name == "models" and any(fold.parent.glob(f"{FINETUNED}/fold_*/model.pt")) for fold in folds):
+        lines.append(f"the fine-tuned weights are not used, since folds were also trained (--experiment {FINETUNED})")
+    return lines
