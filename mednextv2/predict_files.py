@@ -15,7 +15,6 @@ from mednextv2.bundle.metadata import read_facts
 from mednextv2.bundle.run import chosen_weights, configure, find_bundle, read_workflow
 from mednextv2.errors import InputError
 from mednextv2.images.dicom_references import Model
-from mednextv2.inference.weights_choice import describe_choice
 from mednextv2.inference.inputs import CheckImaged, find_images
 from mednextv2.inference.prediction_orders import (
     CheckOrder,
@@ -26,6 +25,7 @@ from mednextv2.inference.prediction_orders import (
     warn_of_modalities,
 )
 from mednextv2.inference.preflight import find_defects
+from mednextv2.inference.weights_choice import describe_choice
 from mednextv2.paths import new_folder
 from mednextv2.predictor import Predictor
 from mednextv2.scores.csv_tables import write_csv
