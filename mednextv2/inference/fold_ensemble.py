@@ -65,7 +65,7 @@ class FoldEnsemble(nn.Module):
         for line in describe_choice(self.weights):
             logger.info(line)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return the tensors by name, as `torch.nn.Module.state_dict` does."""
         if len(self.networks) == 1:
             return self.networks[0].state_dict(*args, **kwargs)
