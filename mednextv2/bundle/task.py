@@ -49,6 +49,7 @@ PUBLIC_FACTS = (
 #: Facts of the second document that a task may have, for the README alone: about published data sets.
 OPTIONAL_FACTS = (
     "weights",
+    "weights_license",
     "data_access",
     "converter",
     "official_split",

@@ -9,6 +9,7 @@ from mednextv2.commands.compare import compare
 from mednextv2.commands.doctor import doctor
 from mednextv2.commands.ensemble import ensemble
 from mednextv2.commands.fetch import fetch
+from mednextv2.commands.pack import pack
 from mednextv2.commands.phantom import phantom
 from mednextv2.commands.picture import picture
 from mednextv2.commands.plan import plan
@@ -33,6 +34,7 @@ VERBS = {
         phantom,
         picture,
         report,
+        pack,
         fetch,
         doctor,
     )
