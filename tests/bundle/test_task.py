@@ -190,9 +190,9 @@ def test_other_names_come_out_of_monais_parser_as_they_went_in(name):
 
 def test_facts_about_published_data_may_be_given_or_left_out(tmp_path):
     given = {
-        "weights": "none", "weights_license": "MIT", "data_access": "Ask.", "converter": "btcv", "official_split": "None.",
-        "data_traps": ["a"],
-        "assumptions": ["b"], "reference_scores": [dict.fromkeys(("method", "score", "source", "comparable"), "x")],
+        "weights": "none", "weights_license": "MIT", "data_access": "Ask.", "converter": "btcv",
+        "official_split": "None.", "data_traps": ["a"], "assumptions": ["b"],
+        "reference_scores": [dict.fromkeys(("method", "score", "source", "comparable"), "x")],
     }  # fmt: skip
     assert set(given) == set(OPTIONAL_FACTS)
     for left_out in (None, *given):
