@@ -1,10 +1,11 @@
 import pytest
 import yaml
-from delivery_helpers import HIPPOCAMPUS, copy_bundle
+from delivery_helpers import HIPPOCAMPUS, content, copy_bundle, refused
 from huggingface_hub import ModelCard
+from test_full_disk import room_for
 
 from mednextv2.bundle.task import read_task
-from mednextv2.delivery.hugging_face import licence_identifier, model_card
+from mednextv2.delivery.hugging_face import licence_identifier, model_card, write_repository
 from mednextv2.delivery.manifest import verify
 
 README = (HIPPOCAMPUS / "docs" / "README.md").read_text(encoding="utf-8")
@@ -22,6 +23,16 @@ def test_the_repository_has_the_bundle_and_a_card(packed):
     assert "mr" in card.data.tags
     assert "## Inference" in card.text
     assert "--repo OWNER/mednextv2_hippocampus" in card.text
+
+
+def test_a_full_disk_leaves_the_repository_of_before(packed, tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "README.md").write_text("of before")
+    task = read_task(HIPPOCAMPUS / "task.yaml")
+    with room_for(5000):
+        message = refused(write_repository, tmp_path / "x", task, {"docs/README.md": README.encode(), "a": b"x" * 9000})
+    assert message.startswith(f"{tmp_path / 'x'}: cannot be written (File too large); make room")
+    assert content(tmp_path) == {"x/README.md": b"of before"}
 
 
 # the identifiers of https://huggingface.co/docs/hub/repositories-licenses

@@ -67,6 +67,7 @@ def test_the_whole_way_through_a_web_server(packed, hosts, tmp_path):
     hosts.files[f"files/{KEY}.zip"] = tmp_path / "www" / f"{KEY}.zip"
     fetched = fetch_bundle("mednextv2_hippocampus", tmp_path / "bundles", f"{hosts.address}/model_info.json")
     assert find_bundle(fetched.folder) == fetched.folder
+    assert mednextv2.Predictor(fetched.folder, device="cpu").model.version == "0.1.0"
     again = pack_bundle(fetched.folder, tmp_path / "again")  # what was fetched can be packed, and is the same
     assert again[0].read_bytes() == (packed / f"{KEY}.zip").read_bytes()
 
