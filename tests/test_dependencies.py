@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dependency_helpers import read_tested
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from packaging.version import Version
+from packaging.utils import canonicalize_name
 from setuptools.config.setupcfg import read_configuration
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
@@ -76,21 +77,12 @@ def test_bounds_are_read_as_setuptools_reads_them():
         assert oldest[name].marker == requirement.marker
 
 
-def read_tested(python):
-    """Return the versions of constraints.txt for a Python by the names of packages."""
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    requirements = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    chosen = [r for r in requirements if not r.marker or r.marker.evaluate({"python_version": python})]
-    assert len({r.name for r in chosen}) == len(chosen), "a package has two versions for one Python"
-    return {r.name.lower(): Version(next(iter(r.specifier)).version) for r in chosen}
-
-
 @pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
 def test_each_requirement_has_a_tested_version_that_it_allows(python):
     tested = read_tested(python)
     for requirement in read_requirements(ROOT / "setup.cfg"):
         if requirement.name != "triton":  # the version that PyTorch brings
-            assert tested[requirement.name.lower()] in requirement.specifier, requirement
+            assert tested[canonicalize_name(requirement.name)] in requirement.specifier, requirement
 
 
 def run_script(tmp_path, *arguments):
