@@ -75,7 +75,7 @@ def _performance(task: Task) -> str:
     """Return the measured scores of the weights, or that there are none."""
     public = task.public
     if "eval_metrics" not in public:
-        return "No scores have been measured with this bundle yet."
+        return "No scores of this bundle have been recorded yet."
     rows = [f"| {METRICS[name]} | {value:g} |" for name, value in public["eval_metrics"].items()]
     return "\n".join([_wrapped(public["evaluation"]), "", "| metric | score |", "| --- | --- |", *rows])
 

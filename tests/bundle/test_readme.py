@@ -113,7 +113,7 @@ def test_every_bundle_says_what_machine_it_needs_and_how_well_it_performs(task):
             r"\| ([\d.]+) \|$", scores, re.M
         )
     else:
-        assert scores == "No scores have been measured with this bundle yet."
+        assert scores == "No scores of this bundle have been recorded yet."
 
 
 def section(text, heading):
@@ -135,3 +135,12 @@ def test_measured_scores_are_those_of_the_evaluation(tmp_path):
         dice = mean(float(row["dice"]) for row in rows if row["label"] == label)
         assert f"{dice:.3f} for the {label}" in DOCUMENTS[1]["evaluation"]
     assert f"the {len({row['case'] for row in rows})} cases" in section(readme(tmp_path), "Performance")
+
+
+def test_the_how_to_shows_how_to_record_scores(tmp_path):
+    text = (ROOT / "docs" / "howto.md").read_text(encoding="utf-8")
+    facts = yaml.safe_load(re.search(r"```yaml\n(eval_metrics.*?)```", text, re.S)[1])
+    assert [*facts] == [*SCORES]
+    performance = section(readme(tmp_path, **facts), "Performance")
+    assert performance.startswith(facts["evaluation"])
+    assert "| mean Dice | 0.87 |" in performance
