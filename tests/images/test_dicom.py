@@ -138,7 +138,7 @@ def test_a_truncated_file_is_named(tmp_path, length):
 
 def test_pixels_of_another_size_than_the_header_says(tmp_path, monkeypatch):
     write_series(tmp_path, numbers())
-    monkeypatch.setattr(dicom, "read_pixels", lambda slices: [np.zeros((1, 9), np.float32)] * len(slices))
+    monkeypatch.setattr(dicom, "_read_pixels", lambda slices: [np.zeros((1, 9), np.float32)] * len(slices))
     assert "IM0000: holds 9×1 pixels, but its header says 9×7" in refused(tmp_path)
 
 
