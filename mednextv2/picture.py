@@ -1,4 +1,4 @@
-"""A picture of an image with the outlines of label maps, on three planes."""
+"""A picture of an image with the outlines of label maps, on three planes, or on the only one of a 2D image."""
 
 import os
 from pathlib import Path
@@ -9,6 +9,7 @@ import numpy as np
 from mednextv2.data.voxel_grids import compare_grids
 from mednextv2.errors import InputError
 from mednextv2.images.label_map_files import read_label_map
+from mednextv2.images.planes import as_plane, is_plane, with_normal
 from mednextv2.images.volume import read_volume
 from mednextv2.paths import prepare_folder, writing
 from mednextv2.wording import count
@@ -25,9 +26,9 @@ def save_picture(
 ) -> Path:
     """Draw one row each for the image, the reference and the prediction; the columns are three planes.
 
-    The planes go through the middle of the labelled voxels, or of the image. Everything is reoriented to right,
-    anterior, superior, and shown in millimetres, with the patient's left on the right-hand side, as radiologists view
-    it.
+    An image of one plane has one column. The planes of a volume go through the middle of the labelled voxels, or of the
+    image. Everything is reoriented to right, anterior, superior, and shown in millimetres, with the patient's left on
+    the right-hand side, as radiologists view it.
 
     Args:
         image: The image file.
@@ -55,19 +56,20 @@ def save_picture(
     for name, file in (("reference", truth), ("prediction", prediction)):
         if not file:
             continue
-        labels, other = read_label_map(file, spatial_dims=3)
+        labels, other = _one_plane_too(*read_label_map(file))
         if difference := compare_grids((str(image), array.shape, affine), (str(file), labels.shape, other)):
             raise InputError(difference)
         maps[name], _ = _turn(labels, other)
     volume, spacing = _turn(array, affine)
     rows: list[tuple[str, np.ndarray | None]] = [("image", None), *maps.items()]
     centre = _centre(maps, volume.shape)
-    figure = Figure(figsize=(9, 3.1 * len(rows)), layout="constrained")
+    planes = [plane for plane in _PLANES if volume.shape[plane[1]] == 1] if is_plane(array.shape) else _PLANES
+    figure = Figure(figsize=(3 * max(len(planes), 1.5), 3.1 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     low, high = np.percentile(volume, (0.5, 99.5))
     for r, (name, outlined) in enumerate(rows):
-        for c, (plane, axis) in enumerate(_PLANES):
-            ax = figure.add_subplot(len(rows), 3, 3 * r + c + 1)
+        for c, (plane, axis) in enumerate(planes):
+            ax = figure.add_subplot(len(rows), len(planes), len(planes) * r + c + 1)
             _draw(ax, volume, outlined, axis, centre[axis], spacing, (low, high))
             ax.set_title(f"{name}, {plane}" if c == 0 else plane, fontsize=10)
     with writing(output) as temporary:
@@ -80,9 +82,15 @@ def _read_image(file: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     array, affine = read_volume(file)
     if array.ndim == 4 and array.shape[-1] >= 1:
         array = array[..., 0]
+    array, affine = _one_plane_too(array, affine)
     if array.ndim != 3:
-        raise InputError(f"{file}: a picture needs a 3D image; this one has {count(array.ndim, 'axis', 'axes')}")
+        raise InputError(f"{file}: a picture needs a 2D or 3D image; this one has {count(array.ndim, 'axis', 'axes')}")
     return np.asarray(array, dtype=np.float32), affine
+
+
+def _one_plane_too(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give an image of one plane a third axis, of 1 mm."""
+    return (as_plane(array)[..., None], with_normal(affine)) if is_plane(array.shape) else (array, affine)
 
 
 def _turn(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

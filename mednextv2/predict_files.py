@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from mednextv2.bundle.metadata import read_facts
 from mednextv2.bundle.run import chosen_weights, configure, find_bundle, read_workflow
+from mednextv2.data.sizes import AREA, size_kind
 from mednextv2.errors import InputError
 from mednextv2.images.dicom_references import Model
-from mednextv2.inference.weights_choice import describe_choice
 from mednextv2.inference.inputs import CheckImaged, find_images
 from mednextv2.inference.prediction_orders import (
     CheckOrder,
@@ -26,6 +26,7 @@ from mednextv2.inference.prediction_orders import (
     warn_of_modalities,
 )
 from mednextv2.inference.preflight import find_defects
+from mednextv2.inference.weights_choice import describe_choice
 from mednextv2.paths import new_folder
 from mednextv2.predictor import Predictor
 from mednextv2.scores.csv_tables import write_csv
@@ -33,7 +34,7 @@ from mednextv2.wording import count
 
 logger = logging.getLogger(__name__)
 
-#: The name of the table of volumes that comes with a report.
+#: The name of the table of volumes, or of areas of 2D images, that comes with a report.
 VOLUMES_NAME = "volumes.csv"
 
 
@@ -61,7 +62,8 @@ def predict_files(
             masks are named `case_seg.nii.gz`.
         series: The series of a DICOM study: see :func:`mednextv2.inference.find_images`.
         dicom_seg: Whether to write a DICOM SEG beside each mask.
-        report: Whether to write `report.html`, `volumes.csv` and `results.json` beside the masks.
+        report: Whether to write `report.html`, `volumes.csv` (with areas if images are 2D) and `results.json` beside
+            the masks.
         probabilities: Whether to write each output's probabilities beside each mask: see
             :meth:`mednextv2.Predictor.__call__`.
         rtstruct: Whether to write a DICOM RT Structure Set beside each mask.
@@ -122,7 +124,7 @@ def _carry_out(
     orders: Sequence[Order], predictor: Predictor, extras: Extras, failed: list[str], model: Model
 ) -> list[Path]:
     written: list[Path] = []
-    done: dict[str, dict[str, float]] = {}  # the volumes by the cases' names
+    done: dict[str, dict[str, float]] = {}  # the sizes of structures by the cases' names
     total = len(orders) + len(failed)
     for text in failed:
         logger.error("%s", text)
@@ -144,7 +146,7 @@ def _carry_out(
 
 
 def _segment(order: Order, predictor: Predictor, extras: Extras, model: Model) -> tuple[list[Path], dict[str, float]]:
-    """Segment one image and write the requested files; return the files and the structures' volumes.
+    """Segment one image and write the requested files; return the files and the structures' sizes.
 
     `model` is named in DICOM objects if the predictor, which may be the caller's own, does not say what its model is.
     """
@@ -166,9 +168,9 @@ def _segment(order: Order, predictor: Predictor, extras: Extras, model: Model) -
         logger.warning("%s: nothing was segmented, so that there is no DICOM object", order.case)
     else:
         written += [save(order.beside(Extras.ENDINGS[name])) for name, save in wanted.items()]
-    volumes = segmentation.volumes
-    tqdm.write(f"{order.mask}: {_shown(volumes)}", file=sys.stdout)
-    return [*written, into] if into else written, volumes
+    sizes = segmentation.sizes
+    tqdm.write(f"{order.mask}: {_shown(sizes, segmentation.size_kind.unit)}", file=sys.stdout)
+    return [*written, into] if into else written, sizes
 
 
 def _facts(files: Sequence[str]) -> tuple[list[str], int]:
@@ -185,28 +187,29 @@ def _check_report(folder: Path) -> None:
         )
 
 
-def _shown(volumes: Mapping[str, float]) -> str:
-    found = [(name, ml) for name, ml in volumes.items() if ml > 0]
-    shown = ", ".join(f"{name} {ml:.3g} ml" for name, ml in found[:8])
+def _shown(sizes: Mapping[str, float], unit: str) -> str:
+    found = [(name, size) for name, size in sizes.items() if size > 0]
+    shown = ", ".join(f"{name} {size:.3g} {unit}" for name, size in found[:8])
     return (shown or "nothing was segmented") + (f" and {len(found) - 8} more" if len(found) > 8 else "")
 
 
-def _report(predictor: Predictor, orders: Sequence[Order], volumes: Mapping[str, dict[str, float]]) -> list[Path]:
-    """Write the report's page, the volumes as a table, and the data from which the page can be made again."""
+def _report(predictor: Predictor, orders: Sequence[Order], sizes: Mapping[str, dict[str, float]]) -> list[Path]:
+    """Write the report's page, the structures' sizes as a table, and the data from which the page can be made again."""
     from mednextv2.report import CaseFiles, Results, write_report, write_results
 
-    folder, scheme = orders[0].mask.parent, predictor.scheme
+    folder, scheme, kind = orders[0].mask.parent, predictor.scheme, size_kind(predictor.spatial_dims)
     images = {order.case: ensure_tuple(order.item["image"]) for order in orders}
     cases = [
         CaseFiles(
             order.case,
             tuple(os.path.abspath(os.fspath(file)) for file in images[order.case]),
             str(order.mask.absolute()),
-            volumes_ml=volumes[order.case],
+            **{"areas_mm2" if kind is AREA else "volumes_ml": sizes[order.case]},
         )
         for order in orders
     ]
-    rows = [{"case": case, "label": name, "volume_ml": ml} for case, own in volumes.items() for name, ml in own.items()]
+    column = kind.columns[0]
+    rows = [{"case": case, "label": name, column: size} for case, own in sizes.items() for name, size in own.items()]
     write_csv(folder / VOLUMES_NAME, rows)
     title = f"Prediction with {predictor.root.name}"
     write_results(folder, Results("prediction", title, scheme.foreground, scheme.members, cases))

@@ -17,6 +17,8 @@ from mednextv2.errors import InputError, find_input_error
 from mednextv2.images.dicom import DicomSeries, series_affine
 from mednextv2.images.dicom_references import Model
 from mednextv2.images.dicom_tilt import is_tilted, to_slices
+from mednextv2.images.planes import restore_axes
+from mednextv2.images.volume import affine_4x4
 from mednextv2.inference.inputs import find_images, series_of
 from mednextv2.inference.probabilities import bring_to_slices, probabilities_into
 from mednextv2.label_scheme import LabelScheme
@@ -89,7 +91,7 @@ class Predictor:
             image: A file; a list of files, one for each channel; a folder of a DICOM series, a
                 :class:`mednextv2.data.DicomSeries` or a list of them, one for each channel; a nibabel image; a pair of
                 an array `(X, Y, Z)` (with channels, if there are several, as the last axis) and an affine `(4, 4)`; or
-                a MetaTensor `(C, X, Y, Z)` or `(X, Y, Z)`.
+                a MetaTensor `(C, X, Y, Z)` or `(X, Y, Z)`. A 2D image has no Z, or a Z of length one.
             series: The DICOM series, if there are several: see :func:`mednextv2.inference.find_images`.
             case: A name for messages.
             probabilities: A `.npy` file to write, `(outputs, X, Y, Z)`, float16, in the image's geometry. It is written
@@ -113,7 +115,7 @@ class Predictor:
         result = self.postprocessing(decollate_batch({**batch, "pred": pred})[0])["pred"]
         meta = dict(result.meta)
         affine = np.asarray(torch.as_tensor(meta.get("original_affine", result.affine)).cpu(), dtype=np.float64)
-        labels = result.as_tensor()[0].to(self.scheme.dtype).cpu().numpy()
+        labels = restore_axes(result.as_tensor()[0].to(self.scheme.dtype).cpu().numpy(), meta)
         for first in series_of(item)[:1]:
             slices, shape = series_affine(first), (*first.slices[0].shape, len(first.slices))
             if is_tilted(slices):
@@ -121,7 +123,7 @@ class Predictor:
                 if probabilities is not None:
                     bring_to_slices(probabilities, slices, shape)
         source = item["image"] if not isinstance(item["image"], MetaTensor) else None
-        return Segmentation(labels, affine, self.scheme, source, meta, self.model)
+        return Segmentation(labels, affine, self.scheme, source, meta, self.model, self.spatial_dims)
 
     def _segmented(self, images: MetaTensor) -> MetaTensor:
         with torch.no_grad(), torch.autocast(self.device.type, **self._autocast):
@@ -171,27 +173,34 @@ class Predictor:
             array, affine = np.asarray(array), np.asarray(affine, dtype=np.float64)
         except (TypeError, ValueError) as e:
             raise InputError(f"image: should be an array and a 4×4 affine of numbers ({e})") from e
+        dims = self.spatial_dims
+        axes = 3 if dims == 2 and array.shape[2:3] == (1,) else dims  # a plane's axis of length one is dropped later
+        if array.ndim not in (axes, axes + 1):
+            raise InputError(f"image: has the shape {array.shape}; expected {dims}D, several channels as last axis")
+        return self._in_memory(array[None] if array.ndim == axes else np.moveaxis(array, -1, 0), affine)
+
+    def _in_memory(self, array: np.ndarray, affine: np.ndarray) -> MetaTensor:
+        """Return a channel-first image that has its present geometry as that of its file."""
         if affine.shape != (4, 4):
             raise InputError(f"image: its affine should be 4×4, but has the shape {affine.shape}")
         if array.dtype.kind not in "biuf":
             raise InputError(f"image: has voxels of type {array.dtype}, not one number each")
-        dims = self.spatial_dims
-        if array.ndim not in (dims, dims + 1):
-            raise InputError(f"image: has the shape {array.shape}; expected {dims}D, several channels as last axis")
-        array = array[None] if array.ndim == dims else np.moveaxis(array, -1, 0)
         voxels = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
         position = torch.from_numpy(affine)
         return MetaTensor(voxels, affine=position, meta={"original_affine": position.clone()})
 
     def _from_tensor(self, image: MetaTensor) -> MetaTensor:
-        """Return a channel-first copy that has its present geometry as that of its file."""
         tensor = image.as_tensor().detach().cpu()
         tensor = tensor.float() if tensor.is_floating_point() else tensor  # NumPy has no bfloat16
-        if tensor.ndim == self.spatial_dims:
+        flat = self.spatial_dims == 2 and tensor.shape[-1] == 1
+        if tensor.ndim == self.spatial_dims or (flat and tensor.ndim == 3 and len(tensor) != len(self.channels)):
             tensor = tensor[None]
-        if tensor.ndim != self.spatial_dims + 1:
-            raise InputError(f"image: has the shape {tuple(image.shape)}; expected (C, X, Y, Z)")
-        return self._from_array(np.moveaxis(tensor.numpy(), 0, -1), image.affine.cpu())
+        if tensor.ndim != self.spatial_dims + 1 and not (flat and tensor.ndim == 4):
+            raise InputError(
+                f"image: has the shape {tuple(image.shape)}; expected (C, X, Y{', Z' * (self.spatial_dims == 3)})"
+            )
+        affine = image.affine.cpu().numpy().astype(np.float64)
+        return self._in_memory(tensor.numpy(), affine_4x4(affine) if self.spatial_dims == 2 else affine)
 
 
 def predict(bundle: str | os.PathLike, image: Image, series: str | int | None = None, **settings: Any) -> Segmentation:

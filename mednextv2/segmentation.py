@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 from monai.utils import ensure_tuple
 
+from mednextv2.data.sizes import AREA, VOLUME, SizeKind, size_kind
 from mednextv2.errors import InputError
 from mednextv2.images.dicom import DicomSeries
 from mednextv2.images.dicom_references import Model
@@ -21,13 +22,15 @@ class Segmentation:
     """A label map in the geometry of its image.
 
     Attributes:
-        labels: The label map, `(X, Y, Z)`, of the scheme's `dtype`.
+        labels: The label map, `(X, Y, Z)`, of the scheme's `dtype`; of a 2D image, `(X, Y)` or, like its file,
+            `(X, Y, 1)`.
         affine: The matrix `(4, 4)` from voxel indices to millimetres (right, anterior, superior).
         scheme: The meaning of the values.
         source: The image: a file or a DICOM series, or a list with one of them for each channel; None for an image in
             memory.
         meta: MONAI's metadata of the image.
         model: The network that made it, for a DICOM SEG.
+        spatial_dims: The number of axes that the network segments, 3 or 2.
     """
 
     labels: np.ndarray
@@ -36,11 +39,39 @@ class Segmentation:
     source: Any = None
     meta: dict[str, Any] = field(default_factory=dict, repr=False)
     model: Model | None = None
+    spatial_dims: int = 3
 
     @property
     def volumes(self) -> dict[str, float]:
-        """The volume of each structure in millilitres."""
-        voxel = abs(np.linalg.det(self.affine[:3, :3])) / 1000
+        """The volume of each structure in millilitres.
+
+        Raises:
+            ValueError: If the image has one plane: see :attr:`areas`.
+        """
+        if self.size_kind is AREA:
+            raise ValueError("a 2D image has no volumes; ask for areas")
+        return self.sizes
+
+    @property
+    def areas(self) -> dict[str, float]:
+        """The area of each structure in square millimetres, of an image that has one plane.
+
+        Raises:
+            ValueError: If the image is a volume: see :attr:`volumes`.
+        """
+        if self.size_kind is VOLUME:
+            raise ValueError("a volume has no areas; ask for volumes")
+        return self.sizes
+
+    @property
+    def size_kind(self) -> SizeKind:
+        """What the sizes are: volumes, or areas."""
+        return size_kind(self.spatial_dims)
+
+    @property
+    def sizes(self) -> dict[str, float]:
+        """The size of each structure in the unit of `size_kind`."""
+        voxel = self.size_kind.of_voxel(self.affine)
         counts = np.bincount(self.labels.reshape(-1, order="A"), minlength=len(self.scheme.labels))
         return {
             name: float(counts[list(values)].sum() * voxel)

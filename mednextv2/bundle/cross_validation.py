@@ -9,9 +9,9 @@ from mednextv2.data.cases import DatasetFolder
 from mednextv2.data.dataset import read_dataset
 from mednextv2.data.splits import Split, split_dataset
 from mednextv2.errors import InputError
-from mednextv2.inference.weights_choice import FOLDS_POSTPROCESSING, training_folder
 from mednextv2.inference.postprocessing import Postprocessing
 from mednextv2.inference.postprocessing_choice import choose_postprocessing
+from mednextv2.inference.weights_choice import FOLDS_POSTPROCESSING, training_folder
 from mednextv2.label_scheme import LabelScheme
 from mednextv2.paths import prepare_folder
 from mednextv2.scores.csv_tables import read_csv, write_csv

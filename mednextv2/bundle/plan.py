@@ -9,7 +9,7 @@ from typing import Any
 
 from mednextv2.bundle.task import NAMES_RULE, is_rewritten
 from mednextv2.data.cases import DatasetFolder
-from mednextv2.data.check import check_dataset
+from mednextv2.data.check import check_dataset, find_dimensions
 from mednextv2.data.check_warnings import dataset_warnings, found_labels
 from mednextv2.data.dataset import read_dataset
 from mednextv2.data.fingerprint import Fingerprint, case_facts, combine
@@ -78,7 +78,7 @@ class Plan:
 def plan_dataset(
     dataset_dir: str | os.PathLike,
     labels_dir: str | os.PathLike | None = None,
-    spacing: Sequence[float] | None = None,
+    spacing: Sequence[float] | float | None = None,
     patch_size: Sequence[int] | None = None,
     batch_size: int | None = None,
     variant: str = "v2_base",
@@ -91,7 +91,7 @@ def plan_dataset(
         dataset_dir: The folder of the data set: see :func:`mednextv2.data.read_dataset`.
         labels_dir: The folder of the label maps: see :func:`mednextv2.data.read_dataset`.
         spacing: The spacing to which images are resampled, in mm along right, anterior, superior, instead of the
-            rule's.
+            rule's; one number for all axes, or, for 2D images, along the two axes of the plane.
         patch_size: The patch size in voxels along the same axes, instead of the rule's.
         batch_size: Number of patches in a step, instead of the rule's.
         variant: The variant of the network.
@@ -104,14 +104,17 @@ def plan_dataset(
     Raises:
         InputError: If a setting is impossible or the data have defects, all of which are named.
     """
-    _check_overrides(spacing, patch_size, batch_size, variant, memory)
     dataset = read_dataset(dataset_dir, labels_dir)
+    spatial_dims = find_dimensions(dataset)
+    spacing = [float(spacing)] * spatial_dims if _is_number(spacing) else spacing
+    _check_overrides(spacing, patch_size, batch_size, variant, memory, spatial_dims)
     scheme = dataset.scheme()
     channels = list(dataset.channels) or ["image"]
     _check_names(dataset, [*channels, *(scheme.labels + scheme.foreground if scheme else [])])
     reports = check_dataset(
-        dataset.cases, scheme.declared if scheme else None, channels, 3, workers or min(8, usable_cpus()), case_facts
-    )
+        dataset.cases, scheme.declared if scheme else None, channels, spatial_dims, workers or min(8, usable_cpus()),
+        case_facts,
+    )  # fmt: skip
     scheme = scheme or LabelScheme(found_labels(dataset, reports))
     fingerprint = combine([report.extra for report in reports])
     decisions = _decide(fingerprint, scheme, channels, spacing, patch_size, batch_size, variant, memory)
@@ -124,12 +127,17 @@ def plan_dataset(
     )  # fmt: skip
 
 
-def _check_overrides(spacing: Any, patch_size: Any, batch_size: Any, variant: str, memory: Any) -> None:
+def _check_overrides(
+    spacing: Any, patch_size: Any, batch_size: Any, variant: str, memory: Any, spatial_dims: int
+) -> None:
     problems = []
-    if spacing is not None and not _is_triple(spacing, lambda s: _is_number(s) and s > 0):
-        problems.append(f'--spacing {spacing}: should be millimetres along three axes, such as "[1.0,1.0,1.0]"')
-    if patch_size is not None and not _is_triple(patch_size, lambda n: _is_count(n) and is_legal(n)):
-        problems.append(f'--patch_size {patch_size}: should be three multiples of {DIVISOR}, such as "[96,96,96]"')
+    number = {2: "two", 3: "three"}[spatial_dims]
+    if spacing is not None and not _is_list(spacing, spatial_dims, lambda s: _is_number(s) and s > 0):
+        such = ",".join(["1.0"] * spatial_dims)
+        problems.append(f'--spacing {spacing}: should be millimetres along {number} axes, such as "[{such}]"')
+    if patch_size is not None and not _is_list(patch_size, spatial_dims, lambda n: _is_count(n) and is_legal(n)):
+        such = ",".join(["96"] * spatial_dims)
+        problems.append(f'--patch_size {patch_size}: should be {number} multiples of {DIVISOR}, such as "[{such}]"')
     if batch_size is not None and not _is_count(batch_size):
         problems.append(f"--batch_size {batch_size}: should be a whole number from 1")
     if variant not in list(VARIANTS):
@@ -149,8 +157,8 @@ def _check_names(dataset: DatasetFolder, names: Sequence[str]) -> None:
         raise InputError("\n".join(problems))
 
 
-def _is_triple(values: Any, fits: Callable[[Any], bool]) -> bool:
-    return isinstance(values, (list, tuple)) and len(values) == 3 and all(map(fits, values))
+def _is_list(values: Any, length: int, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(values, (list, tuple)) and len(values) == length and all(map(fits, values))
 
 
 def _is_count(value: Any) -> bool:
@@ -173,8 +181,7 @@ def _decide(
 ) -> dict[str, Decision]:
     target = target_spacing(fingerprint.spacings, fingerprint.shapes)
     if spacing is not None:
-        x, y, z = map(float, spacing)
-        target = Decision((x, y, z), "given with --spacing")
+        target = Decision(tuple(map(float, spacing)), "given with --spacing")
     shapes = resampled_shapes(fingerprint.spacings, fingerprint.shapes, target.value)
     median = median_shape(shapes)
 
@@ -185,15 +192,14 @@ def _decide(
     if patch_size is None:
         patch, batch = patch_and_batch(median, target.value, voxels, memory_of, memory * _GIB)
     else:
-        i, j, k = patch_size
-        patch = Decision((i, j, k), "given with --patch_size")
+        patch = Decision(tuple(patch_size), "given with --patch_size")
         batch = Decision(2, "the smallest batch, since the patch was given")
     if batch_size is not None:
         batch = Decision(batch_size, "given with --batch_size")
     sides = left_right_pairs([*scheme.labels, *scheme.foreground])
-    mirror = Decision([0, 1, 2], "all axes")
+    mirror = Decision([*range(len(median))], "all axes")
     if sides:
-        mirror = Decision([1, 2], f"not left and right, which would swap {' and '.join(sides[0])}")
+        mirror = Decision([*range(1, len(median))], f"not left and right, which would swap {' and '.join(sides[0])}")
     schemes = normalization(channels, fingerprint)
     needed = memory_of(patch.value, batch.value)
     return {
@@ -212,12 +218,13 @@ def _decide(
 def _facts(dataset: DatasetFolder, fingerprint: Fingerprint) -> list[tuple[str, str, str]]:
     import numpy as np
 
+    volumes = len(fingerprint.shapes[0]) == 3
     rows = [
         ("cases", str(fingerprint.cases), str(dataset.path)),
         (
             "median spacing",
             _show(np.median(fingerprint.spacings, axis=0).tolist()),
-            "of the files, mm: right, anterior, superior",
+            "of the files, mm: " + ("right, anterior, superior" if volumes else "along the plane's two axes"),
         ),
         (
             "median size",

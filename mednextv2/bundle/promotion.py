@@ -57,7 +57,9 @@ def _trained(root: Path, folds: int | str | Sequence[int | str] | None, experime
             f"{models}: no fold was trained here; train one first: mednextv2 run {root} train --dataset_dir DATA "
             "--fold 0, or give files with --weights"
         )
-    return find_weights(root, folds=there if folds is None else folds, experiment=models.name * (models.name != "models"))
+    return find_weights(
+        root, folds=there if folds is None else folds, experiment=models.name * (models.name != "models")
+    )
 
 
 def _check_fit(root: Path, files: Sequence[str]) -> None:

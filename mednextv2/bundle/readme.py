@@ -53,8 +53,14 @@ def readme_text(task: Task, template: str) -> str:
 
 def _fallback(weights: str | None) -> str:
     if weights == "none":
-        return "Until a fold has been trained, there are no weights to predict with."
-    return "If no fold has been trained, `models/model.pt` is used."
+        return (
+            "The predictions of all trained folds are averaged. Until a fold has been trained, there are no weights\n"
+            "to predict with."
+        )
+    return (
+        "The weights in `models/model.pt` are used. `--folds 0,1` averages the predictions of folds that you trained;\n"
+        "`mednextv2 promote` puts their weights in the place of `models/model.pt`."
+    )
 
 
 def _mirroring(axes: Sequence[int]) -> str:

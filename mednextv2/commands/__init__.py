@@ -20,5 +20,20 @@ from mednextv2.commands.score import score
 
 VERBS = {
     f.__name__: f
-    for f in (run, predict, check, plan, bundle, ensemble, promote, compare, score, phantom, picture, report, fetch, doctor)
+    for f in (
+        run,
+        predict,
+        check,
+        plan,
+        bundle,
+        ensemble,
+        promote,
+        compare,
+        score,
+        phantom,
+        picture,
+        report,
+        fetch,
+        doctor,
+    )
 }

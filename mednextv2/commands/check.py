@@ -17,13 +17,16 @@ def check(dataset_dir: str, labels_dir: str | None = None) -> None:
         mednextv2 check ct_images --labels_dir ct_labels
     """
     from mednextv2.data import check_dataset, read_dataset, split_dataset
+    from mednextv2.data.check import find_dimensions
     from mednextv2.data.check_warnings import dataset_warnings, found_labels
 
     dataset = read_dataset(dataset_dir, labels_dir)
     scheme = dataset.scheme()
-    reports = check_dataset(dataset.cases, scheme.declared if scheme else None, dataset.channels or ("image",))
+    declared, channels = scheme.declared if scheme else None, dataset.channels or ("image",)
+    spatial_dims = find_dimensions(dataset)
+    reports = check_dataset(dataset.cases, declared, channels, spatial_dims)
     labels = scheme.declared if scheme else found_labels(dataset, reports)
-    print(f"{count(len(dataset.cases), 'case')}, no defects")
+    print(f"{count(len(dataset.cases), 'case')}{' of 2D images' if spatial_dims == 2 else ''}, no defects")
     print(f"channels: {', '.join(dataset.channels) or 1}; labels: {', '.join(labels)}")
     if scheme:
         for region in scheme.regions:

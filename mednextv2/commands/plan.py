@@ -21,8 +21,8 @@ def plan(
         labels_dir: The folder of the label maps, if they are not inside DATASET_DIR. A label map has the same file
             name as its image.
         output: The folder of the new bundle. By default it is bundles/mednextv2_NAME, after the name of the data set.
-        spacing: The voxel spacing in mm to which images are resampled, such as "[1.0,1.0,2.0]"; the word isotropic
-            means 1 mm along each axis. By default it is chosen by nnU-Net's rule.
+        spacing: The voxel spacing in mm to which images are resampled, such as "[1.0,1.0,2.0]", or "[0.5,0.5]" for 2D
+            images; the word isotropic means 1 mm along each axis. By default it is chosen by nnU-Net's rule.
         patch_size: The size of a training patch in voxels, such as "[96,96,96]"; each side is a multiple of 16. By
             default it is chosen from the images and from --memory.
         batch_size: The number of patches in a training step. By default it is chosen by nnU-Net's rules to fit into
@@ -42,9 +42,7 @@ def plan(
     # before every file is read, which takes minutes
     folder = check_folder(output if output else default_folder(read_dataset(dataset_dir, labels_dir)))
     if isinstance(spacing, str) and spacing == "isotropic":
-        spacing = (1.0, 1.0, 1.0)
-    elif isinstance(spacing, (int, float)) and not isinstance(spacing, bool):
-        spacing = (float(spacing),) * 3
+        spacing = 1.0
     result = plan_dataset(dataset_dir, labels_dir, spacing, patch_size, batch_size, variant, memory)
     print(result.table())
     task = write_task(result, folder)

@@ -11,8 +11,8 @@ def promote(
 ) -> None:
     """Make the weights of a training the bundle's own, which are used and published from then on.
 
-    Without this command, a training changes nothing about a bundle that has weights of its own: predict and inference go
-    on using models/model.pt. The weights from before are kept in models/replaced_DATE_TIME.
+    Without this command, a training changes nothing about a bundle that has weights of its own: predict and inference
+    go on using models/model.pt. The weights from before are kept in models/replaced_DATE_TIME.
 
     Args:
         bundle: The folder or the name of the bundle.

@@ -9,12 +9,13 @@ import numpy as np
 import torch.distributed as dist
 from tqdm import tqdm
 
-from mednextv2.data.cases import Case
+from mednextv2.data.cases import Case, DatasetFolder
 from mednextv2.data.voxel_grids import check_affine, compare_grids, oriented_spacing
 from mednextv2.errors import InputError
 from mednextv2.images.itk_loading import load_itk_for
 from mednextv2.images.label_map_files import as_label_map, distinct_values
-from mednextv2.images.volume import dimensions, is_numeric, read_volume
+from mednextv2.images.planes import as_plane, is_plane, wrong_number_of_axes
+from mednextv2.images.volume import is_numeric, read_volume
 from mednextv2.wording import count, times
 
 _MOST = float(np.finfo(np.float32).max)
@@ -109,6 +110,19 @@ def _odd_spacings(reports: Sequence[CaseReport]) -> list[str]:
     ]
 
 
+def find_dimensions(dataset: DatasetFolder) -> int:
+    """Return 2 if the first image that can be read has one plane, and 3 otherwise.
+
+    An image that has other axes than the first is then one of the defects that :func:`check_dataset` reports.
+    """
+    for case in dataset.cases:
+        try:
+            return 2 if is_plane(read_volume(case.images[0])[0].shape) else 3
+        except InputError:
+            continue
+    return 3
+
+
 def check_case(case: Case, labels: Sequence[str] | None, channels: Sequence[str], spatial_dims: int = 3) -> list[str]:
     """List the defects of one case, one sentence for each. The arguments are those of :func:`inspect_case`."""
     return list(inspect_case(case, labels, channels, spatial_dims).defects)
@@ -143,6 +157,7 @@ def inspect_case(
             defects.append(str(e))
             continue
         defects += [f"{file}: {problem}" for problem in check_image(array, affine, expected, spatial_dims)]
+        array = as_plane(array) if spatial_dims == 2 else array
         grids.append((file, array.shape[:spatial_dims], affine))
         images += [array] if array.ndim == spatial_dims else list(np.moveaxis(array, -1, 0))
     if len(case.images) not in (1, len(channels)):
@@ -153,6 +168,7 @@ def inspect_case(
         except InputError as e:
             defects.append(f"{e} (the label of case {case.name})")
         else:
+            label = as_plane(label) if spatial_dims == 2 else label
             grids.append((case.label, label.shape[:spatial_dims], affine))
             try:
                 label = as_label_map(label, case.label, labels, spatial_dims)
@@ -174,7 +190,8 @@ def check_image(array: np.ndarray, affine: np.ndarray, channels: int = 1, spatia
     """List what makes an image unusable.
 
     Args:
-        array: Voxels, `(X, Y, Z)`, or with channels as the last axis.
+        array: Voxels, `(X, Y, Z)`, or with channels as the last axis; of a 2D image, `(X, Y)`, `(X, Y, 1)` or with
+            channels `(X, Y, 1, C)`.
         affine: The matrix `(4, 4)` from voxel indices to millimetres.
         channels: The number of channels that the file should have.
         spatial_dims: 2 or 3.
@@ -184,10 +201,14 @@ def check_image(array: np.ndarray, affine: np.ndarray, channels: int = 1, spatia
     """
     problems = []
     shape = array.shape
+    if spatial_dims == 2 and is_plane(shape):
+        array = as_plane(array)
+    elif spatial_dims == 2:
+        return [wrong_number_of_axes(shape, channels, spatial_dims)]
+    shape = array.shape
     fits = (len(shape) == spatial_dims and channels == 1) or (len(shape) == spatial_dims + 1 and shape[-1] == channels)
     if not fits:
-        advice = "; give a file for each channel: NAME_0000, NAME_0001, …" if channels > 1 else ""
-        return [f"is {dimensions(shape)}; expected {spatial_dims}D with {count(channels, 'channel')}{advice}"]
+        return [wrong_number_of_axes(shape, channels, spatial_dims)]
     if 0 in shape:
         return [f"has no voxels (shape {times(shape)})"]
     if not is_numeric(array):

@@ -14,7 +14,7 @@ from mednextv2.data.cases import Case, DatasetFolder
 from mednextv2.data.dataset_json import about, channel_names, label_values, read_description
 from mednextv2.data.two_folders import find_two_folders, read_two_folders, sorted_cases
 from mednextv2.errors import InputError
-from mednextv2.images.volume import SUFFIXES, stem
+from mednextv2.images.volume import CONVERSION, PICTURES, SUFFIXES, stem
 from mednextv2.label_scheme import LabelScheme
 from mednextv2.paths import expand
 from mednextv2.wording import brief, count
@@ -139,7 +139,7 @@ def _nnunet_cases(folder: Path, description: dict[str, Any]) -> list[Case]:
     if not isinstance(ending, str) or not ending.endswith(SUFFIXES):
         raise InputError(
             f"{folder / 'dataset.json'}: file_ending {brief(ending)} is not one of {', '.join(SUFFIXES)}; convert "
-            "the images"
+            "the images" + (f": {CONVERSION}" if str(ending).lower() in PICTURES else "")
         )
     listed = description.get("dataset")
     if isinstance(listed, dict):  # nnU-Net's explicit form

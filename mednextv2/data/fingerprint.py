@@ -14,6 +14,7 @@ from nibabel.affines import voxel_sizes
 
 from mednextv2 import wording
 from mednextv2.errors import InputError
+from mednextv2.images.planes import plane_axes
 
 _SAMPLE = 20_000  # the number of foreground values of a case that are kept for the percentiles
 _CHUNK = 2**20  # the number of values that are converted to float64 at a time
@@ -47,7 +48,7 @@ class CaseFacts:
 
     Attributes:
         name: The name of the case.
-        spacing: Voxel size in millimetres along right, anterior, superior.
+        spacing: Voxel size in millimetres along right, anterior, superior; of a plane, along the two that it follows.
         shape: Voxels along the same axes, after cropping to the box of non-zero voxels.
         kept: Number of voxels after the crop divided by the number before it.
         channels: Foreground intensities of each channel.
@@ -55,8 +56,8 @@ class CaseFacts:
     """
 
     name: str
-    spacing: tuple[float, float, float]
-    shape: tuple[int, int, int]
+    spacing: tuple[float, ...]
+    shape: tuple[int, ...]
     kept: float
     channels: tuple[CaseChannel, ...]
     values: dict[int, int]
@@ -127,8 +128,8 @@ def case_facts(image: np.ndarray, label: np.ndarray, affine: np.ndarray, name: s
     """Measure one case.
 
     Args:
-        image: Voxels in the file's order, `(C, X, Y, Z)`, of any number type.
-        label: Label map on the same grid, `(X, Y, Z)`; values above 0 are foreground.
+        image: Voxels in the file's order, `(C, X, Y, Z)` or `(C, X, Y)`, of any number type.
+        label: Label map on the same grid, `(X, Y, Z)` or `(X, Y)`; values above 0 are foreground.
         affine: The matrix `(4, 4)` from voxel indices to millimetres (right, anterior, superior).
         name: The name of the case; it is also the seed of the sample.
 
@@ -142,23 +143,24 @@ def case_facts(image: np.ndarray, label: np.ndarray, affine: np.ndarray, name: s
     Source:
         nnU-Net's dataset fingerprint (Isensee et al. 2021, Nature Methods, online methods).
     """
-    if image.ndim != 4 or image.shape[1:] != label.shape:
+    if label.ndim not in (2, 3) or image.shape[1:] != label.shape:
         raise InputError(
             f"case {name}: image {image.shape} and label map {label.shape} should be (C, X, Y, Z) and (X, Y, Z); "
             "resample the label map to the image"
         )
-    order = nib.orientations.io_orientation(affine)[:, 0]
+    axes = plane_axes(affine) if label.ndim == 2 else nib.orientations.io_orientation(affine)
+    order = axes[:, 0]
     if np.isnan(order).any():
         raise InputError(f"case {name}: the affine has an axis of length 0; set the voxel spacing")
-    spacing = voxel_sizes(affine)
+    spacing = voxel_sizes(affine)[: label.ndim]
 
     # NumPy picks voxels by a mask in index order, which is tens of times as slow if the memory has another order
     memory = np.argsort([-abs(stride) for stride in image.strides[1:]], kind="stable")
     image, label = image.transpose(0, *memory + 1), label.transpose(memory)
     start, end = generate_spatial_bounding_box(image, select_fn=lambda voxels: voxels != 0)
-    box = tuple(slice(a, b) for a, b in zip(start, end, strict=True)) if any(end) else (slice(None),) * 3
+    box = tuple(slice(a, b) for a, b in zip(start, end, strict=True)) if any(end) else (slice(None),) * label.ndim
     whole, image, label = label.size, image[(slice(None), *box)], label[box]
-    ras = np.argsort(order)  # the file's axis for each of the three
+    ras = np.argsort(order)  # the file's axis for each of the patient's
     shape = np.array(label.shape)[np.argsort(memory)][ras]
 
     foreground = label > 0

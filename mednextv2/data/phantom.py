@@ -19,7 +19,7 @@ from mednextv2.label_scheme import LabelScheme, label_dtype
 from mednextv2.paths import expand, new_folder, remove_leftovers, writing
 
 
-def make_phantom_dataset(folder: str | os.PathLike, cases: int = 60, seed: int = 0) -> Path:
+def make_phantom_dataset(folder: str | os.PathLike, cases: int = 60, seed: int = 0, spatial_dims: int = 3) -> Path:
     """Write images of two touching ellipsoidal structures, front and back, with their label maps.
 
     The images are about 36×50×35 voxels of 1 mm, like crops around a hippocampus. The task is not trivial: the two
@@ -30,6 +30,7 @@ def make_phantom_dataset(folder: str | os.PathLike, cases: int = 60, seed: int =
         folder: Where to write `dataset.json`, `imagesTr` and `labelsTr`; new or empty.
         cases: Number of cases.
         seed: The seed of the random numbers; the same seed gives the same data.
+        spatial_dims: 3, or 2 for the plane of each image that shows the most of the structures.
 
     Returns:
         The folder.
@@ -38,6 +39,8 @@ def make_phantom_dataset(folder: str | os.PathLike, cases: int = 60, seed: int =
         InputError: When the folder is not empty or cannot be written.
     """
     folder = _checked(folder, cases, seed)
+    if spatial_dims not in (2, 3):
+        raise InputError(f"spatial_dims {spatial_dims!r}: should be 2 for planes or 3 for volumes")
     entries = [{k: f"./{k}sTr/phantom_{n:03d}.nii.gz" for k in ("image", "label")} for n in range(cases)]
     description = {
         "name": "Phantom",
@@ -48,8 +51,9 @@ def make_phantom_dataset(folder: str | os.PathLike, cases: int = 60, seed: int =
         "numTraining": cases,
         "training": entries,
     }
+    draw = _phantom if spatial_dims == 3 else _plane_phantom
     drawn = (
-        zip(entry.values(), _phantom(np.random.default_rng(child)), strict=True)
+        zip(entry.values(), draw(np.random.default_rng(child)), strict=True)
         for entry, child in zip(entries, np.random.SeedSequence(seed).spawn(cases), strict=True)
     )
     return _write(folder, description, itertools.chain.from_iterable(drawn), np.eye(4))
@@ -61,7 +65,7 @@ def make_task_phantom(
     channels: Sequence[str],
     spacing: Sequence[float],
     normalization: Sequence[Mapping[str, Any]],
-    shape: Sequence[int] = (48, 48, 48),
+    shape: Sequence[int] | None = None,
     cases: int = 6,
     seed: int = 0,
 ) -> Path:
@@ -75,9 +79,9 @@ def make_task_phantom(
         folder: Where to write `dataset.json`, `imagesTr` and `labelsTr`; new or empty.
         scheme: The meaning of the label values. The last slices of a label map have the ignore label, if there is one.
         channels: The names of the image channels.
-        spacing: Voxel size in millimetres along right, anterior, superior.
+        spacing: Voxel size in millimetres along right, anterior, superior; along two axes for 2D images.
         normalization: The normalisation of each channel, as in a `task.yaml`.
-        shape: Number of voxels along the same axes, at least 16 each.
+        shape: Number of voxels along the same axes, at least 16 each; by default 48.
         cases: Number of cases.
         seed: The seed of the random numbers; the same seed gives the same data.
 
@@ -85,14 +89,15 @@ def make_task_phantom(
         The folder.
 
     Raises:
-        InputError: When the task is not 3D, the shape is too small for the labels, or the folder is not empty or
+        InputError: When the shape is too small for the labels, or the folder is not empty or
             cannot be written.
     """
     folder = _checked(folder, cases, seed)
-    if len(spacing) != 3 or len(shape) != 3:
-        raise InputError(f"spacing {list(spacing)}, shape {list(shape)}: a phantom needs three axes")
+    shape = [48] * len(spacing) if shape is None else shape
+    if len(spacing) not in (2, 3) or len(shape) != len(spacing):
+        raise InputError(f"spacing {list(spacing)}, shape {list(shape)}: a phantom needs two or three axes in both")
     structures = len(scheme.labels) - 1
-    needed = max(16, 6 * _cells(structures))
+    needed = max(16, 6 * _cells(structures, len(shape)))
     if min(shape) < needed:
         raise InputError(f"shape {list(shape)}: {structures} structures need {needed} voxels along each axis")
     regions: dict[str, Any] = {region.name: list(region.values) for region in scheme.regions}
@@ -115,7 +120,7 @@ def make_task_phantom(
                 yield f"imagesTr/phantom_{number:03d}_{channel:04d}.nii.gz", image
             yield f"labelsTr/phantom_{number:03d}.nii.gz", label
 
-    return _write(folder, description, drawn(), np.diag([*map(float, spacing), 1.0]))
+    return _write(folder, description, drawn(), np.diag([*map(float, spacing), *[1.0] * (4 - len(spacing))]))
 
 
 def _checked(folder: str | os.PathLike, cases: int, seed: int) -> Path:
@@ -192,6 +197,13 @@ def _phantom(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return image.astype(np.int16), label
 
 
+def _plane_phantom(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return the plane of a phantom that shows the most of its structures: image and label map, `(X, Y)`."""
+    image, label = _phantom(rng)
+    plane = int((label > 0).sum((0, 1)).argmax())
+    return image[:, :, plane], label[:, :, plane]
+
+
 def _ellipsoid(grid: np.ndarray, centre: np.ndarray, radius: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return a mask of an ellipsoid with a slightly uneven surface."""
     distance = (((grid - centre) / radius) ** 2).sum(-1)
@@ -204,26 +216,27 @@ def _texture(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> 
     return (noise - noise.mean()) / noise.std()
 
 
-def _cells(structures: int) -> int:
+def _cells(structures: int, axes: int) -> int:
     """Return how many structures lie side by side along each axis."""
-    return max(2, math.ceil(structures ** (1 / 3)))
+    return max(2, math.ceil(round(structures ** (1 / axes), 9)))
 
 
 def _task_case(
     scheme: LabelScheme, normalization: Sequence[Mapping[str, Any]], shape: tuple[int, ...], rng: np.random.Generator
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Draw one label map, `(X, Y, Z)`, and the image of each channel, int16."""
-    structures, cells = len(scheme.labels) - 1, _cells(len(scheme.labels) - 1)
+    """Draw one label map, `(X, Y, Z)` or `(X, Y)`, and the image of each channel, int16."""
+    axes, structures = len(shape), len(scheme.labels) - 1
+    cells = _cells(structures, axes)
     # the position of each voxel in units of cells; the cells fill the inner part of the image
     place = [(((np.arange(n) + 0.5) / n - 0.15) / 0.7 * cells).astype(np.float32) for n in shape]
     index = np.stack(np.meshgrid(*[np.floor(p).astype(np.int16) for p in place], indexing="ij"))
     inside = ((index >= 0) & (index < cells)).all(0)
     index = np.clip(index, 0, cells - 1)
-    centre = 0.5 + rng.uniform(-0.05, 0.05, (3, cells, cells, cells)).astype(np.float32)
-    radius = rng.uniform(0.38, 0.45, (cells, cells, cells)).astype(np.float32)
-    cell = (index[0], index[1], index[2])
+    centre = 0.5 + rng.uniform(-0.05, 0.05, (axes, *[cells] * axes)).astype(np.float32)
+    radius = rng.uniform(0.38, 0.45, [cells] * axes).astype(np.float32)
+    cell = tuple(index)
     offset = np.stack(np.meshgrid(*[p - np.floor(p) for p in place], indexing="ij")) - centre[(slice(None), *cell)]
-    value = (index[0] * cells + index[1]) * cells + index[2] + 1
+    value = np.ravel_multi_index(cell, [cells] * axes) + 1
     ellipsoid = inside & ((offset**2).sum(0) < radius[cell] ** 2) & (value <= structures)
     label = np.where(ellipsoid, value, 0).astype(label_dtype(len(scheme.declared)))
     position = np.stack(np.meshgrid(*[np.linspace(-1.05, 1.05, n, dtype=np.float32) for n in shape], indexing="ij"))

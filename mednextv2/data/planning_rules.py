@@ -15,7 +15,7 @@ from mednextv2.wording import count
 
 _ANISOTROPIC = 3  # above this ratio in both spacing and size, the coarse axis is planned separately
 _COARSE_PERCENTILE = 10  # percentile of the spacings along the coarse axis of anisotropic images
-_START = 256**3  # number of voxels of the patch before it is clipped to the image
+_START = {2: 2048**2, 3: 256**3}  # number of voxels of the patch before it is clipped to the image, by its axes
 _DATASET_PART = 0.05  # a batch has at most this fraction of the data set's voxels
 _LOW_RESOLUTION = 0.25  # a patch smaller than this fraction of the image sees too little of it
 _LOW_RESOLUTION_GAIN = 2  # an image that is not reduced more than this needs no low resolution
@@ -24,7 +24,7 @@ LARGEST_PATCH = 192**3  # voxels of a patch; MedNeXt-v2 was not trained with lar
 _MASKED = 0.75  # the mask is used if cropping to the non-zero voxels keeps less than this fraction
 
 T = TypeVar("T")
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,15 @@ class Decision(Generic[T]):
     reason: str
 
 
-def target_spacing(
-    spacings: Sequence[Sequence[float]], shapes: Sequence[Sequence[int]]
-) -> Decision[tuple[float, float, float]]:
+def target_spacing(spacings: Sequence[Sequence[float]], shapes: Sequence[Sequence[int]]) -> Decision[tuple[float, ...]]:
     """Choose the voxel size to which all images are resampled.
 
     It is the median along each axis. If one axis is more than three times as coarse as the others and has less than a
     third of their voxels, the 10th percentile is taken along it, so that images with thin slices keep more of their
-    slices; but it is never finer than the other axes.
+    slices; but it is never finer than the other axes. 2D images have no axis across slices: the median is taken.
 
     Args:
-        spacings: Voxel size of each case, in millimetres along right, anterior, superior.
+        spacings: Voxel size of each case, in millimetres along right, anterior, superior, or along two axes.
         shapes: Number of voxels of each case along the same axes, after cropping and before resampling.
 
     Returns:
@@ -61,6 +59,8 @@ def target_spacing(
     """
     target, size = np.median(spacings, axis=0), np.median(shapes, axis=0)
     coarse = int(target.argmax())
+    if len(target) == 2:
+        return Decision(_floats(target), "median spacing of the cases")
     others = [axis for axis in range(3) if axis != coarse]
     finer = target[others].max()
     if not (target[coarse] > _ANISOTROPIC * finer and size[coarse] * _ANISOTROPIC < size[others].min()):
@@ -80,7 +80,7 @@ def resampled_shapes(
     """Return each case's shape after resampling.
 
     Args:
-        spacings: Voxel size of each case, in millimetres along three axes.
+        spacings: Voxel size of each case, in millimetres along each axis.
         shapes: Number of voxels of each case along the same axes.
         target: The common spacing in millimetres.
 
@@ -92,7 +92,7 @@ def resampled_shapes(
     return [tuple(shape) for shape in np.maximum(np.rint(exact), 1).astype(int).tolist()]
 
 
-def median_shape(shapes: Sequence[Sequence[int]]) -> tuple[float, float, float]:
+def median_shape(shapes: Sequence[Sequence[int]]) -> tuple[float, ...]:
     """Return the median along each axis of the shapes, after resampling; possibly with halves."""
     return _floats(np.median(shapes, axis=0))
 
@@ -137,10 +137,10 @@ def patch_and_batch(
 ) -> tuple[Decision[Shape], Decision[int]]:
     """Choose the patch and the number of patches in a training step.
 
-    The patch is chosen first. It starts with 256³ voxels and the same number of millimetres along each axis, is clipped
-    to the median image, and is rounded up to multiples of 16, since MedNeXt halves every axis four times. While it is
-    too large, the axis along which it covers the largest part of the image is reduced by 16. The remaining memory is
-    used for the batch.
+    The patch is chosen first. It starts with 256³ voxels (2D images: 2048² pixels) and the same number of millimetres
+    along each axis, is clipped to the median image, and is rounded up to multiples of 16, since MedNeXt halves every
+    axis four times. While it is too large, the axis along which it covers the largest part of the image is reduced by
+    16. The remaining memory is used for the batch.
 
     Args:
         median_shape: Number of voxels of the median image at `spacing`, along each axis.
@@ -162,10 +162,10 @@ def patch_and_batch(
         nnU-Net (Isensee et al. 2021, Nature Methods, online methods): patch and batch size. The steps of 16 along every
         axis are MedNeXt's.
     """
-    extent = (_START * math.prod(spacing)) ** (1 / 3)  # side length of the patch in millimetres
+    axes = len(spacing)
+    extent = (_START[axes] * math.prod(spacing)) ** (1 / axes)  # side length of the patch in millimetres
     clipped = [min(round(extent / mm), size) for mm, size in zip(spacing, median_shape, strict=True)]
-    x, y, z = map(round_up, clipped)
-    patch: Shape = (x, y, z)
+    patch: Shape = tuple(map(round_up, clipped))
     if clipped == list(median_shape):
         reason = f"the whole median image, rounded up to multiples of {DIVISOR}"
     else:
@@ -174,8 +174,8 @@ def patch_and_batch(
         patch, reason = _shrink(patch, median_shape), over
     if memory_of(patch, min_batch) > budget:
         raise InputError(
-            f"--memory {_gib(budget)}: a training step with {min_batch} patches of {DIVISOR}³ voxels, the smallest, "
-            f"needs {_gib(memory_of(patch, min_batch))}; raise --memory or take a smaller --variant"
+            f"--memory {_gib(budget)}: a training step with {min_batch} patches of {DIVISOR}{'²³'[axes - 2]} voxels, "
+            f"the smallest, needs {_gib(memory_of(patch, min_batch))}; raise --memory or take a smaller --variant"
         )
     return Decision(patch, reason), _batch(patch, voxels_in_dataset, memory_of, budget, min_batch)
 
@@ -183,10 +183,10 @@ def patch_and_batch(
 def batch_dice(patch: Sequence[int], median_shape: Sequence[float], spacing: Sequence[float]) -> Decision[bool]:
     """Choose whether the Dice loss is computed over the whole batch or for each patch separately.
 
-    It is computed over the batch if patches are so small a part of the image that many lack some of the classes.
-    nnU-Net decides this by whether a network at low resolution would be worthwhile. Here, only this question is asked:
-    there is no network at low resolution and no cascade, and the patch does not change, whereas nnU-Net plans a new one
-    for each resolution that it tries.
+    It is computed over the batch for 2D images, and if patches are so small a part of the image that many lack some of
+    the classes. nnU-Net decides this by whether a network at low resolution would be worthwhile. Here, only this
+    question is asked: there is no network at low resolution and no cascade, and the patch does not change, whereas
+    nnU-Net plans a new one for each resolution that it tries.
 
     Args:
         patch: Patch size in voxels.
@@ -197,8 +197,10 @@ def batch_dice(patch: Sequence[int], median_shape: Sequence[float], spacing: Seq
         Whether the Dice loss is computed over the whole batch.
 
     Source:
-        nnU-Net (Isensee et al. 2021, Nature Methods, online methods): when 3d_lowres is configured.
+        nnU-Net (Isensee et al. 2021, Nature Methods, online methods): when 3d_lowres is configured; 2d always has it.
     """
+    if len(patch) == 2:
+        return Decision(True, "2D images often lack some of the classes")
     covered = math.prod(patch) / math.prod(median_shape)
     reason = f"a patch covers {_percent(min(covered, 1))} of the median image"
     if covered >= _LOW_RESOLUTION:
@@ -240,10 +242,9 @@ def _excess(patch: Shape, batch: int, memory_of: Callable[[Shape, int], float], 
 
 
 def _shrink(patch: Shape, median_shape: Sequence[float]) -> Shape:
-    axes = [axis for axis in range(3) if patch[axis] > DIVISOR]
+    axes = [axis for axis, size in enumerate(patch) if size > DIVISOR]
     worst = max(axes, key=lambda axis: (patch[axis] / median_shape[axis], patch[axis]))
-    x, y, z = (size - DIVISOR * (axis == worst) for axis, size in enumerate(patch))
-    return x, y, z
+    return tuple(size - DIVISOR * (axis == worst) for axis, size in enumerate(patch))
 
 
 def _batch(
@@ -258,7 +259,7 @@ def _batch(
     return Decision(fits, f"limited by {limit}")
 
 
-def _floats(values: np.ndarray) -> tuple[float, float, float]:
+def _floats(values: np.ndarray) -> tuple[float, ...]:
     return tuple(values.tolist())
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mednextv2.data.cases import Case, DatasetFolder
 from mednextv2.errors import InputError
-from mednextv2.images.volume import SUFFIXES, stem
+from mednextv2.images.volume import SUFFIXES, picture_advice, stem
 from mednextv2.paths import expand
 
 
@@ -43,6 +43,8 @@ def read_two_folders(folder: Path, images: Path, labels: Path) -> DatasetFolder:
             raise InputError(f"{images}: {group[channel].name} and {file.name} are the same image; remove one")
         group[channel] = file
     if not groups:
+        if pictures := [advice for file in sorted(images.iterdir()) if (advice := picture_advice(file))]:
+            raise InputError(pictures[0])
         raise InputError(f"{images}: holds no images ({', '.join(SUFFIXES)})")
     channels = max(max(group) for group in groups.values()) + 1
     cases = []

@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 
+from mednextv2.images.planes import plane_axes
 from mednextv2.wording import times
 
 _SHIFT = 0.1  # two grids may differ by this fraction of a voxel before it counts as a defect
@@ -14,13 +15,13 @@ _SHEAR = np.sin(np.radians(1.0))  # sine of the angle by which two axes may devi
 
 
 def oriented_spacing(affine: np.ndarray, spatial_dims: int = 3) -> tuple[float, ...]:
-    """Return the size of a voxel in mm along right, anterior, superior.
+    """Return the size of a voxel in mm along right, anterior, superior; for a plane, along the two that it follows.
 
     Args:
         affine: The matrix `(4, 4)` from voxel indices to millimetres.
         spatial_dims: 2 or 3.
     """
-    axes = nib.orientations.io_orientation(affine)[:spatial_dims, 0]
+    axes = plane_axes(affine)[:, 0] if spatial_dims == 2 else nib.orientations.io_orientation(affine)[:, 0]
     spacing = voxel_sizes(affine)
     return tuple(float(spacing[i]) for i in np.argsort(axes))
 
@@ -35,7 +36,7 @@ def check_affine(affine: np.ndarray, spatial_dims: int = 3) -> list[str]:
     Returns:
         One clause for each problem, without the file's name.
     """
-    axes = affine[:spatial_dims, :spatial_dims]
+    axes = affine[:3, :spatial_dims]  # a plane may have any position in space
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(axes) < spatial_dims:
         return [
             "has an affine that is no position in space (two axes in one plane, one of length 0, or NaN); correct the "
@@ -71,7 +72,7 @@ def compare_grids(first: tuple, second: tuple) -> str:
         return f"{file_b}: has shape {times(shape_b)}, but {file_a} has {times(shape_a)}; resample it to the image"
     corners = np.array([[*corner, *[0] * (3 - len(shape_a)), 1] for corner in product(*[(0, n - 1) for n in shape_a])])
     distance = np.linalg.norm((corners @ (affine_a - affine_b).T)[:, :3], axis=1).max()
-    voxel = voxel_sizes(affine_a).min()
+    voxel = voxel_sizes(affine_a)[: len(shape_a)].min()
     if not distance <= _SHIFT * voxel:  # also true if one of them is NaN
         return (
             f"{file_b}: lies up to {distance:.3g} mm away from {file_a} (their affines differ); "

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from mednextv2.errors import InputError
 from mednextv2.images.dicom_file import Slice, holds_slices, is_dicom, read_slices
-from mednextv2.images.dicom_geometry import describe_tilt, find_defect, in_order, name_files, slices_affine
+from mednextv2.images.dicom_geometry import ONE_SLICE, describe_tilt, find_defect, in_order, name_files, slices_affine
 from mednextv2.images.dicom_volumes import split_volumes, without_copies
 
 logger = logging.getLogger(__name__)
@@ -173,7 +173,7 @@ def choose_series(folder: str | os.PathLike, series: str | int | None = None) ->
         raise InputError(f"--series: needs a series' number, UID or description, or all; those of {folder}:\n{listed}")
     if series is None or str(series) == "all":
         if not volumes and len(found) == 1:
-            raise InputError(f"{found[0]}: {found[0].problem}")
+            raise InputError(f"{found[0]}: {found[0].problem}{_advice(found[0])}")
         if not volumes:
             raise InputError(f"{folder}: holds no series that is a volume:\n{listed}")
         if len(volumes) > 1 and series is None:
@@ -195,12 +195,18 @@ def choose_series(folder: str | os.PathLike, series: str | int | None = None) ->
         matching = [s for s in found if same(s)]
         if len(matching) == 1:
             if matching[0].problem:
-                raise InputError(f"{matching[0]}: {matching[0].problem}")
+                raise InputError(f"{matching[0]}: {matching[0].problem}{_advice(matching[0])}")
             return matching
         if matching:
             break
     what = "fits several series" if matching else "fits none of the series"
     raise InputError(f"--series {series}: {what} of {folder}:\n{listed}")
+
+
+def _advice(series: DicomSeries) -> str:
+    if series.problem != ONE_SLICE:
+        return ""
+    return "; export the whole series, or, for a bundle for 2D images, convert the slice to NIfTI, as dcm2niix does"
 
 
 def read_series(series: DicomSeries) -> tuple[np.ndarray, np.ndarray]:

@@ -40,6 +40,10 @@ def _directions(place: Place) -> tuple[np.ndarray, np.ndarray]:
     return np.array(place.orientation[:3]), np.array(place.orientation[3:])
 
 
+#: The defect of a series that is no volume since it has only one slice.
+ONE_SLICE = "has one slice"
+
+
 def find_defect(slices: Sequence[Slice]) -> str:
     """Say what keeps slices from being a volume, as far as each header tells; nothing where nothing does."""
     first = slices[0]
@@ -56,7 +60,7 @@ def find_defect(slices: Sequence[Slice]) -> str:
     if odd := [s.file for s in slices if not all(map(math.isfinite, s.rescale))]:
         return f"has a rescale slope or intercept that is no number in {name_files(odd)}"
     if len(slices) < 2:
-        return "has one slice"
+        return ONE_SLICE
     for name, same in (
         ("sizes", [s.shape == first.shape for s in slices]),
         ("pixel spacings", [np.allclose(spacing, spacings[0], rtol=1e-3, atol=0) for spacing in spacings]),

@@ -23,6 +23,14 @@ NO_ORIENTATION = "sform_code and qform_code are 0; in NRRD: no space of a patien
 NIFTI = (".nii.gz", ".nii")
 SUFFIXES = (*NIFTI, ".seg.nrrd", ".nrrd", ".mha", ".mhd")
 
+#: The endings of pictures, whose pixels have no size in millimetres.
+PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+#: How a picture becomes an image that can be read.
+CONVERSION = (
+    "save its grey values as NIfTI with nibabel.save(nibabel.Nifti1Image(grey.T, numpy.diag([-WIDTH, -HEIGHT, 1, 1])), "
+    "'case.nii.gz'), where grey is an array (rows, columns), and WIDTH and HEIGHT are those of a pixel in mm"
+)
+
 
 def stem(path: str | os.PathLike) -> str:
     """Return the file name without folder and ending: `b` for `a/b.nii.gz`."""
@@ -50,7 +58,8 @@ def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
         path: A file with one of the endings in `SUFFIXES`; or a DICOM series, or a folder that contains one.
 
     Returns:
-        The voxels, `(X, Y, Z)` (further axes if the file has them and they are longer than one), in the file's own
+        The voxels, `(X, Y, Z)` or `(X, Y)` (further axes if the file has them and they are longer than one; channels of
+        a plane come after a third axis of length one), in the file's own
         order and data type, and the affine, `(4, 4)`, from voxel indices to millimetres (right, anterior, superior).
 
     Raises:
@@ -63,6 +72,8 @@ def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
         return read_series(choose_series(path)[0])
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
+    if advice := picture_advice(path):
+        raise InputError(advice)
     if not path.name.lower().endswith(SUFFIXES):
         raise InputError(f"{path}: the ending is not one of {', '.join(SUFFIXES)}; convert the image")
     try:
@@ -74,7 +85,9 @@ def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
         with ITK_TURN:
             reader = ITKReader()
             array, meta = reader.get_data(reader.read(str(path)))
-        return array, _as_3d(np.asarray(meta["affine"], dtype=np.float64))
+        if array.ndim == len(meta["affine"]) == 3:  # a plane with channels, not a volume
+            array = array[:, :, None]
+        return array, affine_4x4(np.asarray(meta["affine"], dtype=np.float64))
     except InputError:
         raise
     except Exception as e:  # zlib, gzip, nibabel and ITK each raise their own errors for a damaged file
@@ -90,6 +103,13 @@ def unreadable(path: str | os.PathLike, error: Exception) -> InputError:
         f"{path}: cannot be read; the file is truncated, damaged, or not what its ending says "
         f"({type(error).__name__}: {detail}). Copy or convert it again"
     )
+
+
+def picture_advice(path: str | os.PathLike) -> str:
+    """Say why a picture such as a PNG file is not read and how to convert it; the text is empty for other files."""
+    if not os.fspath(path).lower().endswith(PICTURES):
+        return ""
+    return f"{path}: is a picture, which does not say how large its pixels are; {CONVERSION}"
 
 
 def screen_file(path: str | os.PathLike) -> None:
@@ -148,8 +168,8 @@ def _without_ones(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _as_3d(affine: np.ndarray) -> np.ndarray:
-    """Extend the 3×3 affine of a 2D image to 4×4."""
+def affine_4x4(affine: np.ndarray) -> np.ndarray:
+    """Extend the 3×3 affine of a 2D image to 4×4; another one is returned as it is."""
     axes = len(affine) - 1
     full = np.eye(4)
     full[:axes, :axes], full[:axes, 3] = affine[:axes, :axes], affine[:axes, axes]

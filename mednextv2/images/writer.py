@@ -18,7 +18,8 @@ from nibabel.affines import voxel_sizes
 
 from mednextv2.errors import InputError
 from mednextv2.images.itk_loading import load_itk
-from mednextv2.images.volume import NIFTI, SUFFIXES, stem
+from mednextv2.images.planes import lies_flat, restore_axes, with_normal
+from mednextv2.images.volume import NIFTI, SUFFIXES, affine_4x4, stem
 from mednextv2.label_scheme import label_dtype
 from mednextv2.paths import expand, prepare_folder, writing
 
@@ -40,7 +41,7 @@ class MaskWriter(ImageWriter):
         self.meta: Mapping[str, Any] = {}
 
     def set_data_array(self, data_array: Any, **kwargs: Any) -> None:
-        """Take the label map, `(1, X, Y, Z)`."""
+        """Take the label map, `(1, X, Y, Z)` or `(1, X, Y)`."""
         array = data_array.detach().cpu().numpy() if isinstance(data_array, torch.Tensor) else np.asarray(data_array)
         if array.shape[0] != 1:
             raise ValueError(f"a label map has one channel; this array has the shape {array.shape}")
@@ -65,6 +66,7 @@ class MaskWriter(ImageWriter):
         labels = self.labels
         if labels is None:
             raise ValueError("there is no label map to write; call set_data_array first")
+        labels = restore_axes(labels, self.meta)
         target = Path(filename)
         if not target.name.lower().endswith(MASK_SUFFIXES):
             raise InputError(f"{target}: a mask's file ends in {', '.join(MASK_SUFFIXES)}")
@@ -90,7 +92,7 @@ class MaskWriter(ImageWriter):
         affine = self.meta.get("original_affine", self.meta.get("affine"))
         if affine is None:
             return np.eye(4)
-        return np.asarray(affine.cpu() if isinstance(affine, torch.Tensor) else affine, dtype=np.float64)
+        return affine_4x4(np.asarray(affine.cpu() if isinstance(affine, torch.Tensor) else affine, dtype=np.float64))
 
     def _header(self, labels: np.ndarray) -> nib.Nifti1Header | None:
         source = self._source()
@@ -107,12 +109,15 @@ class MaskWriter(ImageWriter):
 
 def _write_itk(file: Path, labels: np.ndarray, affine: np.ndarray) -> None:
     itk = load_itk()
+    if labels.ndim == 2 and not lies_flat(affine):  # its place in space needs three axes
+        labels, affine = labels[..., None], with_normal(affine)
+    axes = labels.ndim
     image = itk.image_from_array(np.ascontiguousarray(labels.T))
     affine = orientation_ras_lps(affine)  # to ITK's left, posterior, superior
-    spacing = voxel_sizes(affine)
+    spacing = voxel_sizes(affine)[:axes]
     image.SetSpacing(spacing)
-    image.SetOrigin(affine[:3, 3])
-    image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(affine[:3, :3] / spacing)))
+    image.SetOrigin(affine[:axes, 3])
+    image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(affine[:axes, :axes] / spacing)))
     itk.imwrite(image, str(file), compression=True)
     # on a full disk, ITK omits the end of a small NRRD file without an error
     if not np.array_equal(itk.array_view_from_image(itk.imread(str(file))), labels.T):

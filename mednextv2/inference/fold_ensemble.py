@@ -65,14 +65,18 @@ class FoldEnsemble(nn.Module):
         for line in describe_choice(self.weights):
             logger.info(line)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return the tensors by name, as `torch.nn.Module.state_dict` does."""
-        return (self.networks[0] if len(self.networks) == 1 else super()).state_dict(*args, **kwargs)
+        if len(self.networks) == 1:
+            return self.networks[0].state_dict(*args, **kwargs)
+        return super().state_dict(*args, **kwargs)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Set the tensors by name, as `torch.nn.Module.load_state_dict` does."""
         self.graphs.clear()
-        return (self.networks[0] if len(self.networks) == 1 else super()).load_state_dict(*args, **kwargs)
+        if len(self.networks) == 1:
+            return self.networks[0].load_state_dict(*args, **kwargs)
+        return super().load_state_dict(*args, **kwargs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits, `(B, outputs, X, Y, Z)`."""

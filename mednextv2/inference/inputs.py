@@ -18,7 +18,15 @@ from mednextv2.errors import InputError
 from mednextv2.images.dicom import DicomSeries, choose_series, find_series, has_dicom, series_affine
 from mednextv2.images.dicom_file import is_dicom
 from mednextv2.images.dicom_tilt import without_shear
-from mednextv2.images.volume import NO_ORIENTATION, SUFFIXES, has_orientation, read_volume, stem
+from mednextv2.images.volume import (
+    NO_ORIENTATION,
+    SUFFIXES,
+    affine_4x4,
+    has_orientation,
+    picture_advice,
+    read_volume,
+    stem,
+)
 from mednextv2.paths import expand
 from mednextv2.text_files import read_json
 from mednextv2.wording import brief, count
@@ -68,6 +76,8 @@ def find_images(
         groups = _read_datalist(path)
     elif _is_image(path):
         groups = {stem(path): [path]}
+    elif advice := picture_advice(path):
+        raise InputError(advice)
     else:
         raise InputError(
             f"{path}: is not an image ({', '.join(SUFFIXES)}), a folder of images, a folder of DICOM files, or a .json "
@@ -112,6 +122,8 @@ def _find_dicom(folder: Path, channels: Sequence[str], series: str | int | None)
     if not has_dicom(folder):
         if series is not None:
             raise InputError(f"--series {series}: is for a folder of DICOM files, but {folder} holds none")
+        if pictures := [advice for file in sorted(folder.iterdir()) if (advice := picture_advice(file))]:
+            raise InputError(pictures[0])
         raise InputError(f"{folder}: holds no images ({', '.join(SUFFIXES)}) and no DICOM files")
     name = _case_name(folder.resolve().name)
     if len(channels) > 1:
@@ -259,7 +271,9 @@ class CheckImaged(MapTransform):
 
     def _check_loaded(self, image: MetaTensor) -> None:
         array = image.as_tensor().cpu().numpy()
+        if self.spatial_dims == 2 and array.ndim == 3:
+            array = array[..., None]
         array = array[0] if len(array) == 1 else np.moveaxis(array, 0, -1)
-        problems = check_image(array, image.affine.cpu().numpy(), self.channels, self.spatial_dims)
+        problems = check_image(array, affine_4x4(image.affine.cpu().numpy()), self.channels, self.spatial_dims)
         if problems:
             raise InputError(f"the image: {'; '.join(problems)}")

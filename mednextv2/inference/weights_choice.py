@@ -3,10 +3,10 @@
 The rule, the first of which applies:
 
 1. the files that the user gives (`--weights`);
-2. the folds or the experiment that the user names (`--folds`, `--experiment`); in an evaluation, the weights of the fold
-   whose cases are scored, if it was trained;
-3. the bundle's own weights, `models/model.pt`, and for an ensemble also `models/model_1.pt` and so on: those with which it
-   is published, or which :func:`mednextv2.weights.promotion.promote` made its own;
+2. the folds or the experiment that the user names (`--folds`, `--experiment`); in an evaluation, the weights of the
+   fold whose cases are scored, if it was trained;
+3. the bundle's own weights, `models/model.pt`, and for an ensemble also `models/model_1.pt` and so on: those with which
+   it is published, or which :func:`mednextv2.weights.promotion.promote` made its own;
 4. the weights of all folds that were trained in the bundle.
 
 A training therefore changes no later prediction of a bundle that has weights of its own.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mednextv2.report.number_format import ml, number
+from mednextv2.report.number_format import digits, number
 from mednextv2.report.png import png_data_uri
 from mednextv2.report.score_reading import Scores
 from mednextv2.report.views import CaseViews, View
@@ -53,7 +53,7 @@ class SliceFigure:
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """A visible structure: its index, its name, and its score or volume."""
+    """A visible structure: its index, its name, and its score or size."""
 
     structure: int
     label: str
@@ -88,14 +88,14 @@ def case_figure(heading: str, views: CaseViews, results: Results, scores: Scores
         heading: The heading that says which case it is, or an empty text.
         views: The slices of the case.
         results: The manifest.
-        scores: The scores and volumes, which include those of this case.
+        scores: The scores and sizes, which include those of this case.
     """
     i = scores.cases.index(views.case)
     facts = []
     if "dice" in scores.values:
         facts.append(f"mean Dice {number(scores.mean('dice')[i])}")
-    if views.error_ml is not None:
-        facts.append(f"largest connected error {ml(views.error_ml)} ml")
+    if views.error_size is not None:
+        facts.append(f"largest connected error {digits(views.error_size)} {scores.size_kind.unit}")
     seen = sorted({s for view in views.views for s in (*view.prediction, *view.reference)})
     legend = [LegendEntry(s, results.labels[s], _score(scores, i, s)) for s in seen]
     slices = [_slice(view, results) for view in views.views]
@@ -105,7 +105,8 @@ def case_figure(heading: str, views: CaseViews, results: Results, scores: Scores
 def _score(scores: Scores, i: int, structure: int) -> str:
     if "dice" in scores.values:
         return f"Dice {number(scores.values['dice'][i, structure])}"
-    return f"{ml(scores.values['volume_ml'][i, structure])} ml"
+    kind = scores.size_kind
+    return f"{digits(scores.values[kind.columns[0]][i, structure])} {kind.unit}"
 
 
 def _slice(view: View, results: Results) -> SliceFigure:

@@ -14,16 +14,16 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}f}"
 
 
-def ml(value: float, like: float | None = None) -> str:
-    """Return a volume in ml, with at least three significant digits but no more than four after the point.
+def digits(value: float, like: float | None = None) -> str:
+    """Return a size with at least three significant digits but no more than four after the point.
 
     Args:
-        value: The volume.
-        like: Another volume that decides the number of digits; by default, the value itself.
+        value: The volume or area.
+        like: Another size that decides the number of digits; by default, the value itself.
     """
     size = abs(value if like is None else like)
-    digits = min(4, max(0, 2 - math.floor(math.log10(size)))) if math.isfinite(size) and size else 0
-    return number(value, digits)
+    after = min(4, max(0, 2 - math.floor(math.log10(size)))) if math.isfinite(size) and size else 0
+    return number(value, after)
 
 
 def mean_sd(mean: str, sd: str) -> str:

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mednextv2.data.sizes import AREA
 from mednextv2.report.box_plots import BoxPlots, box_plots
 from mednextv2.report.curves import Curves, curves
 from mednextv2.report.figures import case_figure
 from mednextv2.report.number_format import NONE, number
 from mednextv2.report.rendering import render_page
 from mednextv2.report.score_reading import Scores
-from mednextv2.report.tables import TITLES, case_table, class_table, volume_table
+from mednextv2.report.tables import TITLES, case_table, class_table, size_table
 from mednextv2.report.views import CaseViews
 from mednextv2.scores.evaluation import METRICS
 from mednextv2.scores.results_json import Results
@@ -28,7 +29,7 @@ def build_page(
 
     Args:
         results: The manifest.
-        scores: The scores and volumes.
+        scores: The scores and the sizes of structures.
         shown: The heading and the slices of each case that is drawn.
         log: The columns of the training log, or None.
         notes: Sentences about what could not be shown.
@@ -43,7 +44,8 @@ def build_page(
         facts=_facts(results, scores),
         means=_means(scores) if evaluation else [],
         notes=notes,
-        class_table=class_table(scores) if evaluation else volume_table(scores),
+        planes=scores.size_kind is AREA,
+        class_table=class_table(scores) if evaluation else size_table(scores),
         distributions=[_distribution(metric, scores) for metric in METRICS] if evaluation else [],
         cases=[case_figure(heading, views, results, scores) for heading, views in shown],
         loss=None if log is None else _loss(log),

@@ -1,4 +1,4 @@
-"""The numbers of a report: scores from an evaluation's `cases.csv`, and volumes."""
+"""The numbers of a report: scores from an evaluation's `cases.csv`, and volumes or areas."""
 
 import csv
 import math
@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mednextv2.data.sizes import AREA, VOLUME, SizeKind, size_kind_of
 from mednextv2.errors import InputError
-from mednextv2.report.volumes import measure_volumes
+from mednextv2.report.volumes import measure_sizes
 from mednextv2.scores.csv_tables import read_csv
-from mednextv2.scores.evaluation import METRICS, VOLUMES
+from mednextv2.scores.evaluation import METRICS
 from mednextv2.scores.results_json import Results
 
 _LISTED = 10  # number of wrong rows that a message names
@@ -20,17 +21,20 @@ _LISTED = 10  # number of wrong rows that a message names
 
 @dataclass
 class Scores:
-    """Scores and volumes by case and structure.
+    """Scores and sizes (volumes, or areas in 2D images) by case and structure.
 
     Attributes:
         cases: The names of the cases, in the order of the manifest.
         labels: The names of the structures.
-        values: For each name in `METRICS` (in an evaluation) and `VOLUMES`, an array `(cases, structures)`.
+        values: For each name in `METRICS` (in an evaluation) and in `size_kind.columns`, an array
+            `(cases, structures)`.
+        size_kind: What the sizes are.
     """
 
     cases: list[str]
     labels: list[str]
     values: dict[str, np.ndarray]
+    size_kind: SizeKind = VOLUME
 
     def mean(self, name: str) -> np.ndarray:
         """Return the mean over a case's structures, without NaN: `(cases,)`; it is NaN if there is no number."""
@@ -49,7 +53,7 @@ class Scores:
 
 
 def read_scores(results: Results, folder: Path) -> Scores:
-    """Read the scores of an evaluation, and measure the volumes of a prediction, or if the table lacks them.
+    """Read the scores of an evaluation, and measure the sizes of a prediction, or if the table lacks them.
 
     Args:
         results: The manifest.
@@ -60,11 +64,12 @@ def read_scores(results: Results, folder: Path) -> Scores:
     """
     names = [case.case for case in results.cases]
     values = _read_table(folder / "cases.csv", names, results.labels) if results.kind == "evaluation" else {}
-    if not all(volume in values for volume in VOLUMES):
-        found = measure_volumes(results)
-        for n, volume in enumerate(VOLUMES):
-            values[volume] = np.array([[found[case, label][n] for label in results.labels] for case in names])
-    return Scores(names, list(results.labels), values)
+    kind = size_kind_of(values)
+    if kind is None:
+        kind, found = measure_sizes(results)
+        for n, column in enumerate(kind.columns):
+            values[column] = np.array([[found[case, label][n] for label in results.labels] for case in names])
+    return Scores(names, list(results.labels), values, kind)
 
 
 def choose_cases(scores: Scores) -> list[tuple[str, int]]:
@@ -126,7 +131,7 @@ def _read_table(file: Path, cases: Sequence[str], labels: Sequence[str]) -> dict
     if any(problems.values()):
         lines = [f"- {text}: {_listed([', '.join(key) for key in keys])}" for text, keys in problems.items() if keys]
         raise InputError("\n".join([f"{file}: does not fit to results.json; {again}", *lines]))
-    columns = [name for name in (*METRICS, *VOLUMES) if name in rows[0]]
+    columns = [name for name in (*METRICS, *VOLUME.columns, *AREA.columns) if name in rows[0]]
     values = {name: np.full((len(cases), len(labels)), np.nan) for name in columns}
     for row, key in zip(rows, found, strict=True):
         for name in columns:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mednextv2.report.number_format import NONE, mean_sd, ml, number
+from mednextv2.report.number_format import NONE, digits, mean_sd, number
 from mednextv2.report.score_reading import Scores
-from mednextv2.scores.evaluation import METRICS, VOLUMES, summarise
+from mednextv2.scores.evaluation import METRICS, summarise
 
 #: The title, digits and unit of each metric.
 TITLES = {
@@ -87,69 +87,78 @@ def class_table(scores: Scores) -> Table:
         (title, ["mean ± sd", "median", *(["infinite"] if metric == "hd95_mm" else [])])
         for metric, (title, _, _) in TITLES.items()
     ]
-    groups += [("", ["Cases"]), ("Volume (ml), mean ± sd", ["prediction", "reference"])]
+    groups += [("", ["Cases"]), (f"{_size_title(scores)}, mean ± sd", ["prediction", "reference"])]
     body = []
     for n, row in enumerate(rows):
         cells = []
-        for metric, (_, digits, _) in TITLES.items():
-            values = [number(row[f"{metric}_{statistic}"], digits) for statistic in ("mean", "std", "median")]
+        for metric, (_, after, _) in TITLES.items():
+            values = [number(row[f"{metric}_{statistic}"], after) for statistic in ("mean", "std", "median")]
             cells += [mean_sd(*values[:2]), values[2]]
             cells += [str(row[f"{metric}_infinite"])] if metric == "hd95_mm" else []
-        cells += [str(row["dice_cases"]), *(volume_mean(scores.values[name][:, n]) for name in VOLUMES)]
+        cells += [str(row["dice_cases"]), *(size_mean(scores.values[name][:, n]) for name in scores.size_kind.columns)]
         body.append(Row(row["label"], cells, n))
-    last = [number(mean[f"{metric}_mean"], digits) for metric, (_, digits, _) in TITLES.items()]
+    last = [number(mean[f"{metric}_mean"], after) for metric, (_, after, _) in TITLES.items()]
     foot = Row("Mean of the classes", [last[0], "", last[1], "", last[2], "", "", "", "", ""])
-    return Table("Scores and volumes of each class", groups, body, foot if len(rows) > 1 else None)
+    caption = f"Scores and {scores.size_kind.name.lower()}s of each class"
+    return Table(caption, groups, body, foot if len(rows) > 1 else None)
 
 
-def volume_table(scores: Scores) -> Table:
-    """Return the table of a prediction with one row for each structure: its volumes over the cases."""
+def size_table(scores: Scores) -> Table:
+    """Return the table of a prediction with one row for each structure: its sizes over the cases."""
     columns = ["Class", "Cases with it", "mean ± sd", "median", "smallest", "largest"]
     body = []
     for n, label in enumerate(scores.labels):
-        values = scores.values["volume_ml"][:, n]
-        cells = [str(int((values > 0).sum())), volume_mean(values)]
-        cells += [ml(float(function(values))) for function in (np.median, np.min, np.max)]
+        values = scores.values[scores.size_kind.columns[0]][:, n]
+        cells = [str(int((values > 0).sum())), size_mean(values)]
+        cells += [digits(float(function(values))) for function in (np.median, np.min, np.max)]
         body.append(Row(label, cells, n))
-    return Table("Volume of each class in ml, over all cases", [("", columns[:2]), ("Volume (ml)", columns[2:])], body)
+    caption = f"{scores.size_kind.name} of each class in {scores.size_kind.unit}, over all cases"
+    return Table(caption, [("", columns[:2]), (_size_title(scores), columns[2:])], body)
 
 
 def case_table(scores: Scores) -> Table:
-    """Return the table with one row for each case: scores of an evaluation, or volumes of a prediction."""
+    """Return the table with one row for each case: scores of an evaluation, or sizes of a prediction."""
     if "dice" not in scores.values:
-        groups = [("", ["Case"]), ("Volume (ml)", scores.labels)]
-        rows = [
-            Row(case, [ml(v) for v in scores.values["volume_ml"][i].tolist()]) for i, case in enumerate(scores.cases)
-        ]
+        groups = [("", ["Case"]), (_size_title(scores), scores.labels)]
+        sizes = scores.values[scores.size_kind.columns[0]].tolist()
+        rows = [Row(case, [digits(size) for size in sizes[i]]) for i, case in enumerate(scores.cases)]
         return Table("All cases; click a column to sort", groups, rows)
     means = {metric: scores.mean(metric) for metric in METRICS}
     few = len(scores.labels) <= _FEW
     groups = [("", ["Case"]), ("Mean of the classes", [title for title, _, _ in TITLES.values()])]
     if few:
-        names = [*(title for title, _, _ in TITLES.values()), "Volume (ml)", "Reference (ml)"]
+        names = [
+            *(title for title, _, _ in TITLES.values()),
+            _size_title(scores),
+            f"Reference ({scores.size_kind.unit})",
+        ]
         groups += [(label, names) for label in scores.labels]
     else:
         groups += [("", ["Lowest Dice"]), ("Dice", scores.labels)]
     rows = []
     for i, case in enumerate(scores.cases):
-        cells = [number(means[metric][i], digits) for metric, (_, digits, _) in TITLES.items()]
+        cells = [number(means[metric][i], after) for metric, (_, after, _) in TITLES.items()]
         cells += _every_score(scores, i) if few else _dice_only(scores, i)
         rows.append(Row(case, cells))
     return Table("All cases; click a column to sort", groups, rows)
 
 
-def volume_mean(values: np.ndarray) -> str:
-    """Return the mean and standard deviation of volumes in ml; NaN is left out."""
+def _size_title(scores: Scores) -> str:
+    return f"{scores.size_kind.name} ({scores.size_kind.unit})"
+
+
+def size_mean(values: np.ndarray) -> str:
+    """Return the mean and standard deviation of sizes; NaN is left out."""
     known = values[~np.isnan(values)]
     mean = float(known.mean()) if known.size else math.nan
-    return mean_sd(ml(mean), ml(float(known.std()), like=mean)) if known.size else NONE
+    return mean_sd(digits(mean), digits(float(known.std()), like=mean)) if known.size else NONE
 
 
 def _every_score(scores: Scores, i: int) -> list[str]:
     cells = []
     for j in range(len(scores.labels)):
-        cells += [number(scores.values[metric][i, j], digits) for metric, (_, digits, _) in TITLES.items()]
-        cells += [ml(scores.values[name][i, j]) for name in VOLUMES]
+        cells += [number(scores.values[metric][i, j], after) for metric, (_, after, _) in TITLES.items()]
+        cells += [digits(scores.values[name][i, j]) for name in scores.size_kind.columns]
     return cells
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from mednextv2.data.sizes import size_kind
+from mednextv2.images.planes import is_plane
 from mednextv2.report.outlines import outline
 from mednextv2.report.volumes import load_case
 from mednextv2.scores.results_json import CaseFiles, Results
@@ -48,12 +50,13 @@ class CaseViews:
     Attributes:
         case: The name of the case.
         views: The slices on each plane; a 2D image has only one.
-        error_ml: The volume of the largest connected error, through which the slices go; None if there is none.
+        error_size: The volume of the largest connected error in ml, or in a 2D image its area in mm². The slices go
+            through it. None if there is no error.
     """
 
     case: str
     views: tuple[View, ...]
-    error_ml: float | None = None
+    error_size: float | None = None
 
 
 def draw_case(case: CaseFiles, results: Results) -> CaseViews:
@@ -70,7 +73,7 @@ def draw_case(case: CaseFiles, results: Results) -> CaseViews:
     ignore = None if label is None or results.ignore_label is None else label == results.ignore_label
     codes = _codes(results.values)
     labelled = codes[prediction] > 0
-    place, error_ml = None, None
+    place, error_size = None, None
     if label is not None:
         error = codes[prediction] != codes[label]
         if ignore is not None:
@@ -78,7 +81,7 @@ def draw_case(case: CaseFiles, results: Results) -> CaseViews:
         labelled |= codes[label] > 0
         if error.any():
             place, voxels = largest_component(error, spacing)
-            error_ml = voxels * float(np.prod(spacing)) / 1000
+            error_size = voxels * size_kind(2 if is_plane(error.shape) else 3).of_voxel(np.diag([*spacing, 1.0]))
     place = middle(labelled) if place is None else place
     window = np.percentile(_sample(image), _WINDOW)
     box = _crop(labelled, spacing, place)
@@ -87,7 +90,7 @@ def draw_case(case: CaseFiles, results: Results) -> CaseViews:
         for plane in PLANES
         if min(n for i, n in enumerate(image.shape) if i != plane[1]) > 1 or image.shape[plane[1]] == 1
     ]
-    return CaseViews(case.case, tuple(views), error_ml)
+    return CaseViews(case.case, tuple(views), error_size)
 
 
 def largest_component(error: np.ndarray, spacing: Sequence[float]) -> tuple[tuple[int, ...], int]:

@@ -11,9 +11,11 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
+from mednextv2.data.sizes import AREA, VOLUME, SizeKind
 from mednextv2.data.voxel_grids import compare_grids, oriented_spacing
 from mednextv2.errors import InputError
 from mednextv2.images.label_map_files import read_label_map
+from mednextv2.images.planes import as_plane, is_plane, with_normal
 from mednextv2.images.volume import read_volume
 from mednextv2.label_scheme import MAX_LABELS
 from mednextv2.paths import expand
@@ -80,28 +82,32 @@ def read_labels(path: str) -> tuple[np.ndarray, np.ndarray]:
         InputError: If the file cannot be read or is not a label map.
     """
     labels, affine = read_label_map(path)
-    return labels[..., None] if labels.ndim == 2 else labels, affine
+    return (as_plane(labels)[..., None], with_normal(affine)) if is_plane(labels.shape) else (labels, affine)
 
 
-def measure_volumes(results: Results) -> dict[tuple[str, str], tuple[float, float]]:
-    """Measure the structures' volumes in masks and label maps.
+def measure_sizes(results: Results) -> tuple[SizeKind, dict[tuple[str, str], tuple[float, float]]]:
+    """Measure the structures' volumes in masks and label maps, or their areas if every mask has one plane.
 
     Args:
         results: The results, with absolute paths.
 
     Returns:
-        For each case and structure, the volume in the prediction and in the reference in ml; NaN without a label map.
+        What was measured; and for each case and structure, the size in the prediction and in the reference, which is
+        NaN without a label map.
 
     Raises:
         InputError: If a file cannot be read, or a mask and its label map have different grids.
     """
-    found = map_cases(lambda case: _measure(case, results), results.cases, "measuring volumes")
-    return {key: value for volumes in found for key, value in volumes.items()}
+    found = map_cases(lambda case: _measure(case, results), results.cases, "measuring structures")
+    kind = AREA if all(flat for flat, _ in found) else VOLUME
+    return kind, {key: sizes[kind] for _, case in found for key, sizes in case.items()}
 
 
-def _measure(case: CaseFiles, results: Results) -> dict[tuple[str, str], tuple[float, float]]:
+def _measure(
+    case: CaseFiles, results: Results
+) -> tuple[bool, dict[tuple[str, str], dict[SizeKind, tuple[float, float]]]]:
+    """Return whether a mask has one plane, and the sizes of its structures as areas and as volumes."""
     prediction, affine = read_labels(case.prediction)
-    ml = abs(np.linalg.det(affine[:3, :3])) / 1000
     reference = None
     if case.label is not None:
         label, label_affine = read_labels(case.label)
@@ -110,12 +116,16 @@ def _measure(case: CaseFiles, results: Results) -> dict[tuple[str, str], tuple[f
             prediction = np.where(label == results.ignore_label, 0, prediction)
         reference = np.bincount(label.reshape(-1, order="A"), minlength=MAX_LABELS)
     counts = np.bincount(prediction.reshape(-1, order="A"), minlength=MAX_LABELS)
-    return {
+    voxels = {
         (case.case, name): (
-            float(counts[list(values)].sum() * ml),
-            float("nan") if reference is None else float(reference[list(values)].sum() * ml),
+            int(counts[list(values)].sum()),
+            float("nan") if reference is None else int(reference[list(values)].sum()),
         )
         for name, values in zip(results.labels, results.values, strict=True)
+    }
+    return is_plane(prediction.shape), {
+        key: {kind: (own * kind.of_voxel(affine), other * kind.of_voxel(affine)) for kind in (AREA, VOLUME)}
+        for key, (own, other) in voxels.items()
     }
 
 
@@ -150,7 +160,8 @@ def load_case(case: CaseFiles) -> tuple[np.ndarray, np.ndarray, np.ndarray | Non
     image, affine = read_volume(file)
     name = str(file)
     image = image[..., 0] if image.ndim == 4 else image
-    image = image[..., None] if image.ndim == 2 else image
+    if is_plane(image.shape):
+        image, affine = as_plane(image)[..., None], with_normal(affine)
     if image.ndim != 3 or not image.size or image.dtype.kind not in "biuf":
         raise InputError(f"{file}: is no image: it has the shape {image.shape} and the type {image.dtype}")
     turn = nib.orientations.io_orientation(affine)

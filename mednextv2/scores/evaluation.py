@@ -1,7 +1,6 @@
 """Scores of predictions against references: Dice, surface Dice and Hausdorff distance, per case and class."""
 
 import logging
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from monai.utils import ensure_tuple
 from nibabel.affines import voxel_sizes
 from torch import Tensor
 
+from mednextv2.data.sizes import size_kind
 from mednextv2.distributed import is_main_process
 from mednextv2.images.writer import mask_path
 from mednextv2.label_scheme import LabelScheme
@@ -27,8 +27,6 @@ from mednextv2.warning_filters import without_warnings
 logger = logging.getLogger(__name__)
 
 METRICS = ("dice", "surface_dice_1mm", "hd95_mm")
-#: Further columns of `cases.csv`: the volumes of the prediction and of the reference.
-VOLUMES = ("volume_ml", "reference_ml")
 _TOLERANCE_MM = 1.0 * (1 + 1e-4)  # a spacing of 1 mm that was stored in float32 may be a little more
 
 
@@ -73,10 +71,11 @@ def score_case(pred: Tensor, label: Tensor, spacing: Sequence[float]) -> dict[st
 class EvaluationTable:
     """Score every case of an evaluation run, and write `cases.csv`, `summary.csv` and `results.json`.
 
-    `cases.csv` has one row for each case and class, with scores and volumes in ml (NaN for 2D images). `summary.csv`
-    has one row for each class and one for the mean over classes, with the mean, standard deviation, median, minimum and
-    maximum over the cases that have the class (infinite distances are left out and counted), and the number of cases.
-    `mednextv2 report` starts from `results.json`, which contains the cases' files and the meaning of their values.
+    `cases.csv` has one row for each case and class, with scores and volumes in ml (areas in mm² for 2D images).
+    `summary.csv` has one row for each class and one for the mean over classes, with the mean, standard deviation,
+    median, minimum and maximum over the cases that have the class (infinite distances are left out and counted), and
+    the number of cases. `mednextv2 report` starts from `results.json`, which contains the cases' files and the meaning
+    of their values.
 
     Args:
         output_dir: Folder of the tables; masks are in its subfolder `predictions`, if `items` are given.
@@ -115,15 +114,16 @@ class EvaluationTable:
             where = item["label"].affine if isinstance(item["label"], MetaTensor) else torch.eye(4)
             affine = np.asarray(where.cpu())
             spacing = voxel_sizes(affine)[: self.spatial_dims]
-            ml = abs(np.linalg.det(affine[:3, :3])) / 1000 if self.spatial_dims == 3 else math.nan
+            kind = size_kind(self.spatial_dims)
+            voxel = kind.of_voxel(affine)
             pred, label = (item[key].as_subclass(Tensor).cpu() for key in ("pred", "label"))
             scores = score_case(pred, label, spacing.tolist())
             for c, name in enumerate(self.labels[1:]):
-                volumes = (float(mask[c + 1].sum()) * ml for mask in (pred, label))
+                sizes = (float(mask[c + 1].sum()) * voxel for mask in (pred, label))
                 self.rows.append(
                     {"case": given["case"], "label": name}
                     | {m: scores[m][c] for m in METRICS}
-                    | dict(zip(VOLUMES, volumes, strict=True))
+                    | dict(zip(kind.columns, sizes, strict=True))
                 )
 
     def _write(self, engine: Engine) -> None:

@@ -13,14 +13,16 @@ from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
 from mednextv2.data.dataset import read_scheme
+from mednextv2.data.sizes import AREA, VOLUME, size_kind, size_kind_of
 from mednextv2.data.voxel_grids import compare_grids
 from mednextv2.errors import InputError
 from mednextv2.images.label_map_files import distinct_values, read_label_map
+from mednextv2.images.planes import as_plane, is_plane
 from mednextv2.images.volume import SUFFIXES, stem
 from mednextv2.label_scheme import LabelScheme
 from mednextv2.paths import absolute, prepare_folder
 from mednextv2.scores.csv_tables import write_csv
-from mednextv2.scores.evaluation import METRICS, VOLUMES, score_case, summarise
+from mednextv2.scores.evaluation import METRICS, score_case, summarise
 from mednextv2.scores.results_json import CaseFiles, Results, write_results
 from mednextv2.wording import count
 
@@ -66,6 +68,7 @@ def score_folders(
     rows = []
     for case, (mask, label) in tqdm(pairs.items(), desc="scoring", unit="case", disable=len(pairs) < 2):
         rows += _score(case, mask, label, scheme)
+    _check_one_kind(rows, labels)
     summary = summarise(rows, scheme.foreground)
     write_csv(folder / "cases.csv", rows)
     write_csv(folder / "summary.csv", summary)
@@ -169,21 +172,34 @@ def _with_images(case: CaseFiles, folder: Path) -> CaseFiles:
 def _score(case: str, mask: Path, label: Path, scheme: LabelScheme) -> list[dict[str, Any]]:
     predicted, mask_affine = read_label_map(mask, scheme.declared)
     reference, affine = read_label_map(label, scheme.declared)
+    spatial = 2 if is_plane(reference.shape) else 3
+    if spatial == 2:
+        predicted, reference = as_plane(predicted), as_plane(reference)
     difference = compare_grids((str(label), reference.shape, affine), (str(mask), predicted.shape, mask_affine))
     if difference:
         raise InputError(f"case {case}: {difference}")
     if scheme.ignore_label is not None:
         predicted = np.where(reference == scheme.ignore_label, 0, predicted)
-    spatial = reference.ndim
+    kind = size_kind(spatial)
     hot = [_structures(array, scheme) for array in (predicted, reference)]
     scores = score_case(hot[0], hot[1], voxel_sizes(affine)[:spatial].tolist())
-    ml = abs(np.linalg.det(affine[:3, :3])) / 1000 if spatial == 3 else float("nan")
+    voxel = kind.of_voxel(affine)
     return [
         {"case": case, "label": name}
         | {metric: scores[metric][c] for metric in METRICS}
-        | dict(zip(VOLUMES, (float(array[c + 1].sum()) * ml for array in hot), strict=True))
+        | dict(zip(kind.columns, (float(array[c + 1].sum()) * voxel for array in hot), strict=True))
         for c, name in enumerate(scheme.foreground)
     ]
+
+
+def _check_one_kind(rows: Sequence[dict[str, Any]], labels: Path) -> None:
+    """Refuse a mix of planes and volumes, whose distances and sizes do not belong into one table."""
+    first = {kind: next((row["case"] for row in rows if size_kind_of(row) is kind), None) for kind in (AREA, VOLUME)}
+    if all(first.values()):
+        raise InputError(
+            f"{labels}: holds label maps of one plane, such as that of {first[AREA]}, and volumes, such as that of "
+            f"{first[VOLUME]}; score them separately"
+        )
 
 
 def _structures(array: np.ndarray, scheme: LabelScheme) -> torch.Tensor:

@@ -25,6 +25,7 @@ KINDS = ("evaluation", "prediction")
 _REQUIRED = ("kind", "title", "labels", "values", "cases")
 _OPTIONAL = ("training_log", "made_by", "ignore_label")
 _FILES = ("image", "prediction", "label")
+_SIZES = ("volumes_ml", "areas_mm2")
 _SHOWN = 20  # largest number of defects in a message
 
 
@@ -38,6 +39,7 @@ class CaseFiles:
         prediction: The mask.
         label: The reference label map, or None.
         volumes_ml: The volume of each structure of the mask in millilitres, or None if it was not measured.
+        areas_mm2: The area of each structure in square millimetres, where the image has one plane; else None.
     """
 
     case: str
@@ -45,6 +47,7 @@ class CaseFiles:
     prediction: str
     label: str | None = None
     volumes_ml: Mapping[str, float] | None = None
+    areas_mm2: Mapping[str, float] | None = None
 
 
 def made_by() -> dict[str, str]:
@@ -127,8 +130,9 @@ def write_results(folder: str | os.PathLike, results: Results) -> Path:
         case["image"] = images[0] if len(images) == 1 else images
         for key in ("prediction", "label"):
             case[key] = case[key] and _store(case[key], folder)
-        if case["volumes_ml"] is None:
-            del case["volumes_ml"]
+        for key in _SIZES:
+            if case[key] is None:
+                del case[key]
     content["training_log"] = content["training_log"] and _store(content["training_log"], folder)
     if content["ignore_label"] is None:
         del content["ignore_label"]
@@ -182,6 +186,7 @@ def _from_content(content: Any, folder: Path) -> Results:
             _whole(case.prediction, folder),
             case.label and _whole(case.label, folder),
             case.volumes_ml,
+            case.areas_mm2,
         )
         for case in results.cases
     ]
@@ -247,10 +252,11 @@ def _case_defects(case: Any, number: int, kind: str) -> list[str]:
         wrong.append("image")
     if entry.get("label") is not None and (not isinstance(entry["label"], (str, os.PathLike)) or not entry["label"]):
         wrong.append("label")
-    volumes = entry.get("volumes_ml")
-    if volumes is not None and not (isinstance(volumes, Mapping) and all(map(_is_volume, volumes.values()))):
-        wrong.append("volumes_ml")
-    what = {"case": "a name", "volumes_ml": "numbers by the structures' names"}
+    for key in _SIZES:
+        sizes = entry.get(key)
+        if sizes is not None and not (isinstance(sizes, Mapping) and all(map(_is_size, sizes.values()))):
+            wrong.append(key)
+    what = {"case": "a name"} | dict.fromkeys(_SIZES, "numbers by the structures' names")
     return [f"{where}: {key} should be {what.get(key, 'a path')}, not {brief(entry[key])}" for key in wrong]
 
 
@@ -259,7 +265,7 @@ def as_case(case: CaseFiles | Mapping[str, Any]) -> CaseFiles:
 
     Args:
         case: A :class:`CaseFiles`, or a dict with the keys `case`, `image` (a path, or a list with one path for each
-            channel), `prediction`, and, if available, `label` and `volumes_ml`.
+            channel), `prediction`, and, if available, `label` and `volumes_ml` or `areas_mm2`.
     """
     entry = asdict(case) if isinstance(case, CaseFiles) else case
     images = entry["image"] if _is_list(entry["image"]) else [entry["image"]]
@@ -270,6 +276,7 @@ def as_case(case: CaseFiles | Mapping[str, Any]) -> CaseFiles:
         os.fspath(entry["prediction"]),
         None if label is None else os.fspath(label),
         entry.get("volumes_ml"),
+        entry.get("areas_mm2"),
     )
 
 
@@ -281,7 +288,7 @@ def _is_value(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < MAX_LABELS
 
 
-def _is_volume(value: Any) -> bool:
+def _is_size(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
 
 

@@ -107,8 +107,8 @@ class TrainingCheckpoint:
     before stays as `checkpoint_previous.pt`. A run that is started again with the same `output_dir` continues after the
     last finished epoch, with the same optimizer, schedule and best score.
 
-    Weights that were set after this object was made are kept, and nothing is resumed: a server of federated learning gives
-    each round its weights (see docs/federated.md).
+    Weights that were set after this object was made are kept, and nothing is resumed: a server of federated learning
+    gives each round its weights (see docs/federated.md).
 
     Args:
         output_dir: Folder of both files.

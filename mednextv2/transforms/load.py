@@ -15,6 +15,7 @@ from monai.utils import ensure_tuple
 from mednextv2.errors import find_input_error
 from mednextv2.images.dicom import DicomSeries
 from mednextv2.images.dicom_tilt import straighten
+from mednextv2.images.planes import to_plane
 from mednextv2.images.volume import SUFFIXES, read_volume, screen_file, unreadable
 from mednextv2.warning_filters import without_warnings
 
@@ -29,13 +30,16 @@ class LoadVolumed(LoadImaged):
 
     Args:
         keys: The keys of the images.
+        spatial_dims: 3, or 2 for images of one plane, from which an axis of length one is dropped: see
+            :func:`mednextv2.images.planes.to_plane`. They need `ensure_channel_first=True`.
         **kwargs: The arguments of `LoadImaged`. With `image_only=False`, which MONAI Label sets, an image's metadata
             are also put under a key of their own.
     """
 
-    def __init__(self, keys: KeysCollection, **kwargs: Any) -> None:
+    def __init__(self, keys: KeysCollection, spatial_dims: int = 3, **kwargs: Any) -> None:
         with without_warnings(**_NOT_INSTALLED):
             super().__init__(keys, **kwargs)
+        self.spatial_dims = spatial_dims
 
     def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
         """Load one item.
@@ -47,7 +51,7 @@ class LoadVolumed(LoadImaged):
             reader: The same as for `LoadImaged`.
 
         Returns:
-            The item with MetaTensors, `(C, X, Y, Z)` if channels come first.
+            The item with MetaTensors, `(C, X, Y, Z)`, or `(C, X, Y)` for planes, if channels come first.
 
         Raises:
             KeyError: If metadata would replace what the item has under their key, and `overwriting` is false.
@@ -57,7 +61,8 @@ class LoadVolumed(LoadImaged):
         """
         d = dict(data)
         for key, meta_key, postfix in self.key_iterator(d, self.meta_keys, self.meta_key_postfix):
-            d[key] = self._load(d[key], reader)
+            image = self._load(d[key], reader)
+            d[key] = to_plane(image) if self.spatial_dims == 2 else image
             if self._loader.image_only:
                 continue
             meta_key = meta_key or f"{key}_{postfix}"

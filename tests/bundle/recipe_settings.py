@@ -76,8 +76,8 @@ def _postprocessed(d, v):
 
 
 def _of_folds(d, v):
-    expected = [v] if isinstance(v, int) else v or [0, 2]
-    return [Path(file).parent.name for file in d["predictor"].weights] == [f"fold_{fold}" for fold in expected]
+    expected = [f"fold_{fold}" for fold in ([v] if isinstance(v, int) else v or [])] or ["models"]
+    return [Path(file).parent.name for file in d["predictor"].weights] == expected
 
 
 def _has_context(d, v):

@@ -65,11 +65,11 @@ def test_the_folds_of_an_experiment_are_finished_apart(bundle, experiment):
         for folder in (root / "models", root / "output" / "evaluation"):
             shutil.move(folder / f"fold_{fold}", folder / experiment / f"fold_{fold}")
     shutil.rmtree(root / "output" / "evaluation" / "cross_validation")
-    (root / "models" / "postprocessing.json").unlink()
+    (root / "models" / "folds_postprocessing.json").unlink()
     finish_cross_validation(root, data, experiment=experiment)
     assert (root / "output" / "evaluation" / experiment / "cross_validation" / "cases.csv").is_file()
-    assert (root / "models" / experiment / "postprocessing.json").is_file()
-    assert not (root / "models" / "postprocessing.json").exists()
+    assert (root / "models" / experiment / "folds_postprocessing.json").is_file()
+    assert not (root / "models" / "folds_postprocessing.json").exists()
 
 
 def test_a_report_shows_all_folds(bundle):
@@ -106,7 +106,7 @@ def test_post_processing_that_helps_is_accepted_and_left_for_inference(bundle):
     assert union["dice_before"] == pytest.approx(np.mean([dice_of(pairs, value) for value in (1, 2)]))
     assert union["dice_after"] == 1
     assert [row["accepted"] for row in decision.table] == [True, False, False]
-    assert Postprocessing.load(bundle[0] / "models" / "postprocessing.json") == [[1, 2]]
+    assert Postprocessing.load(bundle[0] / "models" / "folds_postprocessing.json") == [[1, 2]]
 
 
 def test_folds_that_are_missing_are_all_named_with_their_commands(bundle):
@@ -127,7 +127,7 @@ def test_folds_that_are_missing_are_all_named_with_their_commands(bundle):
         f"fold 4 is not evaluated (1 of 2 predictions missing in {root / 'output' / 'evaluation' / 'fold_4'}): "
         f"mednextv2 run {root} evaluate --dataset_dir {data} --fold 4",
     ]
-    assert not (root / "models" / "postprocessing.json").exists()
+    assert not (root / "models" / "folds_postprocessing.json").exists()
     assert not (root / "output" / "evaluation" / "cross_validation").exists()
 
 

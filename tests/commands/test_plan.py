@@ -239,14 +239,30 @@ def test_all_defects_of_a_data_set_are_named_and_nothing_is_left_behind(tmp_path
     assert not (tmp_path / "deep").exists()
 
 
-def test_images_of_two_dimensions_are_refused(tmp_path):
+def test_a_mix_of_planes_and_volumes_is_refused(tmp_path):
     rng = np.random.default_rng(0)
-    for n in range(5):
+    for n, shape in enumerate([(32, 32), (32, 32, 1), (32, 32, 4)]):
+        save(tmp_path / "data" / "images" / f"x{n}.nii.gz", rng.normal(size=shape).astype(np.float32))
+        save(tmp_path / "data" / "labels" / f"x{n}.nii.gz", rng.integers(0, 2, shape).astype(np.uint8))
+    message = refusal("plan", tmp_path / "data", "--output", tmp_path / "mednextv2_x")
+    assert "x2.nii.gz: is 3D (32×32×4); expected 2D" in message
+    assert "x1.nii.gz" not in message
+    assert not (tmp_path / "mednextv2_x").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--spacing", "[1,1,1]", 'should be millimetres along two axes, such as "[1.0,1.0]"'),
+        ("--patch_size", "[32,32,32]", 'should be two multiples of 16, such as "[96,96]"'),
+    ],
+)
+def test_planes_have_settings_of_two_axes(tmp_path, option, value, words):
+    rng = np.random.default_rng(0)
+    for n in range(2):
         save(tmp_path / "data" / "images" / f"x{n}.nii.gz", rng.normal(size=(32, 32)).astype(np.float32))
         save(tmp_path / "data" / "labels" / f"x{n}.nii.gz", rng.integers(0, 2, (32, 32)).astype(np.uint8))
-    message = refusal("plan", tmp_path / "data", "--output", tmp_path / "mednextv2_x")
-    assert "is 2D (32×32); expected 3D" in message
-    assert not (tmp_path / "mednextv2_x").exists()
+    assert words in refusal("plan", tmp_path / "data", "--output", tmp_path / "mednextv2_x", option, value)
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_data_are_read(tumour, tmp_path, monkeypatch):

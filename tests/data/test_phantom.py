@@ -187,3 +187,15 @@ def test_a_folder_that_another_run_filled_meanwhile_is_left_alone(tmp_path, monk
     with pytest.raises(InputError, match="imagesTr: cannot be written"):
         make_phantom_dataset(tmp_path, cases=1)
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["imagesTr", "imagesTr/theirs"]
+
+
+def test_a_phantom_of_planes_shows_both_structures(tmp_path):
+    flat, whole = make_phantom_dataset(tmp_path / "flat", 3, spatial_dims=2), make_phantom_dataset(tmp_path / "3d", 3)
+    for case in range(3):
+        for kind in ("imagesTr", "labelsTr"):
+            plane, volume = (nib.load(f / kind / f"phantom_{case:03d}.nii.gz").get_fdata() for f in (flat, whole))
+            assert plane.ndim == 2
+            assert any(np.array_equal(plane, volume[..., z]) for z in range(volume.shape[2]))
+        assert {*np.unique(plane)} == {0, 1, 2}
+    with pytest.raises(InputError, match="should be 2 for planes or 3 for volumes"):
+        make_phantom_dataset(tmp_path / "x", 3, spatial_dims=4)

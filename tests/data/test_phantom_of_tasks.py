@@ -112,8 +112,8 @@ def test_same_seed_same_data_and_another_seed_other_data(tmp_path):
     [
         ({"shape": (15, 20, 20)}, "3 structures need 16 voxels along each axis"),
         ({"labels": 117, "shape": (29, 30, 30)}, "117 structures need 30 voxels along each axis"),
-        ({"shape": (20, 20)}, "a phantom needs three axes"),
-        ({"spacing": (1.0, 1.0)}, "a phantom needs three axes"),
+        ({"shape": (20, 20)}, "a phantom needs two or three axes in both"),
+        ({"spacing": (1.0, 1.0)}, "a phantom needs two or three axes in both"),
         ({"cases": 0}, "should be a whole number from 1"),
         ({"seed": -1}, "should be a whole number from 0"),
     ],

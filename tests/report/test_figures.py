@@ -33,7 +33,7 @@ EVALUATED = scores(dice=[[1, 1, 1], [0.5, np.nan, 0.8]], volume_ml=[[1, 1, 1], [
 
 
 def test_a_case_of_an_evaluation_has_its_own_scores():
-    views = CaseViews("b", (view(prediction={0: BOX}, reference={0: BOX, 1: BOX}),), error_ml=1.2345)
+    views = CaseViews("b", (view(prediction={0: BOX}, reference={0: BOX, 1: BOX}),), error_size=1.2345)
     figure = case_figure("Worst case", views, results(), EVALUATED)
     assert (figure.heading, figure.name, figure.compared) == ("Worst case", "b", True)
     assert figure.facts == ["mean Dice 0.650", "largest connected error 1.23 ml"]  # of 0.5 and 0.8

@@ -4,12 +4,12 @@ import math
 
 import pytest
 
-from mednextv2.report.number_format import mean_sd, ml, number
+from mednextv2.report.number_format import digits, mean_sd, number
 
 
 def test_numbers_that_are_none_or_infinite_have_signs():
     assert [number(v) for v in (math.nan, math.inf, 0.12345)] == ["–", "∞", "0.123"]
-    assert [ml(v) for v in (math.nan, 0.0, 0.012345, 1.2345, 123.45, 1234.5)] == [
+    assert [digits(v) for v in (math.nan, 0.0, 0.012345, 1.2345, 123.45, 1234.5)] == [
         "–",
         "0",
         "0.0123",
@@ -36,13 +36,13 @@ def test_infinity_keeps_its_sign():
     [(9.994, "9.99"), (10.04, "10.0"), (99.96, "100.0"), (-1.2345, "-1.23"), (0.00001234, "0.0000"), (math.inf, "∞")],
 )
 def test_volumes_have_three_significant_digits_and_four_after_the_point_at_most(value, text):
-    assert ml(value) == text
+    assert digits(value) == text
 
 
 def test_a_volume_can_have_the_digits_of_another():
-    assert ml(0.5, like=123.4) == "0"  # whole millilitres, as the mean that it is the deviation of
-    assert ml(123.456, like=1.2) == "123.46"
-    assert ml(1.5, like=math.nan) == "2"
+    assert digits(0.5, like=123.4) == "0"  # whole millilitres, as the mean that it is the deviation of
+    assert digits(123.456, like=1.2) == "123.46"
+    assert digits(1.5, like=math.nan) == "2"
 
 
 def test_a_mean_and_its_deviation_are_joined_where_there_are_any():

@@ -10,7 +10,7 @@ from report_helpers import LOG, ML, label_map, make_evaluation, make_prediction,
 
 from mednextv2.data import LabelScheme
 from mednextv2.report import Results, read_results, write_report, write_results
-from mednextv2.report.number_format import ml
+from mednextv2.report.number_format import digits
 
 
 @pytest.fixture(scope="module")
@@ -172,8 +172,8 @@ def test_regions_and_ignored_voxels(tmp_path):
     old = read_page(folder / "report.html")
     for page in (new, old):
         assert [row[0] for row in page.tables[0][2:4]] == ["whole", "core"]
-        assert [row[7] for row in page.tables[-1][2:]] == [ml(v) for v in expected]
-        assert page.tables[-1][2][8] == ml(ML * np.isin(label, (1, 2)).sum())
+        assert [row[7] for row in page.tables[-1][2:]] == [digits(v) for v in expected]
+        assert page.tables[-1][2][8] == digits(ML * np.isin(label, (1, 2)).sum())
 
 
 # --- predictions -----------------------------------------------------------------------------------------------------
@@ -186,10 +186,11 @@ def test_prediction_has_volumes_and_the_first_cases(tmp_path):
     assert front[0] == "front"
     assert back[:2] == ["back", str((volumes > 0).sum())]
     assert back[2:] == [
-        f"{volumes.mean():.3f} ± {volumes.std():.3f}", ml(np.median(volumes)), ml(volumes.min()), ml(volumes.max())
-    ]  # fmt: skip
+        f"{volumes.mean():.3f} ± {volumes.std():.3f}",
+        *(digits(function(volumes)) for function in (np.median, np.min, np.max)),
+    ]
     rows = page.tables[-1][2:]
-    assert [row[2] for row in rows] == [ml(v) for v in volumes]
+    assert [row[2] for row in rows] == [digits(v) for v in volumes]
     assert [h for h in page.of("h3")] == [f"case {n}" for n in range(6)]
     assert not page.all("path", **{"class": "reference"})
     assert page.all("path", **{"class": "prediction"})

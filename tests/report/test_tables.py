@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mednextv2.report.score_reading import Scores
-from mednextv2.report.tables import Row, Table, case_table, class_table, volume_mean, volume_table
+from mednextv2.report.tables import Row, Table, case_table, class_table, size_mean, size_table
 
 NAN, INF = np.nan, np.inf
 LABELS = ["liver", "tumour"]
@@ -57,10 +57,10 @@ def test_the_foot_is_the_mean_of_the_classes_where_there_are_several():
 
 
 def test_volumes_of_a_prediction_are_those_of_all_cases():
-    liver, tumour = volume_table(PREDICTED).rows
+    liver, tumour = size_table(PREDICTED).rows
     assert liver.cells == ["3", "30.0 ± 21.6", "20.0", "10.0", "60.0"]  # √(1400 / 3)
     assert tumour.cells == ["1", "0.167 ± 0.236", "0", "0", "0.500"]
-    assert widths(volume_table(PREDICTED)) == {6}
+    assert widths(size_table(PREDICTED)) == {6}
 
 
 def test_cases_of_a_prediction_have_their_volumes():
@@ -100,7 +100,7 @@ def test_cases_of_many_classes_have_the_dice_alone_and_the_lowest_class():
     [([1.0, 3], "2.00 ± 1.00"), ([1.0, NAN, 3], "2.00 ± 1.00"), ([NAN], "–"), ([5.0], "5.00 ± 0.00")],
 )
 def test_means_of_volumes_leave_out_what_is_unknown(values, text):
-    assert volume_mean(np.array(values)) == text
+    assert size_mean(np.array(values)) == text
 
 
 def test_a_head_of_groups_has_two_rows_and_numbers_every_column():

@@ -72,7 +72,7 @@ def test_slices_go_through_the_largest_error(tmp_path):
     prediction[1, :, 5] = 0
     image = np.zeros(SHAPE, np.float32)
     views, drawing = drawn(tmp_path, prediction, label, image)
-    assert drawing.error_ml == pytest.approx(24 * 0.8 * 1.2 * 3 / 1000)
+    assert drawing.error_size == pytest.approx(24 * 0.8 * 1.2 * 3 / 1000)
     x, y, z = (
         SHAPE[0] - 1 - views["sagittal"].position,
         SHAPE[1] - 1 - views["coronal"].position,
@@ -88,14 +88,14 @@ def test_ignored_voxels_are_no_error(tmp_path):
     label[12:, :, :], prediction[13:18, 2:8, 2:8] = 3, 1
     prediction[4, 4, 3] = 0
     _, drawing = drawn(tmp_path, prediction, label, ignore=3)
-    assert drawing.error_ml == pytest.approx(0.8 * 1.2 * 3 / 1000)
+    assert drawing.error_size == pytest.approx(0.8 * 1.2 * 3 / 1000)
 
 
 def test_labels_of_one_structure_are_not_told_apart(tmp_path):
     label, prediction = label_map(), label_map()
     prediction[prediction == 2] = 1
     views, drawing = drawn(tmp_path, prediction, label, values=((1, 2),))
-    assert drawing.error_ml is None
+    assert drawing.error_size is None
     assert list(views["axial"].prediction) == [0]
 
 

@@ -7,8 +7,8 @@ from report_helpers import AFFINE, ML, SHAPE, SPACING, label_map, make_predictio
 
 from mednextv2.errors import InputError
 from mednextv2.report import Results, write_report
-from mednextv2.report.number_format import ml
-from mednextv2.report.volumes import check_files, check_grids, load_case, map_cases, measure_volumes, move_files
+from mednextv2.report.number_format import digits
+from mednextv2.report.volumes import check_files, check_grids, load_case, map_cases, measure_sizes, move_files
 
 
 def test_mask_values_may_be_stored_as_floats(tmp_path):
@@ -17,7 +17,7 @@ def test_mask_values_may_be_stored_as_floats(tmp_path):
         nib.Nifti1Image(predicted(0).astype(np.float64), nib.load(folder / "0_seg.nii.gz").affine),
         folder / "0_seg.nii.gz",
     )
-    assert read_page(write_report(folder)).tables[-1][2][1] == ml(ML * 6 * 6 * 4)
+    assert read_page(write_report(folder)).tables[-1][2][1] == digits(ML * 6 * 6 * 4)
 
 
 def one_case(tmp_path, prediction, label=None, image=None, affine=AFFINE, values=((1,), (2,)), ignore=None):
@@ -34,7 +34,7 @@ def one_case(tmp_path, prediction, label=None, image=None, affine=AFFINE, values
 
 @pytest.mark.parametrize("values", [((1,), (2,)), ((1, 2), (2,)), ((5,),)])
 def test_volumes_are_voxels_times_their_size(tmp_path, values):
-    found = measure_volumes(one_case(tmp_path, predicted(2), label_map(), values=values))
+    _, found = measure_sizes(one_case(tmp_path, predicted(2), label_map(), values=values))
     assert len(found) == len(values)
     for n, group in enumerate(values):
         expected = [ML * sum((array == v).sum() for v in group) for array in (predicted(2), label_map())]
@@ -43,7 +43,7 @@ def test_volumes_are_voxels_times_their_size(tmp_path, values):
 
 def test_an_oblique_voxel_has_the_volume_of_its_sides(tmp_path):
     turn = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.3, -0.2, 0.5) @ np.diag(SPACING), [1, 2, 3])
-    found = measure_volumes(one_case(tmp_path, predicted(0), affine=turn))
+    _, found = measure_sizes(one_case(tmp_path, predicted(0), affine=turn))
     prediction, reference = found["a", "s0"]
     assert prediction == pytest.approx(6 * 6 * 4 * 0.8 * 1.2 * 3 / 1000, rel=1e-5)
     assert np.isnan(reference)
@@ -52,7 +52,7 @@ def test_an_oblique_voxel_has_the_volume_of_its_sides(tmp_path):
 def test_voxels_that_were_not_annotated_count_for_nothing(tmp_path):
     label = label_map()
     label[:7] = 3  # half of both structures, which are at x = 4 to 9
-    found = measure_volumes(one_case(tmp_path, label_map(), label, ignore=3))
+    _, found = measure_sizes(one_case(tmp_path, label_map(), label, ignore=3))
     assert found["a", "s0"] == pytest.approx((ML * 3 * 6 * 4, ML * 3 * 6 * 4))
     assert found["a", "s1"] == pytest.approx((ML * 3 * 8 * 4, ML * 3 * 8 * 4))
 

@@ -9,9 +9,10 @@ from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator
 from monai.transforms import AsDiscreted
 
+from mednextv2.data.sizes import VOLUME
 from mednextv2.errors import InputError
 from mednextv2.inference import EvaluationTable
-from mednextv2.scores.evaluation import METRICS, VOLUMES, format_table, score_case, summarise
+from mednextv2.scores.evaluation import METRICS, format_table, score_case, summarise
 
 SIZE = 24
 
@@ -242,8 +243,8 @@ def output(case, shift=0, affine=None):
 def test_tables_have_a_row_a_case_and_class(tmp_path):
     cases, summary = scored([output("x", 0), output("y", 1), output("z", 3)], tmp_path / "new" / "folder")
     assert [(r["case"], r["label"]) for r in cases] == [(c, name) for c in "xyz" for name in "ab"]
-    assert list(cases[0]) == ["case", "label", *METRICS, *VOLUMES]
-    assert [float(r[name]) for r in cases for name in VOLUMES] == pytest.approx([6**3 / 1000] * 12)
+    assert list(cases[0]) == ["case", "label", *METRICS, *VOLUME.columns]
+    assert [float(r[name]) for r in cases for name in VOLUME.columns] == pytest.approx([6**3 / 1000] * 12)
     assert [float(r["dice"]) for r in cases] == pytest.approx([1, 1, 1 - 1 / 6, 1, 1 - 3 / 6, 1], abs=1e-5)
     assert [r["label"] for r in summary] == ["a", "b", "mean"]
     assert float(summary[0]["dice_mean"]) == pytest.approx((1 + 5 / 6 + 1 / 2) / 3, abs=1e-5)
