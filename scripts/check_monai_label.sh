@@ -24,5 +24,5 @@ done
 [ ! -d "$DATA/Task04_Hippocampus" ] || DATA="$DATA/Task04_Hippocampus"
 [ -f "$DATA/dataset.json" ] || { echo "error: --data $DATA: holds no dataset.json of Task04_Hippocampus" >&2; exit 2; }
 bash "$ROOT/scripts/monai_label.sh" --install-only --env "$LABEL_ENV"
-"$LABEL_ENV/bin/python" "$ROOT/scripts/monai_label_check.py" --data "$DATA" --env "$LABEL_ENV" --port "$PORT" \
+"$LABEL_ENV/bin/python" -u "$ROOT/scripts/monai_label_check.py" --data "$DATA" --env "$LABEL_ENV" --port "$PORT" \
   --log "$LOG" 2>&1 | tee "$LOG"

@@ -142,6 +142,12 @@ def test_pixels_of_another_size_than_the_header_says(tmp_path, monkeypatch):
     assert "IM0000: holds 9×1 pixels, but its header says 9×7" in refused(tmp_path)
 
 
+def test_pydicom_2_is_too_old_for_series(tmp_path, monkeypatch):
+    write_series(tmp_path, numbers())
+    monkeypatch.setattr(dicom.pydicom, "__version__", "2.4.5")
+    assert "IM0000: DICOM series are read with pydicom 3 or newer, and pydicom 2.4.5 is installed" in refused(tmp_path)
+
+
 def test_a_file_that_only_says_so_is_named(tmp_path):
     shutil.copy(__file__, tmp_path / "a.dcm")
     assert "a.dcm" in refused(tmp_path)
