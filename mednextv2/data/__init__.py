@@ -4,6 +4,7 @@ from mednextv2.data.cases import Case, DatasetFolder
 from mednextv2.data.check import check_case, check_dataset
 from mednextv2.data.dataset import read_dataset
 from mednextv2.data.download import fetch_msd_task
+from mednextv2.data.given_cases import choose_cases
 from mednextv2.data.patches import AugmentBatch, PatchDataset, PatchSampler
 from mednextv2.data.phantom import make_phantom_dataset, make_task_phantom
 from mednextv2.data.prepared_store import CaseStore, PreparedCase
@@ -26,6 +27,7 @@ __all__ = [
     "Split",
     "check_case",
     "check_dataset",
+    "choose_cases",
     "choose_series",
     "fetch_msd_task",
     "find_series",

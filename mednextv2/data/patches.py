@@ -61,6 +61,7 @@ class PatchDataset(Dataset, Randomizable):
         patch_size: Voxels along each axis.
         placement: Draws rotation and scale; None for plain crops.
         transform: Applied to each item, with random numbers from the item's seed.
+        substitute: The items that are used if `data` has none, which MONAI Label may give for validation.
     """
 
     def __init__(
@@ -70,8 +71,10 @@ class PatchDataset(Dataset, Randomizable):
         patch_size: Sequence[int],
         placement: RandPlacement | None = None,
         transform: Callable | None = None,
+        substitute: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        self.cases, self.patch_size, self.scheme = store.prepare(data), tuple(patch_size), store.scheme
+        self.cases = store.prepare(data or substitute)
+        self.patch_size, self.scheme = tuple(patch_size), store.scheme
         self.placement, self.transform = placement, transform
 
     def __len__(self) -> int:

@@ -2,8 +2,8 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,18 @@ def kfold_indices(count: int, fold: int | str, folds: int = FOLDS, seed: int = 1
     return [i for i in range(count) if i not in chosen], validation
 
 
+class SplitCases(list):
+    """The items of one side of a split, from which the split can be told: see :func:`mednextv2.data.choose_cases`.
+
+    Attributes:
+        split: The split.
+    """
+
+    def __init__(self, items: Iterable[dict[str, Any]], split: "Split") -> None:
+        super().__init__(items)
+        self.split = split
+
+
 @dataclass(frozen=True)
 class Split:
     """The cases of one fold.
@@ -57,22 +69,32 @@ class Split:
     Attributes:
         training: The items for training: see :meth:`mednextv2.data.Case.as_item`.
         validation: The items for validation.
-        fold: The number of the fold, or `"all"`.
+        fold: The number of the fold, or `"all"`; None if the cases were given without one.
         num_folds: How many folds there are.
         source: What decided the split, as a sentence.
+        dataset: What is known about the data set that the cases belong to.
     """
 
     training: list[dict[str, Any]]
     validation: list[dict[str, Any]]
-    fold: int | str
+    fold: int | str | None
     num_folds: int
     source: str
+    dataset: DatasetFolder = field(compare=False)
+
+    def __post_init__(self) -> None:
+        for side in ("training", "validation"):
+            object.__setattr__(self, side, SplitCases(getattr(self, side), self))
+
+    @property
+    def given(self) -> bool:
+        """Whether another program, such as MONAI Label, gave the cases."""
+        return self.fold is None
 
     def about(self) -> dict[str, Any]:
         """Return the record for weights that are trained on this split: plain values, with the names of the cases."""
         return {
-            "fold": self.fold,
-            "num_folds": self.num_folds,
+            **({} if self.given else {"fold": self.fold, "num_folds": self.num_folds}),
             "split": self.source,
             "training": [item["case"] for item in self.training],
             "validation": [item["case"] for item in self.validation],
@@ -134,6 +156,7 @@ def split_dataset(
         fold,
         1 if fold == "all" else len(found),
         source,
+        dataset,
     )
     logger.info(
         "Split: %s. Fold %s: %s for training, %s for validation.", source, fold,

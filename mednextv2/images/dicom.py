@@ -8,12 +8,12 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pydicom
 from tqdm import tqdm
 
 from mednextv2.errors import InputError
 from mednextv2.images.dicom_file import Slice, holds_slices, is_dicom, read_slices
 from mednextv2.images.dicom_geometry import ONE_SLICE, describe_tilt, find_defect, in_order, name_files, slices_affine
-from mednextv2.images.dicom_pixels import read_pixels
 from mednextv2.images.dicom_volumes import split_volumes, without_copies
 
 logger = logging.getLogger(__name__)
@@ -221,13 +221,13 @@ def read_series(series: DicomSeries) -> tuple[np.ndarray, np.ndarray]:
 
     Raises:
         InputError: For colour images, several images at one position, missing slices, irregular distances, files that
-            cannot be decoded.
+            cannot be decoded, and if pydicom is older than version 3.
     """
     affine = series_affine(series)
     slices, (columns, rows) = in_order(series.slices), series.slices[0].shape
     voxels = np.empty(0, dtype=np.float32)
     by_file = sorted(range(len(slices)), key=lambda k: slices[k].file)  # frames lie in one file in any order
-    for k, pixels in zip(by_file, read_pixels([slices[k] for k in by_file]), strict=True):
+    for k, pixels in zip(by_file, _read_pixels([slices[k] for k in by_file]), strict=True):
         if pixels.shape != (rows, columns):
             raise InputError(
                 f"{slices[k].file}: holds {pixels.shape[1]}×{pixels.shape[0]} pixels, but its header says "
@@ -301,3 +301,15 @@ def _try_slices(file: str) -> list[Slice] | None:
         return read_slices(file)
     except Exception:  # pydicom raises many kinds for what is damaged or no DICOM
         return None
+
+
+def _read_pixels(slices: Sequence[Slice]) -> Iterator[np.ndarray]:
+    """Give the pixels of slices. They need pydicom 3, which MONAI Label cannot run with; images of others do not."""
+    if int(pydicom.__version__.split(".")[0]) < 3:
+        raise InputError(
+            f"{slices[0].file}: DICOM series are read with pydicom 3 or newer, and pydicom {pydicom.__version__} is "
+            'installed; pip install "pydicom>=3,<4", or convert the series to NIfTI first'
+        )
+    from mednextv2.images.dicom_pixels import read_pixels
+
+    return read_pixels(slices)

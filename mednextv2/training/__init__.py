@@ -7,6 +7,7 @@ from mednextv2.training.handlers import EarlyStopping, GradientClipping, Progres
 from mednextv2.training.loss import SegmentationLoss
 from mednextv2.training.preflight import prepare_training, tensorboard_available
 from mednextv2.training.pseudo_dice import PseudoDice
+from mednextv2.training.replacement import Replacement, check_served
 from mednextv2.training.schedule import OPTIMIZERS, create_optimizer, warmup_poly
 
 __all__ = [
@@ -17,10 +18,12 @@ __all__ = [
     "Progress",
     "PseudoDice",
     "RecordingInferer",
+    "Replacement",
     "SegmentationLoss",
     "Trainer",
     "TrainingCheckpoint",
     "TrainingLog",
+    "check_served",
     "check_start",
     "create_optimizer",
     "prepare_training",

@@ -138,8 +138,14 @@ def test_a_truncated_file_is_named(tmp_path, length):
 
 def test_pixels_of_another_size_than_the_header_says(tmp_path, monkeypatch):
     write_series(tmp_path, numbers())
-    monkeypatch.setattr(dicom, "read_pixels", lambda slices: [np.zeros((1, 9), np.float32)] * len(slices))
+    monkeypatch.setattr(dicom, "_read_pixels", lambda slices: [np.zeros((1, 9), np.float32)] * len(slices))
     assert "IM0000: holds 9×1 pixels, but its header says 9×7" in refused(tmp_path)
+
+
+def test_pydicom_2_is_too_old_for_series(tmp_path, monkeypatch):
+    write_series(tmp_path, numbers())
+    monkeypatch.setattr(dicom.pydicom, "__version__", "2.4.5")
+    assert "IM0000: DICOM series are read with pydicom 3 or newer, and pydicom 2.4.5 is installed" in refused(tmp_path)
 
 
 def test_a_file_that_only_says_so_is_named(tmp_path):
