@@ -39,8 +39,8 @@ def choose_cases(training: Sequence[Mapping[str, Any]], validation: Sequence[Map
     everything = {(case.images, case.label): case for case in [*cases, *others]}
     folder = os.path.commonpath([os.path.abspath(os.path.dirname(str(case.label))) for case in everything.values()])
     dataset = DatasetFolder(Path(folder), (), {}, tuple(everything.values()))
-    sides = [[case.as_item() for case in side] for side in (cases, others or cases)]
-    return Split(*sides, fold=None, num_folds=1, source=_SOURCE, dataset=dataset)
+    first, second = ([case.as_item() for case in side] for side in (cases, others or cases))
+    return Split(first, second, fold=None, num_folds=1, source=_SOURCE, dataset=dataset)
 
 
 def _as_case(item: Any, name: str) -> Case:
