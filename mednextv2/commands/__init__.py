@@ -8,6 +8,7 @@ from mednextv2.commands.check import check
 from mednextv2.commands.compare import compare
 from mednextv2.commands.doctor import doctor
 from mednextv2.commands.ensemble import ensemble
+from mednextv2.commands.export import export
 from mednextv2.commands.fetch import fetch
 from mednextv2.commands.phantom import phantom
 from mednextv2.commands.picture import picture
@@ -17,7 +18,5 @@ from mednextv2.commands.report import report
 from mednextv2.commands.run import run
 from mednextv2.commands.score import score
 
-VERBS = {
-    f.__name__: f
-    for f in (run, predict, check, plan, bundle, ensemble, compare, score, phantom, picture, report, fetch, doctor)
-}
+_VERBS = (run, predict, check, plan, bundle, ensemble, compare, score, export, phantom, picture, report, fetch, doctor)
+VERBS = {f.__name__: f for f in _VERBS}

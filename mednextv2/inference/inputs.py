@@ -21,6 +21,7 @@ from mednextv2.images.dicom_tilt import without_shear
 from mednextv2.images.volume import NO_ORIENTATION, SUFFIXES, has_orientation, read_volume, stem
 from mednextv2.paths import expand
 from mednextv2.text_files import read_json
+from mednextv2.transforms.load import channels_first
 from mednextv2.wording import brief, count
 
 logger = logging.getLogger(__name__)
@@ -258,7 +259,7 @@ class CheckImaged(MapTransform):
         return dict(data)
 
     def _check_loaded(self, image: MetaTensor) -> None:
-        array = image.as_tensor().cpu().numpy()
+        array = channels_first(image).as_tensor().cpu().numpy()
         array = array[0] if len(array) == 1 else np.moveaxis(array, 0, -1)
         problems = check_image(array, image.affine.cpu().numpy(), self.channels, self.spatial_dims)
         if problems:
