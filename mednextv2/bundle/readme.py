@@ -2,12 +2,13 @@
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from string import Template
 from typing import Any
 
 from mednextv2.bundle.task import Task
 from mednextv2.bundle.task_kinds import METRICS
+from mednextv2.nets.legal_sizes import DIVISOR
 from mednextv2.nets.training_memory import training_memory
 
 _NO_WEIGHTS = """**This bundle has no trained weights yet.** Training it on the data described below gives it some: see
@@ -48,11 +49,26 @@ def readme_text(task: Task, template: str) -> str:
         batch_size=facts["batch_size"],
         memory=_memory(task),
         performance=_performance(task),
+        one_window=_shape(1, facts),
+        two_windows=_shape(2, facts),
+        dynamic_axes=_dynamic_axes(facts["patch_size"]),
         about_data=_about_data(public, facts["dataset_name"]),
         scores=_scores(public.get("reference_scores", [])),
         references="\n".join(f"{i}. {text}" for i, text in enumerate(public["references"], 1)),
     )
     return re.sub(r"\n{3,}", "\n\n", filled)  # a fact that is left out leaves empty lines
+
+
+def _shape(windows: int, facts: Mapping[str, Any]) -> str:
+    """Return the shape of some windows as MONAI's export commands take it."""
+    return f"[{','.join(map(str, [windows, len(facts['channels']), *facts['patch_size']]))}]"
+
+
+def _dynamic_axes(patch_size: Sequence[int]) -> str:
+    """Return the axes of a window that may vary in an ONNX file: those on which more than one voxel is left."""
+    variable = [f"{axis}:'{name}'" for axis, (name, size) in enumerate(zip("xyz", patch_size, strict=False), 2)
+                if size > DIVISOR]  # fmt: skip
+    return f"{{{','.join(['0:' + repr('n'), *variable])}}}"
 
 
 def _fallback(weights: str | None) -> str:

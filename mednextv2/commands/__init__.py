@@ -8,6 +8,7 @@ from mednextv2.commands.check import check
 from mednextv2.commands.compare import compare
 from mednextv2.commands.doctor import doctor
 from mednextv2.commands.ensemble import ensemble
+from mednextv2.commands.export import export
 from mednextv2.commands.fetch import fetch
 from mednextv2.commands.pack import pack
 from mednextv2.commands.phantom import phantom
@@ -31,6 +32,7 @@ VERBS = {
         promote,
         compare,
         score,
+        export,
         phantom,
         picture,
         report,
