@@ -21,8 +21,8 @@ def export(bundle: str, format: str = "ts", output: str | None = None, **setting
 
     Examples:
         mednextv2 export mednextv2_hippocampus --format onnx --output hippocampus.onnx
-        mednextv2 export bundles/mednextv2_liver --format pt2 --weights bundles/mednextv2_liver/models/fold_0/model.pt
-        mednextv2 predict mednextv2_hippocampus head.nii.gz masks --weights hippocampus.onnx
+        mednextv2 export bundles/mednextv2_liver --format pt2 --folds 0
+        mednextv2 export mednextv2_hippocampus --weights model.pt --output hippocampus.ts
     """
     from mednextv2.bundle.export import export_bundle
 
