@@ -15,7 +15,6 @@ from monai.bundle import ConfigParser
 
 from mednextv2.bundle.run import find_bundle
 from mednextv2.errors import InputError
-from mednextv2.images.volume import SUFFIXES
 from mednextv2.label_scheme import LabelScheme
 from mednextv2.paths import expand, writing
 from mednextv2.training import check_served
@@ -23,6 +22,8 @@ from mednextv2.version import __version__
 
 #: MONAI Label decides by these parts of a bundle's name that it is no segmentation.
 _OTHER_TYPES = ("deepedit", "deepgrow", "detection", "classification")
+#: The endings of the images that it lists and a bundle can read.
+_IMAGES = (".nii.gz", ".nii", ".nrrd")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,8 +62,8 @@ def check_port(host: str, port: str) -> None:
 
 def check_studies(folder: str) -> None:
     """Raise an InputError if a folder holds no image that MONAI Label would list."""
-    if not any(file.name.lower().endswith(SUFFIXES) for file in expand(folder).iterdir()):
-        raise InputError(f"--studies {folder}: holds no image; put the images to label there ({', '.join(SUFFIXES)})")
+    if not any(file.name.endswith(_IMAGES) for file in expand(folder).iterdir()):
+        raise InputError(f"--studies {folder}: holds no image; put the images to label there ({', '.join(_IMAGES)})")
 
 
 def install(bundle: str, app: str) -> str:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,33 @@ def test_what_is_no_case_is_refused(training, validation, words):
     with pytest.raises(InputError) as caught:
         choose_cases(training, validation)
     assert str(caught.value).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("segments", "words"),
+    [
+        (["anterior", "posterior"], ""),
+        (["Anterior", "Posterior", "vessel"], ""),
+        (["front", "back"], ""),  # names that the bundle does not have say nothing about the values
+        (["posterior"], "a.nii.gz: the segment posterior was submitted with the value 1, and is 2 in this bundle"),
+        (["posterior", "anterior"], "submit the mask again with the segments anterior, posterior in this order"),
+    ],
+)
+def test_segments_in_another_order_are_refused(tmp_path, segments, words):
+    # as MONAI Label 0.8.5 writes it when 3D Slicer submits a mask with params {"label_info": [...]}
+    info = {"name": "a.nii.gz", "label_info": [{"name": n, "idx": i + 1} for i, n in enumerate(segments)]}
+    entry = {"image": {"ext": ".nii.gz", "info": {}}, "labels": {"final": {"ext": ".nii.gz", "info": info}}}
+    (tmp_path / "datastore_v2.json").write_text(json.dumps({"objects": {"a": entry}}), encoding="utf-8")
+    items = given("b", "a", folder=str(tmp_path / "labels" / "final"))
+    labels = ["background", "anterior", "posterior"]
+    if not words:
+        assert choose_cases(items, [], labels).given
+        return
+    with pytest.raises(InputError, match=words):
+        choose_cases(items, [], labels)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"objects": []}', '{"objects": {"a": {"labels": {"final": {}}}}}'])
+def test_a_datastore_that_cannot_be_read_is_passed_over(tmp_path, content):
+    (tmp_path / "datastore_v2.json").write_text(content, encoding="utf-8")
+    assert choose_cases(given("a", folder=str(tmp_path / "labels" / "final")), [], ["background", "liver"]).given
