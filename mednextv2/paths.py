@@ -165,6 +165,11 @@ def _host() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
+def temporary_name(path: Path) -> Path:
+    """Return the name that a file or folder has while it is written: see :func:`remove_leftovers`."""
+    return path.with_name(f".part-{os.getpid()}.{_host()}-{path.name}")
+
+
 @contextmanager
 def writing(path: str | os.PathLike) -> Iterator[Path]:
     """Provide a temporary file in the same folder, which is renamed to `path` if the block ends without an error.
@@ -181,7 +186,7 @@ def writing(path: str | os.PathLike) -> Iterator[Path]:
         InputError: If the folder cannot be written or the disk is full.
     """
     path = Path(path)
-    temporary = path.with_name(f".part-{os.getpid()}.{_host()}-{path.name}")
+    temporary = temporary_name(path)
     try:
         yield temporary
         temporary.replace(path)

@@ -204,7 +204,8 @@ def _report(predictor: Predictor, orders: Sequence[Order], sizes: Mapping[str, d
             order.case,
             tuple(os.path.abspath(os.fspath(file)) for file in images[order.case]),
             str(order.mask.absolute()),
-            **{"areas_mm2" if kind is AREA else "volumes_ml": sizes[order.case]},
+            volumes_ml=None if kind is AREA else sizes[order.case],
+            areas_mm2=sizes[order.case] if kind is AREA else None,
         )
         for order in orders
     ]

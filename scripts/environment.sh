@@ -1,8 +1,10 @@
 # Sourced by demo.sh and test.sh: creates a virtual environment with the package and the given extras, and sets PYTHON.
 # Usage: EXTRAS=demo; source scripts/environment.sh
-# MEDNEXTV2_VENV names a folder other than .venv. A second start installs nothing if the requirements are the same.
+# MEDNEXTV2_VENV names a folder other than .venv, and MEDNEXTV2_CONSTRAINTS a file other than constraints.txt with versions.
+# A second start installs nothing if the requirements are the same.
 
 VENV="${MEDNEXTV2_VENV:-$ROOT/.venv}"
+CONSTRAINTS="${MEDNEXTV2_CONSTRAINTS:-$ROOT/constraints.txt}"
 
 find_python() {
   local candidate
@@ -24,12 +26,12 @@ if [ ! -x "$VENV/bin/python" ]; then
 fi
 PYTHON="$VENV/bin/python"
 
-wanted=$(cat "$ROOT/setup.cfg" "$ROOT/pyproject.toml" "$ROOT/constraints.txt" | cksum)" $ROOT $EXTRAS"
+wanted=$(cat "$ROOT/setup.cfg" "$ROOT/pyproject.toml" "$CONSTRAINTS" | cksum)" $ROOT $EXTRAS"
 installed="$VENV/.mednextv2-$EXTRAS"
 if [ ! -f "$installed" ] || [ "$(cat "$installed")" != "$wanted" ]; then
   echo "Installing the package with the extra '$EXTRAS' and its requirements (a few minutes the first time)"
   # PyTorch first and alone: with a given version, pip uses a local build if one is configured
-  "$PYTHON" -m pip install --quiet --disable-pip-version-check -c "$ROOT/constraints.txt" torch
-  "$PYTHON" -m pip install --quiet --disable-pip-version-check -c "$ROOT/constraints.txt" -e "$ROOT[$EXTRAS]"
+  "$PYTHON" -m pip install --quiet --disable-pip-version-check -c "$CONSTRAINTS" torch
+  "$PYTHON" -m pip install --quiet --disable-pip-version-check -c "$CONSTRAINTS" -e "$ROOT[$EXTRAS]"
   echo "$wanted" > "$installed"
 fi

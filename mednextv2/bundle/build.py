@@ -28,11 +28,11 @@ RECIPES = {
 #: Overlays of train, in the order in which they are merged.
 OVERLAYS = ("finetune", "multi_gpu_train")
 _SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
-#: The packages in the metadata, with the versions with which the bundles were tested: see constraints.txt.
+#: The packages in the metadata, with the versions of constraints.txt for Python 3.10, which all Pythons can install.
 _TESTED = {
     "monai_version": "1.6.1",
     "pytorch_version": "2.13.0",
-    "numpy_version": "2.4.6",
+    "numpy_version": "2.2.6",
 }
 _PACKAGES = {
     "nibabel": "5.4.2",
@@ -40,7 +40,7 @@ _PACKAGES = {
     "fire": "0.7.1",
     "itk": "5.4.7",
     "pydicom": "3.0.2",
-    "scipy": "1.17.1",
+    "scipy": "1.15.3",
 }
 
 
@@ -133,6 +133,7 @@ def _metadata(task: Task) -> dict[str, Any]:
         "pred_classes": f"{scheme.outputs} channels, one a {'region' if scheme.regions else 'class'}",
         "intended_use": public["intended_use"],
         "references": public["references"],
+        **({"eval_metrics": public["eval_metrics"]} if "eval_metrics" in public else {}),
         "network_data_format": {
             "inputs": {
                 "image": {

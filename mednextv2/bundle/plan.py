@@ -106,7 +106,8 @@ def plan_dataset(
     """
     dataset = read_dataset(dataset_dir, labels_dir)
     spatial_dims = find_dimensions(dataset)
-    spacing = [float(spacing)] * spatial_dims if _is_number(spacing) else spacing
+    if isinstance(spacing, (int, float)):
+        spacing = [spacing] * spatial_dims
     _check_overrides(spacing, patch_size, batch_size, variant, memory, spatial_dims)
     scheme = dataset.scheme()
     channels = list(dataset.channels) or ["image"]

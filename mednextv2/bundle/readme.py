@@ -2,11 +2,14 @@
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from string import Template
 from typing import Any
 
 from mednextv2.bundle.task import Task
+from mednextv2.bundle.task_kinds import METRICS
+from mednextv2.nets.legal_sizes import DIVISOR
+from mednextv2.nets.training_memory import training_memory
 
 _NO_WEIGHTS = """**This bundle has no trained weights yet.** Training it on the data described below gives it some: see
 [Training](#training). Until then, evaluation and inference end with a message that says so."""
@@ -44,11 +47,28 @@ def readme_text(task: Task, template: str) -> str:
         spacing=" × ".join(f"{s:g}" for s in facts["spacing"]),
         patch_size=" × ".join(map(str, facts["patch_size"])),
         batch_size=facts["batch_size"],
+        memory=_memory(task),
+        performance=_performance(task),
+        one_window=_shape(1, facts),
+        two_windows=_shape(2, facts),
+        dynamic_axes=_dynamic_axes(facts["patch_size"]),
         about_data=_about_data(public, facts["dataset_name"]),
         scores=_scores(public.get("reference_scores", [])),
         references="\n".join(f"{i}. {text}" for i, text in enumerate(public["references"], 1)),
     )
     return re.sub(r"\n{3,}", "\n\n", filled)  # a fact that is left out leaves empty lines
+
+
+def _shape(windows: int, facts: Mapping[str, Any]) -> str:
+    """Return the shape of some windows as MONAI's export commands take it."""
+    return f"[{','.join(map(str, [windows, len(facts['channels']), *facts['patch_size']]))}]"
+
+
+def _dynamic_axes(patch_size: Sequence[int]) -> str:
+    """Return the axes of a window that may vary in an ONNX file: those on which more than one voxel is left."""
+    variable = [f"{axis}:'{name}'" for axis, (name, size) in enumerate(zip("xyz", patch_size, strict=False), 2)
+                if size > DIVISOR]  # fmt: skip
+    return f"{{{','.join(['0:' + repr('n'), *variable])}}}"
 
 
 def _fallback(weights: str | None) -> str:
@@ -61,6 +81,25 @@ def _fallback(weights: str | None) -> str:
         "The weights in `models/model.pt` are used. `--folds 0,1` averages the predictions of folds that you trained;\n"
         "`mednextv2 promote` puts their weights in the place of `models/model.pt`."
     )
+
+
+def _memory(task: Task) -> str:
+    """Return the memory of a training step in GiB, estimated as `mednextv2 plan` does."""
+    facts = task.workflow
+    outputs = task.scheme().outputs
+    needed = training_memory(
+        facts["variant"], facts["patch_size"], facts["batch_size"], len(facts["channels"]), outputs
+    )
+    return f"{needed / 2**30:.1f}"
+
+
+def _performance(task: Task) -> str:
+    """Return the measured scores of the weights, or that there are none."""
+    public = task.public
+    if "eval_metrics" not in public:
+        return "No scores of this bundle have been recorded yet."
+    rows = [f"| {METRICS[name]} | {value:g} |" for name, value in public["eval_metrics"].items()]
+    return "\n".join([_wrapped(public["evaluation"]), "", "| metric | score |", "| --- | --- |", *rows])
 
 
 def _mirroring(axes: Sequence[int]) -> str:

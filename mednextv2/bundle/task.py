@@ -46,9 +46,12 @@ PUBLIC_FACTS = (
     "data_description",
     "references",
 )
+#: Facts of the second document that a task with weights may have: scores of the weights, and how they were measured.
+MEASURED_FACTS = ("eval_metrics", "evaluation")
 #: Facts of the second document that a task may have, for the README alone: about published data sets.
 OPTIONAL_FACTS = (
     "weights",
+    "weights_license",
     "data_access",
     "converter",
     "official_split",
@@ -108,7 +111,8 @@ def read_task(path: str | os.PathLike) -> Task:
     public = parse_yaml(second.partition("\n")[2], path, first.count("\n") + 3)
     if not separator or not isinstance(workflow, dict) or not isinstance(public, dict):
         raise InputError(f"{path}: should be two YAML documents with a line --- between them")
-    for facts, expected, optional in ((workflow, WORKFLOW_FACTS, ()), (public, PUBLIC_FACTS, OPTIONAL_FACTS)):
+    documents = ((workflow, WORKFLOW_FACTS, ()), (public, PUBLIC_FACTS, MEASURED_FACTS + OPTIONAL_FACTS))
+    for facts, expected, optional in documents:
         missing = [k for k in expected if k not in facts]
         unknown = [k for k in facts if k not in (*expected, *optional)]
         if missing or unknown:
@@ -157,6 +161,10 @@ def _check(path: Path, workflow: dict[str, Any], public: dict[str, Any]) -> None
     for key, value in public.items():
         if changed := [text for text in texts_in(value) if text.startswith(_REWRITTEN)]:
             problems.append(f"{key}: MONAI reads more than a text into {brief(changed[0])}: begin it with a word")
+    if ("eval_metrics" in public) != ("evaluation" in public):
+        problems.append("eval_metrics and evaluation, which says how they were measured, belong together")
+    elif "eval_metrics" in public and public.get("weights") == "none":
+        problems.append("eval_metrics are scores of weights, but weights is none")
     if public["version"] not in public["changelog"]:
         problems.append(f"the changelog has no entry for the version {brief(public['version'])}")
     if problems:

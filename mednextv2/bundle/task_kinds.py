@@ -16,6 +16,12 @@ _NAME_WORDS = f"a text of one line and up to {MAX_NAME} characters"
 _QUOTES = "; put what should be a text in quotes"
 _LISTS = ("references", "data_traps", "assumptions")
 _SCORE = ("method", "score", "source", "comparable")
+#: What `eval_metrics` may contain, with the words for it: means over cases and structures.
+METRICS = {
+    "mean_dice": "mean Dice",
+    "mean_surface_dice_1mm": "mean surface Dice at 1 mm",
+    "mean_hd95_mm": "mean 95th percentile of the Hausdorff distance, in mm",
+}
 _SCRIPT = re.compile("[a-z][a-z0-9_]*")
 
 
@@ -56,7 +62,7 @@ def wrong_public_kinds(public: Mapping[str, Any]) -> list[str]:
     wrong = [
         _described(key, "a text", value) + _QUOTES
         for key, value in public.items()
-        if key not in ("changelog", "reference_scores", *_LISTS) and not _is_text(value)
+        if key not in ("changelog", "eval_metrics", "reference_scores", *_LISTS) and not _is_text(value)
     ]
     changes = public["changelog"]
     if not isinstance(changes, dict) or not all(is_name(k) and _is_text(v) for k, v in changes.items()):
@@ -69,7 +75,19 @@ def wrong_public_kinds(public: Mapping[str, Any]) -> list[str]:
     script = public.get("converter")
     if isinstance(script, str) and not _SCRIPT.fullmatch(script):
         wrong.append(_described("converter", "the name of a script in scripts/convert without its ending", script))
+    if "eval_metrics" in public and not _are_metrics(public["eval_metrics"]):
+        expected = f"a number for {' or '.join(METRICS)}"
+        wrong.append(_described("eval_metrics", expected, public["eval_metrics"]))
     return wrong + _wrong_scores(public.get("reference_scores", []))
+
+
+def _are_metrics(scores: Any) -> bool:
+    return (
+        isinstance(scores, dict)
+        and bool(scores)
+        and all(name in METRICS for name in scores)
+        and all(type(value) in (int, float) and value >= 0 for value in scores.values())
+    )
 
 
 def _wrong_scores(scores: Any) -> list[str]:

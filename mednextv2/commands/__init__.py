@@ -8,7 +8,9 @@ from mednextv2.commands.check import check
 from mednextv2.commands.compare import compare
 from mednextv2.commands.doctor import doctor
 from mednextv2.commands.ensemble import ensemble
+from mednextv2.commands.export import export
 from mednextv2.commands.fetch import fetch
+from mednextv2.commands.pack import pack
 from mednextv2.commands.phantom import phantom
 from mednextv2.commands.picture import picture
 from mednextv2.commands.plan import plan
@@ -30,9 +32,11 @@ VERBS = {
         promote,
         compare,
         score,
+        export,
         phantom,
         picture,
         report,
+        pack,
         fetch,
         doctor,
     )

@@ -7,7 +7,7 @@ VERBS = {
     "inference": "use mednextv2 predict BUNDLE INPUT OUTPUT",
     "segment": "use mednextv2 predict BUNDLE INPUT OUTPUT",
     "finetune": "finetune is a workflow of a bundle: mednextv2 run BUNDLE finetune --pretrained FILE",
-    "download": "bundles are downloaded with python -m monai.bundle download, data sets with mednextv2 fetch",
+    "download": "bundles and data sets are downloaded with mednextv2 fetch",
     "plan_and_preprocess": "use mednextv2 plan DATASET_DIR; preprocessing is a part of training",
     "preprocess": "preprocessing is a part of training: mednextv2 run BUNDLE train --dataset_dir DIR",
     "find_best_configuration": "use mednextv2 ensemble BUNDLE DATASET_DIR",

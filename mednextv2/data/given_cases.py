@@ -47,8 +47,8 @@ def choose_cases(
     _check_segments(list(everything.values()), labels)
     folder = os.path.commonpath([os.path.abspath(os.path.dirname(str(case.label))) for case in everything.values()])
     dataset = DatasetFolder(Path(folder), (), {}, tuple(everything.values()))
-    sides = [[case.as_item() for case in side] for side in (cases, others or cases)]
-    return Split(*sides, fold=None, num_folds=1, source=_SOURCE, dataset=dataset)
+    first, second = ([case.as_item() for case in side] for side in (cases, others or cases))
+    return Split(first, second, fold=None, num_folds=1, source=_SOURCE, dataset=dataset)
 
 
 def _as_case(item: Any, name: str) -> Case:

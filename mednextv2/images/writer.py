@@ -135,8 +135,8 @@ class SaveMaskd(SaveImaged):
     """Save label maps as `<output_dir>/<case>_<suffix>.nii.gz`, in the geometry of their source images.
 
     The case is the source's file name without ending and without nnU-Net's channel number `_0000`; for a DICOM series
-    it is the item's `case`. This is a `SaveImaged`, so MONAI Label leaves it out like that class; unlike there, an
-    error keeps its own message.
+    it is the item's `case`. For an image in memory, which has no file (as in MONAI Deploy), nothing is saved. This is a
+    `SaveImaged`, so MONAI Label leaves it out like that class; unlike there, an error keeps its own message.
 
     Args:
         keys: The keys of the label maps, `(1, X, Y, Z)` MetaTensors with the file name of their source.
@@ -160,7 +160,9 @@ class SaveMaskd(SaveImaged):
         for key in self.key_iterator(data):
             mask = data[key]
             meta = mask.meta if isinstance(mask, MetaTensor) else {}
-            source = meta.get("filename_or_obj", "mask")
+            source = meta.get("filename_or_obj")
+            if not source:
+                continue
             source = source[0] if isinstance(source, (list, tuple)) else source
             if Path(str(source)).is_dir():
                 source = data.get("case", source)  # a DICOM series has no single file name

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from mednextv2.inference.exported_network import ExportedNetwork
 from mednextv2.inference.weights_choice import check_trained, describe_choice
 from mednextv2.nets.cuda_graph import CudaGraphs
+from mednextv2.weights.exported_files import is_exported
 from mednextv2.weights.loading import load_weights
 from mednextv2.weights.provenance import check_labels
 
@@ -26,7 +29,8 @@ class FoldEnsemble(nn.Module):
 
     Args:
         network: The network, on its device.
-        weights: One or several files of weights.
+        weights: One or several files of weights, or of the network exported to another format: see
+            :class:`mednextv2.inference.exported_network.ExportedNetwork`.
         cuda_graph: Whether windows of a repeated shape are replayed from a CUDA graph of all networks together, see
             :class:`mednextv2.nets.cuda_graph.CudaGraphs`; on other devices, this changes nothing.
         labels: The meaning of the network's outputs, with which that of the weights is compared if they record it: see
@@ -59,9 +63,7 @@ class FoldEnsemble(nn.Module):
         check_labels(self.weights, self.labels)
         first = self.networks[0]
         self.graphs.clear()
-        self.networks = nn.ModuleList([first, *(copy.deepcopy(first) for _ in self.weights[1:])])
-        for network, path in zip(self.networks, self.weights, strict=True):
-            load_weights(network, path)
+        self.networks = nn.ModuleList([self._loaded(first, path, n > 0) for n, path in enumerate(self.weights)])
         for line in describe_choice(self.weights):
             logger.info(line)
 
@@ -77,6 +79,15 @@ class FoldEnsemble(nn.Module):
         if len(self.networks) == 1:
             return self.networks[0].load_state_dict(*args, **kwargs)
         return super().load_state_dict(*args, **kwargs)
+
+    def _loaded(self, network: nn.Module, path: str, copied: bool) -> nn.Module:
+        if is_exported(path):
+            self.graphs.enabled = False  # a graph records kernels of PyTorch only
+            parameter = next(network.parameters(), None)
+            device = torch.device("cpu") if parameter is None else parameter.device
+            named = len(self.labels or ())  # the background is one of the names, but no output if there are regions
+            return ExportedNetwork(path, device, (named, named - 1) if named else ())
+        return load_weights(copy.deepcopy(network) if copied else network, path)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits, `(B, outputs, X, Y, Z)`."""

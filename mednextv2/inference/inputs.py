@@ -29,6 +29,7 @@ from mednextv2.images.volume import (
 )
 from mednextv2.paths import expand
 from mednextv2.text_files import read_json
+from mednextv2.transforms.load import channels_first
 from mednextv2.wording import brief, count
 
 logger = logging.getLogger(__name__)
@@ -270,7 +271,7 @@ class CheckImaged(MapTransform):
         return dict(data)
 
     def _check_loaded(self, image: MetaTensor) -> None:
-        array = image.as_tensor().cpu().numpy()
+        array = channels_first(image).as_tensor().cpu().numpy()
         if self.spatial_dims == 2 and array.ndim == 3:
             array = array[..., None]
         array = array[0] if len(array) == 1 else np.moveaxis(array, 0, -1)

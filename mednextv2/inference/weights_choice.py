@@ -41,22 +41,19 @@ def find_weights(
         experiment: The folder of a training within `models`; empty for trainings without one.
 
     Returns:
-        One file, or several, which are an ensemble. If there are none at all, `models/model.pt`, which does not exist:
-        the message of :meth:`mednextv2.inference.FoldEnsemble.load` says what to do.
+        One file, or several, which are an ensemble. If there are none at all, the file that a training would write or
+        with which the bundle would be published; the message of :meth:`mednextv2.inference.FoldEnsemble.load` says what
+        to do. Programs that bring weights of their own, such as MONAI Deploy, go on.
 
     Raises:
-        InputError: If one of `folds`, or the fold of an experiment, was not trained.
+        InputError: If one of `folds` was not trained.
     """
     models = training_folder(bundle_root, experiment)
     if folds is not None:
         return _chosen_folds(models, [folds] if isinstance(folds, (int, str)) else list(folds))
     found = sorted(models.glob(f"fold_{'*' if fold is None else glob.escape(str(fold))}/model.pt"))
     if experiment and not found:
-        which = "no fold" if fold is None else f"no fold {fold}"
-        raise InputError(
-            f"{models}: holds {which} of the experiment {experiment}; train it first with the workflow train or "
-            "finetune and the same --network or --experiment, or give --weights"
-        )
+        return [str(models / ("fold_0" if fold is None else f"fold_{fold}") / "model.pt")]
     own = own_weights(bundle_root)
     files = found if experiment or fold is not None else own or found
     return [str(file) for file in files or own or [Path(bundle_root) / "models" / "model.pt"]]
@@ -114,7 +111,15 @@ def find_postprocessing(
 
 
 def check_trained(file: Path) -> None:
-    """Raise an InputError if a file is to be a bundle's own weights, and the bundle has none."""
+    """Raise an InputError if :func:`find_weights` found nothing, and a file is the one that should be there."""
+    experiment = file.parent.parent
+    if not file.is_file() and experiment.parent.name == "models" and file.parent.name.startswith("fold_"):
+        trained = _trained(experiment)
+        which = f"no fold {file.parent.name.removeprefix('fold_')}" if trained else "no fold"
+        raise InputError(
+            f"{experiment}: holds {which} of the experiment {experiment.name}; train it first with the workflow train "
+            "or finetune and the same --network or --experiment, or give --weights"
+        )
     models, root = file.parent, file.parent.parent
     if file.is_file() or (models.name, file.name) != ("models", "model.pt") or not (root / "configs").is_dir():
         return

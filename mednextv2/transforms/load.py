@@ -47,7 +47,7 @@ class LoadVolumed(LoadImaged):
         Args:
             data: The item. Under each key is a file, a list of files (one for each channel), a
                 :class:`mednextv2.data.DicomSeries` or a list of them (one for each channel), the folder of one series,
-                or a MetaTensor `(C, X, Y, Z)`.
+                or a MetaTensor: see :func:`channels_first`.
             reader: The same as for `LoadImaged`.
 
         Returns:
@@ -73,7 +73,7 @@ class LoadVolumed(LoadImaged):
 
     def _load(self, value: Any, reader: Any) -> Any:
         if isinstance(value, MetaTensor):
-            return value.to(torch.float32)
+            return channels_first(value).to(torch.float32)
         if _is_dicom(value):
             return _from_dicom(ensure_tuple(value))
         loaded = self._from_files(value, reader)
@@ -91,6 +91,23 @@ class LoadVolumed(LoadImaged):
             for file in several:  # MONAI's error does not name the file in one sentence
                 read_volume(file)
             raise unreadable(several[0], e) from e
+
+
+def channels_first(image: MetaTensor) -> MetaTensor:
+    """Return an image in memory with its channels as the first axis, as transforms expect.
+
+    Args:
+        image: `(C, X, Y, Z)`; or, as MONAI's readers and MONAI Deploy give images before the axis is moved,
+            `(X, Y, Z)` or `(X, Y, Z, C)` with the `original_channel_dim` `no_channel` or -1 in its metadata.
+    """
+    moved: Any = image  # PyTorch's types do not say that operations keep the class
+    axis, shape = image.meta.get("original_channel_dim"), image.meta.get("spatial_shape")
+    axes = image.affine.shape[-1] - 1 if shape is None else len(shape)
+    if axis == "no_channel" and image.ndim == axes:
+        return moved[None]
+    if axis == -1 and shape is None and image.ndim == axes + 1:  # a reader's metadata keep -1 after the axis was moved
+        return moved.movedim(-1, 0)
+    return image
 
 
 def _is_dicom(value: Any) -> bool:

@@ -15,10 +15,13 @@ from typing import Any
 
 from mednextv2.errors import InputError
 from mednextv2.paths import expand
+from mednextv2.weights import onnx_file
 from mednextv2.wording import count
 
 #: The name of the entry within the archive's own folder, since PyTorch allows no entries outside that folder.
 ENTRY = "mednextv2/about.json"
+#: The folder within that folder for the entries of others in archives of TorchScript and torch.export.
+EXTRA = "extra/"
 #: The name in a record under which that of the training before stands.
 PRETRAINED = "pretrained"
 _LONGEST = 100  # number of trainings, each started from the one before, that are looked at
@@ -26,29 +29,50 @@ _SHOWN = 10  # largest number of settings or labels in a message
 _LIMIT = 50 * 2**20  # the largest number of bytes of JSON that are read
 
 
-def add_about(path: str | os.PathLike, about: Mapping[str, Any]) -> None:
+def add_about(path: str | os.PathLike, about: Mapping[str, Any], within: str = "", entry: str = ENTRY) -> None:
     """Add what is known about a training to a file of weights that was just written.
 
     Args:
-        path: A file written by `torch.save`.
+        path: A file written by `torch.save`, `torch.jit.save` or `torch.export.save`.
         about: Plain values, such as `fold`, `training` (the names of the cases trained on), `epoch` and `epochs`.
+        within: The folder of the entry; :data:`EXTRA` for an exported network.
+        entry: The name of the entry.
     """
     with zipfile.ZipFile(path, "a", compression=zipfile.ZIP_DEFLATED) as archive:
         folder = archive.namelist()[0].split("/")[0]
-        archive.writestr(f"{folder}/{ENTRY}", json.dumps(dict(about), ensure_ascii=False))
+        archive.writestr(
+            zipfile.ZipInfo(f"{folder}/{within}{entry}"), json.dumps(dict(about), ensure_ascii=False),
+            zipfile.ZIP_DEFLATED,
+        )  # fmt: skip
 
 
 def read_about(path: str | os.PathLike) -> dict[str, Any]:
-    """Return what a file of weights records about its training; an empty dictionary if it records nothing."""
+    """Return what a file of weights or of an exported network records about its training.
+
+    Returns:
+        The record; an empty dictionary if the file records nothing.
+    """
     try:
-        with zipfile.ZipFile(expand(path)) as archive:
-            entry = archive.getinfo(f"{archive.namelist()[0].split('/')[0]}/{ENTRY}")
-            if entry.file_size > _LIMIT:
-                return {}
-            content = json.loads(archive.read(entry))
+        content = json.loads(_onnx_record(path) if Path(path).suffix.lower() == ".onnx" else _archived_record(path))
     except (OSError, LookupError, ValueError, RecursionError, zipfile.BadZipFile):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _onnx_record(path: str | os.PathLike) -> str:
+    return onnx_file.read_metadata(expand(path))[onnx_file.KEY]
+
+
+def _archived_record(path: str | os.PathLike) -> bytes:
+    with zipfile.ZipFile(expand(path)) as archive:
+        names = archive.namelist()
+        folder = names[0].split("/")[0]
+        entry = next(
+            name for name in (f"{folder}/{ENTRY}", f"{folder}/{EXTRA}{ENTRY}", "") if name in names or not name
+        )
+        if archive.getinfo(entry).file_size > _LIMIT:
+            raise ValueError(f"{path}: its record is too large")
+        return archive.read(entry)
 
 
 def trained_cases(files: Sequence[str | os.PathLike]) -> set[str]:

@@ -4,6 +4,7 @@ import shutil
 import pytest
 import yaml
 from bundle_helpers import BUNDLES, ROOT
+from dependency_helpers import read_tested
 
 from mednextv2.bundle import build_bundle, write_bundle
 from mednextv2.bundle.build import _recipe
@@ -71,9 +72,7 @@ def test_build_writes_only_what_changed(tmp_path):
 @pytest.mark.parametrize("task", TASKS, ids=lambda t: t.parent.name)
 def test_versions_of_the_metadata_are_the_tested_ones(task):
     metadata = json.loads((task.parent / "configs" / "metadata.json").read_text())
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    constraints = dict(line.split(";")[0].strip().split("==") for line in lines if "==" in line)
-    constraints = {k.lower().replace("_", "-"): v for k, v in constraints.items()}
+    constraints = read_tested("3.10")  # the oldest Python has the oldest versions, which all others can install
     pairs = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
     for package, key in pairs.items():
         assert metadata[key] == constraints[package], package

@@ -1,17 +1,18 @@
 """The bundle against MONAI's specification: properties, metadata, network check, exports."""
 
 import json
+import shlex
+import shutil
 from pathlib import Path
 
-import numpy as np
-import onnxruntime
 import pytest
 import torch
 from benchmark_helpers import make_data
-from bundle_helpers import BUNDLES, HIPPOCAMPUS, QUICK, run_python
+from bundle_helpers import BUNDLES, HIPPOCAMPUS, run_python
 from monai.bundle import ConfigWorkflow
 from monai.bundle.properties import InferProperties, MetaProperties, TrainProperties
 
+from mednextv2.inference.exported_network import ExportedNetwork
 from mednextv2.nets import create_mednext
 
 NAMES = sorted(p.name for p in BUNDLES.iterdir() if p.is_dir())
@@ -80,18 +81,43 @@ def test_ckpt_export_scripts_the_network(trained, tmp_path):
         torch.testing.assert_close(scripted(x), _network(trained)(x))
 
 
-def test_onnx_export_agrees_in_onnxruntime(trained, tmp_path):
-    result = run_python(
-        "-m", "monai.bundle", "onnx_export", "network_def", "--filepath", tmp_path / "model.onnx",
-        "--ckpt_file", trained / "model.pt", *META, "--bundle_root", HIPPOCAMPUS,
-        "--input_shape", str([1, 1, *QUICK["patch_size"]]),
-    )  # fmt: skip
+def documented(verb, trained, tmp_path):
+    """Run one of MONAI's export commands as the README gives it, in a copy of the bundle with other weights."""
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    shutil.copytree(trained, tmp_path / "models", ignore=shutil.ignore_patterns("*checkpoint*"))
+    text = (HIPPOCAMPUS / "docs" / "README.md").read_text().replace("\\\n", "")
+    (line,) = (line for line in text.splitlines() if line.startswith(f"python -m monai.bundle {verb} "))
+    return run_python(*shlex.split(line)[1:], cwd=tmp_path, timeout=3600)
+
+
+@pytest.mark.slow
+def test_the_documented_ckpt_export_traces_in_float32(trained, tmp_path):
+    result = documented("ckpt_export", trained, tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    x = torch.randn(1, 1, *QUICK["patch_size"])
-    (actual,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})[:1]
-    with torch.no_grad():
-        np.testing.assert_allclose(actual, _network(trained)(x).numpy(), rtol=1e-3, atol=1e-4)
+    assert "Mismatched" not in result.stderr
+    _agrees(ExportedNetwork(tmp_path / "models" / "model.ts"), trained, 1e-4)
+
+
+@pytest.mark.slow
+def test_the_documented_onnx_export_takes_windows_of_any_size(trained, tmp_path):
+    result = documented("onnx_export", trained, tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    _agrees(ExportedNetwork(tmp_path / "models" / "model.onnx"), trained, 1e-3)
+
+
+def test_the_documented_trt_export_asks_for_a_gpu(trained, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    result = documented("trt_export", trained, tmp_path)
+    assert result.returncode == 1
+    assert "Cannot find any GPU devices" in result.stderr  # all that comes before has worked
+
+
+def _agrees(exported, trained, tolerance):
+    for shape in ((1, 1, 48, 64, 48), (3, 1, 32, 64, 80)):
+        x = torch.randn(shape)
+        with torch.no_grad():
+            torch.testing.assert_close(exported(x), _network(trained)(x), rtol=tolerance, atol=tolerance)
 
 
 def _network(trained):

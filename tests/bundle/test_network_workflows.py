@@ -99,7 +99,7 @@ def test_a_network_is_trained_and_evaluated(network, bundle, data, torchvision):
     assert scored["network_name"] == network
     assert [*scored["inferer"].roi_size] == settings["patch_size"]
     loaded, saved = scored["predictor"].state_dict(), torch.load(weights, weights_only=True)
-    assert all(torch.equal(loaded[f"networks.0.{name}"], tensor) for name, tensor in saved.items())
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in saved.items())
     rows = read_csv(bundle / "output" / "evaluation" / network / "fold_0" / "cases.csv")
     assert {row["label"] for row in rows} == {"anterior", "posterior"}
 

@@ -9,7 +9,7 @@ from bundle_helpers import BUNDLES
 from monai.bundle import ConfigParser
 
 from mednextv2.bundle import build_bundle
-from mednextv2.bundle.task import OPTIONAL_FACTS, PUBLIC_FACTS, WORKFLOW_FACTS, is_rewritten, read_task
+from mednextv2.bundle.task import MEASURED_FACTS, OPTIONAL_FACTS, PUBLIC_FACTS, WORKFLOW_FACTS, is_rewritten, read_task
 from mednextv2.errors import InputError
 
 
@@ -126,7 +126,7 @@ def test_facts_are_those_of_the_two_documents(tmp_path):
     assert task.name == "mednextv2_x"
     assert (task.workflow, task.public) == (workflow, public)
     assert set(workflow) == set(WORKFLOW_FACTS)
-    assert set(public) == set(PUBLIC_FACTS)
+    assert set(public) == {*PUBLIC_FACTS, *MEASURED_FACTS}
     assert path.read_text().startswith(task.text)  # with its comments
     assert "#" in task.text
     assert yaml.safe_load(task.text) == workflow
@@ -190,8 +190,9 @@ def test_other_names_come_out_of_monais_parser_as_they_went_in(name):
 
 def test_facts_about_published_data_may_be_given_or_left_out(tmp_path):
     given = {
-        "weights": "none", "data_access": "Ask.", "converter": "btcv", "official_split": "None.", "data_traps": ["a"],
-        "assumptions": ["b"], "reference_scores": [dict.fromkeys(("method", "score", "source", "comparable"), "x")],
+        "weights": "Of fold 1.", "weights_license": "MIT", "data_access": "Ask.", "converter": "btcv",
+        "official_split": "None.", "data_traps": ["a"], "assumptions": ["b"],
+        "reference_scores": [dict.fromkeys(("method", "score", "source", "comparable"), "x")],
     }  # fmt: skip
     assert set(given) == set(OPTIONAL_FACTS)
     for left_out in (None, *given):

@@ -194,6 +194,31 @@ def test_scores_have_four_texts_each(tmp_path, value):
     )
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, 0.9, [], {}, {"dice": 0.9}, {1: 0.9}, {"mean_dice": "0.9"}, {"mean_dice": True}, {"mean_dice": -0.1},
+        {"mean_dice": 0.9, "more": 1},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_measured_scores_are_numbers_of_known_metrics(tmp_path, value):
+    message = refused(tmp_path, with_public(eval_metrics=value))
+    assert message.startswith("eval_metrics should be a number for mean_dice or mean_surface_dice_1mm or mean_hd95_mm")
+
+
+def test_measured_scores_come_with_how_they_were_measured(tmp_path):
+    facts = {"eval_metrics": {"mean_dice": 0.9}, "evaluation": "Of fold 1."}
+    without = {key: value for key, value in DOCUMENTS[1].items() if key not in facts}
+    for key, value in facts.items():
+        text = yaml.safe_dump_all([DOCUMENTS[0], {**without, key: value}])
+        assert "eval_metrics and evaluation, which says how they were measured, belong together" in refused(
+            tmp_path, text
+        )
+    text = yaml.safe_dump_all([DOCUMENTS[0], {**without, **facts, "weights": "none"}])
+    assert "eval_metrics are scores of weights, but weights is none" in refused(tmp_path, text)
+
+
 def test_optional_texts_that_monai_would_evaluate_are_refused(tmp_path):
     text = with_public(reference_scores=[{**SCORE, "source": "$import os"}])
     assert "reference_scores: MONAI reads more than a text" in refused(tmp_path, text)

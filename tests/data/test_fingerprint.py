@@ -161,7 +161,7 @@ def test_no_copy_of_the_volume_is_made_in_a_wider_type():
 
 
 @pytest.mark.parametrize(
-    ("shape", "label_shape"), [((4, 4, 4), (4, 4, 4)), ((1, 4, 4, 4), (4, 4, 5)), ((1, 4, 4), (4, 4))]
+    ("shape", "label_shape"), [((4, 4, 4), (4, 4, 4)), ((1, 4, 4, 4), (4, 4, 5)), ((4, 4), (4, 4)), ((1, 4), (4,))]
 )
 def test_shapes_that_do_not_fit_are_refused(shape, label_shape):
     with pytest.raises(InputError, match=r"case x: image .* and label map .* resample"):

@@ -148,10 +148,17 @@ def test_folder_without_images_is_named(tmp_path, content):
     assert f"{tmp_path}: holds no images (.nii.gz, .nii, " in refused(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.gz", "nii.gz.txt", ".a.nii.gz"])
+@pytest.mark.parametrize("name", ["a.svg", "a.gz", "nii.gz.txt", ".a.nii.gz"])
 def test_file_of_another_kind_is_named(tmp_path, name):
     touch(tmp_path, name)
     assert f"{tmp_path / name}: is not an image (.nii.gz" in refused(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.png", "b.TIFF", "c.jpg"])
+def test_a_picture_is_refused_with_a_way_to_convert_it(tmp_path, name):
+    touch(tmp_path, name)
+    for given in (tmp_path / name, tmp_path):
+        assert f"{tmp_path / name}: is a picture, which does not say how large its pixels are; save" in refused(given)
 
 
 def test_one_file_of_a_series_names_its_folder(tmp_path):

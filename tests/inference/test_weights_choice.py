@@ -94,9 +94,10 @@ def test_an_experiment_has_weights_of_its_own(tmp_path):
     assert find_weights(tmp_path, experiment="wide") == expected
     assert find_weights(tmp_path, 1, experiment="wide") == expected[1:]
     assert find_weights(tmp_path, folds=[1], experiment="wide") == expected[1:]
-    for experiment, fold, which in (("wide", 2, "no fold 2 of"), ("deep", None, "no fold of the experiment deep")):
+    for experiment, fold, which in (("wide", 2, "no fold 2 of the"), ("deep", None, "no fold of the experiment deep")):
+        files = find_weights(tmp_path, fold, experiment=experiment)  # whether they exist is for loading
         with pytest.raises(InputError, match=which):
-            find_weights(tmp_path, fold, experiment=experiment)
+            FoldEnsemble(tiny(), files).load()
 
 
 def test_fine_tuned_weights_are_used_where_nothing_else_was_trained(tmp_path):

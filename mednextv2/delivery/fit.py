@@ -1,0 +1,75 @@
+"""The comparison of weights with the network of a bundle's configuration, before they are given to others."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mednextv2.bundle.run import read_workflow
+from mednextv2.errors import InputError, find_input_error
+from mednextv2.label_scheme import LabelScheme
+from mednextv2.weights.files import load_file
+from mednextv2.weights.loading import broken_numbers, wrong_tensors
+from mednextv2.weights.provenance import check_labels, describe_network
+
+_SHOWN = 15  # number of tensors of a kind in a message
+
+
+def check_fit(root: Path, weights: Path) -> None:
+    """Raise an InputError if weights are not exactly those of the network in a bundle's configuration.
+
+    MONAI and MONAI Label skip tensors that do not fit, and go on with random ones in their place. The weights must
+    therefore have every name and shape of the network, and no other, and be a bare state dict.
+
+    Args:
+        root: The bundle's folder.
+        weights: The file of weights.
+    """
+    state = load_file(weights)
+    if not isinstance(state, dict) or not state or (problem := wrong_tensors(state)):
+        detail = problem if isinstance(state, dict) and state else ""
+        raise InputError(
+            f"{weights}: is no bare state dict. {detail} Give the model.pt of a training, not a checkpoint with more "
+            "in it".replace("  ", " ")
+        )
+    own, legend = _network(root)
+    shapes = [
+        f"{name} {tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the network"
+        for name in own
+        if name in state and own[name].shape != state[name].shape
+    ]
+    lines = [
+        *_listed("not in the file", [name for name in own if name not in state]),
+        *_listed("not in the network", [name for name in state if name not in own]),
+        *_listed("of another shape", shapes),
+    ]
+    if lines:
+        recorded = describe_network(weights)
+        raise InputError(
+            f"{weights}: the weights do not fit the network of {root / 'configs'}"
+            + (f"; they were {recorded}" if recorded else "")
+            + ". Pack the weights of this network, or enter their settings in task.yaml and build the bundle again:\n  "
+            + "\n  ".join(lines)
+        )
+    if problem := wrong_tensors(state, own) or broken_numbers(state):
+        raise InputError(f"{weights}: {problem}")
+    check_labels([weights], legend)
+
+
+def _listed(what: str, names: Sequence[str]) -> list[str]:
+    others = len(names) - _SHOWN
+    return [f"{what}: {name}" for name in names[:_SHOWN]] + [f"{what}: {others} more"] * (others > 0)
+
+
+def _network(root: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the tensors of the network that the inference builds, without numbers, and the meaning of its outputs."""
+    parser = read_workflow([str(root / "configs" / "inference.yaml")])
+    parser.update({"bundle_root": root})
+    try:
+        with torch.device("meta"):
+            network: nn.Module = parser.get_parsed_content("network_def")
+        scheme: LabelScheme = parser.get_parsed_content("scheme")
+    except Exception as e:
+        raise find_input_error(e) or e from None
+    return dict(network.state_dict()), scheme.legend
