@@ -113,7 +113,9 @@ class Check:
             self._regions()
             self._too_early()
             self._active_learning()
-            dice = [self._dice(before), *(self._training(number) for number in (1, 2))]
+            dice = [self._dice(before)]
+            say("training", f"mean Dice of {self.image} before any training: {dice[0]:.4f}")
+            dice += [self._training(number) for number in (1, 2)]
             assert dice[0] < dice[1], dice
             self._worse_weights()
         self._refusals()
