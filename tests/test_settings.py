@@ -141,8 +141,13 @@ def test_every_scalar_of_a_workflow_that_has_a_rule_is_checked(workflow):
     assert checked == {name for name in config if name in RULES and name != "pretrained"} | (  # needed by finetune only
         {"batch_size", "spacing", "mirror_axes", "batch_dice"} & checked
     ) | {"patch_size", "device"}
+    places = {"patch_size": "patch", "epochs": "train::trainer::max_epochs"}  # with its context; as MONAI Label sets it
+    places |= {name: f"displayable_configs::{name}" for name in config.get("displayable_configs", ())}
+    if "windows" in config:
+        places["overlap"] = "windows::overlap"
+        assert config["windows"]["overlap"] in ("@overlap", "@displayable_configs::overlap")
     for name in checked:
-        assert config["settings"][name] == ("@patch" if name == "patch_size" else f"@{name}")  # with its context
+        assert config["settings"][name] == f"@{places.get(name, name)}"
 
 
 def test_a_batch_that_no_network_can_be_trained_with_here_is_refused():

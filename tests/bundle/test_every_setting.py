@@ -17,6 +17,7 @@ from mednextv2.training import preflight as training
 
 #: Scalars that are no settings, but made of them.
 DERIVED = {"about", "engine_amp", "network", "network_name", "patch", "flat_axis", "training", "key_metric"}
+DERIVED |= {"training_dir", "length", "warmup", "served"}  # of a training on given cases: see test_monai_label.py
 
 
 def rows():

@@ -143,5 +143,7 @@ def test_missing_partner_of_a_single_channel_is_found_by_the_check(tmp_path, ima
 
 
 def test_folder_without_images_is_refused(tmp_path):
-    touch(tmp_path, "images/a.png", "labels/a.nii.gz")
+    touch(tmp_path, "images/a.txt", "labels/a.nii.gz")
     assert f"{tmp_path / 'images'}: holds no images (.nii.gz, .nii" in refused(tmp_path)
+    touch(tmp_path, "images/b.png")
+    assert f"{tmp_path / 'images' / 'b.png'}: is a picture, which does not say how large" in refused(tmp_path)

@@ -151,6 +151,9 @@ def test_mask_of_a_two_dimensional_image_is_two_dimensional(tmp_path):
 def test_mask_without_a_source_file_has_the_affine_of_the_metadata(tmp_path):
     pred = MetaTensor(torch.as_tensor(labels()[None]), affine=torch.as_tensor(AFFINES["oblique"]))
     SaveMaskd("pred", tmp_path)({"pred": pred})
+    assert list(tmp_path.iterdir()) == []  # an image in memory, whose mask stays there
+    pred.meta["filename_or_obj"] = str(tmp_path / "moved_away.nii.gz")
+    SaveMaskd("pred", tmp_path)({"pred": pred})
     (file,) = tmp_path.glob("*.nii.gz")
     assert np.allclose(nib.load(file).affine, AFFINES["oblique"])
 
