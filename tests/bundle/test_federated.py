@@ -1,7 +1,10 @@
 """Federated learning with MONAI's own client, called as docs/federated.md says."""
 
+import zipfile
+
 import pytest
 import torch
+from bundle_helpers import HIPPOCAMPUS
 from configured_runs import PREDICT, TRAIN, copy_bundle
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems, ModelType
@@ -9,14 +12,16 @@ from monai.fl.utils.exchange_object import ExchangeObject
 
 from mednextv2.data import split_dataset
 from mednextv2.data.dataset import read_dataset
+from mednextv2.delivery import pack_bundle
+
+FILES = {"config_train_filename": "configs/train.yaml", "config_evaluate_filename": "configs/evaluate.yaml"}
 
 
-def make_client(root, data, **more):
+def make_client(root, data, files=FILES, **more):
     own = {"bundle_root": str(root), "dataset_dir": str(data)}
     return MonaiAlgo(
         bundle_root=str(root),
-        config_train_filename="configs/train.yaml",
-        config_evaluate_filename="configs/evaluate.yaml",
+        **files,
         train_kwargs={**TRAIN, "epochs": 4, **own, **more},
         eval_kwargs={**PREDICT, **own, "output_dir": str(root / "scores")},
         best_model_filepath="models/fold_0/model.pt",
@@ -71,3 +76,18 @@ def test_a_client_evaluates_the_servers_weights(bundle, small_phantom):
     assert 0 <= result.metrics["val_mean_dice"] <= 1
     scored = {row.split(",")[0] for row in (bundle / "scores" / "cases.csv").read_text().splitlines()[1:]}
     assert scored == {item["case"] for item in split_dataset(read_dataset(small_phantom), 0).validation}
+
+
+def test_a_packed_bundle_has_the_files_that_a_client_looks_for(small_phantom, tmp_path):
+    archive, *_ = pack_bundle(HIPPOCAMPUS, tmp_path / "out")
+    with zipfile.ZipFile(archive) as content:
+        content.extractall(tmp_path)
+    client = make_client(
+        tmp_path / HIPPOCAMPUS.name, small_phantom, files={}
+    )  # train.json; train.json and evaluate.json
+    client.initialize()
+    sent = constants(client.trainer.network, 0.01)
+    client.train(ExchangeObject(weights=sent))
+    assert set(client.get_weights().weights) == set(sent)
+    assert 0 <= client.evaluate(ExchangeObject(weights=sent)).metrics["val_mean_dice"] <= 1
+    client.finalize()
