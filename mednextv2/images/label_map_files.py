@@ -84,5 +84,8 @@ def _wrong_values(array: np.ndarray, labels: Sequence[str] | None, allowed: int)
 def distinct_values(array: np.ndarray) -> list:
     """Return the sorted distinct values; small whole numbers are counted, which is many times faster than sorting."""
     if array.dtype.kind in "biu" and array.size and array.min() >= 0 and array.max() < MAX_LABELS:
-        return np.flatnonzero(np.bincount(array.reshape(-1, order="A"))).tolist()
+        values = array.reshape(-1, order="A")
+        if values.dtype.itemsize == 8:
+            values = values.astype(np.int64, copy=False)  # NumPy 1.26 counts no unsigned numbers of 64 bits
+        return np.flatnonzero(np.bincount(values)).tolist()
     return np.unique(array).tolist()

@@ -151,9 +151,10 @@ class MedNeXtBlock(nn.Module):
             w2=self.compress.weight,
             b2=_bias(self.compress) if bias is None else _bias(self.compress) + bias,
         )
-        settings = ops.Settings(norm_eps=self.norm.eps)
-        if grn is not None:
-            settings = settings._replace(grn_eps=grn.eps, grn_sum=grn.denominator == "sum")
+        if grn is None:
+            settings = ops.Settings(self.norm.eps)
+        else:
+            settings = ops.Settings(self.norm.eps, grn.eps, grn.denominator == "sum")
         return ops.block(x, convolution, mlp, residual, settings)
 
     def drop_path(self, y: Tensor) -> Tensor:
