@@ -119,7 +119,8 @@ class Stepper:
             self.net = self.net.to(memory_format=torch.channels_last_3d)
             self.x = self.x.contiguous(memory_format=torch.channels_last_3d)
         self.parameters = sum(p.numel() for p in self.net.parameters())
-        self.optimizer = recipe_optimizer(self.net) if self.train else None
+        # ONNX Runtime holds the weights itself, so that there is nothing to optimize
+        self.optimizer = recipe_optimizer(self.net) if self.parameters else None
         self.loss = recipe_loss()
         if "compile" in case.parts:
             self.net = torch.compile(self.net)
