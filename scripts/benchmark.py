@@ -1,34 +1,40 @@
-"""Compare our MedNeXt with MONAI's and with nnU-Net's ResEnc-L: time, peak memory, distance to the hardware's limit.
+"""Compare our MedNeXt with MONAI's, nnU-Net's ResEnc-L and ONNX Runtime: time, peak memory, distance to the limit.
 
-    python scripts/benchmark.py --variant v2_base --patch 64,64,64 --device cpu --peers monai,resenc_l
+    python scripts/benchmark.py --variant v2_base --patch 64,64,64 --device cpu --peers monai,resenc_l,onnxruntime
 
 Each network runs in a separate process for each setting. If one fails or runs out of memory, its row shows the error.
 First, each process measures its peak memory. Then the processes take turns for several rounds, so that other work on
 the machine affects all of them, and ratios are computed within a round. The tables are printed and written to
 `NAME.md`, and all raw times are written to `NAME.json`.
+
+The peer `onnxruntime` is our network with the same weights, exported in float32. It is measured in inference on a CPU,
+and its labels are compared with ours.
 """
 
 import argparse
 import importlib.util
-import multiprocessing
 import os
-import signal
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_measure import run_case, run_probe
+from benchmark_measure import run_probe
 from benchmark_models import Case
+from benchmark_processes import Worker, start
 from benchmark_report import describe_machine, describe_versions, finish_section, format_report, say, write_report
 
 from mednextv2.nets import VARIANTS
 from mednextv2.nets.legal_sizes import DIVISOR, is_legal
 
 WHAT = ("inference", "train")
-PEERS = ("monai", "resenc_l")
+# the packages that each peer needs, and what pip installs for them
+PEERS: dict[str, tuple[tuple[str, ...], str]] = {
+    "monai": ((), ""),
+    "resenc_l": (("dynamic_network_architectures",), "dynamic-network-architectures"),
+    "onnxruntime": (("onnx", "onnxscript", "onnxruntime"), "'mednextv2[onnx]'"),
+}
 # parts of a setting, in the order in its name; malloc: the C allocator keeps freed memory (mednextv2.allocator), as our
 # bundles ask it to
 PARTS = ("compile", "bf16", "channels_last", "malloc")
@@ -37,16 +43,6 @@ SETTINGS = {
     "bf16+channels_last+malloc,compile+channels_last+malloc,compile+bf16+channels_last+malloc",
     "cuda": "shipped,channels_last,bf16,bf16+channels_last,compile,compile+bf16,compile+bf16+channels_last",
 }
-# modules that take seconds to import are imported once, in the process from which the others are forked
-PRELOAD = [
-    "torch",
-    "torch._dynamo",
-    "torch.utils.flop_counter",
-    "monai.losses",
-    "monai.networks.nets",
-    "mednextv2.nets",
-    "mednextv2.training.loss",
-]
 
 
 # --- options ---------------------------------------------------------------------------------------------------------
@@ -95,10 +91,11 @@ def parse_peers(text: str) -> list[str]:
     for peer in peers:
         if peer not in PEERS:
             raise argparse.ArgumentTypeError(f"{peer!r}: there is no such peer; choose of {', '.join(PEERS)}, or none")
-    if "resenc_l" in peers and importlib.util.find_spec("dynamic_network_architectures") is None:
-        raise argparse.ArgumentTypeError(
-            "resenc_l needs a package: pip install dynamic-network-architectures, or leave resenc_l out"
-        )
+        packages, source = PEERS[peer]
+        if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
+            raise argparse.ArgumentTypeError(
+                f"{peer} needs {' and '.join(missing)}: pip install {source}, or leave {peer} out"
+            )
     return peers
 
 
@@ -157,10 +154,15 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--batch", type=parse_count, default=1, help="number of samples in a step (default: 1)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="device to measure on (default: cpu)")
     add("--what", type=parse_what, default=list(WHAT), help="inference, train or inference,train (the default)")
-    add("--settings", type=parse_settings, help=f"settings of the other networks, {defaults}")
+    add("--settings", type=parse_settings, help=f"settings of MONAI's network and ResEnc-L, {defaults}")
     add("--ours", type=parse_ours, default=["float32", "bf16"], help="settings of our network (default: float32,bf16)")
     add("--checkpointing", action="store_true", help="also train our network with activation checkpointing")
-    add("--peers", type=parse_peers, default=["monai"], help="monai, resenc_l, monai,resenc_l or none (default: monai)")
+    add(
+        "--peers",
+        type=parse_peers,
+        default=["monai"],
+        help=f"{', '.join(PEERS)}, several joined by a comma, or none (default: monai)",
+    )
     add("--rounds", type=parse_count, default=5, help="number of rounds (default: 5)")
     add("--repeats", type=parse_count, default=3, help="minimum number of timed steps in a turn (default: 3)")
     add("--min-time", type=parse_seconds, default=0.0, help="minimum seconds of timed steps in a turn (default: 0)")
@@ -172,56 +174,12 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"argument --kernel-size: {options.kernel_size}: give an odd number such as 3, 5 or 7")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("argument --device: cuda: PyTorch sees no GPU here; use --device cpu")
+    if "onnxruntime" in options.peers and (options.device != "cpu" or "inference" not in options.what):
+        parser.error("argument --peers: onnxruntime is measured in inference on a CPU; leave it out")
     options.patch = list(dict.fromkeys(options.patch or [(64, 64, 64)]))
     options.settings = options.settings or SETTINGS[options.device].split(",")
     options.name = options.name or f"{options.variant}-{options.device}"
     return options
-
-
-# --- processes -------------------------------------------------------------------------------------------------------
-
-
-class Worker:
-    """A process that answers one message at a time with a dict; once it has failed, `error` says why."""
-
-    def __init__(self, function: Callable[..., None], argument: Any, log: Path) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOAD)
-        self.error: str | None = None
-        self.connection, other = context.Pipe()
-        self.process = context.Process(target=function, args=(other, str(log), argument))
-        self.process.start()
-        other.close()
-
-    def answer(self, message: Any = None) -> dict[str, Any]:
-        """Send a message, if there is one, and return the answer: `{"error": …}` also if the process has ended."""
-        try:
-            if message is not None:
-                self.connection.send(message)
-            while not self.connection.poll(1.0):  # a child of a process that crashed may hold its end of the pipe open
-                if not self.process.is_alive() and not self.connection.poll():
-                    raise EOFError
-            reply = self.connection.recv()
-        except (EOFError, OSError):
-            self.process.join(10)
-            reply = {"error": self._how_it_ended()}
-        self.error = reply.get("error")
-        return reply
-
-    def _how_it_ended(self) -> str:
-        code = self.process.exitcode or 0
-        if code >= 0:
-            return f"the process ended with status {code}"
-        name = signal.Signals(-code).name
-        return f"the process was ended by {name}" + (", as when memory runs out" if name == "SIGKILL" else "")
-
-    def close(self) -> None:
-        """End the process."""
-        self.connection.close()
-        self.process.join(5)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
 
 
 # --- the benchmark ---------------------------------------------------------------------------------------------------
@@ -233,7 +191,11 @@ def list_cases(options: argparse.Namespace, what: str, patch: tuple[int, int, in
     if options.checkpointing and what == "train":
         ours += [f"{setting}+checkpointing" for setting in ours]
     names = [("ours", setting) for setting in ours]
-    names += [(peer, setting) for peer in options.peers for setting in options.settings]
+    for peer in options.peers:
+        if peer != "onnxruntime":
+            names += [(peer, setting) for setting in options.settings]
+        elif what == "inference":
+            names += [(peer, "float32")]
     shared = {
         "what": what,
         "variant": options.variant,
@@ -253,9 +215,9 @@ def run_section(options: argparse.Namespace, cases: list[Case], log: Path) -> di
     title = f"{cases[0].what} {'×'.join(map(str, cases[0].patch))}"
     try:
         for case in cases:
-            worker = Worker(run_case, case, log)
+            worker, answer = start(case, log)
             workers.append(worker)
-            first = {"memory": None, "compile_seconds": None, "error": None, **worker.answer()}
+            first = {"memory": None, "compile_seconds": None, "equal_labels": None, "error": None, **answer}
             row = {"competitor": case.competitor, "setting": case.setting, "dtype": case.dtype, "rounds": [], **first}
             rows.append(row)
             say(f"{title}: {case.competitor} {case.setting}: " + (row["error"] or f"{row['first_call_seconds']:.2f} s"))

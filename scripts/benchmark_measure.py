@@ -25,6 +25,7 @@ from benchmark_models import (
     synchronize,
     trim,
 )
+from benchmark_onnx import OnnxStepper, export
 from benchmark_report import one_line, scrub
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -116,6 +117,7 @@ def measure_memory(stepper: Stepper) -> dict[str, Any]:
         "compile_seconds": max(first - min(later), 0.0) if compiled else None,
         "parameters": stepper.parameters,
         "heads": stepper.heads,
+        "equal_labels": stepper.equal_labels,
     }
 
 
@@ -249,13 +251,20 @@ def run_case(connection: Connection, log: str, case: Case) -> None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = case.cache
         if "malloc" in case.parts and not keep_freed_memory():
             raise RuntimeError("malloc: the C library of this system has no such setting")
-        stepper = Stepper(case)
+        stepper = (OnnxStepper if case.competitor == "onnxruntime" else Stepper)(case)
         first = measure_memory(stepper)
         stepper.rest()
         connection.send(first)
         while True:
             repeats, min_time = connection.recv()
             connection.send({"times": stepper.turn(repeats, min_time)})
+
+
+def run_export(connection: Connection, log: str, case: Case) -> None:
+    """Export our network for a case in ONNX Runtime."""
+    with _child(connection, log):
+        export(case)
+        connection.send({})
 
 
 def run_probe(connection: Connection, log: str, cases: list[Case]) -> None:

@@ -23,7 +23,7 @@ class Case:
     """One row of the tables: a network, its setting, its task and its input.
 
     Attributes:
-        competitor: `ours`, `monai` or `resenc_l`.
+        competitor: `ours`, `monai`, `resenc_l` or `onnxruntime`.
         setting: Parts joined by `+`: either `shipped` or `float32`, or some of compile, bf16, channels_last,
             checkpointing.
         what: `inference` or `train`.
@@ -33,7 +33,8 @@ class Case:
         kernel_size: The size of MedNeXt's depthwise kernels.
         device: `cpu` or `cuda`.
         threads: The number of PyTorch's threads on CPU, or None for its own choice.
-        cache: The cache folder of `torch.compile`: one for each row, so that none profits from another's compilation.
+        cache: The folder of the exported network and of the cache of `torch.compile`: one for each row, so that none
+            profits from another's compilation.
     """
 
     competitor: str
@@ -110,17 +111,23 @@ class Stepper:
         if case.threads:
             torch.set_num_threads(case.threads)
         self.case, self.train, self.device = case, case.what == "train", torch.device(case.device)
-        self.seen = False
-        self.net = build(case).to(self.device).train(self.train)
+        self.seen, self.equal_labels = False, None
+        self.net = self.build().to(self.device).train(self.train)
         self.x = torch.randn(case.batch, IN_CHANNELS, *case.patch, device=self.device)
         self.y = torch.randint(CLASSES, (case.batch, 1, *case.patch), device=self.device).float()
         if "channels_last" in case.parts:
             self.net = self.net.to(memory_format=torch.channels_last_3d)
             self.x = self.x.contiguous(memory_format=torch.channels_last_3d)
         self.parameters = sum(p.numel() for p in self.net.parameters())
-        self.optimizer, self.loss = recipe_optimizer(self.net), recipe_loss()
+        # ONNX Runtime holds the weights itself, so that there is nothing to optimize
+        self.optimizer = recipe_optimizer(self.net) if self.parameters else None
+        self.loss = recipe_loss()
         if "compile" in case.parts:
             self.net = torch.compile(self.net)
+
+    def build(self) -> nn.Module:
+        """Build the network."""
+        return build(self.case)
 
     def step(self) -> None:
         """Run one step; the outputs of the first step are checked."""
@@ -167,12 +174,13 @@ class Stepper:
 
     def optimizer_bytes(self) -> int:
         """Return the size of the optimizer's state."""
-        values = [v for state in self.optimizer.state.values() for v in state.values()]
+        values = [v for state in (self.optimizer.state.values() if self.optimizer else ()) for v in state.values()]
         return sum(v.nbytes for v in values if isinstance(v, Tensor))
 
     def rest(self) -> None:
         """Return memory to the system, since the processes of all other rows wait on the same machine."""
-        self.optimizer.zero_grad(set_to_none=True)
+        if self.optimizer:
+            self.optimizer.zero_grad(set_to_none=True)
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

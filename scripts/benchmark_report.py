@@ -23,8 +23,15 @@ CPU_FLAGS = (
     "sve",
     "bf16",
 )
-PACKAGES = ("torch", "monai", "dynamic-network-architectures", "mednextv2", "numpy", "triton")
-NAMES = {"ours": "ours", "monai": "MONAI", "resenc_l": "ResEnc-L"}
+PACKAGES = ("torch", "monai", "dynamic-network-architectures", "mednextv2", "numpy", "triton", "onnxruntime")
+NAMES = {"ours": "ours", "monai": "MONAI", "resenc_l": "ResEnc-L", "onnxruntime": "ONNX Runtime"}
+
+ONNX = (
+    "ONNX Runtime runs our network with the same weights, as `mednextv2 export --format onnx` writes it, with as many "
+    "threads. It keeps freed memory, as our rows with malloc do. Labels are compared with those of ours float32 on the "
+    "same batch, after the mean of the logits of each class was subtracted, so that all classes are frequent; with "
+    "fewer than 99.99 % of equal labels, the row fails."
+)
 
 
 # --- the machine -----------------------------------------------------------------------------------------------------
@@ -130,7 +137,8 @@ def finish_section(section: dict[str, Any], rates: dict[str, Any], work: dict[st
 def summarise(section: dict[str, Any]) -> list[str]:
     """Return the lines that compare our fastest row with MONAI as shipped and with its best setting by hand.
 
-    Rows whose allocator keeps freed memory are compared with each other, since that is a setting of the process.
+    Rows whose allocator keeps freed memory are compared with each other, since that is a setting of the process. ONNX
+    Runtime keeps freed memory itself; it is compared with each of our rows in float32, and with our fastest.
     """
     lines = []
     for malloc in (False, True):
@@ -140,13 +148,22 @@ def summarise(section: dict[str, Any]) -> list[str]:
         monai = sorted((r for r in rows if r["competitor"] == "monai"), key=lambda r: r["seconds"][1])
         chosen = [("MONAI as shipped", r) for r in monai if r["setting"] == "shipped"]
         chosen += [(f"MONAI's best by hand ({r['setting']})", r) for r in monai if r["setting"] != "shipped"][:1]
-        for title, row in chosen if ours else []:
-            low, middle, high = quartiles(ratios(row, ours))
-            line = f"{title} takes {middle:.2f}× the time of ours ({ours['setting']})"
-            line += f", quartiles {low:.2f} to {high:.2f}"
-            peaks = [r["memory"]["peak_above_baseline_bytes"] for r in (ours, row)]
-            lines.append(f"{line}; ours has {peaks[0] / peaks[1]:.2f}× its peak memory" if all(peaks) else line)
+        lines += [compare(title, row, ours) for title, row in chosen if ours]
+    onnx = next((r for r in timed if r["competitor"] == "onnxruntime"), None)
+    for ours in [r for r in timed if r["competitor"] == "ours"] if onnx else []:
+        if ours["dtype"] == "float32" or ours["setting"] == section["fastest_ours"]:
+            lines.append(compare("ONNX Runtime", onnx, ours))
+    if onnx:
+        lines.append(f"ONNX Runtime's labels equal ours (float32) in {100 * onnx['equal_labels']:.4f} % of the voxels")
     return lines
+
+
+def compare(title: str, row: dict[str, Any], ours: dict[str, Any]) -> str:
+    """Return a line about the time of another network's row, and about our peak memory."""
+    low, middle, high = quartiles(ratios(row, ours))
+    line = f"{title} takes {middle:.2f}× the time of ours ({ours['setting']}), quartiles {low:.2f} to {high:.2f}"
+    peaks = [r["memory"]["peak_above_baseline_bytes"] for r in (ours, row)]
+    return f"{line}; ours has {peaks[0] / peaks[1]:.2f}× its peak memory" if all(peaks) else line
 
 
 # --- output ----------------------------------------------------------------------------------------------------------
@@ -169,20 +186,28 @@ def format_section(section: dict[str, Any]) -> list[str]:
     else:
         lines += ["There are no ratios, since none of our rows could be measured."]
     lines += [f"Floor: {floors}.", ""]
+    onnx = any(row["competitor"] == "onnxruntime" for row in section["rows"])
+    lines += [ONNX, ""] if onnx else []
     titles = (
         "competitor,setting,time ratio,quartiles,ms,peak memory (MiB),memory ratio,× floor,compile (s),ratio to fastest"
     )
-    lines += ["| " + " | ".join(titles.split(",")) + " |", "|---|---|" + "---:|" * 8]
+    titles += ",labels equal to ours" * onnx
+    lines += ["| " + " | ".join(titles.split(",")) + " |", "|---|---|" + "---:|" * (8 + onnx)]
     for row in section["rows"]:
         cells = [NAMES[row["competitor"]], row["setting"]]
         if row["error"]:
-            lines.append("| " + " | ".join([*cells, "failed: " + row["error"].replace("|", "\\|"), *[""] * 7]) + " |")
+            lines.append(
+                "| " + " | ".join([*cells, "failed: " + row["error"].replace("|", "\\|"), *[""] * (7 + onnx)]) + " |"
+            )
             continue
         low, middle, high = row["ratio"] or [None] * 3
         memory = row["memory"]["peak_above_baseline_bytes"] / 2**20
         cells += [number(middle), f"{number(low)} to {number(high)}", number(row["seconds"][1] * 1e3, 1)]
         cells += [number(memory, 0), number(row["memory_ratio"]), number(row["times_floor"], 1)]
         cells += [number(row["compile_seconds"], 1), number((row["ratio_to_fastest"] or [0, None])[1])]
+        if onnx:
+            equal = row["equal_labels"]
+            cells.append("–" if equal is None else f"{100 * equal:.4f} %")
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, "", *(f"- {line}" for line in section["summary"]), ""]
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from benchmark import PRELOAD
 from benchmark_measure import PeakMemory
 from benchmark_models import CLASSES, Case, Stepper, synchronize
+from benchmark_processes import PRELOAD
 from benchmark_report import one_line
 
 from mednextv2.data import LabelScheme

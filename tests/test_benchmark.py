@@ -169,7 +169,11 @@ def test_what_could_name_a_machine_is_removed(script, monkeypatch):
         (["--settings", "shipped,fp8"], "--settings: 'fp8': there is no such setting; choose shipped, or parts of"),
         (["--ours", "channels_last"], "--ours: 'channels_last': ours is channels-last by itself"),
         (["--output", __file__], "no folder can be made there: File exists"),
-        (["--peers", "unet"], "--peers: 'unet': there is no such peer; choose of monai, resenc_l, or none"),
+        (
+            ["--peers", "unet"],
+            "--peers: 'unet': there is no such peer; choose of monai, resenc_l, onnxruntime, or none",
+        ),
+        (["--peers", "onnxruntime", "--what", "train"], "--peers: onnxruntime is measured in inference on a CPU"),
         (["--what", "test"], "--what: 'test': choose of inference, train"),
         (["--rounds", "0"], "--rounds: '0': give a whole number from 1"),
         (["--min-time", "nan"], "--min-time: 'nan': give seconds"),
@@ -194,12 +198,19 @@ def test_settings_have_one_name_whatever_their_order(script):
     assert options.name == "v2_tiny-cpu"
 
 
-def test_a_peer_that_is_not_installed_is_named_with_its_package(script, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("peer", "message"),
+    [
+        ("resenc_l", "resenc_l needs dynamic_network_architectures: pip install dynamic-network-architectures, or"),
+        ("onnxruntime", "onnxruntime needs onnx and onnxscript and onnxruntime: pip install 'mednextv2[onnx]', or"),
+    ],
+)
+def test_a_peer_that_is_not_installed_is_named_with_its_package(script, monkeypatch, capsys, peer, message):
     benchmark = script("benchmark")
     monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(SystemExit):
-        benchmark.parse_options(["--peers", "resenc_l"])
-    assert "pip install dynamic-network-architectures" in capsys.readouterr().err
+        benchmark.parse_options(["--peers", f"monai,{peer}"])
+    assert message in capsys.readouterr().err
 
 
 def test_resenc_l_has_fewer_stages_for_a_small_patch(script):

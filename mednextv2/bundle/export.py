@@ -83,7 +83,7 @@ def export_bundle(
     network = _network(parser, weights)
     patch = [int(size) for size in _get(parser, "patch")]
     channels = [str(channel) for channel in _get(parser, "channels")]
-    sizes = Sizes(len(channels), patch, _axes(_get(parser, "network_def"), patch))
+    sizes = Sizes(len(channels), patch, window_axes(_get(parser, "network_def"), patch))
     with new_folder(file.parent, "output"), writing(file) as temporary:
         try:
             sizes = FORMATS[format].write(network, temporary, sizes, files, weights, settings | {"bundle_root": root})
@@ -127,7 +127,7 @@ def _network(parser: ConfigParser, weights: Sequence[str]) -> nn.Module:
     return (networks[0] if len(networks) == 1 else _Mean(networks)).eval()
 
 
-def _axes(network: nn.Module, patch: Sequence[int]) -> list[dict[str, int]]:
+def window_axes(network: nn.Module, patch: Sequence[int]) -> list[dict[str, int]]:
     """Return what each axis of a window may be: see :class:`mednextv2.bundle.export_formats.Sizes`."""
     multiples: Any = DIVISOR
     if isinstance(network, AdaptedNetwork):
