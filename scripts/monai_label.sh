@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Start MONAI Label with bundles of this project: make its environment, install the bundles into its app, start the server.
-#   bash scripts/monai_label.sh --studies DIR [--bundles NAME,NAME] [--port N] [--host ADDRESS] [--env DIR] [--app DIR]
+#   bash scripts/monai_label.sh --studies DIR [--bundles NAME,NAME] [--port N] [--host ADDRESS] [--env DIR] [--app DIR] [--no-train]
 #   bash scripts/monai_label.sh --install-only [--env DIR]
 # --studies       the folder of the images to label; submitted labels are stored in it. Required without --install-only.
 # --bundles       names of bundles in the folder bundles, or paths of others, separated by commas (default:
@@ -9,7 +9,7 @@
 # --host          the address at which the server can be reached (default: 127.0.0.1, this computer only). The server
 #                 asks nobody for a password.
 # --env           the folder of the environment (default: .monai-label); the first start installs about 8 GB there, and a
-#                 second one nothing if the requirements are the same
+#                 second one of the same clone nothing if the requirements are the same
 # --app           the folder of MONAI Label's app, which holds the copies of the bundles (default: apps/monaibundle in --env)
 # --install-only  only install
 # --no-train      do not offer training
@@ -36,7 +36,11 @@ while [ $# -gt 0 ]; do
 done
 if [ -z "$ONLY" ]; then
   [ -n "$STUDIES" ] || STATUS=2 fail "--studies is missing; give the folder of the images to label"
+  [ ! -f "$STUDIES" ] || fail "--studies $STUDIES: is a file; give the folder that holds the images to label"
   [ -d "$STUDIES" ] || fail "--studies $STUDIES: there is no such folder; give the one that holds the images to label"
+  case "$PORT" in
+    *[!0-9]*|"") fail "--port $PORT: should be a whole number from 1 to 65535, such as 8000" ;;
+  esac
   [ -w "$STUDIES" ] || fail "--studies $STUDIES: cannot be written, and MONAI Label stores labels there; copy the images"
   STUDIES=$(cd "$STUDIES" && pwd)
 fi
@@ -86,10 +90,14 @@ PYTHON
 fi
 APP="${APP:-$LABEL_ENV/apps/monaibundle}"
 if [ ! -f "$APP/main.py" ]; then
-  "$PYTHON" -m monailabel.main apps --download --name monaibundle --output "$LABEL_ENV/app.new" > /dev/null
-  mkdir -p "$(dirname "$APP")" && mv "$LABEL_ENV/app.new/monaibundle" "$APP" ||
-    fail "--app $APP: cannot be made; give a folder that does not exist yet, in one that can be written"
-  rmdir "$LABEL_ENV/app.new"
+  rm -rf "$LABEL_ENV/app.new"  # of a start that was interrupted
+  downloaded=$("$PYTHON" -m monailabel.main apps --download --name monaibundle --output "$LABEL_ENV/app.new" 2>&1) ||
+    fail "MONAI Label cannot make its app in $LABEL_ENV: $(tail -n 1 <<< "$downloaded")"
+  if [ -d "$APP" ]; then rmdir "$APP" 2> /dev/null || true; fi  # an empty folder may be given
+  { [ ! -e "$APP" ] && mkdir -p "$(dirname "$APP")" && mv "$LABEL_ENV/app.new/monaibundle" "$APP"; } 2> /dev/null ||
+    { rm -rf "$LABEL_ENV/app.new"
+      fail "--app $APP: cannot be made; give a folder that is empty or does not exist, in one that can be written"; }
+  rm -rf "$LABEL_ENV/app.new"
 fi
 [ -z "$ONLY" ] || { echo "Installed in $LABEL_ENV"; exit 0; }
 

@@ -1,6 +1,7 @@
 """Check bundles and copy them into the app of MONAI Label: a step of scripts/monai_label.sh, in Label's environment."""
 
 import argparse
+import errno
 import json
 import re
 import shutil
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_port(given.host, given.port)
         check_studies(given.studies)
-        names = [install(bundle, given.app) for bundle in filter(None, given.bundles.split(","))]
+        names = [install(bundle, given.app) for bundle in filter(None, map(str.strip, given.bundles.split(",")))]
         if not names:
             raise InputError("--bundles: names no bundle; give one or several, such as mednextv2_hippocampus")
         Path(given.names).write_text(",".join(names), encoding="utf-8")
@@ -54,9 +55,14 @@ def check_port(host: str, port: str) -> None:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server itself does
             server.bind((host, int(port)))
     except OSError as e:
+        if e.errno != errno.EADDRINUSE:
+            raise InputError(
+                f"--host {host}: no server can be started at this address ({e.strerror}); give one of this computer's, "
+                "such as 127.0.0.1"
+            ) from e
         raise InputError(
-            f"--port {port}: no server can be started at {host}:{port} ({e.strerror}); stop the program that uses the "
-            "port, which may be another MONAI Label, or give another --port or --host"
+            f"--port {port}: is in use at {host}; stop the program that uses it, which may be another MONAI Label, or "
+            "give another --port"
         ) from e
 
 

@@ -109,11 +109,12 @@ def test_a_port_in_use_is_refused(script):
         server.bind(("127.0.0.1", 0))
         server.listen()
         port = server.getsockname()[1]
-        assert f"--port {port}: no server can be started" in refused(script.check_port, "127.0.0.1", str(port))
+        assert f"--port {port}: is in use at 127.0.0.1" in refused(script.check_port, "127.0.0.1", str(port))
     script.check_port("127.0.0.1", str(port))
     for wrong in ("http", "0", "65536"):
         assert f"--port {wrong}: should be a whole number" in refused(script.check_port, "127.0.0.1", wrong)
-    assert "--host" in refused(script.check_port, "192.0.2.1", str(port))  # an address of no computer
+    for host in ("192.0.2.1", "nowhere.invalid"):  # an address of no computer, and no name
+        assert refused(script.check_port, host, str(port)).startswith(f"--host {host}: no server can be started")
 
 
 def test_a_folder_without_images_is_refused(script, tmp_path):

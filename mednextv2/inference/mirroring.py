@@ -10,6 +10,7 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
+from mednextv2.errors import InputError
 from mednextv2.ops import hold_weights
 
 
@@ -19,15 +20,31 @@ class MirroringInferer(SlidingWindowInferer):
     Args:
         roi_size: The size of a window in voxels.
         mirror_axes: Spatial axes to flip, with all their combinations: 2^n predictions; empty for none.
+        mirroring: Whether to flip at all, as users of MONAI Label set it.
         **kwargs: The arguments of `monai.inferers.SlidingWindowInferer`.
+
+    Raises:
+        InputError: If `mirroring` or `overlap` is of another kind, such as a text.
 
     Source:
         nnU-Net's prediction: the mean of the logits over all combinations of the axes mirrored in training.
     """
 
-    def __init__(self, roi_size: Sequence[int] | int, mirror_axes: Sequence[int] = (), **kwargs: Any) -> None:
+    def __init__(
+        self,
+        roi_size: Sequence[int] | int,
+        mirror_axes: Sequence[int] = (),
+        mirroring: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(mirroring, bool):
+            raise InputError(f"mirroring {mirroring!r}: should be true or false")
+        overlaps = kwargs.get("overlap", 0.25)
+        for overlap in overlaps if isinstance(overlaps, (list, tuple)) else [overlaps]:
+            if isinstance(overlap, bool) or not isinstance(overlap, (int, float)):
+                raise InputError(f"overlap {overlap!r}: should be a number from 0 to below 1, such as 0.5")
         super().__init__(roi_size, **kwargs)
-        self.mirror_axes = tuple(mirror_axes)
+        self.mirror_axes = tuple(mirror_axes) if mirroring else ()
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Return logits of `inputs`, `(B, C, X, Y, Z)`."""

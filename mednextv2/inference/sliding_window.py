@@ -54,6 +54,7 @@ class StreamingInferer(MirroringInferer):
         probabilities: A function that is called with the shape `(outputs, ...)` of an image's probabilities, on the
             grid of its labels, and returns the array, usually a memory-mapped file, into which they are written cell by
             cell. If None, no probabilities are written.
+        mirroring: Whether to flip at all: see :class:`mednextv2.inference.MirroringInferer`.
         memory: GiB that sums in float32 may take; larger sums are kept in float16, as differences from the largest.
         **kwargs: The arguments of `monai.inferers.SlidingWindowInferer`, except `buffer_steps` and `with_coord`.
 
@@ -73,13 +74,14 @@ class StreamingInferer(MirroringInferer):
         air: float | Sequence[float] | None = None,
         memory: float = 2.0,
         probabilities: Callable[[tuple[int, ...]], np.ndarray] | None = None,
+        mirroring: bool = True,
         **kwargs: Any,
     ) -> None:
         if not isinstance(scheme, LabelScheme):  # MONAI's second argument is sw_batch_size
             raise TypeError(f"StreamingInferer's second argument is a LabelScheme, but {scheme!r} was given")
         if kwargs.get("buffer_steps") or kwargs.get("with_coord"):
             raise ValueError("StreamingInferer knows no buffer_steps and no with_coord")
-        super().__init__(roi_size, mirror_axes, **kwargs)
+        super().__init__(roi_size, mirror_axes, mirroring, **kwargs)
         self.scheme, self.air, self.memory, self.probabilities = scheme, air, memory, probabilities
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:

@@ -17,7 +17,7 @@ from mednextv2.data.dataset import check_description
 from mednextv2.distributed import is_main_process
 from mednextv2.errors import SHARED_MEMORY_REMEDY, InputError
 from mednextv2.label_scheme import LabelScheme, mirroring_warning
-from mednextv2.locks import hold_folder
+from mednextv2.locks import hold_folder, release_folder
 from mednextv2.paths import prepare_folder, remove_leftovers
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,21 @@ def prepare_training(
     if is_main_process():
         hold_folder(output_dir, "output_dir")
         remove_leftovers(output_dir)
+    try:
+        _check_cases(dataset, scheme, channels, spatial_dims, check_data, mirror_axes)
+    except InputError:
+        release_folder(output_dir)  # a server goes on, and may start the training again in another process
+        raise
+
+
+def _check_cases(
+    dataset: DatasetFolder,
+    scheme: LabelScheme,
+    channels: Sequence[str],
+    spatial_dims: int,
+    check_data: bool,
+    mirror_axes: Sequence[int],
+) -> None:
     check_description(dataset, scheme, channels)
     if warning := mirroring_warning(scheme, mirror_axes):
         others = [axis for axis in mirror_axes if axis != 0]

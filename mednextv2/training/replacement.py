@@ -86,11 +86,16 @@ class Replacement:
         if self.served is not None:
             engine.add_event_handler(Events.STARTED, self._look_at_start)
             engine.add_event_handler(Events.COMPLETED, self._replace)
+            engine.add_event_handler(Events.EXCEPTION_RAISED, self._release)
 
     def _look_at_start(self, engine: Engine) -> None:
         assert self.served is not None
         self._start = _find_equal(self.network.state_dict(), sorted(self.served.parent.glob("*.pt")))
         logger.info("The training starts from %s", self._start or "new weights, or from some that no file here has")
+
+    def _release(self, engine: Engine, error: BaseException) -> None:
+        release_folder(self.folder)  # a server goes on after a training that failed
+        raise error
 
     def _replace(self, engine: Engine) -> None:
         assert self.served is not None

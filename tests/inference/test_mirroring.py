@@ -6,6 +6,7 @@ from monai.inferers import SlidingWindowInferer
 from torch import nn
 
 from mednextv2.data import LabelScheme
+from mednextv2.errors import InputError
 from mednextv2.inference.mirroring import MirroringInferer, mirrored
 from mednextv2.inference.sliding_window import StreamingInferer
 from mednextv2.ops.held_weights import kept
@@ -111,3 +112,11 @@ def test_half_precision_is_averaged_in_float32():
     found = mirrored(torch.zeros(1, 1, 2, 2, 2), network=lambda _: next(outputs), axes=(0,))
     assert found.dtype == torch.float32
     assert found.unique().tolist() == [128.5]  # bfloat16 knows 128 and 129
+
+
+def test_what_users_of_monai_label_set_has_the_right_kind():
+    assert MirroringInferer((16, 16, 16), (0, 1), mirroring=False).mirror_axes == ()
+    assert MirroringInferer((16, 16, 16), (0, 1), mirroring=True, overlap=[0.5, 0, 0.25]).mirror_axes == (0, 1)
+    for setting, value in (("mirroring", "false"), ("mirroring", 0), ("overlap", "0.25"), ("overlap", True)):
+        with pytest.raises(InputError, match=f"{setting} {value!r}: should be "):
+            MirroringInferer((16, 16, 16), (0, 1), **{setting: value})

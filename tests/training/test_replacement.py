@@ -124,3 +124,16 @@ def test_served_weights_are_checked_and_the_network_stays(tmp_path):
     torch.save(net, file)
     with pytest.raises(InputError, match="refused, since reading it would run code"):
         check_served(file, net)
+
+
+def test_a_training_that_fails_releases_its_folder(tmp_path):
+    def step(engine, batch):
+        raise ValueError("of the training")
+
+    hold_folder(tmp_path, "output_dir")
+    trainer = Engine(step)
+    net = network()
+    Replacement(tmp_path / "model.pt", tmp_path, net, Evaluator(net)).attach(trainer)
+    with pytest.raises(ValueError, match="of the training"):
+        trainer.run([0], max_epochs=1)
+    assert not (tmp_path / ".in-use").exists()
