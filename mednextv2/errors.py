@@ -69,6 +69,8 @@ def _shortage(error: BaseException) -> str:
             "room on the disk, or choose another folder, and give the same command again"
         )
     text = str(error)
+    if isinstance(error, FileNotFoundError) and "No usable temporary directory" in text:
+        return "no folder for temporary files can be written; make room in /tmp, or name another folder with TMPDIR"
     if isinstance(error, PermissionError) and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: this user may not read or write it ({error.strerror}); {_PERMISSION}"
     if (isinstance(error, OSError) and error.errno == errno.EMFILE) or re.search(_OPEN_FILES, text):

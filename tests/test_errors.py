@@ -196,3 +196,8 @@ def test_a_lacking_permission_is_told_with_the_name_of_the_file():
     error = raised(lambda: _raise(RuntimeError("of a library"), PermissionError(13, "Permission denied", "a/b.json")))
     assert str(find_input_error(error)).startswith("a/b.json: this user may not read or write it (Permission denied);")
     assert find_input_error(PermissionError(1, "not permitted")) is None
+
+
+def test_a_system_without_a_place_for_temporary_files_is_told_how_to_get_one():
+    error = FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+    assert "TMPDIR" in str(find_input_error(error))

@@ -72,7 +72,10 @@ def _check_fit(root: Path, files: Sequence[str]) -> None:
         try:
             load_weights(network, file)
         except InputError as e:
+            if "of another network" not in str(e):
+                raise
             raise InputError(
-                f"{e} If they are right, describe their network in {root / 'task.yaml'} and build the bundle anew "
-                f"(mednextv2 bundle {root / 'task.yaml'}): its own weights must fit its files"
+                f"{str(e).rstrip('.')}. A bundle's own weights must fit its files: if these are the right ones, "
+                f"describe their network in {root / 'task.yaml'} and build the bundle again (mednextv2 bundle "
+                f"{root / 'task.yaml'})"
             ) from e

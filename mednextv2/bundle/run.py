@@ -109,6 +109,8 @@ def configure(
     files = workflow_files(root, workflow, network)
     if own := own_network(network):  # before its weights are looked for
         check_parts(own, read_own(own), _read_config(files), Path(files[0]).name)
+    if given.get("weights") is not None and given.get("folds") is not None:
+        raise UsageError("--weights and --folds: both choose weights; give one of them")
     recorded: dict[str, Any] = {}
     if "weights" in _read_config(files):
         name, recorded = recorded_network(chosen_weights(files, root, given))

@@ -103,7 +103,8 @@ def read_value(name: str, value: str | bool, kind: Any) -> Any:
     Args:
         name: The parameter's name, for messages.
         value: The word, or True for a switch without a word.
-        kind: `str`, `int`, `float`, `bool`, one of them `| None`, or Any for the result of :func:`read_literal`.
+        kind: `str`, `int`, `float`, `bool`, one of them `| None`, or Any for the result of :func:`read_literal`. With
+            `Sequence[str]`, weights may be several files.
 
     Raises:
         UsageError: If the word is not such a value.
@@ -119,6 +120,8 @@ def read_value(name: str, value: str | bool, kind: Any) -> Any:
         raise UsageError(f"{name}: is empty; give a value (a variable of the shell may not be set)")
     if type(None) in kinds and str(value).lower() in _NOTHING and str not in kinds:
         return None
+    if name == "weights" and Sequence[str] in kinds:
+        return _weights(str(value))
     if str in kinds:
         return value
     if kind is Any:
@@ -144,7 +147,7 @@ def read_setting(name: str, value: str | bool) -> Any:
             raise UsageError(f"--{name}: needs a {'path' if name in PATHS else 'value'}")
         return True
     text = str(value)
-    if name == "weights" and re.fullmatch(r"\[.*\]|.*\.pt,.*\.pt", text, re.DOTALL):
+    if name == "weights":
         return _weights(text)
     if name in _OPTIONAL and text.lower() in _NOTHING:
         return None
@@ -169,8 +172,8 @@ def read_literal(text: str) -> Any:
 
 
 def _weights(text: str) -> str | list[str]:
-    """Return several files for [a.pt,b.pt] or a.pt,b.pt, unless there is a file of that name."""
-    if expand(text).exists():
+    """Return several files for [a.pt,b.pt] or a.pt,b.onnx, unless there is a file of that name."""
+    if not re.fullmatch(r"\[.*\]|.*\.\w+,.*\.\w+", text, re.DOTALL) or expand(text).exists():
         return text
     parts = [part.strip().strip("'\"") for part in text.removeprefix("[").removesuffix("]").split(",")]
     return [part for part in parts if part]

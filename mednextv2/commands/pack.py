@@ -3,7 +3,7 @@
 
 def pack(
     bundle: str,
-    output: str = ".",
+    output: str | None = None,
     weights: str | None = None,
     github: str | None = None,
     url: str | None = None,
@@ -13,14 +13,15 @@ def pack(
 
     Args:
         bundle: The folder or the name of the bundle.
-        output: The folder for the archive, which is named NAME_vVERSION.zip. By default, it is the working directory.
-        weights: The weights for the archive, such as the model.pt of a fold. By default, the bundle's models/model.pt
-            is taken.
+        output: The folder for the archive, which is named NAME_vVERSION.zip. By default, that is the working
+            directory.
+        weights: The weights for the archive, such as the model.pt of a fold. By default, the bundle's own are taken.
         github: The release at GitHub that will have the archive, as OWNER/REPO/TAG. The version is added to the index
             models/model_info.json in the output folder, which belongs into the repository.
         url: The address of the folder on a web server that will have the archive. The version is added to the index,
             too.
-        hugging_face: Also write the content of a repository at Hugging Face, with a model card.
+        hugging_face: Also write the content of a repository at Hugging Face, with a model card. This option has no
+            value.
 
     Examples:
         mednextv2 pack mednextv2_hippocampus
@@ -29,5 +30,5 @@ def pack(
     """
     from mednextv2.delivery import pack_bundle
 
-    for path in pack_bundle(bundle, output, weights, github, url, hugging_face):
+    for path in pack_bundle(bundle, output or ".", weights, github, url, hugging_face):
         print(f"written: {path}")

@@ -1,11 +1,12 @@
 """The verb `promote`: make a training's result the bundle's own weights."""
 
 from collections.abc import Sequence
+from typing import Any
 
 
 def promote(
     bundle: str,
-    folds: int | str | Sequence[int | str] | None = None,
+    folds: Any = None,
     experiment: str = "",
     weights: str | Sequence[str] | None = None,
 ) -> None:
@@ -20,7 +21,7 @@ def promote(
             used together, as an ensemble: models/model.pt, models/model_1.pt and so on.
         experiment: The experiment whose folds they are, such as finetune. It is the name of a folder in models. By
             default, the folds are directly in models.
-        weights: One or several files of weights in place of trained folds.
+        weights: A file of weights in place of trained folds, or several, as a.pt,b.pt.
 
     Examples:
         mednextv2 promote bundles/mednextv2_liver --folds 0

@@ -125,10 +125,16 @@ def _place_of_before(target: Path, version: str) -> Path | None:
 
 
 def _check_content(new: Path, version: str, source: str) -> None:
-    metadata: Any = read_json(new / "configs" / "metadata.json")
+    try:
+        metadata: Any = read_json(new / "configs" / "metadata.json")
+    except InputError as e:
+        detail = str(e).replace(f"{new}/", "").partition("; ")[0]
+        raise InputError(f"{source}: the bundle cannot be used ({detail}); tell its owner") from e
     stated = metadata.get("version") if isinstance(metadata, dict) else None
     if stated != version:
         raise InputError(f"{source}: the bundle says that it is version {stated}, not {version}; tell its owner")
+    if not (new / "models" / "model.pt").is_file():
+        raise InputError(f"{source}: the bundle has no weights (models/model.pt); tell its owner")
     packages = metadata.get("required_packages_version")
     needed = packages.get("mednextv2") if isinstance(packages, dict) else None
     if isinstance(needed, str) and sort_key(needed) > sort_key(__version__):

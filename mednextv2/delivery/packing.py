@@ -1,6 +1,7 @@
 """Packing of a bundle: one archive that runs where the package is not installed, and layouts for hosts."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,6 +109,12 @@ def _built_files(root: Path, task_file: Path) -> dict[str, str]:
         for path, text in built.items()
         if not (root / path).is_file() or read_text(root / path) not in (text, packed[path])
     ]
+    built_as = re.search(r"mednextv2 run (\S+) train", read_text(root / "docs" / "README.md")) if other else None
+    if built_as and built_as[1] != root.name:
+        raise InputError(
+            f"{root}: the bundle was built under the name {built_as[1]}; rename the folder back, or build the bundle "
+            f"again under its new name: mednextv2 bundle {task_file}"
+        )
     if other:
         raise InputError(
             f"{root}: differs from a fresh build of its task.yaml: {', '.join(other)}. Enter what you changed in "

@@ -49,7 +49,13 @@ class Index:
     def get(self, name: str, version: str, folder: Path) -> Path:
         """Download an archive, compare its checksum with the index, and unpack it."""
         entry = self._entries(name)[version]
-        return _get_archive(urllib.parse.urljoin(self.address, entry.source), name, folder, entry.checksum)
+        address = urllib.parse.urljoin(self.address, entry.source)
+        if address.startswith("file:") and not self.address.startswith("file:"):
+            raise InputError(
+                f"{self.address}: names a file of this computer as the archive, {address}, which is not read; tell its "
+                "owner"
+            )
+        return _get_archive(address, name, folder, entry.checksum)
 
     def _entries(self, name: str) -> dict[str, Entry]:
         if self._content is None:

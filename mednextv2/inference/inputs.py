@@ -69,6 +69,11 @@ def find_images(
         groups = _group(sorted(p for p in path.iterdir() if _is_image(p)), len(channels))
         if not groups or series is not None:
             return _find_dicom(path, channels, series)
+        if pictures := sorted(p.name for p in path.iterdir() if picture_advice(p)):
+            logger.warning(
+                "%s: %s left out, such as %s, since pictures do not say how large their pixels are",
+                path, count(len(pictures), "picture is", "pictures are"), pictures[0],
+            )  # fmt: skip
         if any(is_dicom(p) for p in path.iterdir() if p.is_file()):
             logger.warning("%s: holds images and DICOM files; the images are taken (--series takes DICOM)", path)
     elif is_dicom(path):

@@ -147,7 +147,8 @@ def describe_choice(files: Sequence[str | os.PathLike]) -> list[str]:
     lines = [f"weights: {describe_weights(file)}" for file in files]
     parents = {Path(file).absolute().parent for file in files}
     for models in sorted(parent for parent in parents if parent.name == "models"):
-        if trained := _trained(training_folder(models.parent)):
+        own = [file.absolute() for file in own_weights(models.parent)] == [Path(file).absolute() for file in files]
+        if own and (trained := _trained(training_folder(models.parent))):
             lines.append(
                 f"these are the bundle's own weights; folds that were trained here ({trained}) are used with --folds, "
                 f"and become the bundle's own with mednextv2 promote {models.parent}"

@@ -174,3 +174,24 @@ def test_a_verb_is_found_by_its_name():
     assert find_verb(VERBS, "plan") is VERBS["plan"]
     with pytest.raises(UsageError, match="did you mean"):
         find_verb(VERBS, "plam")
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("a.pt", "a.pt"), ("a.pt,b.pt", ["a.pt", "b.pt"]), ("[a.pt, b.onnx]", ["a.pt", "b.onnx"]), ("a,b", "a,b"),
+        ('["a.pt", "b.pt"]', ["a.pt", "b.pt"]),
+    ],
+)  # fmt: skip
+def test_several_files_of_weights_are_a_list_for_every_verb(word, expected):
+    from mednextv2.commands import VERBS
+
+    assert read_arguments(VERBS["promote"], ["bundle", "--weights", word])["weights"] == expected
+    assert read_arguments(VERBS["predict"], ["bundle", "in", "out", "--weights", word])["weights"] == expected
+
+
+@pytest.mark.parametrize(("word", "expected"), [("0", 0), ("0,1", (0, 1)), ("[0,1]", [0, 1]), ("all", "all")])
+def test_folds_are_promoted_as_they_are_predicted_with(word, expected):
+    from mednextv2.commands import VERBS
+
+    assert read_arguments(VERBS["promote"], ["bundle", "--folds", word])["folds"] == expected

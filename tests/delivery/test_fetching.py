@@ -4,9 +4,11 @@ import pytest
 from delivery_helpers import NAME, content, hand_made_zip, refused, release, small_files
 from test_full_disk import room_for
 
+from mednextv2.delivery.archive import write_archive
 from mednextv2.delivery.fetching import fetch_bundle, list_versions
 from mednextv2.delivery.manifest import MANIFEST, manifest_text
 from mednextv2.version import __version__
+from mednextv2.weights.files import digest_file
 
 
 @pytest.fixture
@@ -169,3 +171,32 @@ def test_metadata_of_the_small_bundle_are_those_of_a_real_one(packed):
     metadata = json.loads((packed / "huggingface" / "mednextv2_hippocampus" / "configs" / "metadata.json").read_text())
     assert metadata["required_packages_version"]["mednextv2"] == __version__
     assert metadata["version"] == "0.1.0"
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"configs/metadata.json": b"{"}, "the bundle cannot be used (configs/metadata.json: is not valid JSON"),
+        ({"models/model.pt": None}, "the bundle has no weights (models/model.pt); tell its owner"),
+    ],
+)
+def test_a_bundle_that_is_packed_badly_is_the_owners_to_mend(files, words, bundles, hosts, tmp_path):
+    made = {path: text for path, text in {**small_files(), **files}.items() if text is not None and path != MANIFEST}
+    made[MANIFEST] = manifest_text(made).encode()
+    archive = tmp_path / f"{NAME}_v0.1.0.zip"
+    write_archive(archive, NAME, made)
+    hosts.files[archive.name] = archive
+    address = f"{hosts.address}/{archive.name}"
+    assert f"{address}: {words}" in refused(fetch_bundle, NAME, bundles, address)
+    assert not bundles.exists()
+
+
+def test_an_index_from_the_web_names_no_files_of_this_computer(bundles, hosts, tmp_path):
+    secret = tmp_path / f"{NAME}_v0.1.0.zip"
+    write_archive(secret, NAME, small_files())
+    (tmp_path / "index.json").write_text(
+        json.dumps({secret.stem: {"source": secret.as_uri(), "checksum": digest_file(secret)}})
+    )
+    hosts.files["index.json"] = tmp_path / "index.json"
+    assert "names a file of this computer" in refused(fetch_bundle, NAME, bundles, f"{hosts.address}/index.json")
+    assert fetch_bundle(NAME, bundles, (tmp_path / "index.json").as_uri()).version == "0.1.0"

@@ -1,6 +1,7 @@
 import filecmp
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -211,3 +212,9 @@ def test_an_ensemble_is_packed_whole_unless_a_file_is_given(tmp_path):
     names = {name for name in collect_pack(root).files if name.startswith("models/")}
     assert names == {"models/model.pt", "models/model_1.pt"}
     assert collect_pack(root, own).weights == {"models/model.pt": own}
+
+
+def test_a_renamed_folder_is_named_as_such(tmp_path):
+    shutil.copytree(HIPPOCAMPUS, tmp_path / "renamed", ignore=shutil.ignore_patterns("output", "fold_*"))
+    message = refused(collect_pack, tmp_path / "renamed")
+    assert "was built under the name mednextv2_hippocampus; rename the folder back" in message

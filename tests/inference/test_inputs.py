@@ -274,3 +274,9 @@ def test_a_series_of_a_folder_of_other_images_is_refused(tmp_path):
     touch(tmp_path, "a.nii.gz")
     with pytest.raises(InputError, match=r"--series 3: is for a folder of DICOM files, but .* holds none"):
         find_images(tmp_path, ONE, "3")
+
+
+def test_pictures_beside_images_are_left_out_with_a_warning(tmp_path, caplog):
+    touch(tmp_path, "a.nii.gz", "b.png", "c.JPG")
+    assert [item["case"] for item in find_images(tmp_path, ONE)] == ["a"]
+    assert f"{tmp_path}: 2 pictures are left out, such as b.png, since" in caplog.text
