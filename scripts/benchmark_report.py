@@ -68,10 +68,12 @@ def describe_machine() -> dict[str, Any]:
 
 def describe_versions() -> dict[str, str | None]:
     """Return the versions of Python and the packages, and the git commit, with `-dirty` if files were changed."""
+    import torch  # its own version names its CUDA, which that of its package may not
+
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            versions[name] = metadata.version(name)
+            versions[name] = str(torch.__version__) if name == "torch" else metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = None
     commit = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty"]

@@ -49,8 +49,9 @@ def check_mlp(
     _expect("w2", mlp.w2, (out_channels, width), ones=True)
     _expect("b2", mlp.b2, (out_channels,))
     _expect("residual", residual, (samples, out_channels, *y.shape[2:]))
-    for name, tensor in zip(Statistics._fields, statistics or (), strict=False):
-        _expect(f"statistics: {name}", tensor, (samples, channels))
+    if statistics is not None:
+        for name, tensor in zip(Statistics._fields, statistics, strict=True):
+            _expect(f"statistics: {name}", tensor, (samples, channels))
 
 
 def check_block(x: Tensor, convolution: Convolution, mlp: Mlp, residual: Tensor | None) -> None:
