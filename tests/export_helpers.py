@@ -59,8 +59,8 @@ def make_weights(folder: Path, name: str = "one_convolution", seed: int = 0, **a
     return network, file
 
 
-def export_small(folder: Path, format: str, name: str = "one_convolution", **settings) -> Path:
-    """Export a small network with weights, which are made in a folder beside it."""
-    network, weights = make_weights(folder, name)
+def export_small(folder: Path, format: str, name: str = "one_convolution", made=None, **settings) -> Path:
+    """Export a small network with weights, which are made in a folder beside it unless they are given."""
+    network, weights = made or make_weights(folder, name)
     settings = {"weights": str(weights), "patch_size": PATCH, **settings}
     return export_bundle(BUNDLE, format, folder / f"{name}.{format}", network=network, **settings)

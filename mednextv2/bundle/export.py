@@ -20,7 +20,8 @@ from mednextv2.nets.legal_sizes import DIVISOR
 from mednextv2.paths import absolute, new_folder, writing
 from mednextv2.text_files import read_json
 from mednextv2.version import __version__
-from mednextv2.weights.exported_files import add_record, is_exported
+from mednextv2.weights.exported_files import add_record
+from mednextv2.weights.file_kinds import is_exported
 from mednextv2.weights.files import digest_file
 from mednextv2.weights.provenance import read_about, trained_cases
 
@@ -88,10 +89,10 @@ def export_bundle(
         try:
             sizes = FORMATS[format].write(network, temporary, sizes, files, weights, settings | {"bundle_root": root})
         except Exception as e:  # exporters raise exceptions of many kinds
+            if isinstance(e, OSError):
+                raise  # it gets the name of the file
             if found := find_input_error(e):
                 raise found from e
-            if isinstance(e, OSError):
-                raise
             raise InputError(
                 f"{file}: this network cannot be exported to {FORMATS[format].title} ({_brief(e)}); choose another "
                 "--format"

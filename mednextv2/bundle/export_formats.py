@@ -1,8 +1,13 @@
-"""The formats to which a network can be exported, and how each is written."""
+"""The formats to which a network can be exported, and how each is written.
+
+PyTorch ends the process when it finds the disk full, so it writes into memory, and Python writes the file.
+"""
 
 import importlib
+import io
 import logging
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +20,8 @@ from torch import nn
 from mednextv2.errors import InputError
 
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_ALIGNMENT = 64  # bytes; PyTorch begins the content of each part of an archive at a multiple
+_HEADER, _FIELD = 30, 4  # bytes of a part's header before its name, and of the extra field's own header
 
 
 @dataclass(frozen=True)
@@ -41,14 +48,16 @@ class Sizes:
 def _write_script(network: nn.Module, file: Path, sizes: Sizes, *_: Any) -> Sizes:
     with torch.no_grad(), _quietly():
         traced = torch.jit.trace(network, _example(sizes), check_trace=False)  # the file itself is compared
-        torch.jit.save(traced, str(file))
+        torch.jit.save(traced, buffer := io.BytesIO())
+    file.write_bytes(_without_debug_files(buffer).getbuffer())
     return sizes
 
 
 def _write_program(network: nn.Module, file: Path, sizes: Sizes, *_: Any) -> Sizes:
     program, sizes = _program(network, sizes)
     with _quietly():
-        torch.export.save(program, file)
+        torch.export.save(program, buffer := io.BytesIO())
+    file.write_bytes(buffer.getbuffer())
     return sizes
 
 
@@ -59,8 +68,36 @@ def _write_onnx(network: nn.Module, file: Path, sizes: Sizes, *_: Any) -> Sizes:
             program, dynamo=True, verbose=False, input_names=["image"], output_names=["logits"], optimize=True
         )
     assert onnx is not None
-    onnx.save(str(file), external_data=False)
+    model = onnx.model_proto
+    _clear_notes(model)
+    file.write_bytes(model.SerializeToString())
     return sizes
+
+
+def _without_debug_files(script: io.BytesIO) -> io.BytesIO:
+    """Leave out the parts of a TorchScript archive that only say from which lines of which files it was traced."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(script) as old, zipfile.ZipFile(out, "w") as new:
+        for part in old.infolist():
+            if part.filename.endswith(".debug_pkl"):
+                continue
+            copy = zipfile.ZipInfo(part.filename)
+            copy.compress_type = part.compress_type
+            start = out.tell() + _HEADER + len(part.filename.encode()) + _FIELD
+            gap = -start % _ALIGNMENT
+            copy.extra = b"FB" + gap.to_bytes(2, "little") + b"Z" * gap  # as PyTorch fills the gap
+            new.writestr(copy, old.read(part))
+    return out
+
+
+def _clear_notes(message: Any) -> None:
+    """Empty the texts of an ONNX model that only describe its parts, some of which are paths of this machine."""
+    for field, value in message.ListFields():
+        if field.name in ("doc_string", "metadata_props"):
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                _clear_notes(part)
 
 
 def _write_trt(
@@ -138,6 +175,9 @@ def _program(network: nn.Module, sizes: Sizes) -> tuple[torch.export.ExportedPro
     # conditions of the sizes with which it was traced: code that a reader would have to run; sizes are checked by us
     if hasattr(program, "_guards_code"):
         program._guards_code = []
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # paths of this machine
     return program, sizes
 
 

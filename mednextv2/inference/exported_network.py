@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from mednextv2.errors import InputError
 from mednextv2.nets.metatensor import plain_tensor
-from mednextv2.weights.exported_files import ENDINGS, check_exported
+from mednextv2.weights.exported_files import check_exported
+from mednextv2.weights.file_kinds import ENDINGS
+from mednextv2.weights.mismatch import images_in_words
 from mednextv2.weights.provenance import read_about
 from mednextv2.wording import count
 
@@ -84,6 +86,12 @@ class ExportedNetwork(nn.Module):
     def _check(self, x: Tensor) -> None:
         """Compare an input with what the file records."""
         channels, axes = self.record.get("channels"), self.record.get("axes")
+        sizes = list(x.shape[2:])
+        if isinstance(axes, list) and len(axes) != len(sizes):
+            raise InputError(
+                f"{self.path}: is a network for {images_in_words(len(axes))}, but this bundle is for "
+                f"{images_in_words(len(sizes))}; give an export of this bundle"
+            )
         if isinstance(channels, list) and len(channels) != x.shape[1]:
             raise InputError(
                 f"{self.path}: is for {count(len(channels), 'channel')} ({', '.join(map(str, channels))}), but the "
@@ -91,8 +99,7 @@ class ExportedNetwork(nn.Module):
             )
         if not isinstance(axes, list):
             return
-        sizes = list(x.shape[2:])
-        if len(axes) != len(sizes) or not all(_takes(axis, size) for axis, size in zip(axes, sizes, strict=True)):
+        if not all(_takes(axis, size) for axis, size in zip(axes, sizes, strict=True)):
             takes = " × ".join(map(_axis_in_words, axes))
             raise InputError(
                 f"{self.path}: was exported for windows of {takes} voxels, but those here have {sizes}; export the "

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mednextv2.inference.exported_network import ExportedNetwork
 from mednextv2.inference.weights_choice import check_trained, describe_choice
 from mednextv2.nets.cuda_graph import CudaGraphs
-from mednextv2.weights.exported_files import is_exported
+from mednextv2.weights.file_kinds import is_exported
 from mednextv2.weights.loading import load_weights
 from mednextv2.weights.provenance import check_labels
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ import torch
 from mednextv2.errors import InputError
 from mednextv2.paths import expand
 from mednextv2.weights import onnx_file
+from mednextv2.weights.file_kinds import ENDINGS, describe_text, ending_of, kind_of
 from mednextv2.weights.provenance import EXTRA, add_about
 
-#: The ending of each format, and its name.
-ENDINGS = {".ts": "TorchScript", ".pt2": "torch.export", ".onnx": "ONNX"}
+_BROKEN = (zipfile.BadZipFile, zlib.error)
 _MOST_UNPACKED = 2**30  # bytes of all compressed parts together, which hold only code
 _OPERATORS = re.compile(r"torch\.ops\.(aten|prims)\.\w+\.\w+|_operator\.\w+|torch\.sym_\w+|math\.\w+")
 _SIZES = re.compile(r"L\['\w+'\]\.size\(\)\[\d+\]|'\w+'")  # what a guard knows of an input, and names of symbols
@@ -34,16 +35,11 @@ _PARTS = (  # of an archive of torch.export
 )
 
 
-def is_exported(path: str | os.PathLike) -> bool:
-    """Tell from its ending whether a file holds an exported network, not weights."""
-    return Path(path).suffix.lower() in ENDINGS
-
-
 def add_record(path: str | os.PathLike, about: Mapping[str, Any], configs: Mapping[str, Any] | None = None) -> None:
     """Add what is known about a network to its file that was just written; `read_about` returns it.
 
     Args:
-        path: The file, in one of the formats of :data:`ENDINGS`.
+        path: The file, in one of the formats of :data:`mednextv2.weights.file_kinds.ENDINGS`.
         about: Plain values.
         configs: The bundle's configurations by name, such as `metadata`. They are added to TorchScript only, where
             MONAI's `ckpt_export` puts them and MONAI Deploy looks for them.
@@ -69,12 +65,18 @@ def check_exported(path: str | os.PathLike) -> None:
         raise InputError(
             f"{path}: there is no such file; export a network with mednextv2 export, or give other weights"
         )
-    if name == "ONNX":
+    if (kind := kind_of(file)) not in ("", name):
+        raise InputError(
+            f"{path}: is no file of {name}, as its ending says, but of {kind}; give it the ending {ending_of(kind)}"
+        )
+    if text := describe_text(file):
+        problem = text
+    elif name == "ONNX":
         problem = onnx_file.check_digest(file)
     else:
         try:
             problem = _archive_problem(file, name)
-        except (OSError, ValueError, LookupError, EOFError, RuntimeError, NotImplementedError, zipfile.error) as e:
+        except (OSError, ValueError, LookupError, EOFError, RuntimeError, NotImplementedError, *_BROKEN) as e:
             problem = " ".join(str(e).split())[:200] or type(e).__name__
     if problem:
         raise InputError(f"{path}: not a file of {name}, or a damaged one ({problem}); export the network again")

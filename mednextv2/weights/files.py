@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mednextv2.errors import InputError, find_input_error
 from mednextv2.paths import expand, writing
+from mednextv2.weights.file_kinds import describe_text, exported_advice
 from mednextv2.weights.provenance import ENTRY, add_about
 
 _multiarray = importlib.import_module("numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray")
@@ -57,6 +58,8 @@ def load_file(path: str | os.PathLike) -> Any:
         raise InputError(f"{path}: {folder_advice(path)}")
     if not path.is_file():
         raise InputError(f"{path}: there is no such checkpoint file; train first, or give the weights of a training")
+    if advice := exported_advice(path):
+        raise InputError(f"{path}: {advice}")
     try:
         _check_archive(path)
         with _harmless_allowed():
@@ -171,9 +174,15 @@ def _harmless_allowed() -> Iterator[None]:
 def _damaged(path: Path, error: Exception) -> InputError:
     if found := find_input_error(error):  # what the machine or the user lacks is not the file's fault
         return InputError(str(found))
-    text = re.split(r"WeightsUnpickler error:", str(error))[-1]  # the text before it advises to load without safety
-    detail = " ".join(re.split(r"Please file|Check the documentation", text)[0].split())[:200]
-    return InputError(f"{path}: not a PyTorch checkpoint, or a damaged one ({type(error).__name__}: {detail})")
+    reason = describe_text(path)
+    if not reason:
+        text = re.split(r"WeightsUnpickler error:", str(error))[-1]  # the text before it advises to load without safety
+        detail = " ".join(re.split(r"Please file|Check the documentation", text)[0].split())[:200]
+        reason = f"{type(error).__name__}: {detail}"
+    return InputError(
+        f"{path}: not a PyTorch checkpoint, or a damaged one ({reason}); copy the file again from where it was whole, "
+        "or train again"
+    )
 
 
 def save_file(content: Any, path: str | os.PathLike, about: Mapping[str, Any] | None = None) -> None:

@@ -8,6 +8,7 @@ It stays when the file is copied or renamed, and the tensors remain a bare state
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -54,7 +55,7 @@ def read_about(path: str | os.PathLike) -> dict[str, Any]:
     """
     try:
         content = json.loads(_onnx_record(path) if Path(path).suffix.lower() == ".onnx" else _archived_record(path))
-    except (OSError, LookupError, ValueError, RecursionError, zipfile.BadZipFile):
+    except (OSError, LookupError, ValueError, RecursionError, zipfile.BadZipFile, zlib.error):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -1,11 +1,14 @@
 """Exported networks in the place of the network: the same logits, and one message for what does not fit."""
 
+import struct
 import sys
+import zipfile
+from pathlib import Path
 
 import onnx
 import pytest
 import torch
-from export_helpers import FORMATS, PATCH, export_small, small_network
+from export_helpers import FORMATS, PATCH, ROOT, export_small, small_network
 from monai.data import MetaTensor
 from onnx import helper
 
@@ -53,6 +56,12 @@ def test_windows_that_do_not_fit_are_one_message(format, folder):
     for shape in ((24, 48, 16), (16, 48, 16), (32, 48, 32)):
         with pytest.raises(InputError, match=r"windows of \(a multiple of 16, at least 32\) × .* × 16 voxels"):
             network(torch.zeros(1, 1, *shape))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_network_for_volumes_is_told_from_one_for_2d_images(format, folder):
+    with pytest.raises(InputError, match="is a network for volumes, but this bundle is for 2D images; give an export"):
+        ExportedNetwork(folder / f"one_convolution.{format}")(torch.zeros(1, 3, 32, 48))
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -108,3 +117,24 @@ def test_a_missing_package_is_one_message(format, package, folder, tmp_path, mon
         add_record(file, {"export": {"format": "trt"}})
     with pytest.raises(InputError, match=f"needs the package {package}"):
         ExportedNetwork(file)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_file_names_no_folder_of_the_machine_that_made_it(format, folder):
+    file = folder / f"one_convolution.{format}"
+    parts = {"": file.read_bytes()}
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            parts |= {name: archive.read(name) for name in archive.namelist()}
+            assert archive.testzip() is None
+        assert {name.split("/")[0] for name in parts if name} == {"archive"}
+    words = [b".part-", *(str(path).encode() for path in (ROOT, Path(torch.__file__).parent, folder))]
+    assert [(name, word) for name, part in parts.items() for word in words if word in part] == []
+
+
+def test_parts_of_torchscript_begin_where_pytorch_lets_them_begin(folder):
+    content = (folder / "one_convolution.ts").read_bytes()
+    with zipfile.ZipFile(folder / "one_convolution.ts") as archive:
+        starts = [part.header_offset for part in archive.infolist() if "/extra/" not in part.filename]
+    names = [sum(struct.unpack("<HH", content[start + 26 : start + 30])) for start in starts]
+    assert [(start + 30 + name) % 64 for start, name in zip(starts, names, strict=True)] == [0] * len(starts)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mednextv2.errors import InputError
-from mednextv2.weights.exported_files import add_record, check_exported, is_exported
+from mednextv2.weights.exported_files import add_record, check_exported
 from mednextv2.weights.provenance import read_about
 
 ABOUT = {"labels": ["background", "a"], "training": ["case_1"]}
@@ -32,16 +32,6 @@ def rewritten(source, target, change):
         for name in old.namelist():
             new.writestr(name, change(name.split("/", 1)[1], old.read(name)))
     return target
-
-
-def test_endings_tell_exported_networks_from_weights():
-    assert [is_exported(name) for name in ("a.ts", "a.PT2", "a.onnx", "a.pt", "a.pth")] == [
-        True,
-        True,
-        True,
-        False,
-        False,
-    ]
 
 
 @pytest.mark.parametrize("name", ["model.ts", "model.pt2"])

@@ -69,3 +69,9 @@ def test_networks_without_a_common_name_are_named():
     assert "it begins with body.0.weight, the network with stem.weight" in text
     assert "give its --network" in text
     assert describe_mismatch(tiny, tiny) == ""
+
+
+def test_networks_for_volumes_and_for_2d_images_are_told_apart():
+    flat, solid = (state("v2_tiny", spatial_dims=axes) for axes in (2, 3))
+    assert describe_mismatch(flat, solid) == "It is a network for volumes, that of the configuration for 2D images."
+    assert describe_mismatch(solid, flat) == "It is a network for 2D images, that of the configuration for volumes."
