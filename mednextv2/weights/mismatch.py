@@ -28,10 +28,8 @@ def describe_mismatch(own: dict[str, Tensor], other: dict[str, Tensor]) -> str:
         return ""
     if not any(k in own and not k.startswith("stem.") for k in other):  # the stem has the same names in every network
         return _describe_strangers(own, other)
-    if axes := next(((other[k].dim() - 2, own[k].dim() - 2) for k in shapes if _axes_differ(other[k], own[k])), None):
-        theirs, ours = map(images_in_words, axes)
-        return f"It is a network for {theirs}, that of the configuration for {ours}."
-    lines = _likely_causes(own, other, missing, unknown) or _causes_elsewhere(own, other, shapes)
+    lines = _other_axes([(other[k], own[k]) for k in shapes])
+    lines = lines or _likely_causes(own, other, missing, unknown) or _causes_elsewhere(own, other, shapes)
     described = [f"{k} {tuple(other[k].shape)} in the file, {tuple(own[k].shape)} here" for k in shapes]
     for what, names in (
         ("of another shape", described),
@@ -55,9 +53,13 @@ def images_in_words(axes: int) -> str:
     return {2: "2D images", 3: "volumes"}.get(axes, f"images with {count(axes, 'axis', 'axes')}")
 
 
-def _axes_differ(a: Tensor, b: Tensor) -> bool:
-    """Tell whether one is the filter of a 2D convolution and the other that of a 3D one."""
-    return {a.dim(), b.dim()} == {4, 5}
+def _other_axes(pairs: list[tuple[Tensor, Tensor]]) -> list[str]:
+    """Say that all filters are those of 2D convolutions on one side and of 3D ones on the other, if that is so."""
+    axes = {(a.dim() - 2, b.dim() - 2) for a, b in pairs}
+    if len(pairs) < 2 or axes not in ({(2, 3)}, {(3, 2)}):
+        return []
+    theirs, ours = map(images_in_words, axes.pop())
+    return [f"It is a network for {theirs}, that of the configuration for {ours}."]
 
 
 def _describe_strangers(own: dict[str, Tensor], other: dict[str, Tensor]) -> str:
