@@ -54,8 +54,8 @@ def name_user() -> None:
     """Give a user without a name one in the environment variable USER, without which importing MONAI would fail.
 
     In a container that runs as `docker run --user 12345`, nothing else identifies the user. If there is no home folder
-    either, Matplotlib before 3.11, which MONAI imports, fails without a folder in MPLCONFIGDIR: it gets a temporary one.
-    Only the command line calls this function.
+    either, Matplotlib before 3.11, which MONAI imports, needs a folder in MPLCONFIGDIR, and gets a temporary one. Only
+    the command line calls this function.
     """
     try:
         getpass.getuser()
