@@ -1,10 +1,13 @@
 """What the machine gives to this process: its processors, a home folder, and a name for its user."""
 
+import atexit
 import getpass
 import locale
 import math
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -50,13 +53,17 @@ def use_utf8() -> None:
 def name_user() -> None:
     """Give a user without a name one in the environment variable USER, without which importing MONAI would fail.
 
-    In a container that runs as `docker run --user 12345`, nothing else identifies the user. Only the command line calls
-    this function.
+    In a container that runs as `docker run --user 12345`, nothing else identifies the user. If there is no home folder
+    either, Matplotlib before 3.11, which MONAI imports, needs a folder in MPLCONFIGDIR, and gets a temporary one. Only
+    the command line calls this function.
     """
     try:
         getpass.getuser()
     except (KeyError, OSError):
         os.environ["USER"] = f"user{os.getuid()}"
+    if home_folder() is None and not any(os.environ.get(name) for name in ("MPLCONFIGDIR", "XDG_CONFIG_HOME")):
+        os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="matplotlib-")
+        atexit.register(shutil.rmtree, os.environ["MPLCONFIGDIR"], ignore_errors=True)
 
 
 def _cgroup_limit() -> int | None:

@@ -34,9 +34,9 @@ def stand_in(capability: tuple[int, int] = (9, 0)) -> Iterator[None]:
     """Inside a `with` block, let `cuda` be a device of this compute capability that computes nothing.
 
     Raises:
-        RuntimeError: If PyTorch for CPUs finds no C++ compiler.
+        RuntimeError: If there is no GPU and no C++ compiler.
     """
-    if not torch.backends.cuda.is_built():
+    if not torch.cuda.is_available():  # without a driver, PyTorch for CUDA fails, too: version 2.9 when it indexes
         _load_guard()
     properties = SimpleNamespace(
         name=f"stand-in of sm_{capability[0]}{capability[1]}", major=capability[0], minor=capability[1],
@@ -58,8 +58,9 @@ def stand_in(capability: tuple[int, int] = (9, 0)) -> Iterator[None]:
             stack.enter_context(patch.object(torch.cuda, name, answer))
         stack.enter_context(patch.object(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False))
         for module in ("torch.utils._foreach_utils", "torch.optim.optimizer"):  # one call for many tensors, as on a GPU
-            types = [*import_module(module)._foreach_supported_types, FakeTensor]
-            stack.enter_context(patch(f"{module}._foreach_supported_types", types))
+            users = import_module(module)  # `torch.optim` hides its module of this name
+            types = [*users._foreach_supported_types, FakeTensor]
+            stack.enter_context(patch.object(users, "_foreach_supported_types", types))
         stack.enter_context(patch.object(FunctionCtx, "set_materialize_grads", _set_materialize_grads))
         stack.enter_context(patch.object(FakeTensor, "data_ptr", _address, create=True))
         stack.enter_context(FakeTensorMode())

@@ -62,6 +62,23 @@ def test_a_user_without_a_name_gets_one(monkeypatch):
     assert os.environ["USER"] == f"user{os.getuid()}"
 
 
+def test_a_user_without_a_home_gets_a_folder_for_matplotlib_and_another_keeps_its_own(monkeypatch):
+    monkeypatch.setenv("MPLCONFIGDIR", "mine")  # so that it is as before after the test
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setattr(machine, "home_folder", lambda: None)
+    machine.name_user()
+    assert os.environ["MPLCONFIGDIR"] == "mine"
+    del os.environ["MPLCONFIGDIR"]
+    machine.name_user()
+    made = Path(os.environ["MPLCONFIGDIR"])
+    assert made.is_dir()
+    made.rmdir()
+    monkeypatch.setattr(machine, "home_folder", lambda: Path("/home/me"))
+    del os.environ["MPLCONFIGDIR"]
+    machine.name_user()
+    assert "MPLCONFIGDIR" not in os.environ
+
+
 def test_a_user_without_a_home_has_none(monkeypatch):
     assert machine.home_folder() == Path.home()
     monkeypatch.setattr(Path, "home", lambda: Path("relative"))

@@ -136,7 +136,8 @@ def expansion_kernel(grad, y, mean, variance, w1n, b1n, w2n, change, inverse, sh
     for _ in tl.static_range(blocks):
         totals = totals + (tl.zeros([BLOCK_E, BLOCK_C], tl.float32),)
         columns = columns + (tl.zeros([BLOCK_E, 16], tl.float32),)
-    ones = tl.full([BLOCK_P, 16], 1.0, y.dtype.element_ty)  # a product with it sums over voxels
+    # a product with it sums over voxels; the interpreter of Triton before 3.7 makes no constants of bfloat16
+    ones = tl.full([BLOCK_P, 16], 1.0, tl.float32).to(y.dtype.element_ty)
     for tile in range(split * tiles, tl.minimum((split + 1) * tiles, tl.cdiv(voxels, BLOCK_P))):
         rows = (tile * BLOCK_P + tl.arange(0, BLOCK_P)).to(tl.int64)
         z = rounded(normed(y, m, r, rows, voxels, c, C), y.dtype.element_ty)

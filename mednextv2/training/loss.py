@@ -133,7 +133,7 @@ class SegmentationLoss(nn.Module):
 
     def _dice_loss(self, sums: "_Sums") -> Tensor:
         """Return one minus the mean Dice of every head, `(heads,)`."""
-        volumes = torch.stack(sums[1:])  # (3, heads, B, outputs)
+        volumes = torch.stack([sums.overlap, sums.predicted, sums.labelled])  # (3, heads, B, outputs)
         if not self.scheme.regions:
             volumes = volumes[..., 1:]
         if self.batch_dice:

@@ -1,3 +1,5 @@
+from inspect import signature
+
 import numpy as np
 import pytest
 from scipy.stats import bootstrap
@@ -5,12 +7,13 @@ from scipy.stats import bootstrap
 from mednextv2.comparison.bootstrap import paired_interval
 
 RNG = np.random.default_rng(7)
+SEED = {"rng" if "rng" in signature(bootstrap).parameters else "random_state": 3}  # SciPy 1.15 renamed it
 
 
 @pytest.mark.parametrize("cases", [8, 40])
 def test_it_is_the_percentile_interval_of_scipy(cases):
     differences = RNG.normal(0.03, 0.1, cases)
-    peer = bootstrap((differences,), np.mean, n_resamples=20_000, method="percentile", rng=3).confidence_interval
+    peer = bootstrap((differences,), np.mean, n_resamples=20_000, method="percentile", **SEED).confidence_interval
     found = paired_interval(differences, [str(n) for n in range(cases)], samples=20_000)
     width = peer.high - peer.low
     assert found == pytest.approx(tuple(peer), abs=0.03 * width)
@@ -23,7 +26,7 @@ def test_patients_are_drawn_with_all_of_their_cases():
     sums, counts = np.bincount(groups, differences), np.bincount(groups)
     peer = bootstrap(
         (sums, counts), lambda s, c, axis=-1: s.sum(axis) / c.sum(axis), paired=True, vectorized=True,
-        n_resamples=20_000, method="percentile", rng=3,
+        n_resamples=20_000, method="percentile", **SEED,
     ).confidence_interval  # fmt: skip
     found = paired_interval(differences, [f"patient{g}" for g in groups], samples=20_000)
     width = peer.high - peer.low
