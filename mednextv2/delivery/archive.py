@@ -3,6 +3,7 @@
 import shutil
 import stat
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -72,7 +73,7 @@ def unpack_archive(path: Path, folder: str, target: Path, origin: str) -> Path:
             for entry in entries:
                 if not entry.is_dir():
                     _unpack(archive, entry, target / entry.filename)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, zipfile.zlib.error) as e:  # type: ignore[attr-defined]
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as e:
         raise InputError(
             f"{origin}: is no ZIP archive, or a damaged or truncated one ({e}); fetch it again, or tell its owner"
         ) from e
