@@ -60,7 +60,7 @@ class Stranger:
         start = self.folder / "start"
         start.mkdir(parents=True, exist_ok=True)
         (start / "sitecustomize.py").write_text(REDIRECT, encoding="utf-8")
-        others = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "HF_HUB_OFFLINE")}
+        others = {k: v for k, v in _without_pythonpath().items() if k != "HF_HUB_OFFLINE"}
         own = {"PYTHONPATH": str(start), "RELEASE_HOSTS": self.hosts.address, "HF_ENDPOINT": self.hosts.address,
                "HF_HOME": str(self.folder / "hf")}  # fmt: skip
         command = [str(self.python), *map(str, words)]
@@ -70,6 +70,11 @@ class Stranger:
         if done.returncode:
             raise InputError(f"the trial failed at {' '.join(command)}:\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}")
         return done.stdout
+
+
+def _without_pythonpath() -> dict[str, str]:
+    """Return this process's environment without PYTHONPATH, in which pip would find the package installed already."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 @contextlib.contextmanager
@@ -90,8 +95,9 @@ def environment(folder: str | os.PathLike | None) -> Iterator[Path]:
         required = [line for line in lines if line.strip() and not line.startswith("#")]
         install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
                    "-c", str(ROOT / "constraints.txt")]  # fmt: skip
-        subprocess.run([*install, "torch"], check=True)  # first and alone, as in environment.sh
-        subprocess.run([*install, *required, *_FOR_DOWNLOADS], check=True)
+        own = _without_pythonpath()
+        subprocess.run([*install, "torch"], check=True, env=own)  # first and alone, as in environment.sh
+        subprocess.run([*install, *required, *_FOR_DOWNLOADS], check=True, env=own)
         yield python
 
 
@@ -112,7 +118,8 @@ def try_release(
     """
     with environment(folder) as python, tempfile.TemporaryDirectory() as work, serving() as hosts:
         stranger = Stranger(python, Path(work), hosts)
-        subprocess.run([str(python), "-m", "pip", "uninstall", "-q", "-y", "mednextv2"], check=True)
+        subprocess.run([str(python), "-m", "pip", "uninstall", "-q", "-y", "mednextv2"], check=True,
+                       env=_without_pythonpath())  # fmt: skip
         found = stranger.run("-c", "import importlib.util as u; print(u.find_spec('mednextv2'))")
         if found.strip() != "None":
             raise InputError(f"{python}: this environment has mednextv2; give another one with --environment")
@@ -173,7 +180,8 @@ def _try_upgrade(stranger: Stranger, bundle: Path, output: Path, github: str) ->
     if not (folder / f"{name}_v{second}.zip").is_file():
         raise InputError(f"{name}: MONAI's command did not find version {second}")
     (wheel,) = (output / "python").glob("*.whl")
-    subprocess.run([str(stranger.python), "-m", "pip", "install", "-q", "--no-deps", str(wheel)], check=True)
+    subprocess.run([str(stranger.python), "-m", "pip", "install", "-q", "--no-deps", str(wheel)], check=True,
+                   env=_without_pythonpath())  # fmt: skip
     try:
         for source in (f"github:{github}", f"huggingface:{_OWNER}/{name}"):
             target = stranger.folder / f"fetched-{source.partition(':')[0]}"
@@ -183,7 +191,8 @@ def _try_upgrade(stranger: Stranger, bundle: Path, output: Path, github: str) ->
             if f"version {second}, verified; before, it was version {first}" not in said:
                 raise InputError(f"{name}: was not upgraded to version {second}: {said}")
     finally:
-        subprocess.run([str(stranger.python), "-m", "pip", "uninstall", "-q", "-y", "mednextv2"], check=True)
+        subprocess.run([str(stranger.python), "-m", "pip", "uninstall", "-q", "-y", "mednextv2"], check=True,
+                       env=_without_pythonpath())  # fmt: skip
 
 
 def _next_version(bundle: Path) -> tuple[str, str]:
