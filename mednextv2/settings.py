@@ -11,6 +11,7 @@ import torch
 from mednextv2.errors import InputError
 from mednextv2.machine import machine_memory, usable_cpus
 from mednextv2.nets.legal_sizes import DIVISOR, is_legal, nearest
+from mednextv2.nets.parts import PARTS
 from mednextv2.nets.training_memory import training_memory
 from mednextv2.training.schedule import OPTIMIZERS
 
@@ -73,6 +74,9 @@ RULES = {
         lambda v: isinstance(v, (str, os.PathLike)) and str(v) != "",
         "the file of weights to start from, which this workflow needs, such as --pretrained model.pt",
     ),
+    "warmup_new_layers": _COUNT,
+    "layer_decay": _Rule(lambda v: _number(0, 1)(v) and v > 0, "a number above 0 and up to 1, such as 0.7"),
+    "freeze": _Rule(lambda v: v is None or v in PARTS, f"{' or '.join(PARTS)}, or None"),
     "experiment": _Rule(
         lambda v: isinstance(v, str) and re.fullmatch(r"(?!fold_)[\w-][\w.-]*|", v) is not None,
         "the name of a folder in models, of letters, digits, _ and -, such as wide",

@@ -22,6 +22,7 @@ _NAMES = (
     "dataset_name",
     "device",
     "experiment",
+    "freeze",
     "group",
     "network",
     "optimizer_name",
@@ -29,7 +30,7 @@ _NAMES = (
     "variant",
 )
 #: Those of them, and those paths, that may be None.
-_OPTIONAL = ("group", "labels_dir", "postprocessing_file", "pretrained", "series", "splits")
+_OPTIONAL = ("freeze", "group", "labels_dir", "postprocessing_file", "pretrained", "series", "splits")
 _NOTHING = ("none", "null")
 
 

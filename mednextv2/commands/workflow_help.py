@@ -12,7 +12,8 @@ from mednextv2.wording import wrap
 #: Parts of a configuration that are not settings, although they may be written as one value.
 _PARTS = (
     "about", "bundle_root", "engine_amp", "flat_axis", "handlers", "imports", "initialize", "key_metric", "length",
-    "network_name", "patch", "prepare_cases", "preprocess_keys", "run", "served", "training", "training_dir", "warmup",
+    "network_name", "network_on_device", "nnunet", "patch", "prepare_cases", "preprocess_keys", "run", "served",
+    "training", "training_dir", "warmup",
 )  # fmt: skip
 #: Settings whose values are computed and whose names explain themselves.
 _PLAIN = ("dataset_dir", "device", "num_workers")

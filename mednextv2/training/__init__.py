@@ -3,6 +3,7 @@
 from mednextv2.training.checkpoint import TrainingCheckpoint, check_start
 from mednextv2.training.curves import CurveWriter
 from mednextv2.training.engine import RecordingInferer, Trainer
+from mednextv2.training.finetuning import NewLayersFirst, freeze_part, parameter_groups
 from mednextv2.training.handlers import EarlyStopping, GradientClipping, Progress, TrainingLog, step_loss
 from mednextv2.training.loss import SegmentationLoss
 from mednextv2.training.preflight import prepare_training, tensorboard_available
@@ -15,6 +16,7 @@ __all__ = [
     "CurveWriter",
     "EarlyStopping",
     "GradientClipping",
+    "NewLayersFirst",
     "Progress",
     "PseudoDice",
     "RecordingInferer",
@@ -26,6 +28,8 @@ __all__ = [
     "check_served",
     "check_start",
     "create_optimizer",
+    "freeze_part",
+    "parameter_groups",
     "prepare_training",
     "step_loss",
     "tensorboard_available",

@@ -50,12 +50,16 @@ def check_start(
     in_channels: int | None = None,
     out_channels: int | None = None,
     about: Mapping[str, Any] | None = None,
-) -> None:
+) -> list[str]:
     """Check that a training can start from its checkpoint or weights, before cases are prepared for it.
 
     The arguments are those of :class:`TrainingCheckpoint`, and the optimizer's name as
     :func:`mednextv2.training.create_optimizer` takes it. The network takes the pretrained weights, and a line says what
     was loaded; another one warns of validation cases that these weights were trained on.
+
+    Returns:
+        The names of the network's tensors that the pretrained weights did not fill. A training that is resumed has them
+        from its checkpoint; without pretrained weights, there are none.
 
     Raises:
         InputError: When the checkpoint or the pretrained weights belong to another network, other cases or another
@@ -65,11 +69,14 @@ def check_start(
     if resume and latest.is_file():
         content = read_checkpoint(latest, network, _names(cases))
         _check_optimizer(latest, content, optimizer_name)
-    elif pretrained:
+        return list(content.get("new_layers") or [])
+    if pretrained:
         transfer = transfer_weights(network, pretrained, in_channels, out_channels, (about or {}).get("labels"))
         if is_main_process():
             logger.info(transfer.describe())
             _warn_of_seen_cases(pretrained, about or {})
+        return list(transfer.new)
+    return []
 
 
 def _warn_of_seen_cases(pretrained: str | os.PathLike, about: Mapping[str, Any]) -> None:
@@ -130,6 +137,8 @@ class TrainingCheckpoint:
             restored.
         about: What the weights shall record about their training, besides its progress: see
             :meth:`mednextv2.data.Split.about`.
+        new_layers: The names of the tensors that the pretrained weights did not fill, which a checkpoint records: see
+            :func:`check_start`.
 
     Raises:
         InputError: When the training starts, if the checkpoint is damaged, or the checkpoint or the pretrained weights
@@ -151,6 +160,7 @@ class TrainingCheckpoint:
         about: Mapping[str, Any] | None = None,
         in_channels: int | None = None,
         out_channels: int | None = None,
+        new_layers: Sequence[str] = (),
     ) -> None:
         self.folder = expand(output_dir)
         self.network = getattr(network, "module", network)
@@ -160,6 +170,7 @@ class TrainingCheckpoint:
         self.metric = metric
         self.about = dict(about or {})
         self.channels = in_channels, out_channels
+        self.new_layers = list(new_layers)
         self.epochs: int | None = None
         self._versions = _versions(self.network)
 
@@ -273,6 +284,7 @@ class TrainingCheckpoint:
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "epoch": engine.state.epoch,
                 "cases": self.cases,
+                "new_layers": self.new_layers,
                 "metric": self.metric.state_dict() if self.metric is not None else None,
                 "best_metric": getattr(state, "best_metric", None),
                 "best_metric_epoch": getattr(state, "best_metric_epoch", None),

@@ -84,7 +84,7 @@ def test_expressions_about_the_device_can_be_evaluated_where_there_is_a_gpu(work
     settings = settings_of(workflow, shared, tmp_path / "out")
     work = Workflow(workflow, shared, settings)
     names = expressions(work.parser, GPU_WORDS)
-    assert {"device", "amp", "engine_amp", "network", "amp_kwargs::dtype"} <= set(names)
+    assert {"device", "amp", "engine_amp", "network_on_device", "amp_kwargs::dtype"} <= set(names)
     if workflow == "train":
         assert {"train::dataloader::pin_memory", "validate::dataloader::pin_memory"} <= set(names)
     for name in names:
