@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import io
 import os
 import pickle
 import re
@@ -214,6 +215,15 @@ def save_file(content: Any, path: str | os.PathLike, about: Mapping[str, Any] | 
                 add_about(temporary, about)
         with temporary.open("rb+") as f:
             os.fsync(f.fileno())
+
+
+def as_bytes(content: Any, about: Mapping[str, Any] | None = None) -> bytes:
+    """Return what :func:`save_file` would write to a file in PyTorch's format."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    if about:
+        add_about(buffer, about)
+    return buffer.getvalue()
 
 
 def digest_file(path: str | os.PathLike) -> str:

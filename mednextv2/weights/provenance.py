@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mednextv2.errors import InputError
 from mednextv2.paths import expand
@@ -32,11 +32,13 @@ _SHOWN = 10  # largest number of settings or labels in a message
 _LIMIT = 50 * 2**20  # the largest number of bytes of JSON that are read
 
 
-def add_about(path: str | os.PathLike, about: Mapping[str, Any], within: str = "", entry: str = ENTRY) -> None:
+def add_about(
+    path: str | os.PathLike | IO[bytes], about: Mapping[str, Any], within: str = "", entry: str = ENTRY
+) -> None:
     """Add what is known about a training to a file of weights that was just written.
 
     Args:
-        path: A file written by `torch.save`, `torch.jit.save` or `torch.export.save`.
+        path: A file written by `torch.save`, `torch.jit.save` or `torch.export.save`, or its content.
         about: Plain values, such as `fold`, `training` (the names of the cases trained on), `epoch` and `epochs`.
         within: The folder of the entry; :data:`EXTRA` for an exported network.
         entry: The name of the entry.
