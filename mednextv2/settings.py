@@ -73,6 +73,8 @@ RULES = {
         lambda v: isinstance(v, (str, os.PathLike)) and str(v) != "",
         "the file of weights to start from, which this workflow needs, such as --pretrained model.pt",
     ),
+    "pretrained_partial": _SWITCH,
+    "save_safetensors": _SWITCH,
     "experiment": _Rule(
         lambda v: isinstance(v, str) and re.fullmatch(r"(?!fold_)[\w-][\w.-]*|", v) is not None,
         "the name of a folder in models, of letters, digits, _ and -, such as wide",
