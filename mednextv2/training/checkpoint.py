@@ -50,6 +50,7 @@ def check_start(
     in_channels: int | None = None,
     out_channels: int | None = None,
     about: Mapping[str, Any] | None = None,
+    part: nn.Module | None = None,
 ) -> None:
     """Check that a training can start from its checkpoint or weights, before cases are prepared for it.
 
@@ -66,7 +67,8 @@ def check_start(
         content = read_checkpoint(latest, network, _names(cases))
         _check_optimizer(latest, content, optimizer_name)
     elif pretrained:
-        transfer = transfer_weights(network, pretrained, in_channels, out_channels, (about or {}).get("labels"))
+        target = network if part is None else part
+        transfer = transfer_weights(target, pretrained, in_channels, out_channels, (about or {}).get("labels"))
         if is_main_process():
             logger.info(transfer.describe())
             _warn_of_seen_cases(pretrained, about or {})
@@ -122,6 +124,9 @@ class TrainingCheckpoint:
             :func:`mednextv2.weights.transfer.transfer_weights`, which also takes the next two arguments.
         in_channels: The number of the network's input channels.
         out_channels: The number of the network's outputs.
+        part: The part of the network whose weights `model.pt` contains, and which takes the pretrained weights, such as
+            the ordinary network inside an autoencoder; by default, it is the whole network. Checkpoints contain the
+            whole network in any case.
         seed: After a resume, :func:`monai.utils.set_determinism` seeds the random numbers of the process with `seed`,
             the epoch and the rank. If None, they are left as they are.
         cases: The training items. A checkpoint of other cases is not resumed: with another fold, validation cases would
@@ -151,9 +156,11 @@ class TrainingCheckpoint:
         about: Mapping[str, Any] | None = None,
         in_channels: int | None = None,
         out_channels: int | None = None,
+        part: nn.Module | None = None,
     ) -> None:
         self.folder = expand(output_dir)
         self.network = getattr(network, "module", network)
+        self.part = self.network if part is None else part
         self.optimizer, self.lr_scheduler, self.evaluator = optimizer, lr_scheduler, evaluator
         self.resume, self.pretrained, self.seed = resume, pretrained, seed
         self.cases = _names(cases)
@@ -192,7 +199,7 @@ class TrainingCheckpoint:
             logger.info("%s: not resumed, since the network was given other weights to start from", self.latest)
         if self.pretrained:
             if not given:
-                transfer_weights(self.network, self.pretrained, *self.channels, self.about.get("labels"))
+                transfer_weights(self.part, self.pretrained, *self.channels, self.about.get("labels"))
             self.about[PRETRAINED] = origin(self.pretrained)
         if is_main_process():
             for file in (self.best, self.latest, self.folder / LOG_NAME):
@@ -297,7 +304,7 @@ class TrainingCheckpoint:
             self._save_weights(engine)
 
     def _save_weights(self, engine: Engine) -> None:
-        save_file(self.network.state_dict(), self.best, self._record(engine))
+        save_file(self.part.state_dict(), self.best, self._record(engine))
 
     def _record(self, engine: Engine) -> dict[str, Any] | None:
         """Return what is written beside the weights, and beside a checkpoint, from which others may start."""
