@@ -5,18 +5,22 @@ from mednextv2.training.curves import CurveWriter
 from mednextv2.training.engine import RecordingInferer, Trainer
 from mednextv2.training.handlers import EarlyStopping, GradientClipping, Progress, TrainingLog, step_loss
 from mednextv2.training.loss import SegmentationLoss
+from mednextv2.training.masking import BlockMasks
 from mednextv2.training.preflight import prepare_training, tensorboard_available
 from mednextv2.training.pseudo_dice import PseudoDice
+from mednextv2.training.reconstruction_loss import ReconstructionLoss
 from mednextv2.training.replacement import Replacement, check_served
 from mednextv2.training.schedule import OPTIMIZERS, create_optimizer, warmup_poly
 
 __all__ = [
     "OPTIMIZERS",
+    "BlockMasks",
     "CurveWriter",
     "EarlyStopping",
     "GradientClipping",
     "Progress",
     "PseudoDice",
+    "ReconstructionLoss",
     "RecordingInferer",
     "Replacement",
     "SegmentationLoss",
