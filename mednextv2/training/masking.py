@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,7 +98,7 @@ class BlockMasks:
         return np.random.default_rng((self.seed, kind, step, sample))
 
 
-def _checked_block(block_size: object, patch_size: tuple[int, ...]) -> tuple[int, ...]:
+def _checked_block(block_size: Any, patch_size: tuple[int, ...]) -> tuple[int, ...]:
     blocks = list(block_size) if isinstance(block_size, (list, tuple)) else [block_size] * len(patch_size)
     if len(blocks) != len(patch_size) or not all(
         isinstance(b, int) and not isinstance(b, bool) and b > 0 for b in blocks
@@ -115,7 +116,7 @@ def _checked_block(block_size: object, patch_size: tuple[int, ...]) -> tuple[int
     return tuple(blocks)
 
 
-def _checked_ratio(ratio: object, masks: BlockMasks) -> tuple[float, float]:
+def _checked_ratio(ratio: Any, masks: BlockMasks) -> tuple[float, float]:
     limits = list(ratio) if isinstance(ratio, (list, tuple)) else [ratio, ratio]
     numbers = all(isinstance(r, (int, float)) and not isinstance(r, bool) for r in limits)
     if len(limits) != 2 or not numbers or not limits[0] <= limits[1]:
