@@ -70,8 +70,7 @@ def read_image_folders(
         InputError: If a folder does not exist, contains no images, or is listed twice, or two images cannot have
             different names, or a data set has several channels, which are refused.
     """
-    listed = dataset_dir if isinstance(dataset_dir, (list, tuple)) else [dataset_dir]
-    folders = [expand(folder) for folder in listed]
+    folders = _folders(dataset_dir)
     if not folders:
         raise InputError("dataset_dir []: names no folder; give one, or a list of several")
     found: list[_Found] = []
@@ -88,6 +87,10 @@ def read_image_folders(
         cases += _cases(entry.file, name, several_channels)
     source = folders[0] if len(folders) == 1 else Path(os.path.commonpath([f.absolute() for f in folders]))
     return DatasetFolder(source, (), {}, sorted_cases(cases, source))
+
+
+def _folders(dataset_dir: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Path]:
+    return [expand(f) for f in ([dataset_dir] if isinstance(dataset_dir, (str, os.PathLike)) else dataset_dir)]
 
 
 def _of_folder(folder: Path, several_channels: str) -> list[_Found]:
@@ -186,5 +189,4 @@ def describe_sources(dataset_dir: str | os.PathLike | Sequence[str | os.PathLike
         >>> describe_sources(["/data/Task04_Hippocampus", "/data/acdc"])
         'Task04_Hippocampus, acdc'
     """
-    listed = dataset_dir if isinstance(dataset_dir, (list, tuple)) else [dataset_dir]
-    return ", ".join(expand(folder).resolve().name for folder in listed)
+    return ", ".join(folder.resolve().name for folder in _folders(dataset_dir))

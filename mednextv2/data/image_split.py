@@ -121,7 +121,9 @@ def _by_rule(names: Sequence[str], group: str | None) -> tuple[Fold, str]:
         validation += members[patients[index]]
     chosen = {*validation}
     said = [sentence] if (sentence := describe_groups(names, groups)) else []
-    said.append("one image in a hundred is for validation, but at least 5 and at most 1000, and not more than half of all")
+    said.append(
+        "one image in a hundred is for validation, but at least 5 and at most 1000, and not more than half of all"
+    )
     return Fold([name for name in names if name not in chosen], validation), "; ".join(said)
 
 

@@ -8,15 +8,70 @@ import torch.distributed as dist
 from ignite.engine import Engine, Events
 from ignite.metrics import Metric
 from monai.handlers import from_engine
-from torch import Tensor
+from torch import Tensor, nn
 
 from mednextv2.distributed import process_rank
 from mednextv2.nets.visible_cells import visible_positions
 from mednextv2.training.masking import BlockMasks
 from mednextv2.training.reconstruction_loss import ReconstructionLoss
 
-#: What MONAI's engines take: the input, the target, and further arguments of the network.
-Prepared = tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor], dict[str, Any]]
+#: What MONAI's engines take: the input of the network, and the target, here the image and its visible cells.
+Prepared = tuple[Tensor, tuple[Tensor, Tensor]]
+
+
+class ReconstructedChannels:
+    """What the outputs of an autoencoder mean, in the place of a label scheme, whose outputs files of networks name.
+
+    Attributes:
+        outputs: The number of outputs.
+        legend: The meaning of each of them, as weights record it.
+
+    Args:
+        channels: The names of the image channels.
+    """
+
+    def __init__(self, channels: Sequence[str]) -> None:
+        self.outputs = len(channels)
+        self.legend = [f"reconstruction of {name}" for name in channels]
+
+
+class PackedAutoencoder(nn.Module):
+    """A masked autoencoder with a single input, as CUDA graphs and MONAI's engines take it.
+
+    The input is the image with the visible voxels, as 1 and 0, as its last channel: see :func:`pack`.
+
+    Args:
+        autoencoder: The autoencoder, which takes an image and its visible cells.
+        block_size: The voxels of a cell along each axis.
+    """
+
+    def __init__(self, autoencoder: nn.Module, block_size: Sequence[int]) -> None:
+        super().__init__()
+        self.autoencoder, self.block_size = autoencoder, tuple(block_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reconstruct an image.
+
+        Args:
+            x: The image and its visible voxels, `(N, C + 1, *space)`.
+
+        Returns:
+            The reconstruction, `(N, C, *space)`.
+        """
+        cells = x[:, -1]
+        for axis, block in enumerate(self.block_size, 1):
+            cells = cells.unflatten(axis, (-1, block)).select(axis + 1, 0)
+        return self.autoencoder(x[:, :-1], cells > 0.5)
+
+
+def pack(image: Tensor, visible: Tensor) -> Tensor:
+    """Return an image with its visible voxels as a further channel.
+
+    Args:
+        image: The image, `(N, C, *space)`.
+        visible: The visible cells, bool, `(N, *grid)`, on the same device.
+    """
+    return torch.cat([image, visible_positions(visible, image.shape[2:])[:, None].to(image.dtype)], 1)
 
 
 class TrainingMasks:
@@ -41,7 +96,7 @@ class TrainingMasks:
     def __call__(
         self, batch: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
     ) -> Prepared:
-        """Return the images, the pair of images and visible cells, and the visible cells as an argument."""
+        """Return the input of the autoencoder, and the pair of images and visible cells."""
         first = process_rank() * len(batch["image"])
         visible = self.masks.training(self.step, range(first, first + len(batch["image"])))
         return _prepared(batch, visible, device, non_blocking)
@@ -62,14 +117,14 @@ class ValidationMasks:
     def __call__(
         self, batch: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
     ) -> Prepared:
-        """Return the images, the pair of images and visible cells, and the visible cells as an argument."""
+        """Return the input of the autoencoder, and the pair of images and visible cells."""
         return _prepared(batch, self.masks.validation(batch["number"].tolist()), device, non_blocking)
 
 
 def _prepared(batch: Mapping[str, Any], visible: Tensor, device: Any, non_blocking: bool) -> Prepared:
     image = batch["image"].to(device=device, non_blocking=non_blocking)
     visible = visible.to(device=device, non_blocking=non_blocking)
-    return image, (image, visible), (visible,), {}
+    return pack(image, visible), (image, visible)
 
 
 class AutoencodingLoss(ReconstructionLoss):

@@ -54,14 +54,12 @@ def draw_reconstruction(image: np.ndarray, visible: np.ndarray, reconstruction: 
     grey, made = (np.clip((part - low) * scale, 0, 255).astype(np.uint8) for part in (image, reconstruction))
     volumes = (grey, np.where(visible, grey, 0), np.where(visible, grey, made), made)
     repeat = max(1, -(-_LEAST // max(image.shape)))
-    rows = []
-    for _, axis in ROWS:
-        panels = [_panel(volume, axis, repeat) for volume in volumes]
-        gap = np.full((panels[0].shape[0], _GAP), 255, np.uint8)
-        rows.append(np.hstack([part for panel in panels for part in (panel, gap)][:-1]))
-    width = max(row.shape[1] for row in rows)
-    padded = [np.pad(row, ((0, _GAP), (0, width - row.shape[1])), constant_values=255) for row in rows]
-    return np.vstack(padded)[:-_GAP]
+    rows = [[_panel(volume, axis, repeat) for volume in volumes] for _, axis in ROWS]
+    width = max(panel.shape[1] for row in rows for panel in row) + _GAP
+    padded = [
+        np.hstack([np.pad(p, ((0, _GAP), (0, width - p.shape[1])), constant_values=255) for p in row]) for row in rows
+    ]
+    return np.vstack(padded)[:-_GAP, :-_GAP]
 
 
 def _panel(volume: np.ndarray, axis: int, repeat: int) -> np.ndarray:
