@@ -32,7 +32,12 @@ def test_all_defects_are_named_at_once(folder):
     assert "--defective exclude" in lines[0]
     for line, (name, words) in zip(
         lines[1:],
-        [("constant", "is constant"), ("nan", "NaN"), ("several", "--several_channels split"), ("truncated", "cannot be")],
+        [
+            ("constant", "is constant"),
+            ("nan", "NaN"),
+            ("several", "--several_channels split"),
+            ("truncated", "cannot be"),
+        ],
         strict=True,
     ):
         assert f"{folder / name}.nii.gz: " in line

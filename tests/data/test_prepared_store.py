@@ -296,7 +296,9 @@ def test_images_without_labels_are_prepared_and_checked_alike(tmp_path):
     loading = Loading()
     source = item(tmp_path, "a")
     del source["label"]
-    store = CaseStore(lambda data: {"image": loading({**data, "label": data["image"]})["image"]}, None, tmp_path / "s", {})
+    store = CaseStore(
+        lambda data: {"image": loading({**data, "label": data["image"]})["image"]}, None, tmp_path / "s", {}
+    )
     (case,) = store.prepare([source])
     np.testing.assert_array_equal(case.image, np.load(source["image"]).astype(np.float16))
     assert sorted(file.name.rpartition("a.")[2] for file in store.folder.iterdir()) == ["case.json", "image.npy"]

@@ -55,7 +55,9 @@ def test_masks_of_a_step_are_those_of_its_number(masks):
         assert torch.equal(visible, masks.training(step, range(3)))
     later = Engine(lambda engine, data: seen.append(prepare(data)[1][1]))
     prepare.attach(later)
-    later.add_event_handler("STARTED", lambda engine: (setattr(engine.state, "epoch", 1), setattr(engine.state, "iteration", 4)))
+    later.add_event_handler(
+        "STARTED", lambda engine: (setattr(engine.state, "epoch", 1), setattr(engine.state, "iteration", 4))
+    )
     later.run([batch()] * 4, max_epochs=2)
     assert torch.equal(seen[8], seen[4])
 

@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 
 from mednextv2.data import choose_series
 from mednextv2.errors import InputError
-from mednextv2.transforms import LoadVolumed
+from mednextv2.transforms import LoadVolumed, PickChanneld
 
 AFFINE = np.array([[-0.8, 0, 0, 11], [0, -1.2, 0, 7], [0, 0, 3.0, -5], [0, 0, 0, 1]])
 
