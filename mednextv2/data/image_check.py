@@ -73,8 +73,8 @@ def check_images(
         raise InputError(
             "\n".join(
                 [
-                    f"{count(len(found), 'image')} of {len(dataset.cases)} cannot be used: mend or remove them, or leave "
-                    "them out with --defective exclude"
+                    f"{count(len(found), 'image')} of {len(dataset.cases)} cannot be used: mend or remove them, or "
+                    "leave them out with --defective exclude"
                 ]
                 + [f"- {defect}" for _, _, defect in found[:_LISTED]]
                 + [f"- … and {len(found) - _LISTED} more"] * (len(found) > _LISTED)

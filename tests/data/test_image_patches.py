@@ -40,9 +40,8 @@ def test_a_small_image_is_padded_with_zeros_on_both_sides(patches):
 
 
 def test_a_patch_depends_on_its_key_alone(patches):
-    augmented = patches(
-        placement=RandPlacement((8, 8, 8), 1.0, 1.0), transform=Compose([RandFlipd("image", 0.5, axis) for axis in range(3)])
-    )  # fmt: skip
+    flips = Compose([RandFlipd("image", 0.5, axis) for axis in range(3)])
+    augmented = patches(placement=RandPlacement((8, 8, 8), 1.0, 1.0), transform=flips)
     first, other, again = augmented[0, 0, 1], augmented[0, 0, 2], augmented[0, 0, 1]
     assert torch.equal(first["image"], again["image"])
     assert not torch.equal(first["image"], other["image"])
@@ -61,7 +60,8 @@ def test_fixed_patches_are_the_same_every_time_and_of_all_images_in_turn():
     keys = FixedPatches(3, 2, 4, seed=1)
     assert list(keys) == list(keys) == list(FixedPatches(3, 2, 4, seed=1))
     assert [index for index, _, _ in keys] == [0, 1, 2, 0, 1, 2, 0, 1]
-    assert [number for _, number, _ in keys] == list(range(8)) and len(keys) == 8
+    assert [number for _, number, _ in keys] == list(range(8))
+    assert len(keys) == 8
     assert len({seed for *_, seed in keys}) == 8
     assert list(FixedPatches(3, 2, 4, seed=2)) != list(keys)
 

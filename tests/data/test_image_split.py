@@ -84,5 +84,5 @@ def test_an_evaluation_takes_the_validation_images(tmp_path):
 
 
 def test_an_evaluation_of_nothing_but_trained_images_is_refused(tmp_path):
-    with pytest.raises(InputError, match="trained on all of its 2 images.*--score_trained_cases true"):
+    with pytest.raises(InputError, match=r"trained on all of its 2 images.*--score_trained_cases true"):
         held_out(dataset(tmp_path, "ab"), {"images": ["a", "b", "c"]})
