@@ -107,7 +107,8 @@ class SegmentationLoss(nn.Module):
                 )
         structures = None
         if isinstance(label, PartialLabels):
-            label, structures = label.label, self._checked_structures(label.structures, heads[0])
+            structures = self._checked_structures(label.structures, heads[0])
+            label = label.label
         dtype = torch.float64 if heads[0].dtype == torch.float64 else torch.float32
         label = label_of_heads(_plain(label).float(), heads).to(dtype)  # autocast does not lower its precision
         sizes = [head.shape[2:].numel() for head in heads]

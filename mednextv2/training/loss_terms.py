@@ -42,7 +42,8 @@ def class_sums(heads: Sequence[Tensor], sizes: list[int], label: Tensor, annotat
     classes = heads[0].shape[1]
     values = torch.arange(classes, dtype=label.dtype, device=label.device)[:, None]
     target = torch.eq(label, values, out=label.new_empty(len(label), classes, label.shape[2]))
-    return Sums(*_ClassTerms.apply(sizes, target, annotated, *heads), sums_of_heads(target, sizes))
+    entropy, overlap, predicted = _ClassTerms.apply(sizes, target, annotated, *heads)
+    return Sums(entropy, overlap, predicted, sums_of_heads(target, sizes))
 
 
 def region_sums(heads: Sequence[Tensor], sizes: list[int], target: Tensor, annotated: Tensor | None) -> Sums:
@@ -54,7 +55,8 @@ def region_sums(heads: Sequence[Tensor], sizes: list[int], target: Tensor, annot
         target: 1 inside of a region and 0 outside, `(B, R, N)`.
         annotated: As in :func:`class_sums`.
     """
-    return Sums(*_RegionTerms.apply(sizes, target, annotated, *heads), sums_of_heads(target, sizes))
+    entropy, overlap, predicted = _RegionTerms.apply(sizes, target, annotated, *heads)
+    return Sums(entropy, overlap, predicted, sums_of_heads(target, sizes))
 
 
 def as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:

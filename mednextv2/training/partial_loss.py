@@ -138,11 +138,10 @@ def _merged_class_gradient(
     cross-entropy, it is `p - target`.
     """
     rows, kept, merged = group
-    total = 0
+    rest = de
     for run in kept:
         mine = torch.mul(target[rows, run], do[rows, run], out=grad[rows, run])
-        total = mine.add_(dp[rows, run]).mul_(p[rows, run]).sum(1, keepdim=True) + total
-    rest = de - total
+        rest = rest - mine.add_(dp[rows, run]).mul_(p[rows, run]).sum(1, keepdim=True)
     for run in kept:
         grad[rows, run].addcmul_(p[rows, run], rest)
     for run in merged:
