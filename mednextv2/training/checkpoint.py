@@ -56,6 +56,7 @@ def check_start(
     sha256: str | None = None,
     facts: Mapping[str, Any] | None = None,
     save_safetensors: bool = False,
+    part: nn.Module | None = None,
 ) -> None:
     """Check that a training can start from its checkpoint or weights, before its data are read.
 
@@ -77,6 +78,7 @@ def check_start(
         facts: The bundle's `patch_size`, `spacing` and `normalization`, which are compared with those of the
             pretraining as far as the file records them.
         save_safetensors: Whether the training will save files of safetensors.
+        part: The part of the network that takes the pretrained weights, as of :class:`TrainingCheckpoint`.
 
     Raises:
         InputError: When the checkpoint or the pretrained weights belong to another network, other cases or another
@@ -90,7 +92,9 @@ def check_start(
         _check_optimizer(latest, content, optimizer_name)
     elif pretrained:
         labels = (about or {}).get("labels")
-        report = load_pretrained(network, pretrained, in_channels, out_channels, labels, partial, sha256)
+        report = load_pretrained(
+            network if part is None else part, pretrained, in_channels, out_channels, labels, partial, sha256
+        )
         if is_main_process():
             logger.info(report.describe())
             for line in report.expects.differences(**(facts or {})):
@@ -149,6 +153,9 @@ class TrainingCheckpoint:
             `pretrained_report.csv`, with a line for each tensor.
         in_channels: The number of the network's input channels.
         out_channels: The number of the network's outputs.
+        part: The part of the network whose weights `model.pt` contains, and which takes the pretrained weights, such as
+            the ordinary network inside an autoencoder; by default, it is the whole network. Checkpoints contain the
+            whole network in any case.
         seed: After a resume, :func:`monai.utils.set_determinism` seeds the random numbers of the process with `seed`,
             the epoch and the rank. If None, they are left as they are.
         cases: The training items. A checkpoint of other cases is not resumed: with another fold, validation cases would
@@ -184,9 +191,11 @@ class TrainingCheckpoint:
         partial: bool = False,
         sha256: str | None = None,
         save_safetensors: bool = False,
+        part: nn.Module | None = None,
     ) -> None:
         self.folder = expand(output_dir)
         self.network = getattr(network, "module", network)
+        self.part = self.network if part is None else part
         self.optimizer, self.lr_scheduler, self.evaluator = optimizer, lr_scheduler, evaluator
         self.resume, self.pretrained, self.seed = resume, pretrained, seed
         self.cases = _names(cases)
@@ -245,7 +254,7 @@ class TrainingCheckpoint:
         if given:
             return None
         labels = self.about.get("labels")
-        report = load_pretrained(self.network, self.pretrained, *self.channels, labels, self.partial, self.sha256)
+        report = load_pretrained(self.part, self.pretrained, *self.channels, labels, self.partial, self.sha256)
         self.about[PRETRAINED] |= {"report": report.as_record()}
         return report
 
@@ -347,9 +356,9 @@ class TrainingCheckpoint:
             self._save_weights(engine)
 
     def _save_weights(self, engine: Engine) -> None:
-        save_file(self.network.state_dict(), self.best, self._record(engine))
+        save_file(self.part.state_dict(), self.best, self._record(engine))
         if self.save_safetensors:
-            save_file(self.network.state_dict(), self.best.with_suffix(ENDING), self._record(engine))
+            save_file(self.part.state_dict(), self.best.with_suffix(ENDING), self._record(engine))
 
     def _record(self, engine: Engine) -> dict[str, Any] | None:
         """Return what is written beside the weights, and beside a checkpoint, from which others may start."""
