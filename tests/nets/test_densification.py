@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from masked_helpers import cells, gathered, levels_of, scattered, seen_positions, standardised
 
+from mednextv2.nets import densification
 from mednextv2.nets.densification import Densification
 
 
@@ -66,3 +67,18 @@ def test_a_batch_without_visible_positions_is_tokens():
     module, rows, level, _ = case(3, False)
     empty = level._replace(runs=level.runs[:0], counts=(0, 0))
     assert torch.equal(module(rows[:0], empty), module.token.expand(2, 5, 6, 8, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("fast", [True, False])
+def test_without_instructions_for_half_precision_the_convolution_is_in_single(dtype, fast, monkeypatch):
+    module, rows, level, _ = case(3, True, torch.float32)
+    monkeypatch.setattr(densification, "half_is_fast", lambda device: fast)
+    seen = []
+    module.projection.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    with torch.autocast("cpu", dtype):
+        found = module(rows.to(dtype), level)
+    assert seen == [dtype if fast and dtype == torch.bfloat16 else torch.float32]
+    assert found.dtype == dtype
+    expected = module(rows.to(dtype).float(), level)
+    assert (found - expected).norm() < 1e-2 * expected.norm()
