@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mednextv2.bundle.run import configure, find_bundle, run_bundle
+from mednextv2.distributed import is_main_process, staying_joined
 from mednextv2.errors import InputError, UsageError
 from mednextv2.paths import absolute, writing
 from mednextv2.scores.results_json import FIRST_STAGE
@@ -56,21 +57,23 @@ def run_upkern(bundle: str | os.PathLike, workflow: str = UPKERN, **settings: An
         Roy et al. 2023, MedNeXt, section 2.3 (arXiv:2303.09975).
     """
     root = find_bundle(bundle)
-    overlay = "+multi_gpu_train" if "multi_gpu_train" in workflow.split("+") else ""
+    several = "multi_gpu_train" in workflow.split("+")
+    scratch, tuned = ("multi_gpu_train", "finetune+multi_gpu_train") if several else ("train", "finetune")
     if {*workflow.split("+")} - {UPKERN, "multi_gpu_train"}:
         raise UsageError(f"{workflow}: {UPKERN} can only be joined with multi_gpu_train")
     first, second = _settings_of_each(root, settings)
     folder, before = Path(second["output_dir"]), Path(first["output_dir"])
-    trainings = ("finetune" if first.get("pretrained") else "train") + overlay, "finetune" + overlay
+    trainings = tuned if first.get("pretrained") else scratch, tuned
     _check(root, trainings, first, second)
     done = before / _DONE
     if second.get("resume", True) and done.is_file() and (before / "model.pt").is_file():
         logger.info("%s: the training with kernel size %s is done", before, read_json(done).get("kernel_size"))
     else:
         done.unlink(missing_ok=True)
-        run_bundle(root, trainings[0], **first)
+        with staying_joined():
+            run_bundle(root, trainings[0], **first)
         gc.collect()  # its network and its cases, before the next are built
-        if os.environ.get("RANK", "0") == "0":  # torchrun's; the processes are not joined between the trainings
+        if is_main_process():
             with writing(done) as temporary:
                 temporary.write_text(json.dumps({"kernel_size": first["kernel_size"]}) + "\n", encoding="utf-8")
     run_bundle(root, trainings[1], **second)

@@ -125,4 +125,5 @@ def test_the_overlays_expressions(cuda, shared, tmp_path, gpu, evaluated, monkey
     assert work["initialize::1::backend"] == ("nccl" if cuda else "gloo")
     assert gpu.chosen == ([device] if cuda else [])
     assert work["graphs"].enabled is False
+    work["finalize::0"]
     assert ended == [True]

@@ -37,7 +37,7 @@ def test_a_line_says_what_would_be_loaded(tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
     assert "newly initialised" not in same
     assert "newly initialised: heads.0.weight" in classes
-    assert "since the weights are for the labels [background, liver, tumour], but the labels here are [backgr" in organ
+    assert "(the weights are for the labels [background, liver, tumour], but the labels here are [backgr" in organ
 
 
 def test_all_files_that_cannot_be_used_are_told_together(tmp_path):
