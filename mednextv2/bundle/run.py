@@ -81,8 +81,8 @@ def workflow_files(root: Path, workflow: str, network: str | os.PathLike | None 
             if workflow in _OF_SEGMENTATIONS and is_without_labels(root):
                 raise UsageError(
                     f"{root}: pretrains a network on images without labels, and has no workflow {workflow!r}; "
-                    "fine-tune its weights in a bundle for segmentation: mednextv2 run OTHER_BUNDLE finetune --pretrained "
-                    f"{root / 'models' / 'model.pt'}"
+                    "fine-tune its weights in a bundle for segmentation: mednextv2 run OTHER_BUNDLE finetune "
+                    f"--pretrained {root / 'models' / 'model.pt'}"
                 )
             near = difflib.get_close_matches(peers.get(workflow, workflow), known, n=1)
             raise UsageError(

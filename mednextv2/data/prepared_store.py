@@ -133,8 +133,8 @@ class CaseStore:
         """Preprocess the cases that are missing. Under `torch.distributed`, rank 0 does it while the others wait.
 
         Args:
-            items: Dicts with `image` and `label` (paths), and `case` (or the image's name); without a scheme, there is no
-                `label`.
+            items: Dicts with `image` and `label` (paths), and `case` (or the image's name). Without a scheme, there is
+                no `label`.
 
         Returns:
             A prepared case for each item, in the order of the items.
