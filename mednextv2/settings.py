@@ -76,6 +76,8 @@ RULES = {
         lambda v: isinstance(v, (str, os.PathLike)) and str(v) != "",
         "the file of weights to start from, which this workflow needs, such as --pretrained model.pt",
     ),
+    "pretrained_partial": _SWITCH,
+    "save_safetensors": _SWITCH,
     "form": _Rule(lambda v: v in FORMS, f"one of {', '.join(FORMS)}"),
     "several_channels": _Rule(lambda v: v in SEVERAL_CHANNELS, " or ".join(SEVERAL_CHANNELS)),
     "defective": _Rule(lambda v: v in DEFECTIVE, " or ".join(DEFECTIVE)),

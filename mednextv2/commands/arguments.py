@@ -25,11 +25,12 @@ _NAMES = (
     "group",
     "network",
     "optimizer_name",
+    "pretrained_sha256",
     "series",
     "variant",
 )
 #: Those of them, and those paths, that may be None.
-_OPTIONAL = ("group", "labels_dir", "postprocessing_file", "pretrained", "series", "splits")
+_OPTIONAL = ("group", "labels_dir", "postprocessing_file", "pretrained", "pretrained_sha256", "series", "splits")
 _NOTHING = ("none", "null")
 
 
