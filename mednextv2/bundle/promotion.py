@@ -9,6 +9,7 @@ from mednextv2.errors import InputError, UsageError
 from mednextv2.inference.weights_choice import find_postprocessing, find_weights, training_folder
 from mednextv2.paths import expand
 from mednextv2.weights.loading import load_weights
+from mednextv2.weights.locations import trained_folds
 from mednextv2.weights.promotion import promote
 from mednextv2.weights.provenance import check_labels
 
@@ -51,7 +52,7 @@ def _given(weights: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str
 
 def _trained(root: Path, folds: int | str | Sequence[int | str] | None, experiment: str) -> list[str]:
     models = training_folder(root, experiment)
-    there = sorted(file.parent.name.removeprefix("fold_") for file in models.glob("fold_*/model.pt"))
+    there = [*trained_folds(models)]
     if folds is None and not there:
         raise InputError(
             f"{models}: no fold was trained here; train one first: mednextv2 run {root} train --dataset_dir DATA "

@@ -4,9 +4,12 @@
 def report(folder: str, output: str | None = None, images: str | None = None, labels: str | None = None) -> None:
     """Write one HTML page about an evaluation or a prediction, with tables, box plots, slices and training curves.
 
+    About masked autoencoding, the page has training curves and pictures of reconstructions.
+
     Args:
-        folder: The output folder of an evaluation or a prediction, which contains a results.json. A folder of label
-            maps without a results.json is scored first, as by mednextv2 score, if --labels and --images are given.
+        folder: The output folder of an evaluation or a prediction, which contains a results.json, or of a training or
+            an evaluation of masked autoencoding, which contains pictures. A folder of label maps without a results.json
+            is scored first, as by mednextv2 score, if --labels and --images are given.
         output: The .html file to write. By default it is report.html in FOLDER.
         images: The folder that contains the images, if they have been moved or FOLDER has no results.json.
         labels: The folder that contains the label maps, if they have been moved or FOLDER has no results.json.
@@ -14,6 +17,7 @@ def report(folder: str, output: str | None = None, images: str | None = None, la
     Examples:
         mednextv2 report bundles/mednextv2_liver/output/evaluation/fold_0
         mednextv2 report masks --images scans --output masks.html
+        mednextv2 report bundles/mednextv2_pretrain_mae/models
     """
     from mednextv2.paths import absolute, expand
     from mednextv2.report import write_report

@@ -36,6 +36,8 @@ def read_dataset(dataset_dir: str | os.PathLike, labels_dir: str | os.PathLike |
     Raises:
         InputError: When a folder or file is missing, cannot be parsed, or names no cases.
     """
+    if isinstance(dataset_dir, (list, tuple)):
+        raise InputError(f"dataset_dir {brief(list(map(str, dataset_dir)))}: should be one folder")
     folder = expand(dataset_dir)
     if not folder.is_dir():
         advice = "give the folder that holds it" if folder.is_file() else "give it with --dataset_dir"

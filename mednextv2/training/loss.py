@@ -1,20 +1,20 @@
 """The training loss: cross-entropy plus soft Dice at every head."""
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from monai.data.meta_tensor import MetaTensor
 from torch import Tensor, nn
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
+from mednextv2.data.partial_labels import PartialLabels
 from mednextv2.distributed import sum_over_processes
 from mednextv2.errors import InputError
 from mednextv2.label_scheme import LabelScheme
+from mednextv2.training.loss_terms import Sums, as_numbers, class_sums, label_of_heads, region_sums
+from mednextv2.training.partial_loss import group_samples, merged_class_sums
 from mednextv2.wording import brief, count
 
 MEDNEXT_WEIGHTS = (16 / 31, 8 / 31, 4 / 31, 2 / 31, 1 / 31)  # weights of the heads, full resolution first
@@ -45,6 +45,13 @@ class SegmentationLoss(nn.Module):
     left out of all these sums; if no voxel is annotated, cross-entropy is 0. The label of a smaller head is that of the
     nearest voxel (`nearest-exact`).
 
+    Of partly annotated labels (:class:`mednextv2.data.PartialLabels`), only what a sample's data set annotates counts.
+    A class that it does not annotate is, for that sample, a part of the background: the probability of the background
+    is the sum of theirs (the marginal). A region that it does not annotate is left out, and each sample weighs as much
+    as one with all regions. Dice is averaged over the structures that a sample annotates, and then over the samples;
+    with batch Dice, over the structures that any sample of the batch annotates, each with the sums over these samples.
+    If every sample annotates everything, this is the loss for ordinary labels.
+
     Everything is computed in float32 (in float64 for float64 logits), also under autocast.
 
     MONAI's `DeepSupervisionLoss` of `DiceCELoss` has the same values for classes, but no ignore label, no regions from
@@ -60,7 +67,9 @@ class SegmentationLoss(nn.Module):
 
     Source:
         Isensee et al. 2021, nnU-Net, Nature Methods, online methods; regions and ignore label: documentation of
-        nnU-Net v2. The weights of five heads are those of the MedNeXt authors' v1 code.
+        nnU-Net v2. The weights of five heads are those of the MedNeXt authors' v1 code. Marginal probabilities: Shi et
+        al. 2021, Marginal loss and exclusion loss for partially supervised multi-organ segmentation, Medical Image
+        Analysis.
     """
 
     def __init__(self, scheme: LabelScheme, batch_dice: bool = False, weights: Sequence[float] | None = None) -> None:
@@ -70,12 +79,12 @@ class SegmentationLoss(nn.Module):
         self.continued = weights is None
         self._constants: dict[tuple, Tensor] = {}
 
-    def forward(self, outputs: Tensor | Sequence[Tensor], label: Tensor) -> Tensor:
+    def forward(self, outputs: Tensor | Sequence[Tensor], label: Tensor | PartialLabels) -> Tensor:
         """Compute the loss.
 
         Args:
             outputs: Logits of the head or the heads, full resolution first, each `(B, outputs, *spatial)`.
-            label: Label maps, `(B, 1, *spatial)`, whole numbers of any type.
+            label: Label maps, `(B, 1, *spatial)`, whole numbers of any type; or partly annotated ones.
 
         Returns:
             A scalar, float32.
@@ -96,13 +105,38 @@ class SegmentationLoss(nn.Module):
                 raise ValueError(
                     f"outputs have {count(head.shape[1], 'channel')}, but the labels need {self.scheme.outputs}"
                 )
+        structures = None
+        if isinstance(label, PartialLabels):
+            structures = self._checked_structures(label.structures, heads[0])
+            label = label.label
         dtype = torch.float64 if heads[0].dtype == torch.float64 else torch.float32
-        label = _label_of_heads(_plain(label).float(), heads).to(dtype)  # autocast does not lower its precision
+        label = label_of_heads(_plain(label).float(), heads).to(dtype)  # autocast does not lower its precision
         sizes = [head.shape[2:].numel() for head in heads]
         annotated = self.scheme.valid(label)
-        sums = self._sums(heads, sizes, label, annotated)
-        losses = sums.entropy / self._counts(sizes, label, annotated) + self._dice_loss(sums)
+        sums = self._sums(heads, sizes, label, annotated, structures)
+        shares = None if structures is None else self._shares(structures, label)
+        entropy = sums.entropy
+        if self.scheme.regions:  # of each region; those that are not annotated may be infinite
+            entropy = entropy if shares is None else torch.where(shares > 0, entropy * shares, 0)
+            entropy = entropy.sum((1, 2))
+        losses = entropy / self._counts(sizes, label, annotated) + self._dice_loss(sums, shares)
         return (losses * self._constant(weights[: len(heads)], losses)).sum()
+
+    def _checked_structures(self, structures: Tensor, logits: Tensor) -> list[list[bool]]:
+        """Return what each sample annotates. It is on the CPU, so that this does not wait for the GPU."""
+        expected = (len(logits), len(self.scheme.foreground))
+        if tuple(structures.shape) != expected or structures.device.type != "cpu":
+            raise ValueError(f"structures should be on the CPU and have the shape {expected}: {structures.shape}")
+        flags = structures.tolist()
+        if not all(map(any, flags)):
+            raise ValueError("a sample has no annotated structure, so that there is nothing to learn from it")
+        return flags
+
+    def _shares(self, structures: list[list[bool]], like: Tensor) -> Tensor:
+        """Return the weight of each structure of each sample, `(B, S)`: 0, or S over how many the sample annotates."""
+        number = len(self.scheme.foreground)
+        rows = [self._constant([number / sum(row) if known else 0.0 for known in row], like) for row in structures]
+        return torch.stack(rows)
 
     def _weights_of(self, heads: int) -> tuple[float, ...]:
         if heads == 1:
@@ -110,18 +144,21 @@ class SegmentationLoss(nn.Module):
         further = max(0, min(heads, _MOST_HEADS) - len(self.weights)) if self.continued else 0
         return self.weights + tuple(self.weights[-1] / 2**i for i in range(1, further + 1))
 
-    def _sums(self, heads: Sequence[Tensor], sizes: list[int], label: Tensor, annotated: Tensor | None) -> "_Sums":
-        if annotated is not None:
-            annotated = _as_numbers(annotated, label.dtype)
+    def _sums(
+        self,
+        heads: Sequence[Tensor],
+        sizes: list[int],
+        label: Tensor,
+        annotated: Tensor | None,
+        structures: list[list[bool]] | None,
+    ) -> Sums:
+        mask = None if annotated is None else as_numbers(annotated, label.dtype)
         if self.scheme.regions:
-            target = _as_numbers(self.scheme.masks(label, channel_axis=1), label.dtype)
-            terms = _RegionTerms.apply(sizes, target, annotated, *heads)
-        else:
-            values = torch.arange(self.scheme.outputs, dtype=label.dtype, device=label.device)[:, None]
-            target = label.new_empty(len(label), self.scheme.outputs, label.shape[2])
-            terms = _ClassTerms.apply(sizes, torch.eq(label, values, out=target), annotated, *heads)
-        entropy, overlap, predicted = terms
-        return _Sums(entropy, overlap, predicted, _sums_of_heads(target, sizes))
+            target = as_numbers(self.scheme.masks(label, channel_axis=1), label.dtype)
+            return region_sums(heads, sizes, target, mask)
+        if structures is None:
+            return class_sums(heads, sizes, label, mask)
+        return merged_class_sums(heads, sizes, label, mask, group_samples(structures))
 
     def _counts(self, sizes: list[int], label: Tensor, annotated: Tensor | None) -> Tensor:
         """Return over how many numbers the cross-entropy of each head is averaged, `(heads,)`."""
@@ -131,17 +168,24 @@ class SegmentationLoss(nn.Module):
         counts = torch.stack([part.sum() for part in annotated.split(sizes, 2)])
         return (counts.clamp(min=1) * structures).to(label.dtype)
 
-    def _dice_loss(self, sums: "_Sums") -> Tensor:
+    def _dice_loss(self, sums: Sums, shares: Tensor | None) -> Tensor:
         """Return one minus the mean Dice of every head, `(heads,)`."""
         volumes = torch.stack([sums.overlap, sums.predicted, sums.labelled])  # (3, heads, B, outputs)
         if not self.scheme.regions:
             volumes = volumes[..., 1:]
+        if shares is not None:
+            counted = (shares > 0).to(volumes.dtype).expand(1, *volumes.shape[1:])
+            volumes = torch.cat([volumes * counted, counted])
         if self.batch_dice:
             volumes = volumes.sum(2, keepdim=True)
             if dist.is_available() and dist.is_initialized():
                 volumes = sum_over_processes(volumes)
-        overlap, predicted, labelled = volumes.unbind()
-        return 1 - ((2 * overlap + _SMOOTH) / (predicted + labelled + _SMOOTH)).mean((1, 2))
+        overlap, predicted, labelled = volumes[:3]
+        dice = (2 * overlap + _SMOOTH) / (predicted + labelled + _SMOOTH)
+        if shares is None:
+            return 1 - dice.mean((1, 2))
+        known = (volumes[3] > 0).to(dice.dtype)  # of every sample at least one
+        return 1 - ((dice * known).sum(2) / known.sum(2)).mean(1)
 
     def _constant(self, values: Sequence[float], like: Tensor) -> Tensor:
         """Return a tensor of some numbers. It is copied to the device only once, since each copy waits for the GPU."""
@@ -155,134 +199,5 @@ class SegmentationLoss(nn.Module):
         return constant
 
 
-class _Sums(NamedTuple):
-    """Sums over the voxels of each head: cross-entropy `(heads,)`, the others `(heads, B, outputs)`."""
-
-    entropy: Tensor
-    overlap: Tensor
-    predicted: Tensor
-    labelled: Tensor
-
-
 def _plain(x: Tensor) -> Tensor:
     return x.as_tensor() if isinstance(x, MetaTensor) else x  # every operation on a MetaTensor costs Python time
-
-
-def _as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    return mask.view(torch.uint8).to(dtype)  # PyTorch's CPU kernels take several times as long for booleans
-
-
-def _label_of_heads(label: Tensor, heads: Sequence[Tensor]) -> Tensor:
-    """Return the labels at the voxels of all heads, one head after the other, `(B, 1, voxels of all heads)`.
-
-    Most operations then take all heads at once: on a GPU, the small heads cost as many launches as the large one.
-    """
-    sizes = [head.shape[2:] for head in heads]
-    parts = [label if n == label.shape[2:] else F.interpolate(label, size=n, mode="nearest-exact") for n in sizes]
-    return torch.cat([part.flatten(2) for part in parts], 2) if len(parts) > 1 else parts[0].flatten(2)
-
-
-def _logits_of_heads(heads: Sequence[Tensor], sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Return the logits of all heads, one head after the other, `(B, outputs, voxels of all heads)`."""
-    x = heads[0].new_empty((*heads[0].shape[:2], sum(sizes)), dtype=dtype)
-    for part, head in zip(x.split(sizes, 2), heads, strict=True):
-        part.copy_(head.flatten(2))  # type and layout change in one pass
-    return x
-
-
-def _sums_of_heads(x: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Sum `(B, outputs, voxels of all heads)` over the voxels of each head: `(heads, B, outputs)`."""
-    return torch.stack([part.sum(2) for part in x.split(sizes, 2)])
-
-
-class _ClassTerms(Function):
-    """Sums over voxels of the cross-entropy, and of each class's probability inside the class and everywhere.
-
-    Autograd would keep five tensors of the size of the logits, and this backward pass needs only two.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, sizes: list[int], target: Tensor, annotated: Tensor | None, *heads: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Take one-hot labels, `(B, C, N)`, a mask of annotated voxels, `(B, 1, N)`, and the heads' logits.
-
-        N is the number of voxels of all heads, and `sizes` has that of each head.
-        """
-        x = _logits_of_heads(heads, sizes, target.dtype)
-        p = x.softmax(1)
-        product = x * target
-        # The largest logit is the log-sum-exp plus the logarithm of the largest probability, which is never 0.
-        entropy = x.amax(1, keepdim=True) - product.sum(1, keepdim=True)
-        entropy -= p.amax(1, keepdim=True).log_()
-        if annotated is not None:
-            entropy *= annotated
-            p *= annotated  # target is 0 at the other voxels, so they are in no sum and have no gradient
-        _remember(ctx, sizes, p, target, heads)
-        overlap = torch.mul(p, target, out=product)
-        return _entropy_of_heads(entropy, sizes), _sums_of_heads(overlap, sizes), _sums_of_heads(p, sizes)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_entropy: Tensor, d_overlap: Tensor, d_predicted: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradient of the logits.
-
-        If `g` is the gradient of the probabilities `p`, it is `p (g - sum(p g))`; for cross-entropy, it is
-        `p - target`.
-        """
-        grads = []
-        for p, target, de, do, dp in _parts(ctx, d_entropy, d_overlap, d_predicted):
-            grad = (target * do).add_(dp).mul_(p)
-            grad.addcmul_(p, de - grad.sum(1, keepdim=True))
-            grads.append(grad.addcmul_(target, de, value=-1))
-        return None, None, None, *_as_heads(ctx, grads)
-
-
-class _RegionTerms(Function):
-    """Sums over voxels of the binary cross-entropy, and of each region's probability inside it and everywhere."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, sizes: list[int], target: Tensor, annotated: Tensor | None, *heads: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Take regions (1 inside), `(B, R, N)`; the other arguments are those for classes."""
-        x = _logits_of_heads(heads, sizes, target.dtype)
-        p = x.sigmoid()
-        entropy = F.softplus(torch.addcmul(x, x, target, value=-2))  # softplus(-x) inside, softplus(x) outside
-        if annotated is not None:
-            entropy *= annotated
-            p *= annotated
-        _remember(ctx, sizes, p, target, heads)
-        overlap = p * target
-        return _entropy_of_heads(entropy, sizes), _sums_of_heads(overlap, sizes), _sums_of_heads(p, sizes)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_entropy: Tensor, d_overlap: Tensor, d_predicted: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradient of the logits: that of the probability times `p (1 - p)`, plus `p - target`."""
-        grads = []
-        for p, target, de, do, dp in _parts(ctx, d_entropy, d_overlap, d_predicted):
-            grad = (target * do).add_(dp)
-            grad.mul_(torch.addcmul(p, p, p, value=-1))
-            grads.append(grad.add_((p - target).mul_(de)))
-        return None, None, None, *_as_heads(ctx, grads)
-
-
-def _entropy_of_heads(entropy: Tensor, sizes: Sequence[int]) -> Tensor:
-    return torch.stack([part.sum() for part in entropy.split(sizes, 2)])
-
-
-def _remember(ctx: Any, sizes: list[int], p: Tensor, target: Tensor, heads: Sequence[Tensor]) -> None:
-    ctx.save_for_backward(p, target)
-    ctx.sizes, ctx.shapes, ctx.dtypes = sizes, [head.shape for head in heads], [head.dtype for head in heads]
-
-
-def _parts(ctx: Any, d_entropy: Tensor, d_overlap: Tensor, d_predicted: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the probabilities, the labels and the gradients of the sums, head by head."""
-    p, target = ctx.saved_tensors
-    voxels = p.split(ctx.sizes, 2), target.split(ctx.sizes, 2)
-    return zip(*voxels, d_entropy, d_overlap[..., None], d_predicted[..., None], strict=True)
-
-
-def _as_heads(ctx: Any, grads: Sequence[Tensor]) -> list[Tensor]:
-    return [g.to(t).reshape(shape) for g, t, shape in zip(grads, ctx.dtypes, ctx.shapes, strict=True)]

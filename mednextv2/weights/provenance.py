@@ -1,5 +1,7 @@
 """What a file of weights records about its training: an extra entry beside the tensors, which other readers skip.
 
+In a file of safetensors, it is among the metadata: see :mod:`mednextv2.weights.safetensors_file`.
+
 A file that `torch.save` writes is a ZIP archive. The entry is JSON, so it can be displayed with
 `unzip -p model.pt "*/mednextv2/about.json"`.
 It stays when the file is copied or renamed, and the tensors remain a bare state dict.
@@ -12,11 +14,11 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mednextv2.errors import InputError
 from mednextv2.paths import expand
-from mednextv2.weights import onnx_file
+from mednextv2.weights import onnx_file, safetensors_file
 from mednextv2.wording import count
 
 #: The name of the entry within the archive's own folder, since PyTorch allows no entries outside that folder.
@@ -30,11 +32,13 @@ _SHOWN = 10  # largest number of settings or labels in a message
 _LIMIT = 50 * 2**20  # the largest number of bytes of JSON that are read
 
 
-def add_about(path: str | os.PathLike, about: Mapping[str, Any], within: str = "", entry: str = ENTRY) -> None:
+def add_about(
+    path: str | os.PathLike | IO[bytes], about: Mapping[str, Any], within: str = "", entry: str = ENTRY
+) -> None:
     """Add what is known about a training to a file of weights that was just written.
 
     Args:
-        path: A file written by `torch.save`, `torch.jit.save` or `torch.export.save`.
+        path: A file written by `torch.save`, `torch.jit.save` or `torch.export.save`, or its content.
         about: Plain values, such as `fold`, `training` (the names of the cases trained on), `epoch` and `epochs`.
         within: The folder of the entry; :data:`EXTRA` for an exported network.
         entry: The name of the entry.
@@ -54,8 +58,10 @@ def read_about(path: str | os.PathLike) -> dict[str, Any]:
         The record; an empty dictionary if the file records nothing.
     """
     try:
+        if safetensors_file.is_safetensors(expand(path)):
+            return safetensors_file.read_header(expand(path))
         content = json.loads(_onnx_record(path) if Path(path).suffix.lower() == ".onnx" else _archived_record(path))
-    except (OSError, LookupError, ValueError, RecursionError, zipfile.BadZipFile, zlib.error):
+    except (OSError, LookupError, TypeError, ValueError, RecursionError, zipfile.BadZipFile, zlib.error):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -127,10 +133,22 @@ def other_labels(path: str | os.PathLike, labels: Sequence[str] | None) -> str:
         labels: The labels with which they shall be used: see :func:`recorded_labels`; None: nothing is compared.
 
     Returns:
+        As of :func:`label_difference`.
+    """
+    return label_difference(recorded_labels(path), labels)
+
+
+def label_difference(recorded: Sequence[str] | None, labels: Sequence[str] | None) -> str:
+    """Say how the labels of weights differ from others; empty if they do not, or one of the two is not known.
+
+    Args:
+        recorded: The labels of the weights, the background first.
+        labels: The labels with which they shall be used.
+
+    Returns:
         A part of a sentence with both lists. Capital letters do not count.
     """
-    recorded = recorded_labels(path)
-    if recorded is None or labels is None:
+    if not recorded or labels is None:
         return ""
     pairs = list(zip_longest(recorded, map(str, labels), fillvalue="none"))
     first = next(((n, a, b) for n, (a, b) in enumerate(pairs) if a.strip().casefold() != b.strip().casefold()), None)

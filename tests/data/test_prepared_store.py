@@ -290,3 +290,21 @@ def test_first_process_prepares_and_the_other_waits_for_the_same_cases(tmp_path)
     assert (sorted(calls), none) == (["a", "b", "c"], [])
     assert first == second
     assert first[1] == [np.load(i["label"])[0, 0, 0].tolist() for i in items]
+
+
+def test_images_without_labels_are_prepared_and_checked_alike(tmp_path):
+    loading = Loading()
+    source = item(tmp_path, "a")
+    del source["label"]
+    store = CaseStore(
+        lambda data: {"image": loading({**data, "label": data["image"]})["image"]}, None, tmp_path / "s", {}
+    )
+    (case,) = store.prepare([source])
+    np.testing.assert_array_equal(case.image, np.load(source["image"]).astype(np.float16))
+    assert sorted(file.name.rpartition("a.")[2] for file in store.folder.iterdir()) == ["case.json", "image.npy"]
+    store.prepare([source])
+    assert loading.calls == ["a"]
+    with case.file("image.npy").open("r+b") as f:
+        f.truncate(200)
+    store.prepare([source])
+    assert loading.calls == ["a", "a"]
