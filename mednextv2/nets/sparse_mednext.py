@@ -16,6 +16,8 @@ Source:
     masked features; Wald et al. 2025 (arXiv:2410.23132): in three dimensions.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -43,18 +45,28 @@ def encode(network: MedNeXt, image: Tensor, levels: list[Level]) -> list[Tensor]
     for stage, down, fine, coarse in zip(network.encoder, network.down, levels[:-1], levels[1:], strict=True):
         rows = _stage(stage, rows, fine)
         found.append(rows)
-        rows = _run(down, rows, fine, coarse)
+        rows = run_block(cast(MedNeXtBlock, down), rows, fine, coarse)
     return [*found, _stage(network.bottleneck, rows, levels[-1])]
 
 
 def _stage(blocks: torch.nn.Module, rows: Tensor, level: Level) -> Tensor:
     for block in blocks.children():
-        rows = _run(block, rows, level, level)
+        rows = run_block(cast(MedNeXtBlock, block), rows, level, level)
     return rows
 
 
-def _run(block: MedNeXtBlock, rows: Tensor, before: Level, after: Level) -> Tensor:
-    """Apply a block to the rows of its input's visible positions; return those of its output."""
+def run_block(block: MedNeXtBlock, rows: Tensor, before: Level, after: Level) -> Tensor:
+    """Apply a standard block or a down block to visible positions.
+
+    Args:
+        block: The block.
+        rows: The rows of its input's visible positions, `(rows, C)`.
+        before: The visible positions of its input.
+        after: Those of its output, which are the same for a standard block.
+
+    Returns:
+        The rows of its output's visible positions, `(rows, O)`.
+    """
     if block.activation_checkpointing and torch.is_grad_enabled():
         drops = block.drop_path_rate > 0.0
         return checkpoint(_whole, block, rows, before, after, use_reentrant=False, preserve_rng_state=drops)
@@ -92,7 +104,8 @@ def _inside(block: MedNeXtBlock, y: Tensor, residual: Tensor | None, level: Leve
 def _every_second(fine: Level, coarse: Level) -> Tensor:
     """Return the positions of the fine map, every second along each axis, that coincide with visible coarse ones."""
     coarse_positions = coarse.runs[:, None] * coarse.length + torch.arange(coarse.length, device=coarse.runs.device)
-    rest, index, step = coarse_positions.flatten(), 0, 1
+    rest, step = coarse_positions.flatten(), 1
+    index = torch.zeros_like(rest)
     for coarse_size, fine_size in zip(coarse.shape[:0:-1], fine.shape[:0:-1], strict=True):
         index = index + 2 * step * (rest % coarse_size)
         rest, step = rest // coarse_size, step * fine_size

@@ -14,8 +14,11 @@ Source:
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.dropout import _DropoutNd
 
 from mednextv2.errors import InputError
 from mednextv2.nets.masked_norm import masked_instance_norm
@@ -34,7 +37,7 @@ def is_residual_unet(network: nn.Module) -> bool:
 
 
 def check(network: Any) -> None:
-    """Raise an InputError if the encoder has parts that mix positions in a way that is not masked here, or return.
+    """Raise an InputError if the encoder has parts that this module does not mask, or return.
 
     Args:
         network: A ResidualEncoderUNet.
@@ -42,30 +45,30 @@ def check(network: Any) -> None:
     from dynamic_network_architectures.building_blocks.residual import StackedResidualBlocks
 
     encoder = network.encoder
-    stages = list(encoder.stages)
-    for stage in stages:
+    for stage in encoder.stages:
         if not isinstance(stage, StackedResidualBlocks):
             _refuse("pooling in front of a stage")
         if any(block.apply_se for block in stage.blocks):
             _refuse("squeeze and excitation")
-    for stack in [encoder.stem, *stages]:
-        for module in stack.modules():
-            if isinstance(module, _NormBase) and (not isinstance(module, _NORMS) or module.track_running_stats):
-                _refuse(f"the norm {type(module).__name__}")
-    for stack in [encoder.stem, *stages]:
-        for convolution in _convolutions(stack):
-            if not any(isinstance(part, _NORMS) for part in convolution.all_modules):
-                _refuse("a convolution without a norm")
+    for module in encoder.modules():
+        if hasattr(module, "all_modules"):
+            _check_unit(list(module.all_modules))
+
+
+def _check_unit(parts: list[nn.Module]) -> None:
+    """Check a convolution with its norm and nonlinearity."""
+    if not any(isinstance(part, _NormBase) for part in parts):
+        _refuse("a convolution without a norm")
+    for part in parts:
+        name = type(part).__name__
+        if isinstance(part, _NormBase) and (not isinstance(part, _NORMS) or part.track_running_stats):
+            _refuse(f"the norm {name}")
+        if not isinstance(part, (_ConvNd, _NormBase, _DropoutNd)) and part(torch.zeros(1)) != 0:
+            _refuse(f"the nonlinearity {name}, which makes zeros other numbers")
 
 
 def _refuse(what: str) -> None:
     raise InputError(f"form: the sparse forms of masked autoencoding do not know {what}; choose the form dense")
-
-
-def _convolutions(stack: nn.Module) -> list[Any]:
-    from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
-
-    return [module for module in stack.modules() if isinstance(module, ConvDropoutNormReLU)]
 
 
 def total_strides(encoder: Any) -> list[list[int]]:
@@ -107,9 +110,9 @@ def _residual_block(block: Any, x: Tensor, before: Tensor, after: Tensor) -> Ten
         # after pooling, hidden positions are zero: they are means of hidden positions
         residual = _convolve(part, residual, after) if hasattr(part, "all_modules") else part(residual)
     if hasattr(block, "conv3"):  # BottleneckD, whose second convolution has the stride
-        masks, last = (before, after, after), block.nonlin3
+        masks, last = [before, after, after], block.nonlin3
     else:
-        masks, last = (after, after), block.nonlin2
+        masks, last = [after, after], block.nonlin2
     for number, mask in enumerate(masks, start=1):
         x = _convolve(getattr(block, f"conv{number}"), x, mask)
     if block.apply_stochastic_depth:

@@ -9,6 +9,7 @@ from net_helpers import lively, tiny
 from torch import nn
 
 from mednextv2.nets import MaskedAutoencoder
+from mednextv2.nets.masked_autoencoder import FORMS
 from mednextv2.training.masking import BlockMasks
 from mednextv2.training.reconstruction_loss import ReconstructionLoss
 
@@ -76,26 +77,24 @@ def test_an_image_of_another_shape_is_refused():
 
 # ------------------------------------------------------------------------------------------------ two processes
 
-FORMS = ["dense"]
-
 
 def build(form):
     torch.manual_seed(1)
-    return MaskedAutoencoder(lively(tiny(out_channels=1)).double(), form)
+    return MaskedAutoencoder(lively(tiny(spatial_dims=2, out_channels=1)), form).double()
 
 
 def batch():
     """Four samples whose numbers of counted voxels differ, and their masks."""
     generator = torch.Generator().manual_seed(3)
-    x = torch.randn(4, 1, 32, 32, 32, generator=generator, dtype=torch.float64)
-    counted = torch.rand(4, 1, 32, 32, 32, generator=generator) < torch.tensor([0.1, 0.3, 0.6, 1]).view(4, 1, 1, 1, 1)
+    x = torch.randn(4, 1, 64, 64, generator=generator, dtype=torch.float64)
+    counted = torch.rand(4, 1, 64, 64, generator=generator) < torch.tensor([0.1, 0.3, 0.6, 1]).view(4, 1, 1, 1)
     return x, counted
 
 
 def step(network, rank, samples):
     """Compute the loss and the gradients of the samples of one process."""
     x, counted = (t[samples] for t in batch())
-    visible = BlockMasks([32] * 3, 16, 0.75, seed=4).training(7, samples)
+    visible = BlockMasks([64, 64], 16, 0.75, seed=4).training(7, samples)
     value = ReconstructionLoss()(network(x, visible), x, visible, counted)
     value.backward()
     assert all(p.grad is not None for p in network.parameters())
