@@ -190,8 +190,9 @@ def test_activation_checkpointing_has_the_same_gradients(form):
         torch.testing.assert_close(a.grad, b.grad)
 
 
-@pytest.mark.parametrize("form", [*[pytest.param(form, marks=pytest.mark.slow) for form in FORMS[:-1]], FORMS[-1]])
-@pytest.mark.parametrize("kind", ["MedNeXt", pytest.param("ResEnc-L", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", BUILD)
 def test_it_compiles(form, kind):
     network = MaskedAutoencoder(BUILD[kind](), form)
     x, visible = image(3, batch=2), cells(2, 2, 2)
@@ -236,13 +237,13 @@ def test_an_ordinary_training_goes_on_from_its_weights():
     network = MaskedAutoencoder(mednext(), "s3d")
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     x, masks, losses = image(3, batch=2).cumsum(2) / 4, BlockMasks([32] * 3, 8, 0.6), []
-    for i in range(12):
+    for i in range(8):
         visible = masks.training(i, range(2))
         optimizer.zero_grad()
         losses.append(ReconstructionLoss()(network(x, visible), x, visible))
         losses[-1].backward()
         optimizer.step()
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
     fresh = copy.deepcopy(network.network).eval()
     assert torch.jit.script(fresh)(x).shape == x.shape
 
