@@ -149,9 +149,10 @@ def read_task(path: str | os.PathLike) -> Task:
     objective = public.get("objective", "segmentation")
     if not isinstance(objective, str) or objective not in FACTS_OF:
         raise InputError(f"{path}: objective {brief(objective)} is none of {', '.join(FACTS_OF)}")
-    optional = (*MEASURED_FACTS, *OPTIONAL_FACTS, "objective")
-    none: tuple[str, ...] = ()
-    documents = ((workflow, FACTS_OF[objective], none), (public, PUBLIC_FACTS, optional))
+    documents: list[tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]] = [
+        (workflow, FACTS_OF[objective], ()),
+        (public, PUBLIC_FACTS, (*MEASURED_FACTS, *OPTIONAL_FACTS, "objective")),
+    ]
     for facts, expected, optional in documents:
         missing = [k for k in expected if k not in facts]
         unknown = [k for k in facts if k not in (*expected, *optional)]

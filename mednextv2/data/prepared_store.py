@@ -133,7 +133,7 @@ class CaseStore:
         """Preprocess the cases that are missing. Under `torch.distributed`, rank 0 does it while the others wait.
 
         Args:
-            items: Dicts with `image` and `label` (paths), and `case` (or the image's name); without a scheme, there is
+            items: Dicts with `image` and `label` (paths), and `case` (or the image's name). Without a scheme, there is
                 no `label`.
 
         Returns:

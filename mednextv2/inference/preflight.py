@@ -20,7 +20,7 @@ from mednextv2.images.writer import mask_path
 from mednextv2.inference.inputs import CheckImaged
 from mednextv2.label_scheme import LabelScheme
 from mednextv2.paths import try_folder
-from mednextv2.weights.provenance import namesakes, trained_cases
+from mednextv2.weights.provenance import namesakes, trained_cases, unlabelled_cases
 from mednextv2.wording import count
 
 logger = logging.getLogger(__name__)
@@ -74,6 +74,12 @@ def _check_unseen(scored: set[str], weights: Sequence[str | os.PathLike], allowe
             "%s: were pretrained on another data set with %s of the same names (%s%s); if these are the same images, "
             "their scores are too high", ", ".join(map(str, weights)), count(len(others), "case"),
             ", ".join(others[:3]), ", ..." * (len(others) > 3),
+        )  # fmt: skip
+    if unlabelled := sorted(scored & unlabelled_cases(weights) - {*seen}):
+        logger.warning(
+            "%s: were pretrained, without labels, on images of the names of %s to be scored (%s%s); if these are the "
+            "same images, say so where the scores are reported", ", ".join(map(str, weights)),
+            count(len(unlabelled), "case"), ", ".join(unlabelled[:3]), ", ..." * (len(unlabelled) > 3),
         )  # fmt: skip
     if not seen:
         return

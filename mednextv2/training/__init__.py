@@ -2,6 +2,7 @@
 
 from mednextv2.training.autoencoding import (
     AutoencodingLoss,
+    MaskSteps,
     PackedAutoencoder,
     ReconstructedChannels,
     ReconstructionError,
@@ -29,6 +30,7 @@ __all__ = [
     "CurveWriter",
     "EarlyStopping",
     "GradientClipping",
+    "MaskSteps",
     "PackedAutoencoder",
     "Progress",
     "PseudoDice",

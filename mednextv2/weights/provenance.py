@@ -27,6 +27,8 @@ ENTRY = "mednextv2/about.json"
 EXTRA = "extra/"
 #: The name in a record under which that of the training before stands.
 PRETRAINED = "pretrained"
+#: The name in a record under which the names of images stand that were trained on without their labels.
+UNLABELLED = "images"
 _LONGEST = 100  # number of trainings, each started from the one before, that are looked at
 _SHOWN = 10  # largest number of settings or labels in a message
 _LIMIT = 50 * 2**20  # the largest number of bytes of JSON that are read
@@ -111,6 +113,17 @@ def namesakes(files: Sequence[str | os.PathLike]) -> set[str]:
     return found
 
 
+def unlabelled_cases(files: Sequence[str | os.PathLike]) -> set[str]:
+    """Return the names of the images that weights, or those that they started from, were trained on without labels."""
+    found: set[str] = set()
+    for file in files:
+        about = read_about(file)
+        for step in (about, *_pretraining(about)):
+            names = step.get(UNLABELLED)
+            found |= {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
+    return found
+
+
 def recorded_labels(path: str | os.PathLike) -> list[str] | None:
     """Return the meaning of the outputs that weights were trained for, or None if they do not record it.
 
@@ -185,7 +198,10 @@ def origin(path: str | os.PathLike) -> dict[str, Any]:
         path: The file. It may record an origin itself, which stays part of the record.
     """
     about = read_about(path)
-    kept = ("dataset", "labels", "fold", "training", "network", "settings", "epoch", "date", PRETRAINED)
+    kept = (
+        "objective", "dataset", "labels", "fold", "training", UNLABELLED, "network", "settings", "epoch", "date",
+        PRETRAINED,
+    )  # fmt: skip
     return {"file": Path(path).name, **{key: about[key] for key in kept if key in about}}
 
 
@@ -211,6 +227,8 @@ def describe_weights(path: str | os.PathLike) -> str:
     parts = []
     if isinstance(about.get("training"), list):
         parts.append(f"trained on {count(len(about['training']), 'case')}")
+    elif isinstance(about.get(UNLABELLED), list):
+        parts.append(f"trained on {count(len(about[UNLABELLED]), 'image')} without labels")
     if isinstance(about.get("dataset"), str):
         parts.append(f"of {about['dataset']}")
     if isinstance(about.get("fold"), (int, str)):
@@ -221,8 +239,11 @@ def describe_weights(path: str | os.PathLike) -> str:
     if isinstance(about.get("date"), str):
         parts.append(about["date"])
     if before := next(_pretraining(about), None):
-        known = isinstance(before.get("training"), list)
-        cases = f" (trained on {count(len(before['training']), 'case')})" if known else ""
+        cases = ""
+        if isinstance(before.get("training"), list):
+            cases = f" (trained on {count(len(before['training']), 'case')})"
+        elif isinstance(before.get(UNLABELLED), list):
+            cases = f" (trained on {count(len(before[UNLABELLED]), 'image')} without labels)"
         parts.append(f"pretrained with {str(before.get('file'))[:100]}{cases}")
     return f"{path} ({', '.join(parts)})"
 

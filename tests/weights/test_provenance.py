@@ -21,6 +21,7 @@ from mednextv2.weights.provenance import (
     read_about,
     recorded_labels,
     trained_cases,
+    unlabelled_cases,
 )
 
 ABOUT = {
@@ -155,3 +156,16 @@ def test_of_many_labels_the_first_that_differs_is_told(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "a.pt", {"labels": many})
     told = other_labels(tmp_path / "a.pt", [*many[:30], "vein", *many[31:]])
     assert told.endswith("part 9 and 30 others]; number 30 is part 30 there and vein here")
+
+
+def test_images_that_were_seen_without_labels_are_no_trained_cases(tmp_path):
+    first, second = tmp_path / "first.pt", tmp_path / "second.pt"
+    save_file({"w": torch.zeros(1)}, first, {"dataset": "d", "objective": "masked autoencoding", "images": ["a", "b"]})
+    record = {"dataset": "d", "training": ["c"], "pretrained": origin(first)}
+    save_file({"w": torch.zeros(1)}, second, record)
+    assert trained_cases([first]) == set()
+    assert trained_cases([second]) == {"c"}
+    assert unlabelled_cases([first]) == unlabelled_cases([second]) == {"a", "b"}
+    assert unlabelled_cases([tmp_path / "none.pt"]) == set()
+    assert describe_weights(first).endswith("(trained on 2 images without labels, of d)")
+    assert "pretrained with first.pt (trained on 2 images without labels)" in describe_weights(second)
