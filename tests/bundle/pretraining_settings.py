@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from recipe_settings import each, row
+from recipe_settings import each, row, started_from_file
 
 
 def _started_from(d, v):
@@ -100,6 +100,15 @@ TRAIN = {
     "picture_interval": each([0, 2], lambda d, v: _pictures(d, 3 * 2 if v else 0), epochs=3, val_iterations=2),
     "resume": each([True, False], _resumed, output_dir="at:trained copy", epochs=2),
     "pretrained": each([None, "at:trained/model.pt"], _started_from, learning_rate=1e-9),
+    "pretrained_partial": [
+        row(False, started_from_file, pretrained="at:trained/model.pt", learning_rate=1e-9),
+        row(True, started_from_file, pretrained="at:trained/model.pt", kernel_size=1),  # whose kernels do not fit
+    ],
+    "pretrained_sha256": [
+        row(None, lambda d, v: True),
+        row("of the file", started_from_file, pretrained="at:trained/model.pt", learning_rate=1e-9),
+    ],
+    "save_safetensors": each([True, False], lambda d, v: (d.output / "model.safetensors").is_file() is v),
     "cuda_graph": each([True, False], lambda d, v: d["train::inferer"].graphs.enabled is v),
     "compile": each(
         [True, False],
