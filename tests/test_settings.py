@@ -102,6 +102,8 @@ def test_patch_sizes_that_are_no_two_or_three_whole_numbers_are_refused_with_an_
         ("context", [1, 1.5, 0.5], [0, -1, "1.5", None, True, float("nan"), 1e9]),
         ("experiment", ["", "wide", "a-1.b"], ["fold_0", "a/b", "..", None, 3]),
         ("pretrained", ["model.pt", Path("model.pt")], [None, "", 3]),
+        ("pretrained_partial", [True, False], [1, None]),
+        ("save_safetensors", [True, False], ["yes", 0]),
         ("form", ["dense", "sparse", "tokens", "s3d"], ["S3D", "", None, 3]),
         ("several_channels", ["refuse", "split"], ["yes", None, True]),
         ("defective", ["stop", "exclude"], ["skip", None]),

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from recipe_settings import each, row, started_from_file
+from recipe_settings import _started_from_file, each, row
 
 
 def _started_from(d, v):
@@ -101,12 +101,12 @@ TRAIN = {
     "resume": each([True, False], _resumed, output_dir="at:trained copy", epochs=2),
     "pretrained": each([None, "at:trained/model.pt"], _started_from, learning_rate=1e-9),
     "pretrained_partial": [
-        row(False, started_from_file, pretrained="at:trained/model.pt", learning_rate=1e-9),
-        row(True, started_from_file, pretrained="at:trained/model.pt", kernel_size=1),  # whose kernels do not fit
+        row(False, _started_from_file, pretrained="at:trained/model.pt"),
+        row(True, _started_from_file, pretrained="at:kernel 5.pt"),  # whose kernels do not fit
     ],
     "pretrained_sha256": [
         row(None, lambda d, v: True),
-        row("of the file", started_from_file, pretrained="at:trained/model.pt", learning_rate=1e-9),
+        row("of the file", _started_from_file, pretrained="at:trained/model.pt"),
     ],
     "save_safetensors": each([True, False], lambda d, v: (d.output / "model.safetensors").is_file() is v),
     "cuda_graph": each([True, False], lambda d, v: d["train::inferer"].graphs.enabled is v),

@@ -16,6 +16,8 @@ from setting_runs import at
 
 from mednextv2.bundle.run import read_workflow
 from mednextv2.data import image_check
+from mednextv2.nets import create_mednext
+from mednextv2.weights.files import digest_file
 
 #: Scalars that are no settings, but made of them, or of the recipe that all bundles share.
 DERIVED = {"about", "engine_amp", "network", "network_name", "patch", "flat_axis", "training", "sources", "voxels"}
@@ -50,6 +52,7 @@ def places(small_phantom, tmp_path_factory):
     names = [file.name.removesuffix(".nii.gz") for file in files]
     (folder / "splits.json").write_text(json.dumps([{"train": names[:5], "val": names[5:]}]))
     Pretraining("train", folder, dataset_dir=folder / "data", output_dir=folder / "trained").run()
+    torch.save(create_mednext("v2_tiny", out_channels=1, kernel_size=5).state_dict(), folder / "kernel 5.pt")
     return folder
 
 
@@ -66,6 +69,8 @@ def test_setting(workflow, name, value, taken, more, places, tmp_path, monkeypat
     settings = {"dataset_dir": "at:data", "output_dir": tmp_path / "out", **needed, **more, name: value}
     if workflow == "evaluate":
         settings.pop("picture_interval", None)
+    if settings.get("pretrained_sha256") == "of the file":
+        settings["pretrained_sha256"] = digest_file(places / "trained" / "model.pt")
     checked, check = [], image_check.find_defect
     monkeypatch.setattr(image_check, "find_defect", lambda case: (checked.append(case), check(case))[1])
     done = Pretraining(workflow, places, **{key: at(v, places) for key, v in settings.items()}).run()
