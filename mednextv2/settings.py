@@ -14,6 +14,7 @@ from mednextv2.errors import InputError
 from mednextv2.machine import machine_memory, usable_cpus
 from mednextv2.nets.legal_sizes import DIVISOR, is_legal, nearest
 from mednextv2.nets.masked_autoencoder import FORMS
+from mednextv2.nets.parts import PARTS
 from mednextv2.nets.training_memory import training_memory
 from mednextv2.training.schedule import OPTIMIZERS
 
@@ -76,6 +77,9 @@ RULES = {
         lambda v: isinstance(v, (str, os.PathLike)) and str(v) != "",
         "the file of weights to start from, which this workflow needs, such as --pretrained model.pt",
     ),
+    "warmup_new_layers": _COUNT,
+    "layer_decay": _Rule(lambda v: _number(0, 1)(v) and v > 0, "a number above 0 and up to 1, such as 0.7"),
+    "freeze": _Rule(lambda v: v is None or v in PARTS, f"{' or '.join(PARTS)}, or None"),
     "pretrained_partial": _SWITCH,
     "save_safetensors": _SWITCH,
     "form": _Rule(lambda v: v in FORMS, f"one of {', '.join(FORMS)}"),

@@ -22,6 +22,7 @@ _NAMES = (
     "dataset_name",
     "device",
     "experiment",
+    "freeze",
     "group",
     "network",
     "optimizer_name",
@@ -30,7 +31,9 @@ _NAMES = (
     "variant",
 )
 #: Those of them, and those paths, that may be None.
-_OPTIONAL = ("group", "labels_dir", "postprocessing_file", "pretrained", "pretrained_sha256", "series", "splits")
+_OPTIONAL = (
+    "freeze", "group", "labels_dir", "postprocessing_file", "pretrained", "pretrained_sha256", "series", "splits",
+)  # fmt: skip
 _NOTHING = ("none", "null")
 
 

@@ -23,6 +23,7 @@ from mednextv2.weights.promotion import OWN_POSTPROCESSING, own_weights
 from mednextv2.weights.provenance import describe_weights
 
 FINETUNED = "finetune"  # experiment of the workflow finetune: see recipes/finetune.yaml
+UPKERN = "upkern"  # experiment of the two trainings of that name: see mednextv2.bundle.upkern
 #: The post-processing that a cross-validation supports, beside the folders of its folds.
 FOLDS_POSTPROCESSING = "folds_postprocessing.json"
 
@@ -76,13 +77,13 @@ def training_folder(bundle_root: str | os.PathLike, experiment: str = "") -> Pat
 
     Args:
         bundle_root: The bundle's folder.
-        experiment: The folder of the training within `models`. If it is empty, that is `models` itself, or `finetune`
-            in it, if that holds folds and `models` none.
+        experiment: The folder of the training within `models`. If it is empty, that is `models` itself, or else
+            `finetune` or `upkern` in it, the first of them that holds folds.
     """
     models = Path(bundle_root) / "models"
-    if experiment or trained_folds(models) or not trained_folds(models / FINETUNED):
-        return models / experiment
-    return models / FINETUNED
+    places = [models / name for name in ("", FINETUNED, UPKERN)]
+    found = (place for place in places if trained_folds(place))
+    return models / experiment if experiment else next(found, models)
 
 
 def find_postprocessing(
@@ -119,8 +120,8 @@ def check_trained(file: Path) -> None:
         trained = _trained(experiment)
         which = f"no fold {file.parent.name.removeprefix('fold_')}" if trained else "no fold"
         raise InputError(
-            f"{experiment}: holds {which} of the experiment {experiment.name}; train it first with the workflow train "
-            "or finetune and the same --network or --experiment, or give --weights"
+            f"{experiment}: holds {which} of the experiment {experiment.name}; train it first with the workflow train, "
+            "finetune or upkern and the same --network or --experiment, or give --weights"
         )
     models, root = file.parent, file.parent.parent
     if file.is_file() or (models.name, file.name) != ("models", "model.pt") or not (root / "configs").is_dir():

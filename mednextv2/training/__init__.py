@@ -12,6 +12,7 @@ from mednextv2.training.autoencoding import (
 from mednextv2.training.checkpoint import TrainingCheckpoint, check_start
 from mednextv2.training.curves import CurveWriter
 from mednextv2.training.engine import RecordingInferer, Trainer
+from mednextv2.training.finetuning import NewLayersFirst, freeze_part, parameter_groups
 from mednextv2.training.handlers import EarlyStopping, GradientClipping, Progress, TrainingLog, step_loss
 from mednextv2.training.loss import SegmentationLoss
 from mednextv2.training.masking import BlockMasks
@@ -31,6 +32,7 @@ __all__ = [
     "EarlyStopping",
     "GradientClipping",
     "MaskSteps",
+    "NewLayersFirst",
     "PackedAutoencoder",
     "Progress",
     "PseudoDice",
@@ -51,7 +53,9 @@ __all__ = [
     "check_start",
     "create_optimizer",
     "find_autoencoder",
+    "freeze_part",
     "load_autoencoder",
+    "parameter_groups",
     "prepare_output",
     "prepare_training",
     "step_loss",

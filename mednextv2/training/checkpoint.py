@@ -57,7 +57,7 @@ def check_start(
     facts: Mapping[str, Any] | None = None,
     save_safetensors: bool = False,
     part: nn.Module | None = None,
-) -> None:
+) -> list[str]:
     """Check that a training can start from its checkpoint or weights, before its data are read.
 
     The network takes the pretrained weights, and a text says what was loaded. Warnings follow about what differs from
@@ -80,6 +80,10 @@ def check_start(
         save_safetensors: Whether the training will save files of safetensors.
         part: The part of the network that takes the pretrained weights, as of :class:`TrainingCheckpoint`.
 
+    Returns:
+        The names of the network's tensors that the pretrained weights did not fill. A training that is resumed has them
+        from its checkpoint; without pretrained weights, there are none.
+
     Raises:
         InputError: When the checkpoint or the pretrained weights belong to another network, other cases or another
             optimizer.
@@ -90,7 +94,8 @@ def check_start(
     if resume and latest.is_file():
         content = read_checkpoint(latest, network, _names(cases))
         _check_optimizer(latest, content, optimizer_name)
-    elif pretrained:
+        return list(content.get("new_layers") or [])
+    if pretrained:
         labels = (about or {}).get("labels")
         report = load_pretrained(
             network if part is None else part, pretrained, in_channels, out_channels, labels, partial, sha256
@@ -100,6 +105,8 @@ def check_start(
             for line in report.expects.differences(**(facts or {})):
                 logger.warning("%s: %s", pretrained, line)
             _warn_of_seen_cases(pretrained, about or {})
+        return list(report.new)
+    return []
 
 
 def _warn_of_seen_cases(pretrained: str | os.PathLike, about: Mapping[str, Any]) -> None:
@@ -167,6 +174,8 @@ class TrainingCheckpoint:
         partial: Whether whatever fits of the pretrained weights is loaded, as of the same function.
         sha256: The checksum that their file must have, as of the same function.
         save_safetensors: Whether the best weights are also saved as `model.safetensors`.
+        new_layers: The names of the tensors that the pretrained weights did not fill, which a checkpoint records: see
+            :func:`check_start`.
 
     Raises:
         InputError: When the training starts, if the checkpoint is damaged, or the checkpoint or the pretrained weights
@@ -192,6 +201,7 @@ class TrainingCheckpoint:
         sha256: str | None = None,
         save_safetensors: bool = False,
         part: nn.Module | None = None,
+        new_layers: Sequence[str] = (),
     ) -> None:
         self.folder = expand(output_dir)
         self.network = getattr(network, "module", network)
@@ -204,6 +214,7 @@ class TrainingCheckpoint:
         self.channels = in_channels, out_channels
         self.partial, self.sha256 = partial, sha256
         self.save_safetensors = save_safetensors
+        self.new_layers = list(new_layers)
         self.epochs: int | None = None
         self._versions = _versions(self.network)
 
@@ -332,6 +343,7 @@ class TrainingCheckpoint:
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "epoch": engine.state.epoch,
                 "cases": self.cases,
+                "new_layers": self.new_layers,
                 "metric": self.metric.state_dict() if self.metric is not None else None,
                 "best_metric": getattr(state, "best_metric", None),
                 "best_metric_epoch": getattr(state, "best_metric_epoch", None),

@@ -20,6 +20,7 @@ from mednextv2.errors import InputError
 from mednextv2.paths import expand, writing
 from mednextv2.scores.results_json import LOG_NAME
 from mednextv2.training.engine import workflow_state
+from mednextv2.training.finetuning import NewLayersFirst
 
 logger = logging.getLogger(__name__)
 
@@ -44,16 +45,26 @@ class GradientClipping:
         network: The network whose gradients are clipped.
         optimizer: The trainer's optimizer, which is needed to unscale half-precision gradients first.
         max_norm: The maximum norm; nnU-Net and MedNeXt use 12.
+        new_layers: What drops the gradients of the other layers in the first epochs of a fine-tuning, or None.
     """
 
-    def __init__(self, network: nn.Module, optimizer: Optimizer, max_norm: float = 12.0) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: Optimizer,
+        max_norm: float = 12.0,
+        new_layers: NewLayersFirst | None = None,
+    ) -> None:
         self.parameters, self.optimizer, self.max_norm = list(network.parameters()), optimizer, max_norm
+        self.new_layers = new_layers
 
     def attach(self, engine: Engine) -> None:
         """Attach to MONAI's SupervisedTrainer."""
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip)
 
     def _clip(self, engine: Engine) -> None:
+        if self.new_layers is not None:
+            self.new_layers.prepare_step(engine.state.epoch, self.optimizer)
         scaler = getattr(engine, "scaler", None)  # MONAI's trainer has one
         if scaler is not None:
             scaler.unscale_(self.optimizer)

@@ -1,6 +1,8 @@
 """The masked autoencoder: what it may see, what it returns, and whose weights it has."""
 
 import copy
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -281,3 +283,12 @@ def test_an_image_that_does_not_fit_is_refused(form):
     fixed = AdaptedNetwork("resenc_l", resenc(), [32] * 3, multiples=8)
     with pytest.raises(InputError, match="should be multiples of 8"):
         MaskedAutoencoder(fixed, form)(image(3, 36), torch.ones(1, 2, 2, 2, dtype=torch.bool))
+
+
+def test_the_example_of_the_page_runs():
+    page = (Path(__file__).parents[2] / "docs" / "pretraining.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {}
+    exec(code, names)
+    assert names["loss"].requires_grad
+    assert names["visible"].shape == (2, 4, 4, 4)
