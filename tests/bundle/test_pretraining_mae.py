@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from bundle_helpers import ROOT, run_python
+from bundle_helpers import ROOT, as_arguments, run_monai, run_python
 from cuda_stand_in import StandIn
-from pretraining_runs import Pretraining
+from pretraining_runs import MAE, QUICK, Pretraining
 from test_full_disk import room_for
 from verb_helpers import call_verb
 
@@ -311,3 +311,20 @@ def test_a_training_is_the_same_with_and_without_recording(images, tmp_path, mon
     assert cuda.captured == 2 + 1
     torch.testing.assert_close(found[1][0], found[0][0], rtol=0, atol=0)
     assert found[1][1] == found[0][1]
+
+
+@pytest.mark.slow
+def test_monais_command_line_trains_in_two_processes_and_evaluates(images, tmp_path):
+    files = [str(MAE / "configs" / f"{name}.yaml") for name in ("train", "multi_gpu_train")]
+    quick = {**QUICK["train"], "dataset_dir": images, "output_dir": tmp_path / "out", "prepared_dir": tmp_path / "p"}
+    trained = run_python(
+        "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle", "run",
+        "--config_file", str(files), "--bundle_root", MAE, *as_arguments(quick), cwd=tmp_path, OMP_NUM_THREADS="1",
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr[-3000:]
+    load_weights(create_mednext("v2_tiny", out_channels=1), tmp_path / "out" / "model.pt")
+    settings = {"dataset_dir": images, "weights": tmp_path / "out" / "model.pt", "output_dir": tmp_path / "evaluation"}
+    network = {name: QUICK["train"][name] for name in ("variant", "patch_size", "block_size")}
+    evaluated = run_monai("evaluate", {**settings, **network, "prepared_dir": tmp_path / "p"}, MAE, cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr[-3000:]
+    assert len(rows_of(tmp_path / "evaluation" / "cases.csv")) == 3
