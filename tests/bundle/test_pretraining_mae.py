@@ -44,7 +44,7 @@ def refused(*args, **kwargs):
 
 
 def test_a_training_writes_weights_curves_pictures_and_the_split(trained):
-    assert trained.log[0] == ["epoch", "learning_rate", "train_loss", "val_loss", "val_explained"]
+    assert {"epoch", "learning_rate", "train_loss", "val_loss", "val_explained"} <= {*trained.log[0]}
     assert [row[0] for row in trained.log[1:]] == ["1", "2"]
     names = {"model.pt", "checkpoint_latest.pt", "checkpoint_previous.pt", "training_log.csv", "splits_final.json"}
     assert names <= {file.name for file in trained.output.iterdir()}
@@ -307,7 +307,8 @@ def test_a_training_is_the_same_with_and_without_recording(images, tmp_path, mon
             "train", tmp_path, dataset_dir=images, output_dir=tmp_path / str(recorded), cuda_graph=recorded,
             iterations_per_epoch=3, val_iterations=3,
         ).run()  # fmt: skip
-        found.append((work.load("model.pt"), work.log))
+        losses = [[row[work.log[0].index(name)] for name in ("train_loss", "val_loss")] for row in work.log]
+        found.append((work.load("model.pt"), losses))
     assert cuda.captured == 2 + 1
     torch.testing.assert_close(found[1][0], found[0][0], rtol=0, atol=0)
     assert found[1][1] == found[0][1]
