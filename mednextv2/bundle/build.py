@@ -27,6 +27,10 @@ RECIPES = {
 }
 #: Overlays of train, in the order in which they are merged.
 OVERLAYS = ("finetune", "multi_gpu_train")
+#: Overlays that only those bundles have whose task asks for them; merged before the others.
+OPTIONAL_OVERLAYS = ("pretrain",)
+#: The ready-made collections of data sets of bundles with the overlay pretrain.
+COLLECTIONS = ("cads", "totalsegmentator")
 _SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 #: The packages in the metadata, with the versions of constraints.txt for Python 3.10, which all Pythons can install.
 _TESTED = {
@@ -59,6 +63,10 @@ def build_bundle(task_file: str | os.PathLike) -> dict[str, str]:
     task = read_task(task_file)
     files = {f"configs/{name}.yaml": _configuration(task, name) for name in RECIPES}
     files |= {f"configs/{name}.yaml": _recipe(f"{name}.yaml") for name in OVERLAYS}
+    for name in task.overlays:
+        files[f"configs/{name}.yaml"] = _recipe(f"{name}.yaml")
+    if "pretrain" in task.overlays:
+        files |= {f"collections/{name}.yaml": _recipe(f"collections/{name}.yaml") for name in COLLECTIONS}
     files["configs/metadata.json"] = json.dumps(_metadata(task), indent=4, ensure_ascii=False) + "\n"
     files["configs/logging.conf"] = _recipe("logging.conf")
     files["docs/README.md"] = readme_text(task, _recipe("README.md"))

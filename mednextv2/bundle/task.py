@@ -58,6 +58,7 @@ OPTIONAL_FACTS = (
     "data_traps",
     "assumptions",
     "reference_scores",
+    "overlays",
 )
 
 _SHOWN = 20  # largest number of facts in a message
@@ -81,6 +82,11 @@ class Task:
     text: str
     workflow: dict[str, Any]
     public: dict[str, Any]
+
+    @property
+    def overlays(self) -> list[str]:
+        """The overlays that the bundle has besides those of all bundles."""
+        return self.public.get("overlays", [])
 
     def scheme(self) -> LabelScheme:
         """Return the meaning of the label values."""

@@ -5,6 +5,7 @@ from mednextv2.data.check import check_case, check_dataset
 from mednextv2.data.dataset import read_dataset
 from mednextv2.data.download import fetch_msd_task
 from mednextv2.data.given_cases import choose_cases
+from mednextv2.data.partial_labels import PartialLabels, prepare_patches
 from mednextv2.data.patches import AugmentBatch, PatchDataset, PatchSampler
 from mednextv2.data.phantom import make_phantom_dataset, make_task_phantom
 from mednextv2.data.prepared_store import CaseStore, PreparedCase
@@ -20,6 +21,7 @@ __all__ = [
     "DatasetFolder",
     "DicomSeries",
     "LabelScheme",
+    "PartialLabels",
     "PatchDataset",
     "PatchSampler",
     "PreparedCase",
@@ -34,6 +36,7 @@ __all__ = [
     "kfold_indices",
     "make_phantom_dataset",
     "make_task_phantom",
+    "prepare_patches",
     "read_dataset",
     "read_series",
     "read_volume",
