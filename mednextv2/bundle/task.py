@@ -58,8 +58,9 @@ OPTIONAL_FACTS = (
     "data_traps",
     "assumptions",
     "reference_scores",
-    "overlays",
 )
+#: A fact of the second document that a task may have: overlays besides those of all bundles.
+OVERLAYS_FACT = "overlays"
 
 _SHOWN = 20  # largest number of facts in a message
 _END = "end_of_the_facts"
@@ -86,7 +87,7 @@ class Task:
     @property
     def overlays(self) -> list[str]:
         """The overlays that the bundle has besides those of all bundles."""
-        return self.public.get("overlays", [])
+        return self.public.get(OVERLAYS_FACT, [])
 
     def scheme(self) -> LabelScheme:
         """Return the meaning of the label values."""
@@ -117,7 +118,8 @@ def read_task(path: str | os.PathLike) -> Task:
     public = parse_yaml(second.partition("\n")[2], path, first.count("\n") + 3)
     if not separator or not isinstance(workflow, dict) or not isinstance(public, dict):
         raise InputError(f"{path}: should be two YAML documents with a line --- between them")
-    documents = ((workflow, WORKFLOW_FACTS, ()), (public, PUBLIC_FACTS, MEASURED_FACTS + OPTIONAL_FACTS))
+    more = (*MEASURED_FACTS, *OPTIONAL_FACTS, OVERLAYS_FACT)
+    documents = ((workflow, WORKFLOW_FACTS, ()), (public, PUBLIC_FACTS, more))
     for facts, expected, optional in documents:
         missing = [k for k in expected if k not in facts]
         unknown = [k for k in facts if k not in (*expected, *optional)]

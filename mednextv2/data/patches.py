@@ -107,7 +107,7 @@ class PatchDataset(Dataset, Randomizable):
         return len(self.cases)
 
     def __getitem__(self, key: PatchKey) -> dict[str, Any]:
-        """Return `image` `(C, *patch)` float32, `label` `(1, *patch)` int16, `seed`, and a collection's `structures`."""
+        """Return `image` `(C, *patch)` float32, `label` `(1, *patch)` int16, `seed`, and maybe `structures`."""
         index, centred, seed = key
         case = self.cases[index]
         if self._waiting and index in self._waiting:

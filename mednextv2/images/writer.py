@@ -135,8 +135,9 @@ class SaveMaskd(SaveImaged):
     """Save label maps as `<output_dir>/<case>_<suffix>.nii.gz`, in the geometry of their source images.
 
     The case is the source's file name without ending and without nnU-Net's channel number `_0000`; for a DICOM series,
-    and in a collection of data sets, it is the item's `case`. For an image in memory, which has no file (as in MONAI Deploy), nothing is saved. This is a
-    `SaveImaged`, so MONAI Label leaves it out like that class; unlike there, an error keeps its own message.
+    and in a collection of data sets, it is the item's `case`. For an image in memory, which has no file (as in MONAI
+    Deploy), nothing is saved. This is a `SaveImaged`, so MONAI Label leaves it out like that class; unlike there, an
+    error keeps its own message.
 
     Args:
         keys: The keys of the label maps, `(1, X, Y, Z)` MetaTensors with the file name of their source.

@@ -76,9 +76,9 @@ class EvaluationTable:
     `cases.csv` has one row for each case and class, with scores and volumes in ml (areas in mm² for 2D images).
     `summary.csv` has one row for each class and one for the mean over classes, with the mean, standard deviation,
     median, minimum and maximum over the cases that have the class (infinite distances are left out and counted), and
-    the number of cases. A case of a collection has rows for what its data set annotates, and its reference, which is
-    joined from the files of the data set, is written to `references`. `mednextv2 report` starts from `results.json`, which contains the cases' files and the meaning
-    of their values.
+    the number of cases. A case of a collection has rows only for what its data set annotates, and its reference, which
+    is joined from the files of the data set, is written to `references`. `mednextv2 report` starts from `results.json`,
+    which contains the cases' files and the meaning of their values.
 
     Args:
         output_dir: Folder of the tables; masks are in its subfolder `predictions`, if `items` are given.

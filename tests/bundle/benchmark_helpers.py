@@ -28,8 +28,8 @@ FACTS_OF = {
     "mednextv2_totalsegmentator": "totalsegmentator_v2",
 }
 NAMES = sorted(FACTS_OF)
-#: And the one that comes with weights.
-ALL = sorted([*NAMES, "mednextv2_hippocampus"])
+#: And the one that comes with weights, and the one for pretraining.
+ALL = sorted([*NAMES, "mednextv2_hippocampus", "mednextv2_pretrain_ct"])
 #: Small enough for a second on one CPU core.
 QUICK = {
     "train": {
