@@ -115,6 +115,8 @@ def _sources(source: int | str, declared: Mapping[str, Any], where: str) -> list
     if source in declared:
         values = declared[source]
         return list(values) if isinstance(values, (list, tuple)) else [values]
+    if source.isdecimal():  # a value in quotes, as in JSON
+        return [int(source)]
     if not declared:
         raise InputError(
             f"{where}: labels: the data set gives its values no names, so {brief(source)} means nothing; give the "

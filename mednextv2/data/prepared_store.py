@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from mednextv2.data.description import describe
 from mednextv2.distributed import is_main_process
-from mednextv2.errors import InputError
+from mednextv2.errors import InputError, find_input_error
 from mednextv2.images.label_map_files import read_label_map
 from mednextv2.images.volume import SUFFIXES, VirtualVolume, stem
 from mednextv2.label_scheme import LabelScheme
@@ -177,8 +177,13 @@ class CaseStore:
         Raises:
             InputError: As of :meth:`prepare`.
         """
-        if not _is_current(case, item, check=True):
-            _prepare(case, item, self.transform, self.scheme)
+        try:
+            if not _is_current(case, item, check=True):
+                _prepare(case, item, self.transform, self.scheme)
+        except Exception as e:
+            if found := find_input_error(e):  # of a worker process, only the outermost error reaches the training
+                raise InputError(str(found)) from e
+            raise
 
     def _cases(self, items: Sequence[Mapping[str, Any]]) -> list[PreparedCase]:
         return [

@@ -152,6 +152,9 @@ class EvaluationTable:
         values = self.scheme.members if self.scheme else [(v,) for v in range(1, len(self.labels))]
         found = case_files([item for item in self.items if item["case"] in scored], folder)
         for entry in found:
+            if STRUCTURES in entry:
+                known = zip(self.labels[1:], entry.pop(STRUCTURES), strict=True)
+                entry["annotated"] = [name for name, there in known if there]
             if isinstance(entry["label"], JoinedLabels):
                 entry["label"] = entry["label"].save(folder / "references" / f"{entry['case']}.nii.gz")
         cases = [as_case(entry) for entry in found]
@@ -165,12 +168,14 @@ class EvaluationTable:
 def case_files(items: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[str, Any]]:
     """Return the files of evaluated cases: their `case`, `image` and `label`, and the mask as `prediction`.
 
+    In a collection, what is annotated is still there as `structures`.
+
     Args:
         items: Dicts with `case`, `image` (a path, or one for each channel) and `label`.
         folder: The folder of the evaluation, with the masks in `predictions`.
     """
     return [
-        {key: item[key] for key in ("case", "image", "label")}
+        {key: item[key] for key in ("case", "image", "label", STRUCTURES) if key in item}
         | {"prediction": mask_path(folder / "predictions", _mask_source(item))}
         for item in items
     ]
