@@ -1,5 +1,7 @@
 """The rank of this process among several that train together, and sums over all of them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +17,38 @@ def process_rank() -> int:
 def is_main_process() -> bool:
     """Say whether this process writes files and progress: rank 0, or the only one."""
     return process_rank() == 0
+
+
+_staying = [False]  # whether the processes stay joined at the end of a training
+
+
+def join_processes(backend: str) -> None:
+    """Join this process with the others that torchrun started, unless it is joined already.
+
+    Args:
+        backend: `nccl` or `gloo`.
+    """
+    if not dist.is_initialized():
+        dist.init_process_group(backend=backend)
+
+
+def leave_processes() -> None:
+    """Leave the other processes, except within :func:`staying_joined`."""
+    if not _staying[0]:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def staying_joined() -> Iterator[None]:
+    """Let the processes stay joined at the end of a training, since another one follows.
+
+    Processes that torchrun started cannot be joined a second time: they would find each other's old addresses.
+    """
+    _staying[0] = True
+    try:
+        yield
+    finally:
+        _staying[0] = False
 
 
 @torch.library.custom_op("mednextv2::sum_over_processes", mutates_args=())

@@ -8,9 +8,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from mednextv2.data.image_check import DEFECTIVE
+from mednextv2.data.image_folders import SEVERAL_CHANNELS
 from mednextv2.errors import InputError
 from mednextv2.machine import machine_memory, usable_cpus
 from mednextv2.nets.legal_sizes import DIVISOR, is_legal, nearest
+from mednextv2.nets.masked_autoencoder import FORMS
+from mednextv2.nets.parts import PARTS
 from mednextv2.nets.training_memory import training_memory
 from mednextv2.training.schedule import OPTIMIZERS
 
@@ -74,6 +78,17 @@ RULES = {
         lambda v: isinstance(v, (str, os.PathLike)) and str(v) != "",
         "the file of weights to start from, which this workflow needs, such as --pretrained model.pt",
     ),
+    "warmup_new_layers": _COUNT,
+    "layer_decay": _Rule(lambda v: _number(0, 1)(v) and v > 0, "a number above 0 and up to 1, such as 0.7"),
+    "freeze": _Rule(lambda v: v is None or v in PARTS, f"{' or '.join(PARTS)}, or None"),
+    "pretrained_partial": _SWITCH,
+    "save_safetensors": _SWITCH,
+    "form": _Rule(lambda v: v in FORMS, f"one of {', '.join(FORMS)}"),
+    "several_channels": _Rule(lambda v: v in SEVERAL_CHANNELS, " or ".join(SEVERAL_CHANNELS)),
+    "defective": _Rule(lambda v: v in DEFECTIVE, " or ".join(DEFECTIVE)),
+    "picture_interval": _COUNT,
+    "pictures": _COUNT,
+    "patches_per_image": _POSITIVE,
     "experiment": _Rule(
         lambda v: isinstance(v, str) and re.fullmatch(r"(?!fold_)[\w-][\w.-]*|", v) is not None,
         "the name of a folder in models, of letters, digits, _ and -, such as wide",
@@ -89,19 +104,22 @@ RULES = {
 }
 
 
-def check_settings(patch_size: Sequence[int], device: torch.device | str, **settings: Any) -> None:
+def check_settings(
+    patch_size: Sequence[int], device: torch.device | str, spatial_dims: Sequence[int] = (2, 3), **settings: Any
+) -> None:
     """Check a workflow's settings, and report everything that cannot work in one message.
 
     Args:
         patch_size: The size of a patch or window in voxels: two or three numbers, each a multiple of 16.
         device: The device on which the network runs.
+        spatial_dims: The numbers of axes that a patch may have.
         **settings: The scalars of the configuration, by the names in `RULES`.
 
     Raises:
         InputError: With one line for each wrong setting: its name, its value, and what it should be.
     """
     problems = wrong_values(settings)
-    problems += [p for p in (_patch_problem(patch_size), _device_problem(device)) if p]
+    problems += [p for p in (_patch_problem(patch_size, spatial_dims), _device_problem(device)) if p]
     if not problems and (problem := _memory_problem(patch_size, device, settings.get("batch_size", 0))):
         problems.append(problem)
     if problems:
@@ -128,10 +146,12 @@ def wrong_values(settings: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _patch_problem(patch_size: Any) -> str:
+def _patch_problem(patch_size: Any, spatial_dims: Sequence[int]) -> str:
     whole = isinstance(patch_size, (list, tuple)) and all(_whole(1)(n) for n in patch_size)
     if not whole or len(patch_size) not in (2, 3):
         return f'patch_size {patch_size!r}: should be whole numbers, one an axis, such as "[48,64,48]"'
+    if len(patch_size) not in spatial_dims:
+        return f"patch_size {list(patch_size)}: should have {' or '.join(map(str, spatial_dims))} numbers"
     if not all(map(is_legal, patch_size)):
         legal = [nearest(n) for n in patch_size]
         return f"patch_size {list(patch_size)}: every axis should be a multiple of {DIVISOR}; the nearest is {legal}"

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import distributed as dist
 
-from mednextv2.distributed import is_main_process, process_rank, sum_over_processes
+from mednextv2.distributed import (
+    is_main_process,
+    join_processes,
+    leave_processes,
+    process_rank,
+    staying_joined,
+    sum_over_processes,
+)
 
 
 def one_process_of_two(rank, folder):
@@ -32,6 +39,22 @@ def test_only_rank_0_of_two_processes_is_the_main_one(tmp_path):
     alone = (0, True)
     assert (tmp_path / "0.txt").read_text() == repr([alone, (0, True), alone])
     assert (tmp_path / "1.txt").read_text() == repr([alone, (1, False), alone])
+
+
+def test_processes_stay_joined_between_two_trainings(monkeypatch, tmp_path):
+    for name, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "0"), ("RANK", "0"), ("WORLD_SIZE", "1")):
+        monkeypatch.setenv(name, value)
+    joined = []
+    init = dist.init_process_group
+    monkeypatch.setattr(dist, "init_process_group", lambda **settings: (joined.append(settings), init(**settings)))
+    with staying_joined():
+        join_processes("gloo")
+        leave_processes()
+    assert dist.is_initialized()
+    join_processes("gloo")
+    leave_processes()
+    assert not dist.is_initialized()
+    assert joined == [{"backend": "gloo"}]
 
 
 def test_a_pytorch_without_processes_is_alone(monkeypatch):

@@ -92,6 +92,7 @@ WRITERS = {
     "postprocessing.json": decision,
     "weights.pt": lambda path, _: lambda: save_file({"w": torch.rand(40, 40)}, path, {"fold": 3}),
     "told.pt": lambda path, _: lambda: save_file({"w": torch.rand(40)}, path, {"about": "x" * 9000}),
+    "weights.safetensors": lambda path, _: lambda: save_file({"w": torch.rand(40, 40)}, path, {"fold": 3}),
 }
 
 

@@ -8,13 +8,15 @@ between tasks is a fact, and the configurations refer to facts by name. Overlays
 
 import json
 import os
+import re
+from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mednextv2.bundle.readme import readme_text
-from mednextv2.bundle.task import Task, read_task
+from mednextv2.bundle.readme import autoencoding_readme, readme_text
+from mednextv2.bundle.task import AUTOENCODING, Task, read_task
 from mednextv2.nets.legal_sizes import DIVISOR
 from mednextv2.paths import new_folder, writing
 from mednextv2.version import __version__
@@ -25,12 +27,19 @@ RECIPES = {
     "evaluate": ("common", "evaluate", "prediction"),
     "inference": ("common", "inference", "prediction"),
 }
+#: The same of bundles for masked autoencoding. Of the recipe that all others share, they have the part about the device
+#: and the network's settings: see :func:`_recipe_part`.
+AUTOENCODING_RECIPES = {
+    "train": ("mae_common", ("common", "device", "experiment"), "mae_network", "mae_train"),
+    "evaluate": ("mae_common", ("common", "device", "experiment"), "mae_network", "mae_evaluate"),
+}
 #: Overlays of train, in the order in which they are merged.
 OVERLAYS = ("finetune", "multi_gpu_train")
 #: Overlays that only those bundles have whose task asks for them; merged before the others.
 OPTIONAL_OVERLAYS = ("pretrain",)
 #: The ready-made collections of data sets of bundles with the overlay pretrain.
 COLLECTIONS = ("cads", "totalsegmentator")
+AUTOENCODING_OVERLAYS = {"multi_gpu_train": "mae_multi_gpu_train"}
 _SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 #: The packages in the metadata, with the versions of constraints.txt for Python 3.10, which all Pythons can install.
 _TESTED = {
@@ -61,15 +70,18 @@ def build_bundle(task_file: str | os.PathLike) -> dict[str, str]:
         InputError: If the facts are incomplete or impossible.
     """
     task = read_task(task_file)
-    files = {f"configs/{name}.yaml": _configuration(task, name) for name in RECIPES}
-    files |= {f"configs/{name}.yaml": _recipe(f"{name}.yaml") for name in OVERLAYS}
-    for name in task.overlays:
-        files[f"configs/{name}.yaml"] = _recipe(f"{name}.yaml")
-    if "pretrain" in task.overlays:
+    autoencoding = task.objective == AUTOENCODING
+    recipes = AUTOENCODING_RECIPES if autoencoding else RECIPES
+    overlays = AUTOENCODING_OVERLAYS if autoencoding else {name: name for name in (*OVERLAYS, *task.overlays)}
+    files = {f"configs/{name}.yaml": _configuration(task, name, recipes[name]) for name in recipes}
+    files |= {f"configs/{name}.yaml": _recipe(f"{recipe}.yaml") for name, recipe in overlays.items()}
+    if "pretrain" in overlays:
         files |= {f"collections/{name}.yaml": _recipe(f"collections/{name}.yaml") for name in COLLECTIONS}
     files["configs/metadata.json"] = json.dumps(_metadata(task), indent=4, ensure_ascii=False) + "\n"
     files["configs/logging.conf"] = _recipe("logging.conf")
-    files["docs/README.md"] = readme_text(task, _recipe("README.md"))
+    files["docs/README.md"] = (
+        autoencoding_readme(task, _recipe("mae_README.md")) if autoencoding else readme_text(task, _recipe("README.md"))
+    )
     files["docs/data_license.txt"] = f"{task.public['data_source']}\n{task.public['data_license']}\n"
     files["LICENSE"] = _recipe("LICENSE")
     return files
@@ -109,19 +121,26 @@ def _recipe(name: str) -> str:
     return resources.files("mednextv2.recipes").joinpath(name).read_text(encoding="utf-8")
 
 
-def _configuration(task: Task, workflow: str) -> str:
+def _recipe_part(name: str, first: str, last: str) -> str:
+    """Return the lines of a recipe from one of its entries to another, both included."""
+    text = _recipe(f"{name}.yaml")
+    start = text.index(f"\n{first}:") + 1
+    end = re.compile(r"\n(?=\S|\Z)").search(text, text.index(f"\n{last}:") + 1)
+    return text[start : end.end() if end else None]
+
+
+def _configuration(task: Task, workflow: str, recipes: Sequence[str | tuple[str, str, str]]) -> str:
     header = f"# {workflow} of the bundle {task.name}. Built from task.yaml and the recipes of mednextv2: edit those,\n"
     header += "# then run: python -m mednextv2 bundle task.yaml\n"
-    return header + task.text + "".join(_recipe(f"{name}.yaml") for name in RECIPES[workflow])
+    parts = [_recipe(f"{name}.yaml") if isinstance(name, str) else _recipe_part(*name) for name in recipes]
+    return header + task.text + "".join(parts)
 
 
 def _metadata(task: Task) -> dict[str, Any]:
     facts, public = task.workflow, task.public
     axes = len(facts["patch_size"])
     shape = [f"{DIVISOR}*n"] * axes
-    scheme = task.scheme()
-    labels = {str(i): name for i, name in enumerate(facts["labels"])}
-    outputs = {str(i): name for i, name in enumerate(scheme.foreground)} if scheme.regions else labels
+    classes, outputs = _classes(task)
     return {
         "schema": _SCHEMA,
         "version": public["version"],
@@ -137,8 +156,7 @@ def _metadata(task: Task) -> dict[str, Any]:
         "data_source": public["data_source"],
         "data_type": "nifti, nrrd, mha",
         "image_classes": f"{len(facts['channels'])} channel(s): {', '.join(facts['channels'])}",
-        "label_classes": ", ".join(f"{i} {name}" for i, name in labels.items()),
-        "pred_classes": f"{scheme.outputs} channels, one a {'region' if scheme.regions else 'class'}",
+        **classes,
         "intended_use": public["intended_use"],
         "references": public["references"],
         **({"eval_metrics": public["eval_metrics"]} if "eval_metrics" in public else {}),
@@ -159,8 +177,8 @@ def _metadata(task: Task) -> dict[str, Any]:
             "outputs": {
                 "pred": {
                     "type": "image",
-                    "format": "segmentation",
-                    "num_channels": scheme.outputs,
+                    "format": "magnitude" if task.objective == AUTOENCODING else "segmentation",
+                    "num_channels": task.outputs,
                     "spatial_shape": shape,
                     "dtype": "float32",
                     "value_range": [],
@@ -170,3 +188,18 @@ def _metadata(task: Task) -> dict[str, Any]:
             },
         },
     }
+
+
+def _classes(task: Task) -> tuple[dict[str, str], dict[str, str]]:
+    """Return what the metadata say about labels and predictions, and the meaning of each output."""
+    if task.objective == AUTOENCODING:
+        outputs = {str(i): f"reconstruction of {name}" for i, name in enumerate(task.workflow["channels"])}
+        return {"label_classes": "none", "pred_classes": ", ".join(outputs.values())}, outputs
+    scheme = task.scheme()
+    labels = {str(i): name for i, name in enumerate(task.workflow["labels"])}
+    outputs = {str(i): name for i, name in enumerate(scheme.foreground)} if scheme.regions else labels
+    classes = {
+        "label_classes": ", ".join(f"{i} {name}" for i, name in labels.items()),
+        "pred_classes": f"{scheme.outputs} channels, one a {'region' if scheme.regions else 'class'}",
+    }
+    return classes, outputs

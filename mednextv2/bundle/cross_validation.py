@@ -17,6 +17,7 @@ from mednextv2.paths import prepare_folder
 from mednextv2.scores.csv_tables import read_csv, write_csv
 from mednextv2.scores.evaluation import case_files, format_table, summarise
 from mednextv2.scores.results_json import Results, as_case, write_results
+from mednextv2.weights.locations import weights_file
 from mednextv2.weights.provenance import read_about
 
 
@@ -66,7 +67,7 @@ def finish_cross_validation(
         folder = evaluation / f"fold_{fold}"
         found = case_files(split.validation, folder)
         missing = [entry["prediction"] for entry in found if not entry["prediction"].is_file()]
-        if not (models / f"fold_{fold}" / "model.pt").is_file():
+        if not weights_file(models / f"fold_{fold}").is_file():
             problems.append(f"fold {fold} is not trained: mednextv2 run {bundle} train {data} --fold {fold}")
         if missing or not (folder / "cases.csv").is_file():
             problems.append(
@@ -117,7 +118,7 @@ def _different(models: Path, detail: str) -> InputError:
 
 
 def _about(models: Path, fold: int) -> dict[str, Any]:
-    return read_about(models / f"fold_{fold}" / "model.pt")
+    return read_about(weights_file(models / f"fold_{fold}"))
 
 
 def bundle_scheme(root: Path) -> LabelScheme:

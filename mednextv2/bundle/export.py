@@ -1,4 +1,4 @@
-"""Export of a bundle's trained network to TorchScript, torch.export, ONNX or TensorRT."""
+"""Export of a bundle's trained network: to TorchScript, torch.export, ONNX or TensorRT, or its weights alone."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
 from mednextv2.bundle.export_formats import FORMATS, Sizes, needs
+from mednextv2.bundle.export_weights import SAFETENSORS, export_weights
 from mednextv2.bundle.metadata import read_facts
 from mednextv2.bundle.run import as_setting, chosen_weights, configure, find_bundle, read_workflow
 from mednextv2.errors import InputError, UsageError, find_input_error
@@ -24,6 +25,7 @@ from mednextv2.weights.exported_files import add_record
 from mednextv2.weights.file_kinds import is_exported
 from mednextv2.weights.files import digest_file
 from mednextv2.weights.provenance import read_about, trained_cases
+from mednextv2.weights.safetensors_file import ENDING
 
 _TOLERANCE = 1e-3  # largest difference of logits, as a part of the largest logit; float16 has twice as much
 
@@ -54,7 +56,8 @@ def export_bundle(
 
     Args:
         bundle: The folder or name of the bundle.
-        format: One of :data:`mednextv2.bundle.export_formats.FORMATS`.
+        format: One of :data:`mednextv2.bundle.export_formats.FORMATS`, or `safetensors` for the weights alone: see
+            :func:`mednextv2.bundle.export_weights.export_weights`.
         output: The file to write; by default, `model` with the format's ending in the bundle's folder `models`.
         **settings: Settings of the bundle's `inference.yaml`, such as `weights`, `folds` or `patch_size`.
 
@@ -65,11 +68,11 @@ def export_bundle(
         InputError: If a setting is wrong, there are no weights, a package or a GPU is missing, the file cannot be
             written, or the network cannot be exported.
     """
-    if format not in FORMATS:
-        raise UsageError(f"--format {format}: should be one of {', '.join(FORMATS)}")
-    ending = FORMATS[format].ending
+    if format not in (*FORMATS, SAFETENSORS):
+        raise UsageError(f"--format {format}: should be one of {', '.join((*FORMATS, SAFETENSORS))}")
+    ending, name = (ENDING, "model") if format == SAFETENSORS else (FORMATS[format].ending, FORMATS[format].name)
     root = find_bundle(bundle)
-    file = absolute(output) if output is not None else root / "models" / f"{FORMATS[format].name}{ending}"
+    file = absolute(output) if output is not None else root / "models" / f"{name}{ending}"
     if file.suffix != ending or file.is_dir():
         raise UsageError(f"--output {output}: should be the name of a file that ends with {ending}")
     if settings.get("amp") not in (None, False):
@@ -81,7 +84,9 @@ def export_bundle(
         raise InputError(f"{exported[0]}: is exported already; give a file of weights, such as model.pt")
     needs(format)
     parser = _parser(files, root, settings)
-    network = _network(parser, weights)
+    network = _network(parser, weights)  # which says whether the weights fit it
+    if format == SAFETENSORS:
+        return export_weights(weights, file)
     patch = [int(size) for size in _get(parser, "patch")]
     channels = [str(channel) for channel in _get(parser, "channels")]
     sizes = Sizes(len(channels), patch, window_axes(_get(parser, "network_def"), patch))

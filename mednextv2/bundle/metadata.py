@@ -25,6 +25,20 @@ class BundleFacts:
     modalities: tuple[str, ...]
 
 
+def is_without_labels(root: Path) -> bool:
+    """Tell whether a bundle trains a network without labels, for others to fine-tune.
+
+    Args:
+        root: The bundle's folder.
+
+    Raises:
+        InputError: When the metadata cannot be read.
+    """
+    file = root / "configs" / "metadata.json"
+    content = read_json(file) if file.is_file() else {}
+    return isinstance(content, dict) and content.get("label_classes") == "none"
+
+
 def read_facts(root: Path) -> BundleFacts:
     """Read `configs/metadata.json`.
 

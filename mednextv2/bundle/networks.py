@@ -16,7 +16,7 @@ from mednextv2.weights.provenance import read_about
 OWN_NETWORK = "mednext"
 _ENDINGS = (".yaml", ".yml", ".json")
 #: Settings that weights record, besides those of an overlay, whose names begin with `network_`.
-_RECORDED = ("variant", "kernel_size", "patch_size", "context")
+_RECORDED = ("variant", "kernel_size", "patch_size", "context", "form", "block_size")
 _PARTS = ("network_def", "network_name", "network_settings")  # of an overlay, which no file of weights may replace
 
 

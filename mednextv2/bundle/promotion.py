@@ -9,6 +9,7 @@ from mednextv2.errors import InputError, UsageError
 from mednextv2.inference.weights_choice import find_postprocessing, find_weights, training_folder
 from mednextv2.paths import expand
 from mednextv2.weights.loading import load_weights
+from mednextv2.weights.locations import trained_folds
 from mednextv2.weights.promotion import promote
 from mednextv2.weights.provenance import check_labels
 
@@ -36,6 +37,7 @@ def promote_training(
         InputError: If nothing was trained, or the weights do not fit the bundle exactly; then nothing is changed.
     """
     root = find_bundle(bundle)
+    workflow_files(root, "inference")  # a bundle that segments nothing has none, and says so
     if weights is not None and (folds is not None or experiment):
         raise UsageError("--weights: gives the files themselves, so leave out --folds and --experiment")
     files = _given(weights) if weights is not None else _trained(root, folds, experiment)
@@ -51,7 +53,7 @@ def _given(weights: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str
 
 def _trained(root: Path, folds: int | str | Sequence[int | str] | None, experiment: str) -> list[str]:
     models = training_folder(root, experiment)
-    there = sorted(file.parent.name.removeprefix("fold_") for file in models.glob("fold_*/model.pt"))
+    there = [*trained_folds(models)]
     if folds is None and not there:
         raise InputError(
             f"{models}: no fold was trained here; train one first: mednextv2 run {root} train --dataset_dir DATA "

@@ -74,6 +74,31 @@ def _default_data(name: str) -> str:
     return name if name.endswith(".yaml") else f"$MEDNEXTV2_DATA/{name}"
 
 
+def autoencoding_readme(task: Task, template: str) -> str:
+    """Return the README of a bundle for masked autoencoding; the arguments are those of :func:`readme_text`."""
+    facts, public = task.workflow, task.public
+    spacing = facts["spacing"]
+    ratio = facts["mask_ratio"]
+    filled = Template(template).substitute(
+        {key: value for key, value in public.items() if isinstance(value, str)},
+        name=task.name,
+        dataset=facts["dataset_name"],
+        variant=facts["variant"],
+        spacing="keep their spacing"
+        if spacing is None
+        else f"are resampled to {' × '.join(f'{s:g}' for s in spacing)} mm",
+        patch_size=" × ".join(map(str, facts["patch_size"])),
+        batch_size=facts["batch_size"],
+        block_size=facts["block_size"],
+        mask_ratio=f"{ratio[0]:g} to {ratio[1]:g}" if isinstance(ratio, list) else f"{ratio:g}",
+        memory=_memory(task),
+        performance=_performance(task),
+        assumptions=_bullets(public.get("assumptions", [])),
+        references="\n".join(f"{i}. {text}" for i, text in enumerate(public["references"], 1)),
+    )
+    return re.sub(r"\n{3,}", "\n\n", filled)
+
+
 def _shape(windows: int, facts: Mapping[str, Any]) -> str:
     """Return the shape of some windows as MONAI's export commands take it."""
     return f"[{','.join(map(str, [windows, len(facts['channels']), *facts['patch_size']]))}]"
@@ -101,9 +126,8 @@ def _fallback(weights: str | None) -> str:
 def _memory(task: Task) -> str:
     """Return the memory of a training step in GiB, estimated as `mednextv2 plan` does."""
     facts = task.workflow
-    outputs = task.scheme().outputs
     needed = training_memory(
-        facts["variant"], facts["patch_size"], facts["batch_size"], len(facts["channels"]), outputs
+        facts["variant"], facts["patch_size"], facts["batch_size"], len(facts["channels"]), task.outputs
     )
     return f"{needed / 2**30:.1f}"
 

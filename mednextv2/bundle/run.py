@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser
 from monai.bundle import run as monai_run
 
 from mednextv2.bundle.build import OPTIONAL_OVERLAYS, OVERLAYS
+from mednextv2.bundle.metadata import is_without_labels
 from mednextv2.bundle.network_file import check_parts, explain_failure
 from mednextv2.bundle.networks import (
     OWN_NETWORK,
@@ -27,6 +28,9 @@ from mednextv2.errors import InputError, UsageError, find_input_error
 from mednextv2.paths import PATHS, absolute
 from mednextv2.text_files import MAX_YAML_BYTES, parse_yaml, read_json, read_text
 from mednextv2.wording import brief
+
+#: Workflows that bundles have whose networks segment something.
+_OF_SEGMENTATIONS = ("inference", "predict", "finetune")
 
 
 def find_bundle(bundle: str | os.PathLike) -> Path:
@@ -74,6 +78,12 @@ def workflow_files(root: Path, workflow: str, network: str | os.PathLike | None 
         if not found or name == "metadata":
             known = sorted({f.stem for f in (root / "configs").glob("*.*") if f.suffix in (".yaml", ".yml", ".json")})
             peers = {"predict": "inference", "val": "evaluate", "validate": "evaluate", "test": "evaluate"}
+            if workflow in _OF_SEGMENTATIONS and is_without_labels(root):
+                raise UsageError(
+                    f"{root}: pretrains a network on images without labels, and has no workflow {workflow!r}; "
+                    "fine-tune its weights in a bundle for segmentation: mednextv2 run OTHER_BUNDLE finetune "
+                    f"--pretrained {root / 'models' / 'model.pt'}"
+                )
             near = difflib.get_close_matches(peers.get(workflow, workflow), known, n=1)
             raise UsageError(
                 f"{root}: has no workflow {workflow!r}; it has {', '.join(k for k in known if k != 'metadata')}"

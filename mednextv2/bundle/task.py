@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from mednextv2.bundle.task_kinds import wrong_kinds, wrong_public_kinds
+from mednextv2.data.image_split import OBJECTIVE as AUTOENCODING
 from mednextv2.errors import InputError
 from mednextv2.label_scheme import LabelScheme, is_whole, mirroring_warning
 from mednextv2.nets.legal_sizes import DIVISOR, is_legal
 from mednextv2.nets.variants import VARIANTS
 from mednextv2.text_files import MAX_YAML_BYTES, parse_yaml, read_text
+from mednextv2.training.masking import BlockMasks
 from mednextv2.transforms.normalize import NormalizeChannelsd
 from mednextv2.wording import brief, count
 
@@ -30,6 +32,21 @@ WORKFLOW_FACTS = (
     "batch_dice",
     "normalization",
 )
+#: Facts of the first document of a bundle for masked autoencoding, which has no labels.
+AUTOENCODING_FACTS = (
+    "dataset_name",
+    "channels",
+    "spacing",
+    "patch_size",
+    "batch_size",
+    "variant",
+    "mirror_axes",
+    "normalization",
+    "block_size",
+    "mask_ratio",
+)
+#: Facts of the first document, by what a bundle is for: the fact `objective` of the second document.
+FACTS_OF = {"segmentation": WORKFLOW_FACTS, AUTOENCODING: AUTOENCODING_FACTS}
 #: Facts of the second document, used in metadata.json and the README.
 PUBLIC_FACTS = (
     "title",
@@ -89,12 +106,30 @@ class Task:
         """The overlays that the bundle has besides those of all bundles."""
         return self.public.get(OVERLAYS_FACT, [])
 
+    @property
+    def objective(self) -> str:
+        """What the bundle's network is trained for: a key of :data:`FACTS_OF`."""
+        return str(self.public.get("objective", "segmentation"))
+
+    @property
+    def outputs(self) -> int:
+        """The number of the network's outputs: a reconstruction has the channels of the image."""
+        return len(self.workflow["channels"]) if self.objective == AUTOENCODING else self.scheme().outputs
+
     def scheme(self) -> LabelScheme:
-        """Return the meaning of the label values."""
+        """Return the meaning of the label values.
+
+        Raises:
+            InputError: If the bundle is for images without labels.
+        """
+        if self.objective == AUTOENCODING:
+            raise InputError(f"bundle {self.name}: is for {AUTOENCODING} of images, and has no labels")
         return LabelScheme(self.workflow["labels"], self.workflow["regions"], self.workflow["ignore_label"])
 
     def warnings(self) -> list[str]:
         """Return what a user should know before training."""
+        if self.objective == AUTOENCODING:
+            return []
         axes = self.workflow["mirror_axes"]
         warning = mirroring_warning(self.scheme(), axes)
         return [f"{warning}. Without it: mirror_axes: {[a for a in axes if a != 0]}"] if warning else []
@@ -118,8 +153,13 @@ def read_task(path: str | os.PathLike) -> Task:
     public = parse_yaml(second.partition("\n")[2], path, first.count("\n") + 3)
     if not separator or not isinstance(workflow, dict) or not isinstance(public, dict):
         raise InputError(f"{path}: should be two YAML documents with a line --- between them")
-    more = (*MEASURED_FACTS, *OPTIONAL_FACTS, OVERLAYS_FACT)
-    documents = ((workflow, WORKFLOW_FACTS, ()), (public, PUBLIC_FACTS, more))
+    objective = public.get("objective", "segmentation")
+    if not isinstance(objective, str) or objective not in FACTS_OF:
+        raise InputError(f"{path}: objective {brief(objective)} is none of {', '.join(FACTS_OF)}")
+    documents: list[tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]] = [
+        (workflow, FACTS_OF[objective], ()),
+        (public, PUBLIC_FACTS, (*MEASURED_FACTS, *OPTIONAL_FACTS, OVERLAYS_FACT, "objective")),
+    ]
     for facts, expected, optional in documents:
         missing = [k for k in expected if k not in facts]
         unknown = [k for k in facts if k not in (*expected, *optional)]
@@ -142,10 +182,15 @@ def _check(path: Path, workflow: dict[str, Any], public: dict[str, Any]) -> None
     patch = workflow["patch_size"]
     problems = []
     try:
-        LabelScheme(workflow["labels"], workflow["regions"], workflow["ignore_label"])
+        if "labels" in workflow:
+            LabelScheme(workflow["labels"], workflow["regions"], workflow["ignore_label"])
+        elif all(map(is_whole, patch)):
+            BlockMasks(patch, workflow["block_size"], workflow["mask_ratio"])
         NormalizeChannelsd("image", workflow["normalization"])
     except InputError as e:
         problems.append(str(e))
+    if "labels" not in workflow and (len(workflow["channels"]) != 1 or len(patch) != 3):
+        problems.append(f"a bundle for {AUTOENCODING} has one channel, and a patch_size of three numbers")
     if len(workflow["normalization"]) != len(workflow["channels"]):
         problems.append(
             f"{count(len(workflow['channels']), 'channel')}, but normalization has "
@@ -155,13 +200,13 @@ def _check(path: Path, workflow: dict[str, Any], public: dict[str, Any]) -> None
         problems.append('the folder\'s name holds "_v", where MONAI cuts names: call it mednextv2_<organ>')
     if len(patch) not in (2, 3) or not all(is_whole(n) and is_legal(n) for n in patch):
         problems.append(f"patch_size {brief(patch)} should be two or three whole numbers, each a multiple of {DIVISOR}")
-    if len(workflow["spacing"]) != len(patch):
+    if workflow["spacing"] is not None and len(workflow["spacing"]) != len(patch):
         problems.append(f"spacing {workflow['spacing']} and patch_size {patch} have different numbers of axes")
     elif any(axis >= len(patch) for axis in workflow["mirror_axes"]):
         problems.append(f"mirror_axes {workflow['mirror_axes']} are more than the axes of patch_size {patch}")
     if workflow["variant"] not in list(VARIANTS):
         problems.append(f"variant {workflow['variant']} is none of {', '.join(VARIANTS)}")
-    if workflow["labels"][0] != "background":
+    if "labels" in workflow and workflow["labels"][0] != "background":
         problems.append("labels should start with background")
     for key, value in workflow.items():
         if changed := [name for name in texts_in(value) if is_rewritten(name)]:

@@ -39,20 +39,26 @@ def wrong_kinds(workflow: Mapping[str, Any]) -> list[str]:
         if not is_name(workflow[key])
     ]
     for key in ("channels", "labels"):
-        wrong += _wrong_names(key, workflow[key])
+        if key in workflow:
+            wrong += _wrong_names(key, workflow[key])
     wrong += [
         _described(key, "a list", workflow[key])
         for key in ("regions", "patch_size", "normalization")
-        if not isinstance(workflow[key], list)
+        if key in workflow and not isinstance(workflow[key], list)
     ]
     wrong += [
         _described(key, RULES[key].words, workflow[key])
         for key in ("spacing", "batch_size", "mirror_axes", "batch_dice")
-        if not RULES[key].fits(workflow[key])
+        if key in workflow and not RULES[key].fits(workflow[key]) and not _keeps_spacing(key, workflow)
     ]
-    regions = workflow["regions"] if isinstance(workflow["regions"], list) else []
+    regions = workflow["regions"] if isinstance(workflow.get("regions"), list) else []
     names = [region["name"] for region in regions if isinstance(region, dict) and is_name(region.get("name"))]
     return wrong + [f"regions: the name {brief(name)} stands twice" for name in _repeated(names)]
+
+
+def _keeps_spacing(key: str, workflow: Mapping[str, Any]) -> bool:
+    """Tell whether images keep their own spacing, which those of a bundle without labels may."""
+    return key == "spacing" and workflow[key] is None and "labels" not in workflow
 
 
 def wrong_public_kinds(public: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ A verb imports what it needs when it is called, so that the help is shown at onc
 from mednextv2.commands.bundle import bundle
 from mednextv2.commands.check import check
 from mednextv2.commands.compare import compare
+from mednextv2.commands.curves import curves
 from mednextv2.commands.doctor import doctor
 from mednextv2.commands.ensemble import ensemble
 from mednextv2.commands.export import export
@@ -36,6 +37,7 @@ VERBS = {
         phantom,
         picture,
         report,
+        curves,
         pack,
         fetch,
         doctor,

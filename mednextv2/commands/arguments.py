@@ -22,14 +22,18 @@ _NAMES = (
     "dataset_name",
     "device",
     "experiment",
+    "freeze",
     "group",
     "network",
     "optimizer_name",
+    "pretrained_sha256",
     "series",
     "variant",
 )
 #: Those of them, and those paths, that may be None.
-_OPTIONAL = ("group", "labels_dir", "postprocessing_file", "pretrained", "series", "splits")
+_OPTIONAL = (
+    "freeze", "group", "labels_dir", "postprocessing_file", "pretrained", "pretrained_sha256", "series", "splits",
+)  # fmt: skip
 _NOTHING = ("none", "null")
 
 
@@ -149,6 +153,8 @@ def read_setting(name: str, value: str | bool) -> Any:
     text = str(value)
     if name == "weights":
         return _weights(text)
+    if name == "dataset_dir":
+        return _folders(text)
     if name in _OPTIONAL and text.lower() in _NOTHING:
         return None
     return text if name in PATHS or name in _NAMES else read_literal(text)
@@ -169,6 +175,14 @@ def read_literal(text: str) -> Any:
         return literal_eval(text.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
+
+
+def _folders(text: str) -> str | list[str]:
+    """Return several folders for [a,b], unless there is a folder of that name."""
+    if not re.fullmatch(r"\[.*,.*\]", text, re.DOTALL) or expand(text).exists():
+        return text
+    parts = [part.strip().strip("'\"") for part in text[1:-1].split(",")]
+    return [part for part in parts if part]
 
 
 def _weights(text: str) -> str | list[str]:

@@ -13,6 +13,7 @@ def compare(
     folds: Any = 0,
     bundle: str | None = None,
     pretrained: str | None = None,
+    initial: str | None = None,
     labels_dir: str | None = None,
     memory: float = 24.0,
     **settings: Any,
@@ -38,16 +39,20 @@ def compare(
             they are planned from the data, as by mednextv2 plan.
         pretrained: Files of weights, such as v2_tiny=model.pt or a=a.pt,b=b.pt. Such a network is trained twice, from
             random weights and from these, and a second figure compares the two.
+        initial: Files of weights with names of your own, such as mae=a.pt,supervised=b.pt. Every network is trained
+            from random weights and from each of these files, with the same number of steps and the same seeds.
         labels_dir: The folder of the label maps, if they are not inside DATASET_DIR. A label map has the same file
             name as its image.
         memory: The memory in GiB that a training step may use, if the settings are planned.
         settings: Any setting at the top of the workflows train and evaluate, the same for all networks, such as
-            --batch_size 2 or --iterations_per_epoch 100.
+            --batch_size 2 or --iterations_per_epoch 100. Settings that only the workflow finetune has hold for networks
+            with weights to start from.
 
     Examples:
         mednextv2 compare Dataset042_Liver v2_tiny,v1_s,segresnet --minutes 60 --seeds 0,1
         mednextv2 compare Task04_Hippocampus v2_tiny,v1_s --epochs 20 --bundle mednextv2_hippocampus
         mednextv2 compare Dataset042_Liver v2_base --epochs 100 --pretrained v2_base=model.pt
+        mednextv2 compare Dataset042_Liver v2_base --epochs 100 --initial mae=mae.pt,ct=ct.pt --splits few.json
     """
     from mednextv2.comparison.compare import compare_networks
     from mednextv2.comparison.entries import choose_entries
@@ -57,7 +62,7 @@ def compare(
     from mednextv2.wording import count
 
     request = Request(
-        dataset_dir, labels_dir, choose_entries(networks, pretrained), read_numbers("seeds", seeds),
+        dataset_dir, labels_dir, choose_entries(networks, pretrained, initial), read_numbers("seeds", seeds),
         read_numbers("folds", folds), epochs, minutes, settings,
     )  # fmt: skip
     folder = absolute(output) if output is not None else absolute("comparisons") / absolute(dataset_dir).name

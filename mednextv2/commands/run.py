@@ -15,8 +15,9 @@ def run(bundle: str, workflow: str, network: str | None = None, **settings: Any)
 
     Args:
         bundle: The folder or the name of the bundle, such as mednextv2_hippocampus.
-        workflow: The workflow to run: train, finetune, evaluate, inference or multi_gpu_train. The two workflows
-            finetune and multi_gpu_train can be joined, as finetune+multi_gpu_train.
+        workflow: The workflow to run: train, finetune, upkern, evaluate, inference or multi_gpu_train. The workflows
+            finetune or upkern and multi_gpu_train can be joined, as finetune+multi_gpu_train. The workflow upkern
+            trains with kernels of 3 voxels, and then with kernels of 5 that start from these.
         network: Another network in place of the bundle's own: a name such as resenc_l, or a file such as
             ./my_network.yaml. Evaluation and inference find the network of trained weights by themselves.
         settings: Any setting at the top of the workflow's file, such as configs/train.yaml in the bundle's folder. A
@@ -27,6 +28,7 @@ def run(bundle: str, workflow: str, network: str | None = None, **settings: Any)
         mednextv2 run mednextv2_hippocampus train --dataset_dir Task04_Hippocampus --fold 0 --epochs 100
         mednextv2 run mednextv2_hippocampus train --dataset_dir Task04_Hippocampus --network resenc_l
         mednextv2 run mednextv2_hippocampus finetune --dataset_dir Task04_Hippocampus --pretrained model.pt
+        mednextv2 run mednextv2_hippocampus upkern --dataset_dir Task04_Hippocampus --first_epochs 300
         mednextv2 run mednextv2_hippocampus evaluate --dataset_dir Task04_Hippocampus --fold 0
         mednextv2 run mednextv2_hippocampus inference --input images --output_dir masks
     """
@@ -37,5 +39,10 @@ def run(bundle: str, workflow: str, network: str | None = None, **settings: Any)
     held = holding_from_the_start(absolute(output_dir), "output_dir") if training and output_dir else nullcontext()
     with held:
         from mednextv2.bundle import run_bundle
+        from mednextv2.bundle.upkern import is_upkern, run_upkern
 
-        run_bundle(bundle, workflow, **settings, **({} if network is None else {"network": network}))
+        chosen = settings if network is None else {**settings, "network": network}
+        if is_upkern(workflow):
+            run_upkern(bundle, workflow, **chosen)
+        else:
+            run_bundle(bundle, workflow, **chosen)

@@ -12,8 +12,14 @@ from mednextv2.wording import wrap
 #: Parts of a configuration that are not settings, although they may be written as one value.
 _PARTS = (
     "about", "bundle_root", "engine_amp", "flat_axis", "handlers", "imports", "initialize", "key_metric", "length",
-    "network_name", "patch", "prepare_cases", "preprocess_keys", "run", "served", "training", "training_dir", "warmup",
+    "network_name", "network_on_device", "nnunet", "patch", "prepare_cases", "preprocess_keys", "run", "served",
+    "training", "training_dir", "warmup",
 )  # fmt: skip
+_UPKERN = (
+    "It trains twice: with kernel_size 3, and then with kernel_size 5 from these weights. The settings are those of "
+    "the workflow finetune. With first_ before its name, such as --first_epochs 300, a setting holds for the first "
+    "training only. The first training starts from random weights, by the workflow train, unless --pretrained is given."
+)
 #: Settings whose values are computed and whose names explain themselves.
 _PLAIN = ("dataset_dir", "device", "num_workers")
 
@@ -30,12 +36,14 @@ def format_workflow_help(bundle: str, workflow: str, network: str | None = None)
         InputError: If the bundle, the workflow or the network does not exist.
     """
     from mednextv2.bundle.run import find_bundle, workflow_files
+    from mednextv2.bundle.upkern import is_upkern
 
-    files = workflow_files(find_bundle(bundle), workflow, network)
+    files = workflow_files(find_bundle(bundle), workflow.replace("upkern", "finetune"), network)
     chosen = f" --network {network}" if network else ""
     lines = [
         wrap(f"Settings of the workflow {workflow}, from {' and '.join(files if network else files[-1:])}."),
         "A value that begins with $ or @ is computed from other settings. A setting is given as --NAME VALUE.",
+        *([wrap(_UPKERN)] if is_upkern(workflow) else []),
         "",
         "Usage:",
         f"  mednextv2 run {bundle} {workflow}{chosen} --NAME VALUE …",

@@ -16,7 +16,7 @@ from typing import Any
 from mednextv2.comparison.budget import MEASURED, TRIAL_VALIDATIONS, WARM_UP, Schedule, Trial, fit_schedule
 from mednextv2.comparison.memory import peak_memory
 from mednextv2.comparison.parent import end_with_parent
-from mednextv2.comparison.runs import OUTCOME, PROGRESS, TRIAL, Job, read_job
+from mednextv2.comparison.runs import OUTCOME, PROGRESS, Job, read_job
 from mednextv2.comparison.watch import RunWatch, watched
 from mednextv2.errors import causes, find_input_error
 from mednextv2.paths import prepare_folder, writing
@@ -61,14 +61,16 @@ def run(job: Job) -> dict[str, Any]:
     training = job.folder / "training"
     if not watch.progress.finished:
         run_bundle(
-            job.bundle, "train", **{**job.train, **schedule.settings(), **watched(watch), "output_dir": str(training)}
+            job.bundle,
+            job.workflow,
+            **{**job.train, **schedule.settings(), **watched(watch), "output_dir": str(training)},
         )
     evaluation = {"weights": str(training / "model.pt"), "output_dir": str(job.folder / "evaluation")}
     run_bundle(job.bundle, "evaluate", **{**job.evaluate, **evaluation})
     for name in ("checkpoint_latest.pt", "checkpoint_previous.pt"):  # large, and a run that is done needs them no more
         (training / name).unlink(missing_ok=True)
     progress = watch.progress
-    trial = job.folder.parent / TRIAL  # of a run that made too few steps to measure them
+    trial = job.trial  # of a run that made too few steps to measure them
     step = progress.step_seconds if progress.measured_steps else read_json(trial)["step"] if trial.is_file() else None
     return {
         "parameters": progress.parameters,
@@ -86,9 +88,10 @@ def run(job: Job) -> dict[str, Any]:
 def _schedule_by_trial(job: Job) -> Schedule:
     """Measure the network in a short training, once for all of its runs, and plan with the result."""
     assert job.minutes is not None
-    file = job.folder.parent / TRIAL
+    file = job.trial
     if not file.is_file():
         trial = measure(job)
+        prepare_folder(file.parent, "output")
         with writing(file) as temporary:
             temporary.write_text(json.dumps(asdict(trial)) + "\n", encoding="utf-8")
     return fit_schedule(job.minutes, Trial(**read_json(file)))
@@ -103,7 +106,7 @@ def measure(job: Job) -> Trial:
     length = {"epochs": 1, "iterations_per_epoch": WARM_UP + MEASURED, "val_iterations": TRIAL_VALIDATIONS}
     more = {"output_dir": str(folder), "resume": False}
     try:
-        run_bundle(job.bundle, "train", **{**job.train, **length, **watched(watch), **more})
+        run_bundle(job.bundle, job.workflow, **{**job.train, **length, **watched(watch), **more})
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return Trial(median(watch.durations), watch.ends[0])  # a busy moment of the machine does not count

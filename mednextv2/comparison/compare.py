@@ -107,7 +107,7 @@ def _start(request: Request, folder: Path, bundle: str | os.PathLike | None, mem
         own = _make_bundle(request, folder / "bundle", bundle, memory)
         request.settings_of(own, "train")  # refuses names that this bundle does not have
         runs = list_runs(folder, request.entries, request.folds[:1], request.seeds[:1])
-        tuned = [(run.entry.network, request.job(run, own).train) for run in runs if run.entry.pretrained]
+        tuned = [(run.entry.option, request.job(run, own).train) for run in runs if run.entry.pretrained]
         for line in check_pretrained(own, tuned):
             print(line, file=sys.stderr)
         store_request(folder, request)
@@ -205,6 +205,9 @@ def _facts(request: Request, bundle: Path, results: Sequence[Result]) -> list[st
                 f"{result.entry.name} was done after {used:.3g} of {request.minutes:g} minutes, since its steps were "
                 "faster than in its trial; was the machine busy then?"
             )
+        if result.entry.pretrained:
+            file = Path(result.entry.pretrained)
+            facts.append(f"{result.entry.name} starts from {file.parent.name}/{file.name}, in the workflow finetune.")
         if changed := _own_recipe(result.entry, request.settings):
             facts.append(f"{result.entry.name} has settings of its own: {changed}.")
     return facts
@@ -230,9 +233,7 @@ def _write(folder: Path, name: str, results: list[Result], facts: Sequence[str])
     write_csv(files[1], run_rows(results), RUN_COLUMNS)
     text = markdown(results, facts)
     pictures = {files[3]: draw_runs(results, f"{name}: Dice of each network")}
-    by_name = {r.entry.name: r for r in results if r.complete}
-    tuned = [r for r in by_name.values() if r.entry.pretrained]
-    pairs = [(by_name[r.entry.network], r) for r in tuned if r.entry.network in by_name]
+    pairs = [(r.scratch, r) for r in results if r.scratch is not None]
     if pairs:
         files.append(pretraining)
         pictures[files[-1]] = draw_pretraining(pairs, f"{name}: pretraining")

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,7 @@ class Entry:
         network: The name of the network.
         settings: The settings of the workflows that select it.
         pretrained: The file of weights to start from, or None.
+        start: The name that the user gave these weights; empty if there is only one file for each network.
         files: SHA-256 by name of the user's files that decide what is trained.
     """
 
@@ -31,31 +33,49 @@ class Entry:
     settings: dict[str, str]
     pretrained: str | None = None
     files: dict[str, str] = field(default_factory=dict)
+    start: str = ""
 
     @property
     def name(self) -> str:
         """The name in tables."""
-        return f"{self.network}, fine-tuned" if self.pretrained else self.network
+        if not self.pretrained:
+            return self.network
+        return f"{self.network}, from {self.start}" if self.start else f"{self.network}, fine-tuned"
 
     @property
     def folder(self) -> str:
         """The name of the folder with its runs."""
-        return f"{self.network}-finetuned" if self.pretrained else self.network
+        if not self.pretrained:
+            return self.network
+        return f"{self.network}-from-{self.start}" if self.start else f"{self.network}-finetuned"
+
+    @property
+    def workflow(self) -> str:
+        """The workflow that trains it."""
+        return "finetune" if self.pretrained else "train"
+
+    @property
+    def option(self) -> str:
+        """The option of the command line that gave its weights, for messages."""
+        return f"--initial {self.start}" if self.start else f"--pretrained {self.network}"
 
 
-def choose_entries(networks: str, pretrained: str | None = None) -> list[Entry]:
+def choose_entries(networks: str, pretrained: str | None = None, initial: str | None = None) -> list[Entry]:
     """Return what is compared.
 
     Args:
         networks: Names or files of networks, separated by commas.
         pretrained: Files of weights by network, as `NAME=FILE,NAME=FILE`. Such a network is compared twice: from random
             weights, and fine-tuned.
+        initial: Files of weights by names of their own, likewise. Every network is compared from random weights and
+            from each of these.
 
     Returns:
         One entry for each network and one more for each with weights.
 
     Raises:
-        UsageError: If a network does not exist or is named twice, or weights are of a network that is not compared.
+        UsageError: If a network does not exist or is named twice, or weights are of a network that is not compared or
+            have a name that cannot be.
         InputError: If a file cannot be read.
     """
     given = [word.strip() for word in networks.split(",") if word.strip()]
@@ -65,15 +85,17 @@ def choose_entries(networks: str, pretrained: str | None = None) -> list[Entry]:
     names = [entry.network for _, entry in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"networks: {', '.join(twice)} is named twice; name each network once")
-    weights = _read_pretrained(pretrained) if pretrained else {}
+    weights = _read_files("pretrained", pretrained) if pretrained else {}
+    starts = _read_files("initial", initial) if initial else {}
+    _check_starts(starts)
+    digests = {file: _digest(Path(file)) for file in {*weights.values(), *starts.values()}}
     entries: list[Entry] = []
     for word, entry in found:
         entries.append(entry)
-        files = {weights.pop(key) for key in (entry.network, word) if key in weights}
-        for file in sorted(files):
-            entries.append(
-                Entry(entry.network, entry.settings, file, {**entry.files, "pretrained": _digest(Path(file))})
-            )
+        own = {weights.pop(key) for key in (entry.network, word) if key in weights}
+        for start, file in [*(("", file) for file in sorted(own)), *starts.items()]:
+            files = {**entry.files, "pretrained": digests[file]}
+            entries.append(Entry(entry.network, entry.settings, file, files, start))
     if weights:
         raise UsageError(
             f"--pretrained {next(iter(weights))}: is none of the networks that are compared ({', '.join(names)})"
@@ -101,20 +123,33 @@ def _find(word: str) -> Entry:
     return Entry(name, {"network": str(file)}, files={"network": _digest(file)})
 
 
-def _read_pretrained(text: str) -> dict[str, str]:
+def _check_starts(starts: Mapping[str, str]) -> None:
+    for name in starts:
+        if not re.fullmatch(r"\w[\w.-]*", name) or name == "scratch":
+            raise UsageError(
+                f"--initial {name}: should be a name of your own for these weights, of letters, digits, _ and -, such "
+                "as mae=model.pt; the network without weights, from scratch, is compared in any case"
+            )
+
+
+def _read_files(option: str, text: str) -> dict[str, str]:
     """Read `NAME=FILE,NAME=FILE`; a comma within a file's name is one that no NAME= follows."""
+    example = {"pretrained": "the network and its weights, such as v2_tiny=model.pt"}
     weights: dict[str, str] = {}
     for part in re.split(r",(?=[^,=]+=)", text):
         name, equals, file = (word.strip() for word in part.partition("="))
         if not equals or not name or not file:
-            raise UsageError(f"--pretrained {part}: should be the network and its weights, such as v2_tiny=model.pt")
+            words = example.get(option, "a name and a file of weights, such as mae=model.pt")
+            raise UsageError(f"--{option} {part}: should be {words}")
         if name in weights:
-            raise UsageError(f"--pretrained {name}: is given twice")
+            more = "; several files for one network are given as --initial NAME=FILE" if option == "pretrained" else ""
+            raise UsageError(f"--{option} {name}: is given twice{more}")
         path = absolute(file)
         if path.is_dir():
-            raise InputError(f"--pretrained {file}: {folder_advice(path)}")
+            raise InputError(f"--{option} {file}: {folder_advice(path)}")
         if not path.is_file():
-            raise InputError(f"--pretrained {file}: there is no such file; give a model.pt of the network {name}")
+            whose = f" of the network {name}" if option == "pretrained" else ""
+            raise InputError(f"--{option} {file}: there is no such file; give a model.pt{whose}")
         weights[name] = str(path)
     return weights
 

@@ -73,7 +73,7 @@ def draw_runs(results: Sequence[Result], title: str) -> str:
 
 
 def draw_pretraining(pairs: Sequence[tuple[Result, Result]], title: str) -> str:
-    """Return a figure with one point for each network: Dice from scratch along x, fine-tuned along y.
+    """Return a figure with one point for each file of weights: Dice from scratch along x, fine-tuned along y.
 
     Args:
         pairs: The results of each network from scratch and fine-tuned.
@@ -87,9 +87,9 @@ def draw_pretraining(pairs: Sequence[tuple[Result, Result]], title: str) -> str:
         x, y, dx, dy = scratch.mean("dice"), tuned.mean("dice"), _deviation(scratch), _deviation(tuned)
         points.append(
             Point(
-                scratch.entry.name, across.at(x), up.at(y), across.at(max(across.low, x - dx)),
+                _point_name(tuned), across.at(x), up.at(y), across.at(max(across.low, x - dx)),
                 across.at(min(across.high, x + dx)), up.at(min(up.high, y + dy)), up.at(max(up.low, y - dy)),
-                f"{scratch.entry.name}: {number(x)} from scratch, {number(y)} fine-tuned",
+                f"{_point_name(tuned)}: {number(x)} from scratch, {number(y)} fine-tuned",
             )
         )  # fmt: skip
     ticks = [(across.at(tick), up.at(tick), f"{tick:.6g}") for tick in across.ticks()]
@@ -97,6 +97,10 @@ def draw_pretraining(pairs: Sequence[tuple[Result, Result]], title: str) -> str:
         title=title, width=_LEFT + _SQUARE + 190, height=_HEAD + _SQUARE + _BELOW, left=_LEFT, right=_LEFT + _SQUARE,
         top=_HEAD, bottom=_HEAD + _SQUARE, ticks=ticks, points=points,
     )  # fmt: skip
+
+
+def _point_name(tuned: Result) -> str:
+    return tuned.entry.name if tuned.entry.start else tuned.entry.network
 
 
 def _deviation(r: Result) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from mednextv2.bundle.build import RECIPES
+from mednextv2.bundle.build import OVERLAYS, RECIPES
 from mednextv2.bundle.network_file import check_parts
 from mednextv2.bundle.networks import own_network, read_own
 from mednextv2.bundle.overrides import override_problems
@@ -14,23 +14,25 @@ from mednextv2.errors import InputError, UsageError
 from mednextv2.settings import wrong_values
 from mednextv2.text_files import parse_yaml
 
-WORKFLOWS = ("train", "evaluate")
+#: The workflows whose settings a comparison takes: networks with weights to start from are trained by the second.
+WORKFLOWS = ("train", "finetune", "evaluate")
 #: The options of the verb itself, which a misspelt setting may have been meant to be.
-_OPTIONS = ("bundle", "epochs", "folds", "labels_dir", "memory", "minutes", "output", "pretrained", "seeds")
+_OPTIONS = ("bundle", "epochs", "folds", "initial", "labels_dir", "memory", "minutes", "output", "pretrained", "seeds")
 _SOURCE = "mednextv2 run mednextv2_hippocampus train --help, and the same of evaluate"
 
 
 def workflow_entries(workflow: str) -> dict[str, Any]:
     """Return the entries that a workflow has in every bundle, from the recipes; the task's facts are None."""
     entries: dict[str, Any] = dict.fromkeys(WORKFLOW_FACTS)
-    for name in RECIPES[workflow]:
+    for name in (*RECIPES["train"], workflow) if workflow in OVERLAYS else RECIPES[workflow]:
         file = resources.files("mednextv2.recipes").joinpath(f"{name}.yaml")
-        entries |= parse_yaml(file.read_text(encoding="utf-8"), f"{name}.yaml")
+        content = parse_yaml(file.read_text(encoding="utf-8"), f"{name}.yaml")
+        entries |= {key: value for key, value in content.items() if not key.startswith("+")}  # which adds to an entry
     return entries
 
 
 def check_names(settings: Mapping[str, Any], own: Sequence[str] = ()) -> None:
-    """Raise an error for settings that neither training nor evaluation has, and for values that cannot be.
+    """Raise an error for settings that neither training, fine-tuning nor evaluation has, and for values that cannot be.
 
     Args:
         settings: The settings of the workflows, by name.

@@ -11,9 +11,9 @@ from torch import nn
 from mednextv2.bundle.run import as_setting, configure, read_workflow
 from mednextv2.errors import InputError
 from mednextv2.weights.files import load_file
-from mednextv2.weights.transfer import transfer_weights
+from mednextv2.weights.pretrained import load_pretrained
 
-_REMEDY = "Give another file for this network in --pretrained, or leave this one out"
+_REMEDY = "Give another file for this network there, or leave this one out"
 
 
 def check_pretrained(bundle: Path, trainings: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
@@ -23,20 +23,20 @@ def check_pretrained(bundle: Path, trainings: Sequence[tuple[str, Mapping[str, A
 
     Args:
         bundle: The folder of the bundle.
-        trainings: The name of each network, and the settings of its training with `pretrained`.
+        trainings: The option that gave the weights of each training, and its settings with `pretrained`.
 
     Returns:
-        A line for each file: what would be loaded, adapted, newly initialised and not used.
+        A text for each file: what would be loaded, adapted, newly initialised and not used.
 
     Raises:
         InputError: With a line for each file that cannot be used.
     """
     lines, problems = [], []
-    for name, settings in trainings:
+    for option, settings in trainings:
         try:
             lines.append(_check(bundle, settings))
         except InputError as e:
-            problems.append(f"--pretrained {name}: {e}. {_REMEDY}")
+            problems.append(f"{option}: {e}. {_REMEDY}")
     if problems:
         raise InputError("\n".join(problems))
     return lines
@@ -44,7 +44,7 @@ def check_pretrained(bundle: Path, trainings: Sequence[tuple[str, Mapping[str, A
 
 def _check(bundle: Path, settings: Mapping[str, Any]) -> str:
     file = settings["pretrained"]
-    files, settings = configure(bundle, "train", settings)
+    files, settings = configure(bundle, "finetune", settings)
     parser = read_workflow(files)
     parser.update({"bundle_root": bundle, **{key: as_setting(key, value) for key, value in settings.items()}})
     with torch.random.fork_rng(devices=[]):  # keeps the host's random numbers
@@ -54,7 +54,11 @@ def _check(bundle: Path, settings: Mapping[str, Any]) -> str:
         return f"pretrained {file}: can be read; whether it fits is seen when its network is built"
     scheme = parser.get_parsed_content("scheme")
     channels = len(parser.get_parsed_content("channels"))
-    return transfer_weights(network, file, channels, scheme.outputs, scheme.legend).describe()
+    partial, sha256 = (
+        parser.get("pretrained_partial", False),
+        parser.get("pretrained_sha256"),
+    )  # older bundles lack them
+    return load_pretrained(network, file, channels, scheme.outputs, scheme.legend, partial, sha256).describe()
 
 
 def _build(parser: ConfigParser) -> nn.Module | None:

@@ -9,7 +9,7 @@ from typing import Any
 from mednextv2.bundle.run import check_overrides, read_workflow, workflow_files
 from mednextv2.comparison.budget import check_budget, equal_epochs
 from mednextv2.comparison.entries import Entry
-from mednextv2.comparison.preflight import check_names
+from mednextv2.comparison.preflight import WORKFLOWS, check_names
 from mednextv2.comparison.runs import Job, Run
 from mednextv2.errors import InputError, UsageError
 from mednextv2.paths import PATHS, absolute, writing
@@ -21,7 +21,8 @@ NAME = "comparison.json"
 _OWN = {
     "bundle_root": "--bundle", "context": "--patch_size", "dataset_dir": "DATASET_DIR", "experiment": "--output",
     "fold": "--folds", "network": "NETWORKS", "output_dir": "--output", "resume": "another --output",
-    "seed": "--seeds", "variant": "NETWORKS", "warmup_epochs": "--epochs or --minutes", "weights": "--pretrained",
+    "seed": "--seeds", "variant": "NETWORKS", "warmup_epochs": "--epochs or --minutes",
+    "weights": "--pretrained or --initial",
 }  # fmt: skip
 _FROM_MINUTES = ("iterations_per_epoch", "val_iterations")
 
@@ -75,30 +76,32 @@ class Request:
     def job(self, run: Run, bundle: Path) -> Job:
         """Return what the process of a run is told."""
         content = self.content()
+        workflow = run.entry.workflow
         data = {"dataset_dir": content["dataset_dir"], "labels_dir": content["labels_dir"]}
         shared = {**data, **run.entry.settings, "fold": run.fold, "check_data": False}
-        train, evaluate = (self.settings_of(bundle, workflow) for workflow in ("train", "evaluate"))
+        train, evaluate = (self.settings_of(bundle, name) for name in (workflow, "evaluate"))
         if run.entry.pretrained:
             train["pretrained"] = run.entry.pretrained
         return Job(
             run.folder, str(bundle), {**shared, **train, "seed": run.seed}, {**shared, **evaluate}, self.minutes,
-            None if self.epochs is None else equal_epochs(self.epochs),
+            None if self.epochs is None else equal_epochs(self.epochs), workflow,
+            str(run.folder.parent.with_name(run.entry.network)),
         )  # fmt: skip
 
     def settings_of(self, bundle: Path, workflow: str) -> dict[str, Any]:
         """Return those of the further settings that a workflow has.
 
         Raises:
-            InputError: If neither training nor evaluation has one of them.
+            InputError: If neither training nor fine-tuning nor evaluation has one of them.
         """
-        files = {name: workflow_files(bundle, name) for name in ("train", "evaluate")}
+        files = {name: workflow_files(bundle, name) for name in WORKFLOWS}
         configs: dict[str, Any] = {name: read_workflow(found).config for name, found in files.items()}
         settings = self.content()["settings"]
         shared = {key: value for key, value in settings.items() if key.split("::")[0] in configs[workflow]}
         others = {
             key: value for key, value in settings.items() if not any(key.split("::")[0] in c for c in configs.values())
         }
-        check_overrides(files[workflow], {**shared, **others}, more=list(configs["evaluate"]))
+        check_overrides(files[workflow], {**shared, **others}, more=[name for c in configs.values() for name in c])
         return shared
 
 

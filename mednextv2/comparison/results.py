@@ -48,6 +48,9 @@ class Result:
         rank: The place among the networks whose runs are all done, from 1; None for the others.
         difference: The mean difference of a case's Dice to the best network's; None for the best and without a rank.
         interval: Its 95 % interval.
+        scratch: For a network with weights to start from, the result of the same network without, if both have ranks.
+        gain: The mean difference of a case's Dice to that.
+        gain_interval: Its 95 % interval.
     """
 
     entry: Entry
@@ -58,6 +61,9 @@ class Result:
     difference: float | None = None
     interval: tuple[float, float] | None = None
     cases: dict[str, float] = field(default_factory=dict)
+    scratch: "Result | None" = None
+    gain: float | None = None
+    gain_interval: tuple[float, float] | None = None
 
     @property
     def complete(self) -> bool:
@@ -73,6 +79,11 @@ class Result:
         """Return the standard deviation over runs; NaN for a single one."""
         values = self._values(name)
         return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+    def better_runs(self) -> int:
+        """Return how many runs have a higher Dice than the run from scratch with the same fold and seed."""
+        before = {(s.run.fold, s.run.seed): s.dice for s in self.scratch.runs} if self.scratch else {}
+        return sum(s.dice > before.get((s.run.fold, s.run.seed), math.inf) for s in self.runs)
 
     def _values(self, name: str) -> list[Any]:
         return [getattr(run, name) if hasattr(run, name) else run.outcome.get(name) for run in self.runs]
@@ -119,7 +130,12 @@ def gather(runs: Sequence[Run], reasons: Mapping[str, str], group: str | None = 
         result.rank = 1 + sum(other.mean("dice") > result.mean("dice") for other in ranked)
         result.cases = _mean_of_cases(result.runs)
     for result in ranked[1:]:
-        _compare(result, ranked[0], group)
+        result.difference, result.interval = _difference(result, ranked[0], group)
+    scratch = {r.entry.network: r for r in ranked if not r.entry.pretrained}
+    for result in ranked:
+        if result.entry.pretrained and (before := scratch.get(result.entry.network)):
+            result.scratch = before
+            result.gain, result.gain_interval = _difference(result, before, group)
     return [*ranked, *(r for r in results.values() if not r.complete)]
 
 
@@ -133,10 +149,12 @@ def _mean_of_cases(runs: Sequence[RunScores]) -> dict[str, float]:
     return {case: float(np.mean(found)) for case, found in values.items()}
 
 
-def _compare(result: Result, best: Result, group: str | None) -> None:
-    names = sorted({*result.cases} & {*best.cases})
+def _difference(
+    result: Result, other: Result, group: str | None
+) -> tuple[float, tuple[float, float]] | tuple[None, None]:
+    """Return the mean difference of a case's Dice between two networks, and its 95 % interval."""
+    names = sorted({*result.cases} & {*other.cases})
     if not names:
-        return
-    differences = np.array([result.cases[name] - best.cases[name] for name in names])
-    result.difference = float(differences.mean())
-    result.interval = paired_interval(differences, group_cases(names, group))
+        return None, None
+    differences = np.array([result.cases[name] - other.cases[name] for name in names])
+    return float(differences.mean()), paired_interval(differences, group_cases(names, group))

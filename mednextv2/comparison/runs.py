@@ -57,6 +57,9 @@ class Job:
         evaluate: The settings of its workflow evaluate.
         minutes: The time of the training, or None.
         schedule: The length of the training, or None if it follows from the time.
+        workflow: The workflow that trains: `train`, or `finetune` from weights.
+        trials: The folder with the trial of the network, which all runs from whatever weights share, so that they make
+            the same number of steps; by default, that of the run's own network.
     """
 
     folder: Path
@@ -65,12 +68,20 @@ class Job:
     evaluate: dict[str, Any]
     minutes: float | None = None
     schedule: Schedule | None = None
+    workflow: str = "train"
+    trials: str | None = None
+
+    @property
+    def trial(self) -> Path:
+        """The file of the trial."""
+        return Path(self.trials or self.folder.parent) / TRIAL
 
     def write(self) -> Path:
         """Write the job into the run's folder, and return the file."""
         content = {
             "bundle": self.bundle, "train": self.train, "evaluate": self.evaluate, "minutes": self.minutes,
-            "schedule": None if self.schedule is None else self.schedule.settings(),
+            "schedule": None if self.schedule is None else self.schedule.settings(), "workflow": self.workflow,
+            "trials": self.trials,
         }  # fmt: skip
         file = prepare_folder(self.folder, "output") / JOB
         with writing(file) as temporary:

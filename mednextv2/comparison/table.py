@@ -12,11 +12,14 @@ _HEADER = (
     "rank", "network", "parameters", "Dice", "surface Dice (1 mm)", "difference from the best (95 % interval)",
     "time per step", "steps", "epochs", "training", "memory", "runs",
 )  # fmt: skip
+_GAIN_HEADER = (
+    "network", "Dice from scratch", "Dice from these weights", "gain (95 % interval)", "runs with a higher Dice",
+)  # fmt: skip
 
 #: The columns of the table of runs: what identifies a run, its scores, and what its process reports.
 RUN_COLUMNS = (
-    "network", "pretrained", "fold", "seed", "dice", "surface_dice_1mm", "parameters", "epochs", "planned_epochs",
-    "steps", "step_seconds", "training_seconds", "stopped", "peak_memory", "memory_of",
+    "network", "initial", "pretrained", "fold", "seed", "dice", "surface_dice_1mm", "parameters", "epochs",
+    "planned_epochs", "steps", "step_seconds", "training_seconds", "stopped", "peak_memory", "memory_of",
 )  # fmt: skip
 
 
@@ -26,6 +29,7 @@ def table_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
         {
             "rank": "" if r.rank is None else r.rank,
             "network": r.entry.network,
+            "initial": r.entry.start,
             "pretrained": r.entry.pretrained or "",
             "parameters": _whole(r.mean("parameters")),
             "dice_mean": r.mean("dice"),
@@ -35,6 +39,9 @@ def table_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
             "difference_from_best": "" if r.difference is None else r.difference,
             "difference_low": "" if r.interval is None else r.interval[0],
             "difference_high": "" if r.interval is None else r.interval[1],
+            "gain_over_scratch": "" if r.gain is None else r.gain,
+            "gain_low": "" if r.gain_interval is None else r.gain_interval[0],
+            "gain_high": "" if r.gain_interval is None else r.gain_interval[1],
             "step_seconds": r.mean("step_seconds"),
             "steps": _whole(r.mean("steps")),
             "epochs": _whole(r.mean("epochs")),
@@ -54,6 +61,7 @@ def run_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     return [
         {
             "network": r.entry.network,
+            "initial": r.entry.start,
             "pretrained": r.entry.pretrained or "",
             "fold": scores.run.fold,
             "seed": scores.run.seed,
@@ -74,6 +82,10 @@ def markdown(results: Sequence[Result], facts: Sequence[str]) -> str:
         facts: Sentences about the data, the budget and the machine.
     """
     lines = [_line(_HEADER), _line(["---"] * len(_HEADER)), *(_line(_cells(r)) for r in results)]
+    tuned = [r for r in results if r.scratch is not None]
+    if tuned:
+        lines += ["", "Weights to start from, compared with the same network from scratch:", ""]
+        lines += [_line(_GAIN_HEADER), _line(["---"] * len(_GAIN_HEADER)), *(_line(_gain_cells(r)) for r in tuned)]
     failed = [r for r in results if r.reason]
     if failed:
         lines += ["", "Networks without a complete result:", "", *(f"- {r.entry.name}: {r.reason}" for r in failed)]
@@ -98,6 +110,12 @@ def _cells(r: Result) -> list[str]:
     ]
 
 
+def _gain_cells(r: Result) -> list[str]:
+    assert r.scratch is not None
+    shown = _signed(r.gain, r.gain_interval)
+    return [r.entry.name, _score(r.scratch, "dice"), _score(r, "dice"), shown, f"{r.better_runs()} of {len(r.runs)}"]
+
+
 def _score(r: Result, name: str) -> str:
     mean, deviation = r.mean(name), r.deviation(name)
     return number(mean) if math.isnan(deviation) else mean_sd(number(mean), number(deviation))
@@ -106,12 +124,14 @@ def _score(r: Result, name: str) -> str:
 def _difference(r: Result) -> str:
     if r.rank == 1 and r.difference is None:
         return "best"
-    if r.difference is None or r.interval is None:
+    return _signed(r.difference, r.interval)
+
+
+def _signed(difference: float | None, interval: tuple[float, float] | None) -> str:
+    if difference is None or interval is None:
         return NONE
-    low, high = r.interval
-    if math.isnan(low):
-        return f"{r.difference:+.3f}"
-    return f"{r.difference:+.3f} ({low:+.3f} to {high:+.3f})"
+    low, high = interval
+    return f"{difference:+.3f}" if math.isnan(low) else f"{difference:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def _memory_of(r: Result) -> str:

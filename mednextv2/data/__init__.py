@@ -5,6 +5,10 @@ from mednextv2.data.check import check_case, check_dataset
 from mednextv2.data.dataset import read_dataset
 from mednextv2.data.download import fetch_msd_task
 from mednextv2.data.given_cases import choose_cases
+from mednextv2.data.image_check import check_images
+from mednextv2.data.image_folders import describe_sources, read_image_folders
+from mednextv2.data.image_patches import FixedPatches, ImagePatches
+from mednextv2.data.image_split import ImageSplit, held_out, split_images
 from mednextv2.data.partial_labels import PartialLabels, prepare_patches
 from mednextv2.data.patches import AugmentBatch, PatchDataset, PatchSampler
 from mednextv2.data.phantom import make_phantom_dataset, make_task_phantom
@@ -20,6 +24,9 @@ __all__ = [
     "CaseStore",
     "DatasetFolder",
     "DicomSeries",
+    "FixedPatches",
+    "ImagePatches",
+    "ImageSplit",
     "LabelScheme",
     "PartialLabels",
     "PatchDataset",
@@ -29,16 +36,21 @@ __all__ = [
     "Split",
     "check_case",
     "check_dataset",
+    "check_images",
     "choose_cases",
     "choose_series",
+    "describe_sources",
     "fetch_msd_task",
     "find_series",
+    "held_out",
     "kfold_indices",
     "make_phantom_dataset",
     "make_task_phantom",
     "prepare_patches",
     "read_dataset",
+    "read_image_folders",
     "read_series",
     "read_volume",
     "split_dataset",
+    "split_images",
 ]

@@ -44,6 +44,8 @@ def read_dataset(
     Raises:
         InputError: When a folder or file is missing, cannot be parsed, or names no cases.
     """
+    if isinstance(dataset_dir, (list, tuple)):
+        raise InputError(f"dataset_dir {brief(list(map(str, dataset_dir)))}: should be one folder")
     folder = expand(dataset_dir)
     if is_collection(folder) and not folder.is_dir():
         if labels_dir is not None:

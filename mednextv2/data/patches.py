@@ -130,6 +130,7 @@ class PatchDataset(Dataset, Randomizable):
     def _choose_voxel(self, case: PreparedCase, centred: bool) -> tuple[int, ...] | None:
         """Return the voxel to centre the patch on: a voxel of a random structure of the case, or any annotated one."""
         counts = case.counts
+        assert self.scheme is not None  # these cases have labels
         structures = len(self.scheme.foreground)
         present = [s for s in range(structures) if counts[s]]
         if centred and present:

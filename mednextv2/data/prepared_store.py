@@ -3,7 +3,7 @@
 A case consists of four files: the image (float16, `(C, X, Y, Z)`) and the label map (int16, `(1, X, Y, Z)`) as
 memory-mapped NumPy arrays, positions of voxels of each structure, and a description, which is written last. Half
 precision keeps 11 bits of a normalised intensity, which is more than the network's bfloat16, and halves the disk space
-and the reading.
+and the reading. A case without a label map consists of the image and the description.
 
 Prepared files are used again only if they would be prepared in the same way. The name of the folder depends on the
 transform with all of its arguments, the labels and the version of this package. The file names of a case depend on
@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 _FORMAT = 3  # version of the file format; files with another number are prepared again
 _PARTS = ("image.npy", "label.npy", "positions.npy")
+_PARTS_OF_IMAGES = _PARTS[:1]  # of a case without a label map
 _KEPT_VOXELS = 10_000  # positions kept for each structure, or one in a hundred if that is more
 _SEED = 1234
 
@@ -110,7 +111,7 @@ class CaseStore:
 
     Args:
         transform: Turns an item into the tensors `image` `(C, X, Y, Z)` and `label` `(1, X, Y, Z)`.
-        scheme: The label scheme; positions of the voxels of its structures are stored.
+        scheme: The label scheme; positions of the voxels of its structures are stored. None for images without labels.
         folder: Where to store cases; the files go into a subfolder that is named after the settings.
         settings: What the result depends on besides the transform, as plain data; other settings have files of their
             own.
@@ -120,7 +121,7 @@ class CaseStore:
     def __init__(
         self,
         transform: Callable,
-        scheme: LabelScheme,
+        scheme: LabelScheme | None,
         folder: str | os.PathLike,
         settings: Mapping[str, Any],
         workers: int = 1,
@@ -134,7 +135,8 @@ class CaseStore:
         """Preprocess the cases that are missing. Under `torch.distributed`, rank 0 does it while the others wait.
 
         Args:
-            items: Dicts with `image` and `label` (paths), and `case` (or the image's name).
+            items: Dicts with `image` and `label` (paths), and `case` (or the image's name). Without a scheme, there is
+                no `label`.
 
         Returns:
             A prepared case for each item, in the order of the items.
@@ -187,7 +189,7 @@ class CaseStore:
 
     def _cases(self, items: Sequence[Mapping[str, Any]]) -> list[PreparedCase]:
         return [
-            PreparedCase(self.folder, _name(item), _files(item), getattr(item["label"], "identity", ""))
+            PreparedCase(self.folder, _name(item), _files(item), getattr(item.get("label"), "identity", ""))
             for item in items
         ]
 
@@ -197,8 +199,10 @@ def _name(item: Mapping[str, Any]) -> str:
 
 
 def _files(item: Mapping[str, Any]) -> list[str]:
-    label = item["label"].files if isinstance(item["label"], VirtualVolume) else [item["label"]]
-    return [*(item["image"] if isinstance(item["image"], (list, tuple)) else [item["image"]]), *label]
+    images = item["image"] if isinstance(item["image"], (list, tuple)) else [item["image"]]
+    label = item.get("label")
+    labels = label.files if isinstance(label, VirtualVolume) else [] if label is None else [label]
+    return [*images, *labels]
 
 
 def _signature(item: Mapping[str, Any]) -> list:
@@ -218,7 +222,8 @@ def _is_current(case: PreparedCase, item: Mapping[str, Any], check: bool = False
         facts = read_json(case.file("case.json"))
         if facts["source"] != _signature(item):
             return False
-        if check and (damaged := [part for part in _PARTS if not _is_whole(case.file(part), facts["parts"][part])]):
+        parts = _PARTS if "label" in item else _PARTS_OF_IMAGES
+        if check and (damaged := [part for part in parts if not _is_whole(case.file(part), facts["parts"][part])]):
             logger.warning(
                 "case %s: its prepared files (%s) were damaged, and are prepared anew", case.name, ", ".join(damaged)
             )
@@ -253,12 +258,13 @@ def _checksum(file: Path) -> int:
     return found
 
 
-def _prepare(case: PreparedCase, item: Mapping[str, Any], transform: Callable, scheme: LabelScheme) -> None:
+def _prepare(case: PreparedCase, item: Mapping[str, Any], transform: Callable, scheme: LabelScheme | None) -> None:
     if _is_current(case, item):
         return  # another training that shares the folder has prepared the case meanwhile and may be reading the files
     source = _signature(item)
     _forget(case)
-    if not isinstance(item["label"], VirtualVolume) and str(item["label"]).lower().endswith(SUFFIXES):
+    own_file = not isinstance(item.get("label"), VirtualVolume)
+    if scheme is not None and own_file and str(item["label"]).lower().endswith(SUFFIXES):
         read_label_map(item["label"], scheme.declared)  # refuses values that the task does not define
     data = transform(dict(item))
     voxels = torch.as_tensor(data["image"])
@@ -267,6 +273,11 @@ def _prepare(case: PreparedCase, item: Mapping[str, Any], transform: Callable, s
             f"{_files(item)[0]}: has NaN or infinite voxels; replace or recompute them, or leave the case out"
         )
     image = voxels.clamp(-65504, 65504).to(torch.float16).numpy()
+    facts: dict[str, Any] = {"source": source, "shape": list(image.shape)}
+    if scheme is None:
+        facts["parts"] = {part: _save(case.file(part), image) for part in _PARTS_OF_IMAGES}
+        _describe(case, facts)
+        return
     label = torch.as_tensor(data["label"]).to(torch.int16)
     if image.shape[1:] != tuple(label.shape[1:]):
         raise InputError(
@@ -275,8 +286,13 @@ def _prepare(case: PreparedCase, item: Mapping[str, Any], transform: Callable, s
         )
     positions = _draw_positions(label, scheme)
     arrays = (image, label.numpy(), np.concatenate(positions) if positions else np.zeros(0, np.int64))
-    facts: dict[str, Any] = {"source": source, "counts": [len(p) for p in positions], "shape": list(image.shape)}
+    facts["counts"] = [len(p) for p in positions]
     facts["parts"] = {part: _save(case.file(part), array) for part, array in zip(_PARTS, arrays, strict=True)}
+    _describe(case, facts)
+
+
+def _describe(case: PreparedCase, facts: Mapping[str, Any]) -> None:
+    """Write the description, with which the case is complete."""
     with writing(case.file("case.json")) as temporary, temporary.open("w", encoding="utf-8") as f:
         json.dump(facts, f)
         f.flush()

@@ -15,6 +15,7 @@ from mednextv2.locks import hold_folder, release_folder
 from mednextv2.paths import absolute, new_folder
 from mednextv2.text_files import read_json
 from mednextv2.version import __version__
+from mednextv2.weights.promotion import own_weights
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def _check_content(new: Path, version: str, source: str) -> None:
     stated = metadata.get("version") if isinstance(metadata, dict) else None
     if stated != version:
         raise InputError(f"{source}: the bundle says that it is version {stated}, not {version}; tell its owner")
-    if not (new / "models" / "model.pt").is_file():
+    if not own_weights(new):
         raise InputError(f"{source}: the bundle has no weights (models/model.pt); tell its owner")
     packages = metadata.get("required_packages_version")
     needed = packages.get("mednextv2") if isinstance(packages, dict) else None

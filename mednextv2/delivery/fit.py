@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mednextv2.bundle.run import read_workflow
 from mednextv2.errors import InputError, find_input_error
 from mednextv2.label_scheme import LabelScheme
+from mednextv2.training import ReconstructedChannels
 from mednextv2.weights.files import load_file
 from mednextv2.weights.loading import broken_numbers, wrong_tensors
 from mednextv2.weights.provenance import check_labels, describe_network
@@ -63,13 +64,18 @@ def _listed(what: str, names: Sequence[str]) -> list[str]:
 
 
 def _network(root: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the tensors of the network that the inference builds, without numbers, and the meaning of its outputs."""
-    parser = read_workflow([str(root / "configs" / "inference.yaml")])
+    """Return the tensors of the network that the inference builds, without numbers, and the meaning of its outputs.
+
+    A bundle that segments nothing has no inference; its evaluation builds the same network.
+    """
+    configs = root / "configs"
+    inference = configs / "inference.yaml"
+    parser = read_workflow([str(inference if inference.is_file() else configs / "evaluate.yaml")])
     parser.update({"bundle_root": root})
     try:
         with torch.device("meta"):
             network: nn.Module = parser.get_parsed_content("network_def")
-        scheme: LabelScheme = parser.get_parsed_content("scheme")
+        scheme: LabelScheme | ReconstructedChannels = parser.get_parsed_content("scheme")
     except Exception as e:
         raise find_input_error(e) or e from None
     return dict(network.state_dict()), scheme.legend

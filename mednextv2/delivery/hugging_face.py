@@ -57,17 +57,23 @@ def model_card(task: Task, readme: str) -> str:
     if identifier == "other":
         link = _CARD if "weights_license" in task.public else "docs/data_license.txt"
         facts |= {"license_name": "see-licence-of-the-weights", "license_link": link}
-    facts |= {"library_name": "monai", "pipeline_tag": "image-segmentation", "tags": _tags(task)}
+    segments = task.objective == "segmentation"
+    facts |= {"library_name": "monai", "pipeline_tag": "image-segmentation" if segments else "image-feature-extraction"}
+    facts |= {"tags": _tags(task)}
     title, _, text = readme.partition("\n")
+    purpose = "segment images" if segments else "evaluate its weights"
+    workflow, words = ("inference", "--input IMAGE --output_dir MASKS") if segments else (
+        "evaluate", "--dataset_dir IMAGES --output_dir RESULTS"
+    )  # fmt: skip
     return (
         f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---\n\n{title}\n\n"
         f"Version {task.public['version']}. Licence of the weights: {licence}. The code has the licence Apache-2.0.\n\n"
-        "Download this bundle and segment images with MONAI; the package mednextv2 is part of the bundle:\n\n"
+        f"Download this bundle and {purpose} with MONAI; the package mednextv2 is part of the bundle:\n\n"
         "```\n"
         f"python -m monai.bundle download --name {task.name} --source huggingface_hub --repo OWNER/{task.name} \\\n"
         f"  --version {task.public['version']} --bundle_dir bundles\n"
-        f"python -m monai.bundle run --config_file bundles/{task.name}/configs/inference.json \\\n"
-        f"  --bundle_root bundles/{task.name} --input IMAGE --output_dir MASKS\n"
+        f"python -m monai.bundle run --config_file bundles/{task.name}/configs/{workflow}.json \\\n"
+        f"  --bundle_root bundles/{task.name} {words}\n"
         f"```\n{text}"
     )
 

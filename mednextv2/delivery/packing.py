@@ -20,8 +20,10 @@ from mednextv2.delivery.twins import workflow_files
 from mednextv2.errors import InputError, UsageError
 from mednextv2.paths import absolute, new_folder
 from mednextv2.text_files import read_text
-from mednextv2.weights.files import digest_file
+from mednextv2.weights.files import as_bytes, digest_file, load_file
 from mednextv2.weights.promotion import OWN_POSTPROCESSING, OWN_WEIGHTS, own_weights
+from mednextv2.weights.provenance import read_about
+from mednextv2.weights.safetensors_file import is_safetensors
 
 _WEIGHTS = f"models/{OWN_WEIGHTS}"
 _CHOICE = f"models/{OWN_POSTPROCESSING}"  # belongs to the bundle's own weights
@@ -40,7 +42,7 @@ class Pack:
 
     task: Task
     files: dict[str, bytes | Path]
-    weights: dict[str, Path]
+    weights: dict[str, bytes | Path]
 
     @property
     def name(self) -> str:
@@ -83,10 +85,13 @@ def collect_pack(bundle: str | os.PathLike, weights: str | os.PathLike | None = 
     return Pack(task, files, chosen)
 
 
-def _chosen_weights(root: Path, weights: str | os.PathLike | None) -> dict[str, Path]:
-    """Return the files of weights by their paths in the pack, which are several for an ensemble."""
+def _chosen_weights(root: Path, weights: str | os.PathLike | None) -> dict[str, bytes | Path]:
+    """Return the weights by their paths in the pack, which are several for an ensemble.
+
+    Those of safetensors are packed in PyTorch's format, which MONAI reads.
+    """
     own = own_weights(root) if weights is None else []
-    chosen = {f"models/{file.name}": file for file in own} or {_WEIGHTS: absolute(weights or root / _WEIGHTS)}
+    chosen = {f"models/{file.stem}.pt": file for file in own} or {_WEIGHTS: absolute(weights or root / _WEIGHTS)}
     for file in chosen.values():
         if not file.is_file():
             raise InputError(
@@ -94,7 +99,10 @@ def _chosen_weights(root: Path, weights: str | os.PathLike | None) -> dict[str, 
                 f"training the bundle's own (mednextv2 promote {root}), or give a file with --weights"
             )
         check_fit(root, file)
-    return chosen
+    return {
+        path: as_bytes(load_file(file), read_about(file)) if is_safetensors(file) else file
+        for path, file in chosen.items()
+    }
 
 
 def _built_files(root: Path, task_file: Path) -> dict[str, str]:

@@ -21,7 +21,14 @@ from mednextv2.images.writer import mask_path
 from mednextv2.inference.inputs import CheckImaged
 from mednextv2.label_scheme import LabelScheme
 from mednextv2.paths import try_folder
-from mednextv2.weights.provenance import namesakes, overlapping, read_about, trained_cases, warn_of_overlap
+from mednextv2.weights.provenance import (
+    namesakes,
+    overlapping,
+    read_about,
+    trained_cases,
+    unlabelled_cases,
+    warn_of_overlap,
+)
 from mednextv2.wording import count
 
 logger = logging.getLogger(__name__)
@@ -81,6 +88,12 @@ def _check_unseen(scored: set[str], weights: Sequence[str | os.PathLike], allowe
             "%s: were pretrained on another data set with %s of the same names (%s%s); if these are the same images, "
             "their scores are too high", ", ".join(map(str, weights)), count(len(others), "case"),
             ", ".join(others[:3]), ", ..." * (len(others) > 3),
+        )  # fmt: skip
+    if unlabelled := sorted(scored & unlabelled_cases(weights) - {*seen}):
+        logger.warning(
+            "%s: were pretrained, without labels, on images of the names of %s to be scored (%s%s); if these are the "
+            "same images, say so where the scores are reported", ", ".join(map(str, weights)),
+            count(len(unlabelled), "case"), ", ".join(unlabelled[:3]), ", ..." * (len(unlabelled) > 3),
         )  # fmt: skip
     if not seen:
         return

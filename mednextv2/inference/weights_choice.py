@@ -9,19 +9,21 @@ The rule, the first of which applies:
    it is published, or which :func:`mednextv2.weights.promotion.promote` made its own;
 4. the weights of all folds that were trained in the bundle.
 
-A training therefore changes no later prediction of a bundle that has weights of its own.
+A training therefore changes no later prediction of a bundle that has weights of its own. In the place of each
+`model.pt` may be a `model.safetensors`.
 """
 
-import glob
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from mednextv2.errors import InputError
+from mednextv2.weights.locations import trained_folds, weights_file
 from mednextv2.weights.promotion import OWN_POSTPROCESSING, own_weights
 from mednextv2.weights.provenance import describe_weights
 
 FINETUNED = "finetune"  # experiment of the workflow finetune: see recipes/finetune.yaml
+UPKERN = "upkern"  # experiment of the two trainings of that name: see mednextv2.bundle.upkern
 #: The post-processing that a cross-validation supports, beside the folders of its folds.
 FOLDS_POSTPROCESSING = "folds_postprocessing.json"
 
@@ -51,7 +53,8 @@ def find_weights(
     models = training_folder(bundle_root, experiment)
     if folds is not None:
         return _chosen_folds(models, [folds] if isinstance(folds, (int, str)) else list(folds))
-    found = sorted(models.glob(f"fold_{'*' if fold is None else glob.escape(str(fold))}/model.pt"))
+    trained = trained_folds(models)
+    found = [*trained.values()] if fold is None else [trained[str(fold)]] if str(fold) in trained else []
     if experiment and not found:
         return [str(models / ("fold_0" if fold is None else f"fold_{fold}") / "model.pt")]
     own = own_weights(bundle_root)
@@ -60,7 +63,7 @@ def find_weights(
 
 
 def _chosen_folds(models: Path, folds: Sequence[int | str]) -> list[str]:
-    files = [models / f"fold_{number}" / "model.pt" for number in folds]
+    files = [weights_file(models / f"fold_{number}") for number in folds]
     if missing := [str(number) for number, file in zip(folds, files, strict=True) if not file.is_file()]:
         raise InputError(
             f"folds {', '.join(missing)}: not trained in {models}; trained are {_trained(models) or 'none'}. "
@@ -74,13 +77,13 @@ def training_folder(bundle_root: str | os.PathLike, experiment: str = "") -> Pat
 
     Args:
         bundle_root: The bundle's folder.
-        experiment: The folder of the training within `models`. If it is empty, that is `models` itself, or `finetune`
-            in it, if that holds folds and `models` none.
+        experiment: The folder of the training within `models`. If it is empty, that is `models` itself, or else
+            `finetune` or `upkern` in it, the first of them that holds folds.
     """
     models = Path(bundle_root) / "models"
-    if experiment or any(models.glob("fold_*/model.pt")) or not any((models / FINETUNED).glob("fold_*/model.pt")):
-        return models / experiment
-    return models / FINETUNED
+    places = [models / name for name in ("", FINETUNED, UPKERN)]
+    found = (place for place in places if trained_folds(place))
+    return models / experiment if experiment else next(found, models)
 
 
 def find_postprocessing(
@@ -117,8 +120,8 @@ def check_trained(file: Path) -> None:
         trained = _trained(experiment)
         which = f"no fold {file.parent.name.removeprefix('fold_')}" if trained else "no fold"
         raise InputError(
-            f"{experiment}: holds {which} of the experiment {experiment.name}; train it first with the workflow train "
-            "or finetune and the same --network or --experiment, or give --weights"
+            f"{experiment}: holds {which} of the experiment {experiment.name}; train it first with the workflow train, "
+            "finetune or upkern and the same --network or --experiment, or give --weights"
         )
     models, root = file.parent, file.parent.parent
     if file.is_file() or (models.name, file.name) != ("models", "model.pt") or not (root / "configs").is_dir():
@@ -135,7 +138,7 @@ def check_trained(file: Path) -> None:
 
 
 def _trained(models: Path) -> str:
-    return ", ".join(sorted(file.parent.name.removeprefix("fold_") for file in models.glob("fold_*/model.pt")))
+    return ", ".join(trained_folds(models))
 
 
 def describe_choice(files: Sequence[str | os.PathLike]) -> list[str]:
@@ -157,6 +160,6 @@ def describe_choice(files: Sequence[str | os.PathLike]) -> list[str]:
     for models in sorted({folder for fold in folds for folder in list(fold.parents)[:2] if folder.name == "models"}):
         if unused := own_weights(models.parent):
             lines.append(f"the bundle's own weights {unused[0]} are not used, since a fold was asked for")
-    if any(fold.parent.name == "models" and any(fold.parent.glob(f"{FINETUNED}/fold_*/model.pt")) for fold in folds):
+    if any(fold.parent.name == "models" and trained_folds(fold.parent / FINETUNED) for fold in folds):
         lines.append(f"the fine-tuned weights are not used, since folds were also trained (--experiment {FINETUNED})")
     return lines

@@ -55,11 +55,16 @@ class AdaptedNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         x = plain_tensor(x)
-        self._check_input(x)
+        self.check_input(x)
         heads = as_heads(self.network(x), x.dim())
         return heads if self.training and len(heads) > 1 else heads[0]
 
-    def _check_input(self, x: Tensor) -> None:
+    def check_input(self, x: Tensor) -> None:
+        """Raise an InputError if the network cannot take an input, or return.
+
+        Args:
+            x: The input, `(N, C, *spatial)`.
+        """
         shape = list(x.shape[2:])
         if self.fixed and shape != self.patch_size:
             raise InputError(

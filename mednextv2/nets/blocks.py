@@ -134,13 +134,23 @@ class MedNeXtBlock(nn.Module):
 
     @torch.jit.unused
     def _transform_fast(self, x: Tensor, residual: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        grn = self.grn if isinstance(self.grn, GlobalResponseNorm) else None
-        convolution = ops.Convolution(
+        mlp, settings = self.inside(bias)
+        return ops.block(x, self.convolution(), mlp, residual, settings)
+
+    @torch.jit.unused
+    def convolution(self) -> ops.Convolution:
+        """Return the depthwise convolution as the operators take it."""
+        return ops.Convolution(
             weight=self.depthwise.weight,
             bias=self.depthwise.bias,
             stride=self.depthwise.stride[0],
             transposed=self.depthwise.transposed,
         )
+
+    @torch.jit.unused
+    def inside(self, bias: Tensor | None = None) -> tuple[ops.Mlp, ops.Settings]:
+        """Return everything after the convolution as the operators take it; a `bias` is added to the last one."""
+        grn = self.grn if isinstance(self.grn, GlobalResponseNorm) else None
         mlp = ops.Mlp(
             norm_weight=self.norm.weight,
             norm_bias=self.norm.bias,
@@ -152,10 +162,8 @@ class MedNeXtBlock(nn.Module):
             b2=_bias(self.compress) if bias is None else _bias(self.compress) + bias,
         )
         if grn is None:
-            settings = ops.Settings(self.norm.eps)
-        else:
-            settings = ops.Settings(self.norm.eps, grn.eps, grn.denominator == "sum")
-        return ops.block(x, convolution, mlp, residual, settings)
+            return mlp, ops.Settings(self.norm.eps)
+        return mlp, ops.Settings(self.norm.eps, grn.eps, grn.denominator == "sum")
 
     def drop_path(self, y: Tensor) -> Tensor:
         """In training, zero whole samples with probability `drop_path_rate` and scale up the others."""

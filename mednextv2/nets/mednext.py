@@ -147,7 +147,7 @@ class MedNeXt(nn.Module):
             POINTWISE[spatial_dims](filters(i), out_channels, 1) for i in range(LEVELS if deep_supervision else 1)
         )
         self._set_activation_checkpointing(_per_level(activation_checkpointing))
-        self._tried: set[tuple[torch.device, torch.dtype]] = set()  # for which the kernels have their verdicts
+        self._tried: set[tuple[torch.device, torch.dtype, bool]] = set()  # for which the kernels have their verdicts
 
     def _set_activation_checkpointing(self, flags: list[bool]) -> None:
         """Mark the blocks of each resolution; a resampling block belongs to the finer of its two."""
@@ -160,17 +160,29 @@ class MedNeXt(nn.Module):
         if not torch.jit.is_scripting():
             x = plain_tensor(x)
             if not torch.jit.is_tracing():
-                check_spatial_shape(x, self.spatial_dims)
-                channels = self.stem.in_channels
-                if x.shape[1] != channels:
-                    raise ValueError(
-                        f"the network takes {count(channels, 'channel')}, not {x.shape[1]}: got {tuple(x.shape)}"
-                    )
-                if not ops.plain():
-                    self._try_kernels(x.device, memory_layout.autocast_dtype(x))
+                self.prepare(x)
             if self.cpu_bfloat16 and x.device.type == "cpu" and not ops.plain():
                 return self._forward_bfloat16(x)
         return self.compute(x)
+
+    @torch.jit.unused
+    def prepare(self, x: Tensor, rows: bool = False) -> None:
+        """Check an input, and have the kernels tried that it needs.
+
+        Args:
+            x: The input, a plain tensor.
+            rows: Whether the blocks before the decoder compute with the rows of visible positions: see
+                :mod:`mednextv2.nets.sparse_mednext`.
+
+        Raises:
+            ValueError: If an axis of the input is not a multiple of 16, or it has another number of channels.
+        """
+        check_spatial_shape(x, self.spatial_dims)
+        channels = self.stem.in_channels
+        if x.shape[1] != channels:
+            raise ValueError(f"the network takes {count(channels, 'channel')}, not {x.shape[1]}: got {tuple(x.shape)}")
+        if not ops.plain():
+            self._try_kernels(x.device, memory_layout.autocast_dtype(x), rows)
 
     @torch.jit.unused
     def _forward_bfloat16(self, x: Tensor) -> Tensor | list[Tensor]:
@@ -179,23 +191,28 @@ class MedNeXt(nn.Module):
         return [each.float() for each in y] if isinstance(y, list) else y.float()
 
     @torch.compiler.assume_constant_result  # runs while a graph is traced, and is not part of it
-    def _try_kernels(self, device: torch.device, dtype: torch.dtype) -> bool:
+    def _try_kernels(self, device: torch.device, dtype: torch.dtype, rows: bool) -> bool:
         """Have all kernels tried at once before the first of them is needed: see :mod:`mednextv2.ops.trial`."""
-        if implementations.by_verdict(device) and (device, dtype) not in self._tried:
+        if implementations.by_verdict(device) and (device, dtype, rows) not in self._tried:
             from mednextv2.ops import trial  # on GPUs only
 
-            if trial.ensure(self.problems(dtype), device):
-                self._tried.add((device, dtype))
+            if trial.ensure(self.problems(dtype, rows), device):
+                self._tried.add((device, dtype, rows))
         return True
 
-    def problems(self, dtype: torch.dtype) -> list[Problem]:
+    def problems(self, dtype: torch.dtype, rows: bool = False) -> list[Problem]:
         """List the problems for which kernels are compiled in this network, each once, in the order of its modules.
 
         Args:
             dtype: The dtype of the features.
+            rows: Whether the blocks before the decoder compute with the rows of visible positions.
         """
-        blocks = [module for module in self.modules() if isinstance(module, MedNeXtBlock)]
-        return list(dict.fromkeys(problem for block in blocks for problem in _problems(block, dtype)))
+        found: dict[Problem, None] = {}
+        for name, module in self.named_modules():
+            if isinstance(module, MedNeXtBlock):
+                apart = rows and name.split(".")[0] not in ("up", "decoder")
+                found.update(dict.fromkeys(_problems_apart(module, dtype) if apart else _problems(module, dtype)))
+        return list(found)
 
     def compute(self, x: Tensor) -> Tensor | list[Tensor]:
         """Apply the network to a plain tensor of legal shape."""
@@ -206,7 +223,15 @@ class MedNeXt(nn.Module):
             x = stage(x)
             skips.append(x)
             x = down(x)
-        x = self.bottleneck(x)
+        return self.decode(skips, self.bottleneck(x))
+
+    def decode(self, skips: list[Tensor], x: Tensor) -> Tensor | list[Tensor]:
+        """Apply the decoder and the heads.
+
+        Args:
+            skips: The features of the four encoder stages, from full resolution down; the list is emptied.
+            x: The features of the bottleneck.
+        """
         features = [x]
         for up, stage in zip(self.up, self.decoder):  # noqa: B905
             x = up(x, skips.pop())
@@ -262,11 +287,20 @@ def _problems(block: MedNeXtBlock, dtype: torch.dtype) -> list[Problem]:
     if dtype == torch.float32:
         return [convolution_alone(whole)]
     if whole.kernel_size not in implementations.KERNEL_SIZES:
-        alone = inside(whole)
-        return list(dict.fromkeys([alone, alone._replace(residual=False)]))  # the backward pass needs the second one
+        return _problems_apart(block, dtype)
     if block.drop_path_rate > 0.0 and block.residual:  # in training, the residual is added after the drop
         return [whole, whole._replace(residual=False)]
     return [whole]
+
+
+def _problems_apart(block: MedNeXtBlock, dtype: torch.dtype) -> list[Problem]:
+    """List the problems of a block whose convolution and inside are operators of their own."""
+    whole = block_problem(block, dtype)
+    found = [convolution_alone(whole)] if whole.kernel_size in implementations.KERNEL_SIZES else []
+    if dtype != torch.float32:
+        alone = inside(whole)
+        found += list(dict.fromkeys([alone, alone._replace(residual=False)]))  # the backward pass needs the second one
+    return found
 
 
 def _four(value: Sequence[int] | int, name: str) -> list[int]:

@@ -28,7 +28,7 @@ class Topology(NamedTuple):
     kernels: list[list[int]]
 
 
-def plan_topology(patch_size: Sequence[int], spacing: Sequence[float]) -> Topology:
+def plan_topology(patch_size: Sequence[int], spacing: Sequence[float] | None) -> Topology:
     """Plan the stages of a U-Net for a patch by nnU-Net's rule.
 
     In each stage, those axes are halved that have at least 8 voxels left, and whose voxels are less than twice as long
@@ -38,7 +38,7 @@ def plan_topology(patch_size: Sequence[int], spacing: Sequence[float]) -> Topolo
 
     Args:
         patch_size: The size in voxels.
-        spacing: The spacing in mm.
+        spacing: The spacing in mm; None if it is not known, for voxels of equal sides.
 
     Example:
         >>> len(plan_topology([128, 128, 128], [1.0, 1.0, 1.0]).strides)
@@ -49,7 +49,7 @@ def plan_topology(patch_size: Sequence[int], spacing: Sequence[float]) -> Topolo
     Source:
         Isensee et al. 2021, nnU-Net, Nature Methods, online methods, "network topology".
     """
-    size, space = list(patch_size), list(spacing)
+    size, space = list(patch_size), [1.0] * len(patch_size) if spacing is None else list(spacing)
     axes = range(len(size))
     kernels_so_far = [1] * len(size)
     strides, kernels = [[1] * len(size)], []
@@ -72,7 +72,7 @@ def plan_topology(patch_size: Sequence[int], spacing: Sequence[float]) -> Topolo
 
 
 def plain_conv_unet(
-    patch_size: Sequence[int], spacing: Sequence[float], in_channels: int, out_channels: int, filters: int = 32
+    patch_size: Sequence[int], spacing: Sequence[float] | None, in_channels: int, out_channels: int, filters: int = 32
 ) -> nn.Module:
     """Build nnU-Net's PlainConvUNet as nnU-Net configures it, with two convolutions in each stage.
 
@@ -97,7 +97,7 @@ def plain_conv_unet(
 
 
 def residual_encoder_unet(
-    patch_size: Sequence[int], spacing: Sequence[float], in_channels: int, out_channels: int, filters: int = 32
+    patch_size: Sequence[int], spacing: Sequence[float] | None, in_channels: int, out_channels: int, filters: int = 32
 ) -> nn.Module:
     """Build nnU-Net's residual encoder U-Net; the presets M, L and XL differ only in patch and batch.
 
@@ -167,7 +167,7 @@ def primus(
 
 
 def dynunet(
-    patch_size: Sequence[int], spacing: Sequence[float], in_channels: int, out_channels: int, filters: int = 32
+    patch_size: Sequence[int], spacing: Sequence[float] | None, in_channels: int, out_channels: int, filters: int = 32
 ) -> nn.Module:
     """Build MONAI's DynUNet as nnU-Net would configure it, with a head at every resolution but the lowest.
 

@@ -2,7 +2,8 @@
 
 An operator is one file with its name. It contains the plain definition in PyTorch (`…_reference`, unless that is the
 operator itself), the function that users call, and torch's custom operators, if it needs any. `channel_norm`, `grn`,
-`pointwise` and `upsample_merge` consist of only such a file.
+`pointwise` and `upsample_merge` consist of only such a file; `gather_rows` and `scatter_rows`, each of which is the
+gradient of the other, share `_row_runs.py`.
 
 `depthwise`, `folded_mlp` and `block` have several implementations, each in a module beside the operator:
 `_NAME_native.py` in C++, `_NAME_triton.py` on CUDA, `_NAME_torch.py` in PyTorch calls. Only CUDA has kernels for a
@@ -25,11 +26,13 @@ from mednextv2.ops.block import block, block_reference
 from mednextv2.ops.channel_norm import channel_norm
 from mednextv2.ops.depthwise import depthwise, depthwise_reference
 from mednextv2.ops.folded_mlp import folded_mlp, folded_mlp_reference
+from mednextv2.ops.gather_rows import gather_rows, gather_rows_reference
 from mednextv2.ops.grn import grn
 from mednextv2.ops.held_weights import hold_weights
 from mednextv2.ops.implementations import half_is_fast, plain, use
 from mednextv2.ops.parameters import Convolution, Mlp, Settings, Statistics
 from mednextv2.ops.pointwise import pointwise, pointwise_reference
+from mednextv2.ops.scatter_rows import scatter_rows, scatter_rows_reference
 from mednextv2.ops.upsample_merge import upsample_merge, upsample_merge_reference
 
 __all__ = [
@@ -44,12 +47,16 @@ __all__ = [
     "depthwise_reference",
     "folded_mlp",
     "folded_mlp_reference",
+    "gather_rows",
+    "gather_rows_reference",
     "grn",
     "half_is_fast",
     "hold_weights",
     "plain",
     "pointwise",
     "pointwise_reference",
+    "scatter_rows",
+    "scatter_rows_reference",
     "upsample_merge",
     "upsample_merge_reference",
     "use",

@@ -1,5 +1,8 @@
 """Checks of the operators' arguments: kernels trust sizes, and would read past the end of a short tensor."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from mednextv2.ops.parameters import Convolution, Mlp, Settings, Statistics
@@ -61,6 +64,22 @@ def check_block(x: Tensor, convolution: Convolution, mlp: Mlp, residual: Tensor 
     if residual is not None:
         space = result_shape(x, convolution.weight, convolution.stride, convolution.transposed)
         _expect("residual", residual, (x.shape[0], mlp.w2.shape[0], *space))
+
+
+def check_runs(runs: Tensor, length: int, line: int) -> None:
+    """Raise a ValueError that says which argument of :func:`mednextv2.ops.gather_rows` does not fit, or return."""
+    if runs.dim() != 1 or runs.dtype != torch.int64:
+        raise ValueError(f"runs is an int64 tensor (K,), not {_describe(runs)}")
+    if length < 1 or line % length:
+        raise ValueError(f"length divides the positions of a line, {line}, which {length} does not")
+
+
+def check_rows(rows: Tensor, runs: Tensor, length: int, shape: Sequence[int], fill: Tensor | None) -> None:
+    """Raise a ValueError that says which argument of :func:`mednextv2.ops.scatter_rows` does not fit, or return."""
+    check_runs(runs, length, shape[-1])
+    if rows.dim() != 2 or rows.shape[0] != runs.shape[0] * length:
+        raise ValueError(f"rows has the shape ({runs.shape[0] * length}, C) for these runs, not {_describe(rows)}")
+    _expect("fill", fill, (rows.shape[1],))
 
 
 def result_shape(x: Tensor, weight: Tensor, stride: int, transposed: bool) -> list[int]:

@@ -29,6 +29,7 @@ class Curves:
         epochs: The position and value of each number along the epochs.
         values: The position and value of each grid line along the values.
         lines: The curves, the one in front first.
+        joints: The position of the end of a training that the next continues, and what it was.
     """
 
     name: str
@@ -39,15 +40,19 @@ class Curves:
     epochs: list[tuple[float, float]]
     values: list[tuple[float, float]]
     lines: list[Line]
+    joints: list[tuple[float, str]]
 
 
-def curves(name: str, x: np.ndarray, lines: Sequence[tuple[str, np.ndarray]]) -> Curves:
+def curves(
+    name: str, x: np.ndarray, lines: Sequence[tuple[str, np.ndarray]], joints: Sequence[tuple[int, str]] = ()
+) -> Curves:
     """Lay out one or two curves over epochs.
 
     Args:
         name: The name of the curves, for screen readers.
         x: The epochs.
         lines: The name and the values of each curve; NaN is left out.
+        joints: The epoch at which a training ended that the next continues, and what it was.
     """
     height, left, right, bottom = 214, 46, WIDTH - 10, 34
     known = np.concatenate([y[np.isfinite(y)] for _, y in lines])
@@ -69,4 +74,5 @@ def curves(name: str, x: np.ndarray, lines: Sequence[tuple[str, np.ndarray]]) ->
         epochs=[(across.at(tick), tick) for tick in across.ticks() if tick == int(tick)],
         values=[(up.at(tick), tick) for tick in up.ticks()],
         lines=drawn,
+        joints=[(across.at(epoch), text) for epoch, text in joints],
     )

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from mednextv2.images.png import png_data_uri
 from mednextv2.report.number_format import digits, number
-from mednextv2.report.png import png_data_uri
 from mednextv2.report.score_reading import Scores
 from mednextv2.report.views import CaseViews, View
 from mednextv2.scores.results_json import Results

@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 
 import numpy as np
+from markupsafe import Markup
 
 from mednextv2.data.sizes import AREA
 from mednextv2.report.box_plots import BoxPlots, box_plots
 from mednextv2.report.curves import Curves, curves
 from mednextv2.report.figures import case_figure
+from mednextv2.report.learning_curves import draw_learning_curves
 from mednextv2.report.number_format import NONE, number
 from mednextv2.report.rendering import render_page
 from mednextv2.report.score_reading import Scores
 from mednextv2.report.tables import TITLES, case_table, class_table, size_table
+from mednextv2.report.training_logs import TrainingCurve
 from mednextv2.report.views import CaseViews
 from mednextv2.scores.evaluation import METRICS
 from mednextv2.scores.results_json import Results
@@ -22,8 +25,9 @@ def build_page(
     results: Results,
     scores: Scores,
     shown: Sequence[tuple[str, CaseViews]],
-    log: dict[str, np.ndarray] | None = None,
+    training: TrainingCurve | None = None,
     notes: Sequence[str] = (),
+    others: Sequence[TrainingCurve] = (),
 ) -> str:
     """Build a report.
 
@@ -31,8 +35,9 @@ def build_page(
         results: The manifest.
         scores: The scores and the sizes of structures.
         shown: The heading and the slices of each case that is drawn.
-        log: The columns of the training log, or None.
+        training: What the training logged, or None.
         notes: Sentences about what could not be shown.
+        others: Further trainings whose learning curves are shown beside that of the training.
 
     Returns:
         An HTML document that needs no other file.
@@ -48,8 +53,9 @@ def build_page(
         class_table=class_table(scores) if evaluation else size_table(scores),
         distributions=[_distribution(metric, scores) for metric in METRICS] if evaluation else [],
         cases=[case_figure(heading, views, results, scores) for heading, views in shown],
-        loss=None if log is None else _loss(log),
-        dice=None if log is None else _dice(log),
+        loss=None if training is None else _loss(training),
+        dice=None if training is None else _dice(training),
+        learning=Markup(draw_learning_curves([*filter(None, [training]), *others], standalone=False)) if others else "",
         case_table=case_table(scores),
     )
 
@@ -81,20 +87,21 @@ def _distribution(metric: str, scores: Scores) -> BoxPlots:
     return box_plots(title, scores.labels, scores.cases, scores.values[metric], unit, score=metric != "hd95_mm")
 
 
-def _loss(log: dict[str, np.ndarray]) -> Curves:
-    epochs = log["epoch"]
-    return curves(f"training loss over {len(epochs)} epochs", epochs, [("loss", log["train_loss"])])
+def _loss(training: TrainingCurve) -> Curves:
+    log, epochs = training.log, training.log["epoch"]
+    name = f"training loss over {len(epochs)} epochs"
+    return curves(name, epochs, [("loss", log["train_loss"])], training.joints)
 
 
-def _dice(log: dict[str, np.ndarray]) -> Curves | None:
-    epochs = log["epoch"]
+def _dice(training: TrainingCurve) -> Curves | None:
+    log, epochs = training.log, training.log["epoch"]
     lines = [
         (title, log[name])
         for name, title in (("val_ema_dice", "moving average"), ("val_mean_dice", "each validation"))
         if name in log and np.isfinite(log[name]).any()
     ]
     name = f"pseudo Dice of random validation patches over {len(epochs)} epochs"
-    return curves(name, epochs, lines) if lines else None
+    return curves(name, epochs, lines, training.joints) if lines else None
 
 
 def _count(n: int, one: str, many: str | None = None) -> str:

@@ -28,11 +28,12 @@ def environment() -> Environment:
     return templates
 
 
-def render_page(**values: Any) -> str:
+def render_page(template: str = "page.html.j2", **values: Any) -> str:
     """Return the page, which may run only its own script and load nothing.
 
     Args:
-        values: The values that `page.html.j2` uses.
+        template: The template of the page.
+        values: The values that it uses.
 
     Raises:
         jinja2.UndefinedError: If one of them is missing.
@@ -40,7 +41,7 @@ def render_page(**values: Any) -> str:
     script = _source("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    page = environment().get_template("page.html.j2")
+    page = environment().get_template(template)
     return page.render(values, policy=policy, style=_source("report.css"), script=script)
 
 

@@ -21,6 +21,8 @@ from mednextv2.wording import brief, count
 RESULTS_NAME = "results.json"
 #: The name of the file with the curves of a training, in its folder.
 LOG_NAME = "training_log.csv"
+#: Beginning of the name of a folder within, for a training with a smaller kernel (its number) that came before.
+FIRST_STAGE = "kernel_"
 KINDS = ("evaluation", "prediction")
 _REQUIRED = ("kind", "title", "labels", "values", "cases")
 _OPTIONAL = ("training_log", "made_by", "ignore_label")

@@ -30,6 +30,8 @@ from mednextv2.training.engine import workflow_state
 from mednextv2.training.preflight import keep_previous
 from mednextv2.version import __version__
 from mednextv2.weights.files import save_file
+from mednextv2.weights.pretrained import load_pretrained
+from mednextv2.weights.pretrained_report import REPORT_NAME, PretrainedReport
 from mednextv2.weights.provenance import (
     PRETRAINED,
     origin,
@@ -38,7 +40,7 @@ from mednextv2.weights.provenance import (
     read_about,
     warn_of_overlap,
 )
-from mednextv2.weights.transfer import transfer_weights
+from mednextv2.weights.safetensors_file import ENDING, needs_safetensors
 from mednextv2.wording import count
 
 logger = logging.getLogger(__name__)
@@ -57,26 +59,61 @@ def check_start(
     in_channels: int | None = None,
     out_channels: int | None = None,
     about: Mapping[str, Any] | None = None,
-) -> None:
-    """Check that a training can start from its checkpoint or weights, before cases are prepared for it.
+    partial: bool = False,
+    sha256: str | None = None,
+    facts: Mapping[str, Any] | None = None,
+    save_safetensors: bool = False,
+    part: nn.Module | None = None,
+) -> list[str]:
+    """Check that a training can start from its checkpoint or weights, before its data are read.
 
-    The arguments are those of :class:`TrainingCheckpoint`, and the optimizer's name as
-    :func:`mednextv2.training.create_optimizer` takes it. The network takes the pretrained weights, and a line says what
-    was loaded; another one warns of validation cases that these weights were trained on.
+    The network takes the pretrained weights, and a text says what was loaded. Warnings follow about what differs from
+    the pretraining, and about validation cases that these weights were trained on.
+
+    Args:
+        output_dir: As of :class:`TrainingCheckpoint`, as are all that are not described here.
+        network: The network.
+        cases: The training items.
+        resume: Whether an interrupted training is continued.
+        pretrained: A file with weights to start from.
+        optimizer_name: The optimizer, as :func:`mednextv2.training.create_optimizer` takes it.
+        in_channels: The number of the network's input channels.
+        out_channels: The number of the network's outputs.
+        about: What the weights shall record about their training.
+        partial: Whether whatever fits is loaded.
+        sha256: The checksum of the file.
+        facts: The bundle's `patch_size`, `spacing` and `normalization`, which are compared with those of the
+            pretraining as far as the file records them.
+        save_safetensors: Whether the training will save files of safetensors.
+        part: The part of the network that takes the pretrained weights, as of :class:`TrainingCheckpoint`.
+
+    Returns:
+        The names of the network's tensors that the pretrained weights did not fill. A training that is resumed has them
+        from its checkpoint; without pretrained weights, there are none.
 
     Raises:
         InputError: When the checkpoint or the pretrained weights belong to another network, other cases or another
             optimizer.
     """
+    if save_safetensors:
+        needs_safetensors("save_safetensors")
     latest = expand(output_dir) / LATEST_NAME
     if resume and latest.is_file():
         content = read_checkpoint(latest, network, _names(cases))
         _check_optimizer(latest, content, optimizer_name)
-    elif pretrained:
-        transfer = transfer_weights(network, pretrained, in_channels, out_channels, (about or {}).get("labels"))
+        return list(content.get("new_layers") or [])
+    if pretrained:
+        labels = (about or {}).get("labels")
+        report = load_pretrained(
+            network if part is None else part, pretrained, in_channels, out_channels, labels, partial, sha256
+        )
         if is_main_process():
-            logger.info(transfer.describe())
+            logger.info(report.describe())
+            for line in report.expects.differences(**(facts or {})):
+                logger.warning("%s: %s", pretrained, line)
             _warn_of_seen_cases(pretrained, about or {})
+        return list(report.new)
+    return []
 
 
 def _warn_of_seen_cases(pretrained: str | os.PathLike, about: Mapping[str, Any]) -> None:
@@ -126,9 +163,13 @@ class TrainingCheckpoint:
         resume: Continue from `checkpoint_latest.pt` if it exists. If False, an older run's files are kept under
             another name.
         pretrained: A file with weights to start from when there is nothing to resume: see
-            :func:`mednextv2.weights.transfer.transfer_weights`, which also takes the next two arguments.
+            :func:`mednextv2.weights.load_pretrained`. Its report is saved beside the checkpoint as
+            `pretrained_report.csv`, with a line for each tensor.
         in_channels: The number of the network's input channels.
         out_channels: The number of the network's outputs.
+        part: The part of the network whose weights `model.pt` contains, and which takes the pretrained weights, such as
+            the ordinary network inside an autoencoder; by default, it is the whole network. Checkpoints contain the
+            whole network in any case.
         seed: After a resume, :func:`monai.utils.set_determinism` seeds the random numbers of the process with `seed`,
             the epoch and the rank. If None, they are left as they are.
         cases: The training items. A checkpoint of other cases is not resumed: with another fold, validation cases would
@@ -137,6 +178,11 @@ class TrainingCheckpoint:
             restored.
         about: What the weights shall record about their training, besides its progress: see
             :meth:`mednextv2.data.Split.about`.
+        partial: Whether whatever fits of the pretrained weights is loaded, as of the same function.
+        sha256: The checksum that their file must have, as of the same function.
+        save_safetensors: Whether the best weights are also saved as `model.safetensors`.
+        new_layers: The names of the tensors that the pretrained weights did not fill, which a checkpoint records: see
+            :func:`check_start`.
 
     Raises:
         InputError: When the training starts, if the checkpoint is damaged, or the checkpoint or the pretrained weights
@@ -158,15 +204,24 @@ class TrainingCheckpoint:
         about: Mapping[str, Any] | None = None,
         in_channels: int | None = None,
         out_channels: int | None = None,
+        partial: bool = False,
+        sha256: str | None = None,
+        save_safetensors: bool = False,
+        part: nn.Module | None = None,
+        new_layers: Sequence[str] = (),
     ) -> None:
         self.folder = expand(output_dir)
         self.network = getattr(network, "module", network)
+        self.part = self.network if part is None else part
         self.optimizer, self.lr_scheduler, self.evaluator = optimizer, lr_scheduler, evaluator
         self.resume, self.pretrained, self.seed = resume, pretrained, seed
         self.cases = _names(cases)
         self.metric = metric
         self.about = dict(about or {})
         self.channels = in_channels, out_channels
+        self.partial, self.sha256 = partial, sha256
+        self.save_safetensors = save_safetensors
+        self.new_layers = list(new_layers)
         self.epochs: int | None = None
         self._versions = _versions(self.network)
 
@@ -179,6 +234,11 @@ class TrainingCheckpoint:
     def best(self) -> Path:
         """The weights of the best validation so far, as a bare state dict."""
         return self.folder / "model.pt"
+
+    @property
+    def report(self) -> Path:
+        """The table of what was loaded of the pretrained weights."""
+        return self.folder / REPORT_NAME
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer. Attach last, so that the schedule and the validation of an epoch come first."""
@@ -197,14 +257,24 @@ class TrainingCheckpoint:
                 self._load(engine, read_checkpoint(self.latest, self.network, self.cases))
                 return
             logger.info("%s: not resumed, since the network was given other weights to start from", self.latest)
-        if self.pretrained:
-            if not given:
-                transfer_weights(self.network, self.pretrained, *self.channels, self.about.get("labels"))
-            self.about[PRETRAINED] = origin(self.pretrained)
+        report = self._load_pretrained(given) if self.pretrained else None
         if is_main_process():
-            for file in (self.best, self.latest, self.folder / LOG_NAME):
+            for file in (self.best, self.best.with_suffix(ENDING), self.latest, self.folder / LOG_NAME, self.report):
                 keep_previous(file)
             self.latest.with_name(PREVIOUS_NAME).unlink(missing_ok=True)
+            if report is not None:
+                report.save(self.report)
+
+    def _load_pretrained(self, given: bool) -> PretrainedReport | None:
+        """Load the weights to start from, unless others were given, and record where the training started."""
+        assert self.pretrained is not None
+        self.about[PRETRAINED] = origin(self.pretrained)
+        if given:
+            return None
+        labels = self.about.get("labels")
+        report = load_pretrained(self.part, self.pretrained, *self.channels, labels, self.partial, self.sha256)
+        self.about[PRETRAINED] |= {"report": report.as_record()}
+        return report
 
     def _load(self, engine: Engine, content: dict[str, Any]) -> None:
         settings = self.optimizer.param_groups[0]
@@ -280,6 +350,7 @@ class TrainingCheckpoint:
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "epoch": engine.state.epoch,
                 "cases": self.cases,
+                "new_layers": self.new_layers,
                 "metric": self.metric.state_dict() if self.metric is not None else None,
                 "best_metric": getattr(state, "best_metric", None),
                 "best_metric_epoch": getattr(state, "best_metric_epoch", None),
@@ -304,7 +375,9 @@ class TrainingCheckpoint:
             self._save_weights(engine)
 
     def _save_weights(self, engine: Engine) -> None:
-        save_file(self.network.state_dict(), self.best, self._record(engine))
+        save_file(self.part.state_dict(), self.best, self._record(engine))
+        if self.save_safetensors:
+            save_file(self.part.state_dict(), self.best.with_suffix(ENDING), self._record(engine))
 
     def _record(self, engine: Engine) -> dict[str, Any] | None:
         """Return what is written beside the weights, and beside a checkpoint, from which others may start."""

@@ -19,6 +19,7 @@ from mednextv2.wording import brief
 #: Names of the checkpoints of the last epoch, and of the one before.
 LATEST_NAME, PREVIOUS_NAME = "checkpoint_latest.pt", "checkpoint_previous.pt"
 _ANEW = "Choose another --output_dir, or start anew with --resume False"
+_OTHER_OPTIMIZER = "was trained with another optimizer or schedule, or with another --freeze or --layer_decay"
 _MAPPINGS = ("model", "optimizer", "lr_scheduler", "scaler", "metric")
 _MAX_EPOCHS = 10**7
 
@@ -101,7 +102,7 @@ def check_optimizer_state(file: Path, given: Mapping[str, Any], shapes: list[tup
     if not isinstance(groups, list) or not isinstance(state, dict):
         raise InputError(f"{file}: is damaged, since its optimizer has no groups or no state. {advice(file)}")
     if len(groups) != len(own["param_groups"]):
-        raise InputError(f"{file}: was trained with another optimizer or schedule. {_ANEW}")
+        raise InputError(f"{file}: {_OTHER_OPTIMIZER}. {_ANEW}")
     for ours, theirs in zip(own["param_groups"], groups, strict=True):
         free = (
             "fused",
@@ -115,7 +116,7 @@ def check_optimizer_state(file: Path, given: Mapping[str, Any], shapes: list[tup
             {key: value for key, value in theirs.items() if key not in free} if isinstance(theirs, dict) else theirs,
         )
         if not isinstance(theirs.get("params"), list) or theirs["params"] != ours["params"]:
-            raise InputError(f"{file}: was trained with another optimizer or schedule. {_ANEW}")
+            raise InputError(f"{file}: {_OTHER_OPTIMIZER}. {_ANEW}")
     for number, entry in state.items():
         fits = is_whole(number) and 0 <= number < len(shapes) and isinstance(entry, dict)
         values = entry.values() if fits else ()
@@ -161,6 +162,7 @@ def _is_number(value: Any) -> bool:
 _COUNTERS = {
     "epoch": lambda value: is_whole(value) and 0 <= value < _MAX_EPOCHS,
     "cases": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
+    "new_layers": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
     "best_metric": lambda value: value is None or _is_number(value),
     "best_metric_epoch": lambda value: value is None or (is_whole(value) and -1 <= value < _MAX_EPOCHS),
 }

@@ -1,4 +1,4 @@
-"""Curves for TensorBoard."""
+"""Curves and pictures for TensorBoard."""
 
 import logging
 import os
@@ -34,6 +34,21 @@ class CurveWriter:
         from torch.utils.tensorboard.summary import scalar  # an optional package
 
         self._write(summary=scalar(tag, scalar_value), step=global_step or 0)
+
+    def add_image(self, tag: str, png: bytes, size: tuple[int, int], global_step: int | None = None) -> None:
+        """Write a picture at a step.
+
+        Args:
+            tag: Its name.
+            png: The greyscale picture as PNG.
+            size: Its rows and columns.
+            global_step: The step.
+        """
+        from tensorboard.compat.proto.summary_pb2 import Summary  # an optional package
+
+        rows, columns = size
+        image = Summary.Image(height=rows, width=columns, colorspace=1, encoded_image_string=png)
+        self._write(summary=Summary(value=[Summary.Value(tag=tag, image=image)]), step=global_step or 0)
 
     def flush(self) -> None:
         """Do nothing: everything is already written."""

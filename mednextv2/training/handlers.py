@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,8 +21,13 @@ from mednextv2.errors import InputError
 from mednextv2.paths import expand, writing
 from mednextv2.scores.results_json import LOG_NAME
 from mednextv2.training.engine import workflow_state
+from mednextv2.training.finetuning import NewLayersFirst
 
 logger = logging.getLogger(__name__)
+
+#: With what the names of the structures' scores begin among the metrics of a validation.
+_STRUCTURE = "val_dice_"
+_SHOWN_STRUCTURES = 10  # in the line of an epoch
 
 
 def step_loss(output: Any) -> torch.Tensor | float | None:
@@ -44,16 +50,26 @@ class GradientClipping:
         network: The network whose gradients are clipped.
         optimizer: The trainer's optimizer, which is needed to unscale half-precision gradients first.
         max_norm: The maximum norm; nnU-Net and MedNeXt use 12.
+        new_layers: What drops the gradients of the other layers in the first epochs of a fine-tuning, or None.
     """
 
-    def __init__(self, network: nn.Module, optimizer: Optimizer, max_norm: float = 12.0) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: Optimizer,
+        max_norm: float = 12.0,
+        new_layers: NewLayersFirst | None = None,
+    ) -> None:
         self.parameters, self.optimizer, self.max_norm = list(network.parameters()), optimizer, max_norm
+        self.new_layers = new_layers
 
     def attach(self, engine: Engine) -> None:
         """Attach to MONAI's SupervisedTrainer."""
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip)
 
     def _clip(self, engine: Engine) -> None:
+        if self.new_layers is not None:
+            self.new_layers.prepare_step(engine.state.epoch, self.optimizer)
         scaler = getattr(engine, "scaler", None)  # MONAI's trainer has one
         if scaler is not None:
             scaler.unscale_(self.optimizer)
@@ -153,8 +169,27 @@ class EarlyStopping:
             engine.terminate()
 
 
+def _scores_in_words(scores: Mapping[str, float]) -> str:
+    """Return the scores of a validation for one line; of many structures, it has a count and the lowest only."""
+    structures = [name for name in scores if name.startswith(_STRUCTURE)]
+    if len(structures) <= _SHOWN_STRUCTURES:
+        return "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    words = [f"{name} {value:.4f}" for name, value in scores.items() if name not in structures]
+    scored = {name: scores[name] for name in structures if math.isfinite(scores[name])}
+    words.append(f"{len(scored)} of {len(structures)} structures scored")
+    if scored:
+        worst = min(scored, key=scored.__getitem__)
+        words.append(f"lowest {worst} {scored[worst]:.4f}")
+    return "  ".join(words)
+
+
 class TrainingLog:
     """Write one row an epoch to `training_log.csv`, and one line to the log: loss, learning rate, Dice of each class.
+
+    With more than ten classes, the line has only their mean and the lowest; the table has all.
+
+    A row also has the number of steps and the seconds of training so far, with validations and with the sessions before
+    a resume; the seconds are empty if a log without them is continued.
 
     The loss of the steps is added up on their device. Its mean and the learning rate become the engine's metrics, for
     handlers that come after.
@@ -170,13 +205,19 @@ class TrainingLog:
         self.optimizer, self.evaluator = optimizer, evaluator
         self.loss_sum: torch.Tensor | float = 0.0
         self.steps, self.validated = 0, False
+        self._begin = time.monotonic()
+        self._before: float | None = None  # seconds of earlier sessions; NaN if their log does not have them
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer, after the validation handler and before the schedule's."""
+        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
         if self.evaluator is not None:
             self.evaluator.add_event_handler(Events.COMPLETED, self._mark)
+
+    def _start(self, engine: Engine) -> None:
+        self._begin, self._before = time.monotonic(), None
 
     def _mark(self, engine: Engine) -> None:
         self.validated = True
@@ -204,9 +245,10 @@ class TrainingLog:
         engine.state.metrics |= {name: row[name] for name in ("train_loss", "learning_rate")}
         if not is_main_process():
             return
+        row |= {"steps": engine.state.iteration, "seconds": time.monotonic() - self._begin}
         row |= {name: float(value) for name, value in metrics.items()}
         self._append(row)
-        scores = "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name in metrics)
+        scores = _scores_in_words({name: value for name, value in row.items() if name in metrics})
         logger.info(
             "epoch %d/%d  loss %.4f  lr %.2e  %s",
             row["epoch"],
@@ -221,8 +263,20 @@ class TrainingLog:
         if self.file.exists():
             with self.file.open(newline="", encoding="utf-8") as f:
                 rows = [r for r in csv.DictReader(f) if int(r["epoch"]) < row["epoch"]]
+        if self._before is None:
+            self._before = _number(rows[-1].get("seconds")) if rows else 0.0
+        total = self._before + row["seconds"]
+        row["seconds"] = "" if math.isnan(total) else round(total, 3)
         columns = list(dict.fromkeys([*(rows[0] if rows else []), *row]))  # epochs without validation have fewer
         with writing(self.file) as temporary, temporary.open("w", newline="", encoding="utf-8") as f:
             writer = csv.DictWriter(f, columns, restval="")
             writer.writeheader()
             writer.writerows([*rows, row])
+
+
+def _number(text: str | None) -> float:
+    """Return the number in a cell of the table, or NaN."""
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return math.nan

@@ -62,17 +62,41 @@ def prepare_training(
         InputError: If the folder cannot be written or another training writes to it, the shared memory is too small, or
             the data have defects.
     """
-    keep_freed_memory()
-    check_shared_memory(batch, len(channels), num_workers * (1 if pin_memory else prefetch_factor or 0))
-    prepare_folder(output_dir, "output_dir")
-    if is_main_process():
-        hold_folder(output_dir, "output_dir")
-        remove_leftovers(output_dir)
+    prepare_output(output_dir, batch, len(channels), num_workers, prefetch_factor, pin_memory)
     try:
         _check_cases(dataset, scheme, channels, spatial_dims, check_data, mirror_axes)
     except InputError:
         release_folder(output_dir)  # a server goes on, and may start the training again in another process
         raise
+
+
+def prepare_output(
+    output_dir: str | os.PathLike,
+    batch: Sequence[int] = (),
+    channels: int = 1,
+    num_workers: int = 0,
+    prefetch_factor: int | None = None,
+    pin_memory: bool = False,
+) -> None:
+    """Check the output folder and the shared memory: what :func:`prepare_training` does before it looks at the data.
+
+    Args:
+        output_dir: The folder for checkpoints and logs; created if missing, and held by this process.
+        batch: As of :func:`prepare_training`, and so are the arguments after it.
+        channels: Number of channels of the images.
+        num_workers: Number of worker processes that make batches.
+        prefetch_factor: Number of batches that each of them makes ahead.
+        pin_memory: Whether finished batches are moved to pinned memory.
+
+    Raises:
+        InputError: If the folder cannot be written or another training writes to it, or the shared memory is too small.
+    """
+    keep_freed_memory()
+    check_shared_memory(batch, channels, num_workers * (1 if pin_memory else prefetch_factor or 0))
+    prepare_folder(output_dir, "output_dir")
+    if is_main_process():
+        hold_folder(output_dir, "output_dir")
+        remove_leftovers(output_dir)
 
 
 def _check_cases(

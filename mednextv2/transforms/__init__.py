@@ -1,7 +1,7 @@
 """Transforms of images and label maps where MONAI's differ from nnU-Net's recipe, or are slower."""
 
 from mednextv2.transforms.intensity import RandBlurChannelsd, RandGammad, RandLowResolutiond, RandNoised
-from mednextv2.transforms.load import LoadVolumed
+from mednextv2.transforms.load import LoadVolumed, PickChanneld
 from mednextv2.transforms.normalize import MarkOutsided, MaskOutsided, NormalizeChannelsd, is_content
 from mednextv2.transforms.resample import Resampled
 from mednextv2.transforms.spatial import RandPlacement, flat_axis
@@ -11,6 +11,7 @@ __all__ = [
     "MarkOutsided",
     "MaskOutsided",
     "NormalizeChannelsd",
+    "PickChanneld",
     "RandBlurChannelsd",
     "RandGammad",
     "RandLowResolutiond",

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import LoadImaged
+from monai.transforms import LoadImaged, MapTransform
 from monai.utils import ensure_tuple
 
 from mednextv2.errors import find_input_error
@@ -94,6 +94,30 @@ class LoadVolumed(LoadImaged):
             for file in several:  # MONAI's error does not name the file in one sentence
                 read_volume(file)
             raise unreadable(several[0], e) from e
+
+
+class PickChanneld(MapTransform):
+    """Keep one channel of an image, if the item names one under `channel`.
+
+    Args:
+        keys: The keys of the images, `(C, ...)`.
+        allow_missing_keys: Whether keys may be missing in an item.
+    """
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the item; images of items that name no channel are left as they are.
+
+        Args:
+            data: The item, whose `channel` is an index.
+        """
+        d = dict(data)
+        if "channel" in d:
+            for key in self.key_iterator(d):
+                d[key] = d[key][d["channel"] : d["channel"] + 1]
+        return d
 
 
 def channels_first(image: MetaTensor) -> MetaTensor:

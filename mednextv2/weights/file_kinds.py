@@ -1,14 +1,17 @@
 """What a file given as weights is: weights of PyTorch, an exported network, or nothing of the kind."""
 
 import os
+import re
 import zipfile
 from pathlib import Path
 
 from mednextv2.weights import onnx_file
+from mednextv2.weights.safetensors_file import is_safetensors
 
 #: The ending of each format of exported networks, and its name.
 ENDINGS = {".ts": "TorchScript", ".pt2": "torch.export", ".onnx": "ONNX"}
 WEIGHTS = "weights of PyTorch"
+SAFETENSORS = "safetensors"
 _PICKLE = b"\x80"  # the first byte of weights in PyTorch's format of before 2020
 _BEGINNING = 200  # bytes, from which a text is known
 _SHOWN = 40  # characters of it in a message
@@ -26,8 +29,8 @@ def kind_of(path: str | os.PathLike) -> str:
         path: An existing file.
 
     Returns:
-        One of the formats of :data:`ENDINGS`, :data:`WEIGHTS`, or an empty text if it is something else, is damaged or
-        cannot be read.
+        One of the formats of :data:`ENDINGS`, :data:`WEIGHTS`, :data:`SAFETENSORS`, or an empty text if it is something
+        else, is damaged or cannot be read.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -38,6 +41,8 @@ def kind_of(path: str | os.PathLike) -> str:
             if "data.pkl" in names:
                 return "TorchScript" if "constants.pkl" in names else WEIGHTS
             return ""
+        if is_safetensors(path):
+            return SAFETENSORS
         with Path(path).open("rb") as f:
             if f.read(1) in (_PICKLE, b""):
                 return ""
@@ -51,7 +56,7 @@ def exported_advice(path: str | os.PathLike) -> str:
     """Say what to give in the place of an exported network, where weights are expected; empty for other files."""
     suffix = Path(path).suffix.lower()
     kind = kind_of(path) or ENDINGS.get(suffix, "")
-    if kind in ("", WEIGHTS):
+    if kind in ("", WEIGHTS, SAFETENSORS):
         return ""
     advice = f"is an exported network ({kind}); give the file of weights that it was made of, such as model.pt"
     ending = ending_of(kind)
@@ -75,4 +80,9 @@ def describe_text(path: str | os.PathLike) -> str:
         return "it is empty"
     if len(text.encode()) < len(beginning) - 3 or not all(c.isprintable() or c.isspace() for c in text):  # 3: cut off
         return ""
-    return f'it is a text, which begins with "{" ".join(text.split())[:_SHOWN]}"'
+    words = " ".join(text.split())
+    if words.startswith("version https://git-lfs"):
+        return "it is only a pointer of Git LFS to the weights, which git lfs pull fetches"
+    if re.match(r"<(!doctype|html|head|\?xml)", words, re.IGNORECASE):
+        return f'it is a web page, as of a download that needs a login or went wrong; it begins with "{words[:_SHOWN]}"'
+    return f'it is a text, which begins with "{words[:_SHOWN]}"'

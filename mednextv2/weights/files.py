@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import io
 import os
 import pickle
 import re
@@ -20,6 +21,7 @@ from mednextv2.errors import InputError, find_input_error
 from mednextv2.paths import expand, writing
 from mednextv2.weights.file_kinds import describe_text, exported_advice
 from mednextv2.weights.provenance import ENTRY, add_about
+from mednextv2.weights.safetensors_file import ENDING, is_safetensors, read_safetensors, write_safetensors
 
 _multiarray = importlib.import_module("numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray")
 #: Many checkpoints of other projects contain NumPy scalars and arrays (nnU-Net's logs); rebuilding them runs no code of
@@ -36,6 +38,7 @@ _HARMLESS: list[Any] = [
     *{type(np.dtype(t)) for t in (np.float64, np.float32, np.float16, np.int64, np.int32, np.uint8, np.bool_)},
 ]
 _PIECE = 2**20  # number of bytes that are read at once
+_ENDINGS = (".pt", ".pth", ENDING)
 _SHOWN = 5  # number of a folder's files in a message
 _ZIP = b"PK\x03\x04"  # the first bytes of an archive
 _TURN = threading.RLock()  # held while they are in PyTorch's list, else another thread could remove them
@@ -45,13 +48,14 @@ def load_file(path: str | os.PathLike) -> Any:
     """Read a checkpoint onto the CPU, with tensors and plain containers only.
 
     Args:
-        path: A file written by `torch.save`.
+        path: A file written by `torch.save`, or in the format safetensors.
 
     Returns:
         The content of the file.
 
     Raises:
-        InputError: When the file is missing, damaged, or cannot be read without running code.
+        InputError: When the file is missing, damaged, or cannot be read without running code, or the package
+            safetensors is missing that it needs.
     """
     path = Path(path)
     if path.is_dir():
@@ -61,16 +65,20 @@ def load_file(path: str | os.PathLike) -> Any:
     if advice := exported_advice(path):
         raise InputError(f"{path}: {advice}")
     try:
-        _check_archive(path)
-        with _harmless_allowed():
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        if is_safetensors(path):
+            content: Any = read_safetensors(path)
+        else:
+            _check_archive(path)
+            with _harmless_allowed():
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
         if "weights_only" in str(e).lower() and "GLOBAL" in str(e):
             found = re.search(r"GLOBAL (\S+)", str(e))
             code = found[1] if found else "a class or function"
             raise InputError(
                 f"{path}: refused, since reading it would run code that it names ({code}). In the program "
-                "that made it, save the state dict alone: torch.save(network.state_dict(), path)"
+                "that made it, save the state dict alone: torch.save(network.state_dict(), path), or "
+                "safetensors.torch.save_model(network, path)"
             ) from e
         raise _damaged(path, e) from e
     except Exception as e:  # reading a text as a pickle can raise nearly any exception
@@ -85,13 +93,13 @@ def folder_advice(folder: Path) -> str:
     try:
         found = sorted(
             file.relative_to(folder)
-            for pattern in ("*.pt", "*.pth", "*/*.pt", "*/*.pth")
+            for pattern in (f"{folders}*{ending}" for folders in ("", "*/") for ending in _ENDINGS)
             for file in folder.glob(pattern)
         )
     except OSError:
         found = []
     if not found:
-        return "is a folder, and holds no .pt file; give a file of weights, such as the model.pt of a training"
+        return "is a folder, and holds no file of weights; give a file of weights, such as the model.pt of a training"
     shown = ", ".join(map(str, found[:_SHOWN])) + f" and {len(found) - _SHOWN} others" * (len(found) > _SHOWN)
     best = next((file for file in found if file.name == "model.pt"), found[0])
     return f"is a folder; give the file of weights in it, such as {folder / best} (it holds {shown})"
@@ -174,13 +182,14 @@ def _harmless_allowed() -> Iterator[None]:
 def _damaged(path: Path, error: Exception) -> InputError:
     if found := find_input_error(error):  # what the machine or the user lacks is not the file's fault
         return InputError(str(found))
+    kind = "file of safetensors" if is_safetensors(path) else "PyTorch checkpoint"
     reason = describe_text(path)
     if not reason:
         text = re.split(r"WeightsUnpickler error:", str(error))[-1]  # the text before it advises to load without safety
         detail = " ".join(re.split(r"Please file|Check the documentation", text)[0].split())[:200]
         reason = f"{type(error).__name__}: {detail}"
     return InputError(
-        f"{path}: not a PyTorch checkpoint, or a damaged one ({reason}); copy the file again from where it was whole, "
+        f"{path}: not a {kind}, or a damaged one ({reason}); copy the file again from where it was whole, "
         "or train again"
     )
 
@@ -189,20 +198,32 @@ def save_file(content: Any, path: str | os.PathLike, about: Mapping[str, Any] | 
     """Write a checkpoint so that a reader sees the old file or the whole new one, never a part of it.
 
     Args:
-        content: Tensors in plain containers.
+        content: Tensors in plain containers; for a name that ends with `.safetensors`, a state dict.
         path: The file to write; an existing file is replaced.
         about: What the weights record about their training: see :mod:`mednextv2.weights.provenance`.
 
     Raises:
-        InputError: When the folder cannot be written or the disk is full.
+        InputError: When the folder cannot be written or the disk is full, or the package safetensors is missing.
     """
     with writing(path) as temporary:
-        with temporary.open("wb") as f:
-            torch.save(content, f)
-        if about:
-            add_about(temporary, about)
+        if temporary.suffix == ENDING:
+            write_safetensors(content, temporary, about)
+        else:
+            with temporary.open("wb") as f:
+                torch.save(content, f)
+            if about:
+                add_about(temporary, about)
         with temporary.open("rb+") as f:
             os.fsync(f.fileno())
+
+
+def as_bytes(content: Any, about: Mapping[str, Any] | None = None) -> bytes:
+    """Return what :func:`save_file` would write to a file in PyTorch's format."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    if about:
+        add_about(buffer, about)
+    return buffer.getvalue()
 
 
 def digest_file(path: str | os.PathLike) -> str:

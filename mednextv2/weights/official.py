@@ -13,8 +13,13 @@ from mednextv2.nets.mednext import MedNeXt
 from mednextv2.weights.files import load_file, unwrap_state
 from mednextv2.weights.mismatch import describe_mismatch
 
-_LAYERS = {"conv1": "depthwise", "norm": "norm", "conv2": "expand", "conv3": "compress", "res_conv": "shortcut"}
+#: The layers of a block by their names in the authors' code.
+LAYERS = {"conv1": "depthwise", "norm": "norm", "conv2": "expand", "conv3": "compress", "res_conv": "shortcut"}
 _STAGES = [f"enc_block_{i}" for i in range(4)] + ["bottleneck"] + [f"dec_block_{i}" for i in (3, 2, 1, 0)]
+
+
+#: A tensor of the authors' networks that takes part in no computation.
+DUMMY = "dummy_tensor"
 
 
 def import_official(source: str | os.PathLike | Mapping[str, Any]) -> MedNeXt:
@@ -44,12 +49,22 @@ def import_official(source: str | os.PathLike | Mapping[str, Any]) -> MedNeXt:
     except (KeyError, IndexError, ZeroDivisionError, ValueError) as e:
         reason = f"it has no tensor {e}" if isinstance(e, KeyError) else str(e)
         raise InputError(f"{name}: not a MedNeXt of the authors' v1 code: {reason}") from e
-    converted = {_rename(k): _reshape(k, v) for k, v in state.items() if k != "dummy_tensor"}
+    converted = translate(state)
     problem = describe_mismatch(network.state_dict(), converted)
     if problem:
         raise InputError(f"{name}: not a MedNeXt of the authors' v1 code. {problem}")
     network.load_state_dict(converted)
     return network.eval()
+
+
+def is_official(state: Mapping[str, Any]) -> bool:
+    """Tell whether a state dict has names of the authors' code."""
+    return "stem.weight" in state and any(k.startswith("enc_block_0.0.") for k in state)
+
+
+def translate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict of the authors' code with the names and shapes of this project's network."""
+    return {rename(k): _reshape(k, v) for k, v in state.items() if k != DUMMY}
 
 
 def _find_state_dict(content: Any, name: str) -> dict[str, Tensor]:
@@ -60,7 +75,7 @@ def _find_state_dict(content: Any, name: str) -> dict[str, Tensor]:
         or not all(isinstance(v, Tensor) and v.is_floating_point() and isinstance(k, str) for k, v in state.items())
     ):
         raise InputError(f"{name}: holds no state dict: a dict of names and tensors was expected")
-    if "stem.weight" not in state or not any(k.startswith("enc_block_0.0.") for k in state):
+    if not is_official(state):
         shown = ", ".join(list(state)[:3])
         raise InputError(
             f"{name}: not a MedNeXt of the authors' v1 code: its tensors are named {shown}, … "
@@ -99,14 +114,14 @@ def _read_configuration(state: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _rename(key: str) -> str:
+def rename(key: str) -> str:
     """Translate one name: `dec_block_3.0.conv2.weight` to `decoder.0.0.expand.weight`."""
     key = re.sub(r"^enc_block_(\d)", r"encoder.\1", key)
     key = re.sub(r"^(dec_block|up)_(\d)", lambda m: f"{'up' if m[1] == 'up' else 'decoder'}.{3 - int(m[2])}", key)
     key = re.sub(r"^down_(\d)", r"down.\1", key)
     key = re.sub(r"^out_(\d)\.conv_out", r"heads.\1", key)
     key = re.sub(r"\.grn_(gamma|beta)$", r".grn.\1", key)
-    return re.sub(r"\.(conv[123]|norm|res_conv)\.(weight|bias)$", lambda m: f".{_LAYERS[m[1]]}.{m[2]}", key)
+    return re.sub(r"\.(conv[123]|norm|res_conv)\.(weight|bias)$", lambda m: f".{LAYERS[m[1]]}.{m[2]}", key)
 
 
 def _reshape(key: str, value: Tensor) -> Tensor:

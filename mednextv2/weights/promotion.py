@@ -8,18 +8,25 @@ from pathlib import Path
 
 from mednextv2.errors import InputError
 from mednextv2.paths import prepare_folder, writing
+from mednextv2.weights.files import load_file, save_file
+from mednextv2.weights.locations import WEIGHTS_NAME, weights_file
+from mednextv2.weights.provenance import read_about
+from mednextv2.weights.safetensors_file import ENDING, is_safetensors
 
-OWN_WEIGHTS = "model.pt"  # further networks of an ensemble are model_1.pt, model_2.pt and so on
+OWN_WEIGHTS = WEIGHTS_NAME  # further networks of an ensemble are model_1.pt, model_2.pt and so on
 #: The post-processing that belongs to a bundle's own weights.
 OWN_POSTPROCESSING = "postprocessing.json"
 
 
 def own_weights(bundle_root: str | os.PathLike) -> list[Path]:
-    """Return the files of a bundle's own weights, the first of which is `models/model.pt`; none if that is missing."""
+    """Return the files of a bundle's own weights, the first of which is `models/model.pt`; none if that is missing.
+
+    In the place of each may be a file of safetensors: see :func:`mednextv2.weights.locations.weights_file`.
+    """
     models = Path(bundle_root) / "models"
-    files = [models / OWN_WEIGHTS]
+    files = [weights_file(models)]
     while files[-1].is_file():
-        files.append(models / f"model_{len(files)}.pt")
+        files.append(weights_file(models, f"model_{len(files)}.pt"))
     return files[:-1]
 
 
@@ -35,6 +42,7 @@ def promote(
     Args:
         bundle_root: The bundle's folder.
         weights: The files of weights; several are an ensemble. Whether they fit the bundle is for the caller to check.
+            Those of safetensors are written in PyTorch's format, which MONAI reads.
         postprocessing: The file of the post-processing that belongs to them, if any.
 
     Returns:
@@ -50,7 +58,9 @@ def promote(
     pairs = list(zip(sources, wanted, strict=True))
     if postprocessing is not None:
         pairs.append((Path(postprocessing), models / OWN_POSTPROCESSING))
-    old = [*own_weights(bundle_root), *filter(Path.is_file, [models / OWN_POSTPROCESSING])]
+    own = own_weights(bundle_root)
+    copies = {file.with_suffix(ENDING) for file in own} - {*own}  # the same weights as safetensors
+    old = [*own, *filter(Path.is_file, [*sorted(copies), models / OWN_POSTPROCESSING])]
     for source, _ in pairs:
         if not source.is_file():
             raise InputError(f"{source}: there is no such file; give weights that exist, such as those of a fold")
@@ -59,6 +69,9 @@ def promote(
     staged = [target.with_name(f"{target.name}.new") for _, target in pairs]
     try:
         for (source, _), copy in zip(pairs, staged, strict=True):
+            if is_safetensors(source):
+                save_file(load_file(source), copy, read_about(source))
+                continue
             with writing(copy) as temporary:
                 shutil.copyfile(source, temporary)
         kept = _move_away(models, old) if old else None

@@ -1,5 +1,7 @@
 """What a file of weights records about its training: an extra entry beside the tensors, which other readers skip.
 
+In a file of safetensors, it is among the metadata: see :mod:`mednextv2.weights.safetensors_file`.
+
 A file that `torch.save` writes is a ZIP archive. The entry is JSON, so it can be displayed with
 `unzip -p model.pt "*/mednextv2/about.json"`.
 It stays when the file is copied or renamed, and the tensors remain a bare state dict.
@@ -13,11 +15,11 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mednextv2.errors import InputError
 from mednextv2.paths import expand
-from mednextv2.weights import onnx_file
+from mednextv2.weights import onnx_file, safetensors_file
 from mednextv2.wording import count
 
 logger = logging.getLogger(__name__)
@@ -28,16 +30,20 @@ ENTRY = "mednextv2/about.json"
 EXTRA = "extra/"
 #: The name in a record under which that of the training before stands.
 PRETRAINED = "pretrained"
+#: The name in a record under which the names of images stand that were trained on without their labels.
+UNLABELLED = "images"
 _LONGEST = 100  # number of trainings, each started from the one before, that are looked at
 _SHOWN = 10  # largest number of settings or labels in a message
 _LIMIT = 50 * 2**20  # the largest number of bytes of JSON that are read
 
 
-def add_about(path: str | os.PathLike, about: Mapping[str, Any], within: str = "", entry: str = ENTRY) -> None:
+def add_about(
+    path: str | os.PathLike | IO[bytes], about: Mapping[str, Any], within: str = "", entry: str = ENTRY
+) -> None:
     """Add what is known about a training to a file of weights that was just written.
 
     Args:
-        path: A file written by `torch.save`, `torch.jit.save` or `torch.export.save`.
+        path: A file written by `torch.save`, `torch.jit.save` or `torch.export.save`, or its content.
         about: Plain values, such as `fold`, `training` (the names of the cases trained on), `epoch` and `epochs`.
         within: The folder of the entry; :data:`EXTRA` for an exported network.
         entry: The name of the entry.
@@ -57,8 +63,10 @@ def read_about(path: str | os.PathLike) -> dict[str, Any]:
         The record; an empty dictionary if the file records nothing.
     """
     try:
+        if safetensors_file.is_safetensors(expand(path)):
+            return safetensors_file.read_header(expand(path))
         content = json.loads(_onnx_record(path) if Path(path).suffix.lower() == ".onnx" else _archived_record(path))
-    except (OSError, LookupError, ValueError, RecursionError, zipfile.BadZipFile, zlib.error):
+    except (OSError, LookupError, TypeError, ValueError, RecursionError, zipfile.BadZipFile, zlib.error):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -145,6 +153,17 @@ def _cases(about: Mapping[str, Any]) -> set[tuple[str | None, str]]:
     return {(name, case) for name, cases in lists.items() for case in cases if isinstance(case, str)}
 
 
+def unlabelled_cases(files: Sequence[str | os.PathLike]) -> set[str]:
+    """Return the names of the images that weights, or those that they started from, were trained on without labels."""
+    found: set[str] = set()
+    for file in files:
+        about = read_about(file)
+        for step in (about, *_pretraining(about)):
+            names = step.get(UNLABELLED)
+            found |= {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
+    return found
+
+
 def recorded_labels(path: str | os.PathLike) -> list[str] | None:
     """Return the meaning of the outputs that weights were trained for, or None if they do not record it.
 
@@ -167,10 +186,22 @@ def other_labels(path: str | os.PathLike, labels: Sequence[str] | None) -> str:
         labels: The labels with which they shall be used: see :func:`recorded_labels`; None: nothing is compared.
 
     Returns:
+        As of :func:`label_difference`.
+    """
+    return label_difference(recorded_labels(path), labels)
+
+
+def label_difference(recorded: Sequence[str] | None, labels: Sequence[str] | None) -> str:
+    """Say how the labels of weights differ from others; empty if they do not, or one of the two is not known.
+
+    Args:
+        recorded: The labels of the weights, the background first.
+        labels: The labels with which they shall be used.
+
+    Returns:
         A part of a sentence with both lists. Capital letters do not count.
     """
-    recorded = recorded_labels(path)
-    if recorded is None or labels is None:
+    if not recorded or labels is None:
         return ""
     pairs = list(zip_longest(recorded, map(str, labels), fillvalue="none"))
     first = next(((n, a, b) for n, (a, b) in enumerate(pairs) if a.strip().casefold() != b.strip().casefold()), None)
@@ -208,18 +239,9 @@ def origin(path: str | os.PathLike) -> dict[str, Any]:
     """
     about = read_about(path)
     kept = (
-        "dataset",
-        "datasets",
-        "overlaps",
-        "labels",
-        "fold",
-        "training",
-        "network",
-        "settings",
-        "epoch",
-        "date",
-        PRETRAINED,
-    )
+        "objective", "dataset", "datasets", "overlaps", "labels", "fold", "training", UNLABELLED, "network", "settings",
+        "epoch", "date", PRETRAINED,
+    )  # fmt: skip
     return {"file": Path(path).name, **{key: about[key] for key in kept if key in about}}
 
 
@@ -245,6 +267,8 @@ def describe_weights(path: str | os.PathLike) -> str:
     parts = []
     if isinstance(about.get("training"), list):
         parts.append(f"trained on {count(len(about['training']), 'case')}")
+    elif isinstance(about.get(UNLABELLED), list):
+        parts.append(f"trained on {count(len(about[UNLABELLED]), 'image')} without labels")
     if isinstance(about.get("datasets"), dict):
         parts.append(f"of {count(len(about['datasets']), 'data set')}")
     elif isinstance(about.get("dataset"), str):
@@ -257,8 +281,11 @@ def describe_weights(path: str | os.PathLike) -> str:
     if isinstance(about.get("date"), str):
         parts.append(about["date"])
     if before := next(_pretraining(about), None):
-        known = isinstance(before.get("training"), list)
-        cases = f" (trained on {count(len(before['training']), 'case')})" if known else ""
+        cases = ""
+        if isinstance(before.get("training"), list):
+            cases = f" (trained on {count(len(before['training']), 'case')})"
+        elif isinstance(before.get(UNLABELLED), list):
+            cases = f" (trained on {count(len(before[UNLABELLED]), 'image')} without labels)"
         parts.append(f"pretrained with {str(before.get('file'))[:100]}{cases}")
     return f"{path} ({', '.join(parts)})"
 

@@ -45,6 +45,13 @@ def _started_from(d, v):
     return all(torch.allclose(w, old[k], atol=1e-6) for k, w in d.load("model.pt").items())
 
 
+def _started_from_file(d, v):
+    """The report, a table with a line for each tensor, says that some were loaded."""
+    lines = (d.output / "pretrained_report.csv").read_text(encoding="utf-8").splitlines()[1:]
+    left = [line for line in lines if ",newly initialised," in line]
+    return len(lines) == len(d["network_def"].state_dict()) and bool(left) is (v is True)
+
+
 def _resumed(d, v):
     """The output folder holds a training of one epoch."""
     return len(d.log) == 3 and (d.output / "model.previous-1.pt").exists() is not v
@@ -167,6 +174,15 @@ TRAIN = {
     "num_workers": each([0, 1], lambda d, v: d["train::dataloader"].num_workers == v),
     "resume": each([True, False], _resumed, output_dir="at:trained copy", epochs=2),
     "pretrained": each([None, "at:trained/model.pt"], _started_from, learning_rate=1e-9),
+    "pretrained_partial": [
+        row(False, _started_from_file, pretrained="at:trained/model.pt", learning_rate=1e-9),
+        row(True, _started_from_file, pretrained="at:kernel 5.pt", learning_rate=1e-9),  # whose kernels do not fit
+    ],
+    "pretrained_sha256": [
+        row(None, lambda d, v: True),
+        row("of the file", _started_from_file, pretrained="at:trained/model.pt", learning_rate=1e-9),
+    ],
+    "save_safetensors": each([True, False], lambda d, v: (d.output / "model.safetensors").is_file() is v),
     "check_data": each([True, False], lambda d, v: (len(d.checked) > 0) is v),
     "prepare_ahead": each([None, True, False], _prepared),
     "cuda_graph": each([True, False], lambda d, v: d["train::inferer"].graphs.enabled is v),

@@ -14,6 +14,7 @@ from recipe_settings import EVALUATE, INFERENCE, TRAIN
 from mednextv2 import recipes
 from mednextv2.bundle.run import as_setting, check_overrides, workflow_files
 from mednextv2.nets import create_mednext
+from mednextv2.weights.files import digest_file
 
 TABLES = {"train": TRAIN, "evaluate": EVALUATE, "inference": INFERENCE}
 QUICK = {
@@ -105,6 +106,8 @@ def settings_of(workflow, shared, output, **settings):
 def at(value, shared):
     if isinstance(value, list):
         return [at(v, shared) for v in value]
+    if value == "of the file":
+        return digest_file(shared / "trained" / "model.pt")
     return str(shared / value[3:]) if isinstance(value, str) and value.startswith("at:") else value
 
 

@@ -84,7 +84,7 @@ def test_expressions_about_the_device_can_be_evaluated_where_there_is_a_gpu(work
     settings = settings_of(workflow, shared, tmp_path / "out")
     work = Workflow(workflow, shared, settings)
     names = expressions(work.parser, GPU_WORDS)
-    assert {"device", "amp", "engine_amp", "network", "amp_kwargs::dtype"} <= set(names)
+    assert {"device", "amp", "engine_amp", "network_on_device", "amp_kwargs::dtype"} <= set(names)
     if workflow == "train":
         assert {"train::dataloader::pin_memory", "validate::dataloader::pin_memory"} <= set(names)
     for name in names:
@@ -125,4 +125,5 @@ def test_the_overlays_expressions(cuda, shared, tmp_path, gpu, evaluated, monkey
     assert work["initialize::1::backend"] == ("nccl" if cuda else "gloo")
     assert gpu.chosen == ([device] if cuda else [])
     assert work["graphs"].enabled is False
+    work["finalize::0"]
     assert ended == [True]

@@ -77,7 +77,7 @@ def test_predictions_with_the_file_are_those_with_the_weights(folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"format": "tf"}, "--format tf: should be one of ts, pt2, onnx, trt"),
+        ({"format": "tf"}, "--format tf: should be one of ts, pt2, onnx, trt, safetensors"),
         ({"output": "a.pt"}, "--output a.pt: should be the name of a file that ends with .ts"),
         ({"output": "."}, "should be the name of a file that ends with .ts"),
         ({"amp": True}, "an exported network computes in float32"),

@@ -8,12 +8,15 @@ import pytest
 import torch
 from bundle_helpers import as_arguments, read_csv, run_python
 from configured_runs import PREDICT, TRAIN, copy_bundle, run_configured
+from cuda_stand_in import StandIn
 
 from mednextv2.bundle.run import configure, read_workflow, workflow_files
 from mednextv2.errors import InputError
 from mednextv2.predict_files import predict_files
+from mednextv2.training import GradientClipping
 from mednextv2.weights.provenance import read_about, trained_cases
 
+EVERY_PART = ("stem", "encoder", "down", "bottleneck", "up", "decoder", "heads")
 REGIONS = [{"name": "whole", "values": [1, 2], "paint": 1}, {"name": "end", "values": [2], "paint": 2}]
 
 
@@ -83,10 +86,122 @@ def test_without_another_training_fine_tuned_weights_are_found_by_themselves(fir
 
 def test_the_schedule_is_that_of_mednext_v2(bundle):
     """Roy et al. 2025 (arXiv:2512.17774): AdamW, 300 epochs, of which 50 are a warm-up to 1e-3."""
+    assert schedule_of(bundle) == [300, 50, "adamw", 1e-3, 1.0, 3e-5]
     parser = read_workflow(workflow_files(bundle, "finetune"))
-    config = parser.config
+    assert parser.get_parsed_content("deep_supervision_weights") is None
+    assert [parser.config[name] for name in ("warmup_new_layers", "layer_decay", "freeze")] == [0, 1.0, None]
+
+
+def schedule_of(bundle, network=None):
+    parser = read_workflow(workflow_files(bundle, "finetune", network))
     names = ("epochs", "warmup_epochs", "optimizer_name", "learning_rate", "context", "weight_decay")
-    assert [config[name] for name in names] == [300, 50, "adamw", 1e-3, 1.0, 3e-5]
+    return [parser.get_parsed_content(name) for name in names]
+
+
+@pytest.mark.parametrize("network", ["resenc_l", "plain_conv_unet"])
+def test_the_schedule_of_nnunets_networks_is_that_of_its_pretrained_trainer(network, bundle):
+    """nnU-Net 2.8.1, training/nnUNetTrainer/pretraining: SGD, 1e-3, 50 epochs of warm-up, 3e-5, no deep supervision."""
+    assert schedule_of(bundle, network) == [1000, 50, "sgd", 1e-3, 1.0, 3e-5]
+    weights = read_workflow(workflow_files(bundle, "finetune", network)).get_parsed_content("deep_supervision_weights")
+    assert weights[0] == 1
+    assert not any(weights[1:])
+    assert len(weights) > 6  # of the deepest of these networks
+
+
+def test_the_schedule_of_a_transformer_is_its_own(bundle):
+    assert schedule_of(bundle, "primus_m") == [300, 50, "adamw", 3e-4, 1.0, 5e-2]
+
+
+def changed(old, new):
+    return {name for name, value in torch.load(new, weights_only=True).items() if not torch.equal(value, old[name])}
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["", "CUDA graphs"])
+def test_a_frozen_encoder_stays_as_it_is_in_the_file(recorded, first, bundle, data, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    cuda = StandIn(monkeypatch) if recorded else None
+    settings = {**data, **TRAIN, "pretrained": str(first), "freeze": "encoder", "layer_decay": 0.7}
+    settings |= {"iterations_per_epoch": 3, "learning_rate": 1e-2, "warmup_epochs": 0}
+    run_configured(bundle, "finetune", **settings)
+    done = run_configured(bundle, "finetune", **{**settings, "epochs": 2})  # goes on with the same groups
+    assert "Resuming after epoch 1" in caplog.text
+    assert "1,433,075" in caplog.text or "parameters are not trained" in caplog.text
+    rates = [group["initial_lr"] for group in done["optimizer"].param_groups]
+    assert rates == pytest.approx([1e-2, 7e-3, 4.9e-3, 3.43e-3, 2.401e-3])  # heads and four decoder stages
+    old = torch.load(first, weights_only=True)
+    folder = bundle / "models" / "finetune" / "fold_0"
+    assert {name.split(".")[0] for name in changed(old, folder / "model.pt")} == {"up", "decoder", "heads"}
+    latest = torch.load(folder / "checkpoint_latest.pt", weights_only=True)
+    frozen = ("stem", "encoder", "down", "bottleneck")
+    assert all(torch.equal(v, old[k]) for k, v in latest["model"].items() if k.startswith(frozen))
+    assert {int(s["step"]) for s in latest["optimizer"]["state"].values()} == {6}
+    assert not recorded or cuda.replayed > 3
+    with pytest.raises(InputError, match="with another --freeze or --layer_decay"):
+        run_configured(bundle, "finetune", **{**settings, "freeze": None, "epochs": 3})
+
+
+def test_new_layers_are_trained_first_also_after_a_kill(first, bundle, data, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    settings = {**data, **TRAIN, "pretrained": str(first), "regions": REGIONS, "warmup_new_layers": 3}
+    settings |= {"epochs": 6, "warmup_epochs": 1, "learning_rate": 1e-2, "early_stopping": 0}
+    old = torch.load(first, weights_only=True)
+    folder, begun = bundle / "models" / "finetune" / "fold_0", []
+
+    class KilledError(Exception):
+        pass
+
+    clip = GradientClipping._clip
+
+    def kill(self, engine):
+        begun.append(engine.state.epoch)
+        if len(begun) == 3:
+            raise KilledError
+        clip(self, engine)
+
+    monkeypatch.setattr(GradientClipping, "_clip", kill)
+    with pytest.raises(RuntimeError):
+        run_configured(bundle, "finetune", **settings)
+
+    def moved():
+        state = torch.load(folder / "checkpoint_latest.pt", weights_only=True)["model"]
+        return {name.split(".")[0] for name in state if name in old and not torch.equal(state[name], old[name])}
+
+    assert moved() == {"heads"}
+    first.write_bytes(b"")  # the weights are not needed any more
+    seen = []
+    monkeypatch.setattr(
+        GradientClipping, "_clip", lambda self, e: (seen.append((e.state.epoch, moved())), clip(self, e))
+    )
+    run_configured(bundle, "finetune", **settings)
+    assert begun == [1, 2, 3]
+    assert seen == [(n, {"heads"}) for n in (3, 4)] + [(n, {*EVERY_PART}) for n in (5, 6)]
+    rates = [float(row["learning_rate"]) for row in read_csv(folder / "training_log.csv")]
+    third = [1e-2 * ((2 - n) / 2) ** 0.9 for n in range(2)]  # two epochs are left after 3 + 1
+    assert rates == pytest.approx([0.25e-2, 0.5e-2, 0.75e-2, 0.5e-2, *third])
+    assert "in epochs 1 to 3, only the new layers are trained (10 tensors, such as heads.0.weight)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("freeze", "decoder", "freeze 'decoder': should be encoder, or None"),
+        ("layer_decay", 0, "layer_decay 0: should be a number above 0 and up to 1, such as 0.7"),
+        ("layer_decay", 1.5, "layer_decay 1.5: should be"),
+        ("warmup_new_layers", -1, "warmup_new_layers -1: should be a whole number from 0"),
+    ],
+)
+def test_impossible_values_are_refused_before_anything_is_written(setting, value, message, first, bundle, data):
+    with pytest.raises(InputError) as refused:
+        run_configured(bundle, "finetune", **data, **TRAIN, pretrained=str(first), **{setting: value})
+    assert message in str(refused.value)
+    assert not (bundle / "models" / "finetune").exists()
+
+
+def test_a_network_without_an_encoder_cannot_be_frozen(first, bundle, data):
+    settings = {**TRAIN, "network": "segresnet", "network_filters": 8, "pretrained": str(first)}
+    with pytest.raises(InputError, match="the network segresnet has no part with the name encoder"):
+        run_configured(bundle, "finetune", **data, **settings, freeze="encoder")
+    assert not (bundle / "models" / "segresnet_finetune").exists()
 
 
 def test_weights_of_another_organ_are_told_by_their_labels(first, bundle, data, caplog):
@@ -165,13 +280,19 @@ def test_settings_that_do_not_exist_are_refused(bundle):
 
 
 @pytest.mark.slow
-def test_two_processes_fine_tune_together(first, bundle, data, tmp_path):
-    settings = {**TRAIN, **data, "pretrained": first, "output_dir": tmp_path / "out"}
+@pytest.mark.parametrize("freeze", [None, "encoder"])
+def test_two_processes_fine_tune_together(freeze, first, bundle, data, tmp_path):
+    settings = {**TRAIN, **data, "pretrained": first, "output_dir": tmp_path / "out", "freeze": freeze}
+    settings |= {"layer_decay": 0.9, "learning_rate": 1e-2, "warmup_epochs": 0}
     result = run_python(
         "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "mednextv2", "run", bundle,
         "finetune+multi_gpu_train", *as_arguments(settings), cwd=tmp_path, OMP_NUM_THREADS="1",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("tensors loaded") == 1
+    moved = {
+        name.split(".")[0] for name in changed(torch.load(first, weights_only=True), tmp_path / "out" / "model.pt")
+    }
+    assert moved == ({"up", "decoder", "heads"} if freeze else {*EVERY_PART})
     assert read_about(tmp_path / "out" / "model.pt")["pretrained"]["file"] == "model.pt"
     json.dumps(read_about(tmp_path / "out" / "model.pt"))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from bundle_helpers import ROOT, read_csv
 from configured_runs import PREDICT, TRAIN, copy_bundle, run_configured
+from mednextv2.weights.transfer import output_tensors
 from monai.networks.nets import UNETR, SegResNet, SwinUNETR
 
 from mednextv2.bundle.networks import network_names
@@ -18,7 +19,6 @@ from mednextv2.errors import InputError, UsageError, find_input_error
 from mednextv2.nets import VARIANTS, MedNeXt, create_mednext
 from mednextv2.predictor import Predictor
 from mednextv2.weights.provenance import read_about
-from mednextv2.weights.transfer import output_tensors
 
 #: Settings with which each network is small; the sizes of MedNeXt have none.
 TINY = {

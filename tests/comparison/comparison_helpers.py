@@ -35,11 +35,10 @@ def as_options(settings):
     return [str(part) for key, value in settings.items() for part in (f"--{key}", value)]
 
 
-def make_done(folder, name, scores, seed=0, fold=0, pretrained=None, **outcome):
+def make_done(folder, name, scores, seed=0, fold=0, pretrained=None, start="", **outcome):
     """Write the files of a run that is done, with the Dice of each case and structure; return the run."""
-    run = Run(
-        Entry(name, {"variant": name}, pretrained), fold, seed, folder / "runs" / f"{name}{pretrained}_{fold}_{seed}"
-    )
+    entry = Entry(name, {"variant": name}, pretrained, start=start)
+    run = Run(entry, fold, seed, folder / "runs" / f"{name}{pretrained}_{fold}_{seed}")
     evaluation = run.folder / "evaluation"
     structures = [f"s{n}" for n in range(len(next(iter(scores.values()))))]
     values = [(n + 1,) for n in range(len(structures))]

@@ -1,11 +1,12 @@
 """A comparison of tiny networks as a user makes it, on phantom data."""
 
 import csv
+import json
 import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from comparison_helpers import network_file
+from comparison_helpers import QUICK, as_options, network_file
 from verb_helpers import call_verb
 
 from mednextv2.data import kfold_indices, read_dataset
@@ -148,6 +149,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_written(phantom, 
             "is a folder; give the file of weights in it, such as",
         ),
         (["--epochs", 1, "--pretrained", f"mini={damaged}"], 1, f"--pretrained mini: {damaged}: not a PyTorch check"),
+        (["--epochs", 1, "--initial", f"mae={damaged}"], 1, f"--initial mae: {damaged}: not a PyTorch check"),
         (["--epochs", 1, "--batchsize", 5], 2, "--batchsize: there is no such setting; did you mean --batch_size"),
         (["--epochs", 1, "--folds", 9], 1, "fold 9: there are the folds 0 to 4"),
         (["--epochs", 1, "--seeds", "0,0"], 2, "--seeds (0, 0): should be different whole numbers from 0"),
@@ -155,6 +157,56 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_written(phantom, 
         found, _, err = call_verb(*start, *more)
         assert (found, message in err) == (code, True), err
         assert not (tmp_path / "out").exists()
+
+
+def test_initialisations_of_one_network_with_few_labelled_cases(phantom, tmp_path, monkeypatch):
+    from mednextv2.comparison import child, compare
+    from mednextv2.nets import create_mednext
+    from mednextv2.weights.files import load_file, save_file
+
+    def make_runs(runs, job_of, told):  # in this process: it takes seconds to start another one
+        for run in runs:
+            assert child.main([str(job_of(run).write())]) == 0
+        return {}
+
+    monkeypatch.setattr(compare, "make_runs", make_runs)
+    small = {"blocks_down": 1, "blocks_bottleneck": 1, "blocks_up": 1, "out_channels": 3, "deep_supervision": True}
+    for name in ("mae", "ct"):
+        network = create_mednext("v1_s", init_filters=2, **small)
+        network.stem.weight.data.fill_({"mae": 7.0, "ct": 9.0}[name])
+        save_file(network.state_dict(), tmp_path / f"{name}.pt")
+    names = sorted(case.name for case in read_dataset(phantom).cases)
+    (tmp_path / "few.json").write_text(json.dumps([{"train": names[:2], "val": names[2:4]}]))
+    options = {
+        **QUICK,
+        "epochs": 1,
+        "bundle": "mednextv2_hippocampus",
+        "output": tmp_path / "out",
+        "learning_rate": 1e-6,
+    }
+    options |= {"splits": tmp_path / "few.json", "initial": f"mae={tmp_path / 'mae.pt'},ct={tmp_path / 'ct.pt'}"}
+    code, out, err = call_verb("compare", phantom, network_file(tmp_path, "mini"), *as_options(options))
+    assert code == 0, err
+    table = rows(tmp_path / "out" / "comparison.csv")
+    assert {(row["network"], row["initial"]) for row in table} == {("mini", ""), ("mini", "mae"), ("mini", "ct")}
+    assert {row["steps"] for row in table} == {"2"}
+    assert [float(row["gain_over_scratch"]) for row in table if row["initial"]] == [
+        pytest.approx(
+            float(row["dice_mean"]) - next(float(r["dice_mean"]) for r in table if not r["initial"]), abs=1e-5
+        )
+        for row in table
+        if row["initial"]
+    ]
+    for start, value in (("mae", 7.0), ("ct", 9.0)):
+        run = tmp_path / "out" / "runs" / f"mini-from-{start}" / "fold_0_seed_0"
+        state = load_file(run / "training" / "model.pt")
+        assert state["stem.weight"].flatten().tolist() == pytest.approx([value] * 2, abs=1e-3)
+        assert read_about(run / "training" / "model.pt")["training"] == names[:2]
+        assert {row["case"] for row in read_csv(run / "evaluation" / "cases.csv")} == {*names[2:4]}
+    assert "Weights to start from, compared with the same network from scratch:" in out
+    assert "mini, from mae starts from" in out
+    figure = ElementTree.parse(tmp_path / "out" / "pretraining.svg").getroot()
+    assert len(list(figure.iter("{http://www.w3.org/2000/svg}circle"))) == 2
 
 
 def test_files_that_are_of_no_comparison_are_not_replaced(phantom, tmp_path):
@@ -174,7 +226,11 @@ def test_facts_of_the_recipe_are_planned_without_a_bundle(phantom, tmp_path, mon
     words = ("compare", phantom, "v2_tiny", "--epochs", 1, "--output", tmp_path / "out", "--memory", 4)
     code, out, _ = call_verb(*words)
     assert code == 1
-    assert (tmp_path / "out" / "runs.csv").read_text().startswith("network,pretrained,fold,seed,dice,surface_dice_1mm,")
+    assert (
+        (tmp_path / "out" / "runs.csv")
+        .read_text()
+        .startswith("network,initial,pretrained,fold,seed,dice,surface_dice_1mm,")
+    )
     task = (tmp_path / "out" / "bundle" / "task.yaml").read_text()
     assert "labels: [background, anterior, posterior]" in task
     assert "- v2_tiny: not run" in out

@@ -80,3 +80,16 @@ def test_pretraining_is_above_the_line_where_it_helps(tmp_path):
     assert c[1] > height(c[0]) + 5
     assert a[0] < b[0] < c[0]
     assert next(p.text for p in figure.iter(f"{SVG}title")) == "a: 0.600 from scratch, 0.800 fine-tuned"
+
+
+def test_several_weights_of_one_network_have_names_and_the_same_dice_from_scratch(tmp_path):
+    runs = [make_done(tmp_path, "a", {"c": [0.6]})]
+    runs += [
+        make_done(tmp_path, "a", {"c": [d]}, pretrained=f"{s}.pt", start=s) for s, d in (("mae", 0.7), ("ct", 0.5))
+    ]
+    pairs = [(r.scratch, r) for r in gather(runs, {}) if r.scratch]
+    figure = ElementTree.fromstring(draw_pretraining(pairs, "t"))
+    (x1, y1), (x2, y2) = circles(figure)
+    assert x1 == x2
+    assert y1 < y2  # SVG counts downwards
+    assert {"a, from mae", "a, from ct"} <= {*texts(figure)}

@@ -21,7 +21,11 @@ def weights(folder, name, about=None, **settings):
 
 
 def training(folder, file, name="mini"):
-    return name, {"network": str(network_file(folder, name)), "dataset_dir": str(folder), "pretrained": str(file)}
+    return f"--pretrained {name}", {
+        "network": str(network_file(folder, name)),
+        "dataset_dir": str(folder),
+        "pretrained": str(file),
+    }
 
 
 def test_a_line_says_what_would_be_loaded(tmp_path):
@@ -33,7 +37,7 @@ def test_a_line_says_what_would_be_loaded(tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
     assert "newly initialised" not in same
     assert "newly initialised: heads.0.weight" in classes
-    assert "since the weights are for the labels [background, liver, tumour], but the labels here are [backgr" in organ
+    assert "(the weights are for the labels [background, liver, tumour], but the labels here are [backgr" in organ
 
 
 def test_all_files_that_cannot_be_used_are_told_together(tmp_path):
@@ -46,7 +50,7 @@ def test_all_files_that_cannot_be_used_are_told_together(tmp_path):
     assert first.startswith(f"--pretrained mini: {tmp_path / 'damaged.pt'}: not a PyTorch checkpoint, or a damaged one")
     assert "It has 4 filters at full resolution (variant), the configuration 2" in second
     for line in (first, second):
-        assert line.endswith("Give another file for this network in --pretrained, or leave this one out")
+        assert line.endswith("Give another file for this network there, or leave this one out")
 
 
 def test_a_network_that_cannot_be_built_is_left_to_its_run(tmp_path):

@@ -38,6 +38,8 @@ def test_a_run_is_told_its_network_fold_and_seed(tmp_path):
     assert scratch.evaluate == {**shared, "overlap": 0.0}
     assert fine.train == {**scratch.train, "pretrained": str(tmp_path / "model.pt")}
     assert fine.evaluate == scratch.evaluate
+    assert (scratch.workflow, fine.workflow) == ("train", "finetune")
+    assert scratch.trial == fine.trial == tmp_path / "runs" / "v2_tiny" / "trial.json"  # for the same number of steps
     assert (scratch.minutes, scratch.schedule) == (None, Schedule(8, warmup_epochs=2))
     job = make(tmp_path, None, 1.5).job(list_runs(tmp_path, [TINY], [0], [0])[0], BUNDLE)
     assert (job.minutes, job.schedule) == (1.5, None)

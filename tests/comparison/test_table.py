@@ -63,6 +63,38 @@ def test_one_run_has_no_deviation_and_one_patient_no_interval(tmp_path):
     assert "| 0.700 | 0.350 | -0.100 |" in text
 
 
+def test_weights_to_start_from_are_compared_with_the_same_network_from_scratch(tmp_path):
+    scores = {"a": [(0.5, 0.6), (0.5, 0.6)], "b": [(0.9, 0.9), (0.9, 0.9)]}
+    tuned = {"mae": [(0.6, 0.8), (0.45, 0.6)], "ct": [(0.4, 0.6), (0.5, 0.6)]}
+    runs = [
+        make_done(tmp_path, name, {f"c{n}": [d] for n, d in enumerate(dice)}, seed=seed)
+        for name, found in scores.items()
+        for seed, dice in enumerate(found)
+    ] + [
+        make_done(
+            tmp_path, "a", {f"c{n}": [d] for n, d in enumerate(dice)}, seed, pretrained=f"{start}.pt", start=start
+        )
+        for start, found in tuned.items()
+        for seed, dice in enumerate(found)
+    ]
+    found = gather(runs, {})
+    rows = {(row["network"], row["initial"]): row for row in table_rows(found)}
+    assert rows["a", ""]["gain_over_scratch"] == rows["b", ""]["gain_over_scratch"] == ""
+    mae = rows["a", "mae"]  # seeds: 0.70 and 0.525 against 0.55; cases: 0.525 and 0.70 against 0.50 and 0.60
+    assert abs(mae["gain_over_scratch"] - 0.0625) < 1e-9
+    assert (round(mae["gain_low"], 6), round(mae["gain_high"], 6)) == (0.025, 0.1)
+    assert {row["initial"] for row in run_rows(found)} == {"", "mae", "ct"}
+    text = markdown(found, [])
+    assert "| a, from mae | 0.550 ± 0.000 | 0.613 ± 0.124 | +0.062 (+0.025 to +0.100) | 1 of 2 |" in text
+    assert "| a, from ct | 0.550 ± 0.000 | 0.525 ± 0.035 | -0.025 (-0.050 to +0.000) | 0 of 2 |" in text
+
+
+def test_without_the_network_from_scratch_there_is_no_gain(tmp_path):
+    (result,) = gather([make_done(tmp_path, "a", {"c": [0.5]}, pretrained="a.pt", start="mae")], {})
+    assert table_rows([result])[0]["gain_over_scratch"] == ""
+    assert "from scratch" not in markdown([result], [])
+
+
 def test_the_columns_of_runs_are_known_before_there_is_a_run(tmp_path):
     rows = run_rows(results(tmp_path))
     assert all({*row} == {*RUN_COLUMNS} for row in rows)

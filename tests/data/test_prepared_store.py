@@ -357,3 +357,21 @@ def test_images_with_nan_are_refused(tmp_path, value):
     np.save(given["image"], voxels)
     with pytest.raises(InputError, match=r"a_i\.npy: has NaN or infinite voxels"):
         make_store(tmp_path).prepare([given])
+
+
+def test_images_without_labels_are_prepared_and_checked_alike(tmp_path):
+    loading = Loading()
+    source = item(tmp_path, "a")
+    del source["label"]
+    store = CaseStore(
+        lambda data: {"image": loading({**data, "label": data["image"]})["image"]}, None, tmp_path / "s", {}
+    )
+    (case,) = store.prepare([source])
+    np.testing.assert_array_equal(case.image, np.load(source["image"]).astype(np.float16))
+    assert sorted(file.name.rpartition("a.")[2] for file in store.folder.iterdir()) == ["case.json", "image.npy"]
+    store.prepare([source])
+    assert loading.calls == ["a"]
+    with case.file("image.npy").open("r+b") as f:
+        f.truncate(200)
+    store.prepare([source])
+    assert loading.calls == ["a", "a"]

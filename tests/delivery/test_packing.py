@@ -18,6 +18,7 @@ from mednextv2.bundle import find_bundle, write_bundle
 from mednextv2.delivery import fetch_bundle, pack_bundle
 from mednextv2.delivery.manifest import MANIFEST, read_manifest, verify
 from mednextv2.delivery.packing import collect_pack, release_address
+from mednextv2.weights import read_about
 from mednextv2.weights.files import digest_file, load_file, save_file
 
 KEY = "mednextv2_hippocampus_v0.1.0"
@@ -116,6 +117,19 @@ def test_weights_of_a_fold_can_be_packed(tmp_path):
     save_file(state, tmp_path / "fold.pt")
     pack = collect_pack(HIPPOCAMPUS, tmp_path / "fold.pt")
     assert pack.files["models/model.pt"] == tmp_path / "fold.pt"
+
+
+def test_safetensors_are_packed_in_pytorchs_format(tmp_path):
+    state = {key: value * 0.5 for key, value in load_file(HIPPOCAMPUS / "models" / "model.pt").items()}
+    save_file(state, tmp_path / "fold.safetensors", {"epoch": 3})
+    archive, _, copy, _ = pack_bundle(HIPPOCAMPUS, tmp_path, tmp_path / "fold.safetensors", url="https://example.org/b")
+    with zipfile.ZipFile(archive) as pack:
+        pack.extract("mednextv2_hippocampus/models/model.pt", tmp_path)
+    for file in (tmp_path / "mednextv2_hippocampus" / "models" / "model.pt", copy):
+        found = torch.load(file, weights_only=True)
+        assert found.keys() == state.keys()
+        assert all(torch.equal(found[key], value) for key, value in state.items())
+        assert read_about(file) == {"epoch": 3}
 
 
 def test_the_choice_of_post_processing_belongs_to_the_bundle(tmp_path):

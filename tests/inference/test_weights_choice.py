@@ -33,6 +33,17 @@ def test_published_weights_come_before_those_of_folds(tmp_path):
     assert f"mednextv2 promote {tmp_path / 'models'}"[: -len("/models")] in last
 
 
+def test_safetensors_take_the_place_of_weights_that_are_not_there(tmp_path):
+    folds = make(tmp_path, "fold_0/model.safetensors", "fold_1/model.pt")
+    make(tmp_path, "fold_1/model.safetensors")
+    assert find_weights(tmp_path) == find_weights(tmp_path, folds=[0, 1]) == folds
+    assert find_weights(tmp_path, 0) == folds[:1]
+    own = make(tmp_path, "model.safetensors", "model_1.pt")
+    assert find_weights(tmp_path) == own
+    make(tmp_path, "model.pt")
+    assert find_weights(tmp_path) == [str(tmp_path / "models" / "model.pt"), own[1]]
+
+
 @pytest.mark.parametrize("fold", [1, "1", "all"])
 def test_a_fold_has_its_own_weights(tmp_path, fold):
     make(tmp_path, "model.pt", "fold_0/model.pt", "fold_1/model.pt", "fold_10/model.pt", "fold_all/model.pt")

@@ -17,7 +17,7 @@ IMPLEMENTATIONS = {
     "depthwise": {"native", "torch", "triton"},
     "folded_mlp": {"native", "torch", "triton"},
 }
-SINGLE_FILES = {"channel_norm", "grn", "pointwise", "upsample_merge"}
+SINGLE_FILES = {"channel_norm", "gather_rows", "grn", "pointwise", "scatter_rows", "upsample_merge"}
 
 
 def found_implementations():

@@ -11,7 +11,12 @@ import sys
 
 import pytest
 import torch
+from masked_helpers import plain_block, seen_positions
+from net_helpers import lively
 
+from mednextv2.nets.blocks import MedNeXtBlock, MedNeXtDownBlock
+from mednextv2.nets.sparse_mednext import run_block
+from mednextv2.nets.visible_cells import plan_level
 from mednextv2.ops import (
     Convolution,
     Mlp,
@@ -395,6 +400,31 @@ def test_a_block_is_differentiated_through_both_operators(dtype, kernels_chosen)
     assert got.pop(3).abs().max() < (1e-4 if dtype == torch.float32 else 1)
     del wanted[3]
     check(got, wanted, dtype, ["out", "x", "weight", *MLP_NAMES[2:]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", ["standard", "down"])
+def test_a_block_on_visible_positions_agrees(kind, dtype, kernels_chosen):
+    block = {"standard": MedNeXtBlock(3, 4, 4, 3, 3, grn="mean"), "down": MedNeXtDownBlock(3, 4, 8, 3, 3, grn="mean")}
+    block = lively(block[kind]).to(DEVICE)
+    visible = torch.tensor([[[[True, False], [False, True]]], [[[False, True], [True, True]]]])  # other counts
+    space, strides = (2, 4, 8), [[1] * 3, [2] * 3 if kind == "down" else [1] * 3]
+    levels = [plan_level(visible, space, stride, torch.device(DEVICE)) for stride in strides]
+    before, after = (seen_positions(visible, space, stride).to(DEVICE) for stride in strides)
+    rows = random(int(before.sum()), 4, dtype=dtype).requires_grad_()
+    with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        result = run_block(block, rows, *levels)
+    grad = random(*result.shape, dtype=dtype)
+    inputs = [rows, *(p for k, p in block.named_parameters() if k != "depthwise.bias")]  # which the norm removes
+    got = [result, *torch.autograd.grad(result, inputs, grad)]
+
+    block.double()
+    exact = rows.detach().double().requires_grad_()
+    samples = exact.split(before.flatten(1).sum(1).tolist())
+    wanted = torch.cat([plain_block(block, *each) for each in zip(samples, before, after, strict=True)])
+    inputs = [exact, *(p for k, p in block.named_parameters() if k != "depthwise.bias")]
+    wanted = [wanted, *torch.autograd.grad(wanted, inputs, grad.double())]
+    check(got, wanted, dtype, ["out", "rows", *(k for k, _ in block.named_parameters() if k != "depthwise.bias")])
 
 
 def test_weights_are_folded_once_while_they_are_held_and_anew_afterwards(kernels_chosen, monkeypatch):

@@ -5,9 +5,9 @@ import base64
 import numpy as np
 import pytest
 
+from mednextv2.images.png import encode_png
 from mednextv2.report import Results
 from mednextv2.report.figures import case_figure
-from mednextv2.report.png import encode_png
 from mednextv2.report.score_reading import Scores
 from mednextv2.report.views import CaseViews, View
 

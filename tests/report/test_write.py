@@ -100,6 +100,22 @@ def test_what_does_not_fit_ends_with_one_message_and_no_page(tmp_path, monkeypat
     assert sorted(p.name for p in folder.iterdir()) == [n for n in before if what != "no table" or n != "cases.csv"]
 
 
+def test_curves_of_further_trainings_are_shown_beside_that_of_the_weights(tmp_path, monkeypatch, capsys):
+    counted = "epoch,train_loss,steps,seconds,val_ema_dice\n1,0.9,10,5,0.5\n2,0.6,20,9,0.6\n"
+    for name in ("", "kernel_3", "scratch"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "training_log.csv").write_text(counted)
+    folder = make_evaluation(tmp_path, ("a",), weights=str(tmp_path / "model.pt"))
+    code, _, err = call(monkeypatch, capsys, "report", folder, "--trainings", str(tmp_path / "scratch"))
+    assert code == 0, err
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Learning curves of several trainings" in text
+    assert "training loss over 4 epochs" in text  # of both trainings of the weights
+    assert text.count('class="joint" d=') == 2  # in the charts of loss and Dice
+    assert "/scratch, best 0.600" in text
+    assert "(the dot is the end of kernel 3)" in text
+
+
 def test_log_that_was_removed_is_only_mentioned(tmp_path):
     (tmp_path / "training_log.csv").write_text(LOG)
     folder = make_evaluation(tmp_path, ("a",), weights=str(tmp_path / "model.pt"))

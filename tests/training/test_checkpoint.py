@@ -212,7 +212,8 @@ def test_training_starts_from_pretrained_weights(tmp_path, name):
     assert not same(run.network.state_dict(), load(tmp_path / "old" / "model.pt"))
     assert same(first_weights(run), load(tmp_path / "old" / "model.pt"))
     assert run.steps[0] == 1
-    assert names(tmp_path / "new") == ["checkpoint_latest.pt", "checkpoint_previous.pt", "model.pt", "training_log.csv"]
+    files = ["checkpoint_latest.pt", "checkpoint_previous.pt", "model.pt", "pretrained_report.csv", "training_log.csv"]
+    assert names(tmp_path / "new") == files
 
 
 def test_pretrained_weights_of_the_same_folder_are_kept(tmp_path):

@@ -70,6 +70,23 @@ def test_parameter_groups_keep_their_ratio():
         scheduler.step()
 
 
+def test_new_layers_have_a_warm_up_of_their_own_before_that_of_all_layers():
+    optimizer = make_optimizer(2.0)
+    found = rates(optimizer, warmup_poly(optimizer, 12, 3, new_layers_epochs=2), 12)
+    rising = [2 / 3, 4 / 3]  # a third and two thirds of the peak of 2
+    again = [0.5, 1.0, 1.5]
+    falling = [2 * ((7 - n) / 7) ** 0.9 for n in range(7)]
+    assert found == pytest.approx([*rising, *again, *falling])
+
+
+@pytest.mark.parametrize(("epochs", "first", "warmup"), [(1, 5, 5), (2, 5, 5), (5, 2, 9), (9, 0, 3), (9, 3, 0)])
+def test_every_epoch_learns_with_warm_ups_of_any_length(epochs, first, warmup):
+    optimizer = make_optimizer(0.5)
+    found = rates(optimizer, warmup_poly(optimizer, epochs, warmup, new_layers_epochs=first), epochs)
+    assert min(found) > 0
+    assert max(found) == 0.5
+
+
 @pytest.mark.parametrize("stop", [1, 2, 5, 9])
 def test_schedule_goes_on_from_its_saved_state(tmp_path, stop):
     whole = make_optimizer(1.0)

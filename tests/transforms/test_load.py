@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 
 from mednextv2.data import choose_series
 from mednextv2.errors import InputError
-from mednextv2.transforms import LoadVolumed
+from mednextv2.transforms import LoadVolumed, PickChanneld
 
 AFFINE = np.array([[-0.8, 0, 0, 11], [0, -1.2, 0, 7], [0, 0, 3.0, -5], [0, 0, 0, 1]])
 
@@ -162,3 +162,12 @@ def test_another_error_stays_what_it_is(tmp_path):
     with pytest.raises(Exception, match=r"notes\.txt") as error:
         loader()({"image": str(tmp_path / "notes.txt")})
     assert not isinstance(error.value, InputError)
+
+
+def test_one_channel_is_picked_if_the_item_names_one():
+    image = MetaTensor(torch.arange(24.0).reshape(2, 3, 4, 1))
+    pick = PickChanneld("image")
+    picked = pick({"image": image, "channel": 1})["image"]
+    assert isinstance(picked, MetaTensor)
+    assert torch.equal(picked.as_tensor(), image.as_tensor()[1:])
+    assert pick({"image": image})["image"] is image

@@ -78,8 +78,14 @@ def test_a_file_with_the_ending_of_another_format_is_told(ending, files, tmp_pat
     ("content", "reason"),
     [
         (b"", "it is empty"),
-        (b"<html>\n<body>Not found", 'it is a text, which begins with "<html> <body>Not found"'),
-        (b"version https://git-lfs.github.com/spec/v1\noid", 'begins with "version https://git-lfs.github.com/spec/"'),
+        (
+            b"<html>\n<body>Not found",
+            'a web page, as of a download that needs a login or went wrong; it begins with "<html> <body>Not found"',
+        ),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid",
+            "it is only a pointer of Git LFS to the weights, which git lfs pull fetches",
+        ),
         ("é".encode() * 300, 'it is a text, which begins with "éé'),
         (b"\x00\x01", "Error"),
     ],

@@ -151,7 +151,7 @@ def test_code_in_a_file_is_named_and_not_run(tmp_path, place):
 
 def test_what_is_not_there_or_a_folder_is_told(tmp_path):
     assert "there is no such checkpoint file" in refused(tmp_path / "none.pt")
-    assert "is a folder, and holds no .pt file" in refused(tmp_path)
+    assert "is a folder, and holds no file of weights" in refused(tmp_path)
     (tmp_path / "fold_0").mkdir()
     for name in ("checkpoint_latest.pt", "model.pt"):
         save_file({}, tmp_path / "fold_0" / name)

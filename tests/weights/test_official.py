@@ -8,7 +8,7 @@ from official_helpers import as_the_authors_save_it, tiny
 
 from mednextv2.nets import create_mednext
 from mednextv2.weights import import_official, load_file
-from mednextv2.weights.official import _rename, _reshape
+from mednextv2.weights.official import _reshape, rename
 
 # Outputs and gradients of the MedNeXt authors' own code; see the folder's description for how they were made.
 GOLDEN = ["official_v1_2d_k3.pt", "official_v1_grn_k3.pt", "official_v1_k3.pt", "official_v1_k5.pt"]
@@ -104,7 +104,7 @@ def test_gradients_are_those_of_the_authors_code(golden, dtype, tolerance):
     outputs = as_list(network(x))
     sum((o * torch.linspace(-1, 1, o.numel(), dtype=dtype).view_as(o)).sum() for o in outputs).backward()
     parameters = dict(network.named_parameters())
-    distances = {k: distance(parameters[_rename(k)].grad, _reshape(k, g)) for k, g in golden["grads"].items()}
+    distances = {k: distance(parameters[rename(k)].grad, _reshape(k, g)) for k, g in golden["grads"].items()}
     assert len(distances) == len(golden["grads"]) >= 6
     distances["input"] = distance(x.grad, golden["input_grad"])
     assert {k: d for k, d in distances.items() if d >= tolerance} == {}

@@ -2,10 +2,13 @@ import errno
 import shutil
 
 import pytest
+import torch
 
 from mednextv2.errors import InputError
 from mednextv2.weights import promotion
+from mednextv2.weights.files import save_file
 from mednextv2.weights.promotion import own_weights, promote
+from mednextv2.weights.provenance import read_about
 
 
 def make(folder, **contents):
@@ -74,3 +77,25 @@ def test_a_full_disk_changes_nothing(tmp_path, monkeypatch):
     assert len(calls) == 2
     assert texts(tmp_path / "models") == before
     assert [path.name for path in (tmp_path / "models").iterdir() if path.is_dir()] == []
+
+
+def test_safetensors_become_pytorchs_format_with_their_record(tmp_path):
+    weights = {"a": torch.randn(3, 4)}
+    (tmp_path / "models").mkdir()
+    save_file({"a": torch.zeros(1)}, tmp_path / "models" / "model.safetensors")  # a bundle's own, without a model.pt
+    assert own_weights(tmp_path) == [tmp_path / "models" / "model.safetensors"]
+    save_file(weights, tmp_path / "new.safetensors", {"labels": ["background", "liver"]})
+    now, kept = promote(tmp_path, [tmp_path / "new.safetensors"])
+    assert now == own_weights(tmp_path) == [tmp_path / "models" / "model.pt"]
+    assert torch.equal(torch.load(now[0], weights_only=True)["a"], weights["a"])
+    assert read_about(now[0]) == {"labels": ["background", "liver"]}
+    assert [file.name for file in kept.iterdir()] == ["model.safetensors"]
+
+
+def test_safetensors_beside_weights_that_are_replaced_go_with_them(tmp_path):
+    make(tmp_path / "models", model="old")
+    (tmp_path / "models" / "model.safetensors").write_text("the same old")
+    (tmp_path / "models" / "other.safetensors").write_text("something else")
+    _, kept = promote(tmp_path, make(tmp_path / "trained", a="A"))
+    assert texts(tmp_path / "models") == {"model.pt": "A", "other.safetensors": "something else"}
+    assert texts(kept) == {"model.pt": "old", "model.safetensors": "the same old"}

@@ -23,6 +23,7 @@ from mednextv2.weights.provenance import (
     read_about,
     recorded_labels,
     trained_cases,
+    unlabelled_cases,
 )
 
 ABOUT = {
@@ -191,3 +192,16 @@ def test_records_of_data_sets_that_are_broken_count_as_none():
         about = {"dataset": "A", "pretrained": {"dataset": "other", "datasets": broken, "overlaps": broken}}
         assert pretraining_cases(about) == set()
         assert overlapping(about) == []
+
+
+def test_images_that_were_seen_without_labels_are_no_trained_cases(tmp_path):
+    first, second = tmp_path / "first.pt", tmp_path / "second.pt"
+    save_file({"w": torch.zeros(1)}, first, {"dataset": "d", "objective": "masked autoencoding", "images": ["a", "b"]})
+    record = {"dataset": "d", "training": ["c"], "pretrained": origin(first)}
+    save_file({"w": torch.zeros(1)}, second, record)
+    assert trained_cases([first]) == set()
+    assert trained_cases([second]) == {"c"}
+    assert unlabelled_cases([first]) == unlabelled_cases([second]) == {"a", "b"}
+    assert unlabelled_cases([tmp_path / "none.pt"]) == set()
+    assert describe_weights(first).endswith("(trained on 2 images without labels, of d)")
+    assert "pretrained with first.pt (trained on 2 images without labels)" in describe_weights(second)

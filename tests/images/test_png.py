@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from mednextv2.report.png import encode_png, png_data_uri
+from mednextv2.images.png import encode_png, png_data_uri
 
 
 def decode(png):
