@@ -8,6 +8,7 @@ It stays when the file is copied or renamed, and the tensors remain a bare state
 """
 
 import json
+import logging
 import os
 import zipfile
 import zlib
@@ -20,6 +21,8 @@ from mednextv2.errors import InputError
 from mednextv2.paths import expand
 from mednextv2.weights import onnx_file, safetensors_file
 from mednextv2.wording import count
+
+logger = logging.getLogger(__name__)
 
 #: The name of the entry within the archive's own folder, since PyTorch allows no entries outside that folder.
 ENTRY = "mednextv2/about.json"
@@ -87,16 +90,22 @@ def _archived_record(path: str | os.PathLike) -> bytes:
 def trained_cases(files: Sequence[str | os.PathLike]) -> set[str]:
     """Return the names of all cases that any of these files of weights were trained on, as far as they record them.
 
-    Fine-tuned weights have also seen the cases of their pretraining: those of the same data set are among the names.
+    Fine-tuned weights have also seen the cases of their pretraining: see :func:`pretraining_cases`.
     """
-    found: set[str] = set()
-    for file in files:
-        about = read_about(file)
-        found |= _names(about)
-        found |= {
-            name for step in _pretraining(about) if step.get("dataset") == about.get("dataset") for name in _names(step)
-        }
-    return found
+    records = [read_about(file) for file in files]
+    return {name for about in records for name in _names(about) | pretraining_cases(about)}
+
+
+def pretraining_cases(about: Mapping[str, Any]) -> set[str]:
+    """Return which cases of a training's data set were seen in the trainings before, under their names in it.
+
+    Args:
+        about: The record of the training: its data set, or its collection of data sets, and the trainings before.
+    """
+    pairs = [pair for step in _pretraining(about) for pair in _cases(step)]
+    if "datasets" in about:
+        return {f"{dataset}.{case}" for dataset, case in pairs}
+    return {case for dataset, case in pairs if dataset == about.get("dataset")}
 
 
 def namesakes(files: Sequence[str | os.PathLike]) -> set[str]:
@@ -105,12 +114,43 @@ def namesakes(files: Sequence[str | os.PathLike]) -> set[str]:
     A case of the same name need not be the same image: many data sets count their cases.
     """
     found: set[str] = set()
-    for file in files:
-        about = read_about(file)
-        found |= {
-            name for step in _pretraining(about) if step.get("dataset") != about.get("dataset") for name in _names(step)
-        }
+    for about in map(read_about, files):
+        steps = [] if "datasets" in about else _pretraining(about)  # names in a collection have that of the data set
+        found |= {case for step in steps for dataset, case in _cases(step) if dataset != about.get("dataset")}
     return found
+
+
+def overlapping(about: Mapping[str, Any]) -> list[str]:
+    """Return the data sets of which the trainings before a training have seen images that are also in its own.
+
+    Args:
+        about: The record of the training.
+    """
+    found: dict[str, None] = {}
+    for step in _pretraining(about):
+        given = step.get("overlaps")
+        for name, others in given.items() if isinstance(given, Mapping) else ():
+            if isinstance(others, list) and about.get("dataset") in others:
+                found[str(name)] = None
+    return [*found]
+
+
+def warn_of_overlap(weights: str, datasets: Sequence[str], dataset: str) -> None:
+    """Warn that weights have seen images of a data set in others."""
+    logger.warning(
+        "%s: pretrained on %s, which has images that are also in %s, so scores on %s may be too high; for scores that "
+        "can be compared, pretrain without it (leave_out in the collection)",
+        weights, ", ".join(datasets), dataset, dataset,
+    )  # fmt: skip
+
+
+def _cases(about: Mapping[str, Any]) -> set[tuple[str | None, str]]:
+    """Return the cases that were trained on, each with the name of its data set."""
+    parts = about.get("datasets")
+    if not isinstance(parts, Mapping):
+        return {(about.get("dataset"), name) for name in _names(about)}
+    lists = {name: cases for name, cases in parts.items() if isinstance(cases, list)}
+    return {(name, case) for name, cases in lists.items() for case in cases if isinstance(case, str)}
 
 
 def unlabelled_cases(files: Sequence[str | os.PathLike]) -> set[str]:
@@ -199,8 +239,8 @@ def origin(path: str | os.PathLike) -> dict[str, Any]:
     """
     about = read_about(path)
     kept = (
-        "objective", "dataset", "labels", "fold", "training", UNLABELLED, "network", "settings", "epoch", "date",
-        PRETRAINED,
+        "objective", "dataset", "datasets", "overlaps", "labels", "fold", "training", UNLABELLED, "network", "settings",
+        "epoch", "date", PRETRAINED,
     )  # fmt: skip
     return {"file": Path(path).name, **{key: about[key] for key in kept if key in about}}
 
@@ -229,7 +269,9 @@ def describe_weights(path: str | os.PathLike) -> str:
         parts.append(f"trained on {count(len(about['training']), 'case')}")
     elif isinstance(about.get(UNLABELLED), list):
         parts.append(f"trained on {count(len(about[UNLABELLED]), 'image')} without labels")
-    if isinstance(about.get("dataset"), str):
+    if isinstance(about.get("datasets"), dict):
+        parts.append(f"of {count(len(about['datasets']), 'data set')}")
+    elif isinstance(about.get("dataset"), str):
         parts.append(f"of {about['dataset']}")
     if isinstance(about.get("fold"), (int, str)):
         parts.append(f"fold {about['fold']}")

@@ -30,8 +30,8 @@ FACTS_OF = {
 NAMES = sorted(FACTS_OF)
 #: The bundle that trains without labels, which has no inference.
 PRETRAIN_MAE = "mednextv2_pretrain_mae"
-#: All bundles: also the one that comes with weights.
-ALL = sorted([*NAMES, "mednextv2_hippocampus", PRETRAIN_MAE])
+#: All bundles: also the one that comes with weights, and those for pretraining.
+ALL = sorted([*NAMES, "mednextv2_hippocampus", "mednextv2_pretrain_ct", PRETRAIN_MAE])
 #: Small enough for a second on one CPU core.
 QUICK = {
     "train": {

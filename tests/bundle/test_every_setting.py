@@ -19,6 +19,7 @@ from mednextv2.training import preflight as training
 #: Scalars that are no settings, but made of them.
 DERIVED = {"network_on_device", "nnunet"}
 DERIVED |= {"about", "engine_amp", "network", "network_name", "patch", "flat_axis", "training", "key_metric"}
+DERIVED |= {"ahead"}  # of prepare_ahead
 DERIVED |= {"training_dir", "length", "warmup", "served"}  # of a training on given cases: see test_monai_label.py
 
 
@@ -83,6 +84,7 @@ FINETUNE = {
     ("overlay", "settings"),
     [
         ("multi_gpu_train", {"device", "cuda_graph"}),  # test_every_expression.py, test_workflows.py
+        ("pretrain", {"epochs", "warmup_epochs"}),  # test_pretrain.py
         (
             "finetune",  # test_finetune.py
             FINETUNE,
