@@ -20,6 +20,7 @@ from mednextv2.training import preflight as training
 DERIVED = {"network_on_device", "nnunet"}
 DERIVED |= {"about", "engine_amp", "network", "network_name", "patch", "flat_axis", "training", "key_metric"}
 DERIVED |= {"ahead"}  # of prepare_ahead
+DERIVED |= {"new_layers", "new_tensors"}  # of warmup_new_layers and pretrained
 DERIVED |= {"training_dir", "length", "warmup", "served"}  # of a training on given cases: see test_monai_label.py
 
 
