@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+_MEMINFO = Path("/proc/meminfo")
 
 
 def usable_cpus() -> int:
@@ -27,6 +28,31 @@ def usable_cpus() -> int:
 def machine_memory() -> float:
     """Return the bytes of memory of this machine; infinity where the system does not tell, as Windows."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+
+
+def free_memory() -> float:
+    """Return the bytes of memory that processes can still use; infinity where the system does not tell.
+
+    It is what the system could give without swapping, but at most what the control group (containers) leaves.
+    """
+    try:
+        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
+        free = next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        free = math.inf
+    most, now = _whole(_read(_CGROUP / "memory.max")), _whole(_read(_CGROUP / "memory.current"))
+    if most is not None and now is not None:
+        stat = dict(line.split()[:2] for line in (_read(_CGROUP / "memory.stat") or "").splitlines() if " " in line)
+        cached = _whole(stat.get("inactive_file")) or 0  # of files, which the system drops when memory is needed
+        free = min(free, max(0.0, most - now + cached))
+    return free
+
+
+def _read(file: Path) -> str | None:
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return None
 
 
 def home_folder() -> Path | None:

@@ -79,6 +79,7 @@ RULES = {
         "the file of weights to start from, which this workflow needs, such as --pretrained model.pt",
     ),
     "warmup_new_layers": _COUNT,
+    "checkpointing": _Rule(lambda v: v == "auto" or isinstance(v, bool), "auto, True or False"),
     "layer_decay": _Rule(lambda v: _number(0, 1)(v) and v > 0, "a number above 0 and up to 1, such as 0.7"),
     "freeze": _Rule(lambda v: v is None or v in PARTS, f"{' or '.join(PARTS)}, or None"),
     "pretrained_partial": _SWITCH,

@@ -29,6 +29,32 @@ def test_the_quota_of_a_container_counts(free, cpu_max, expected):
     assert machine.usable_cpus() == expected
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 3 * 2**30),
+        ({"memory.max": "max", "memory.current": "5"}, 3 * 2**30),
+        ({"memory.max": str(2**30), "memory.current": str(2**29)}, 2**29),
+        (
+            {"memory.max": str(2**30), "memory.current": str(2**29), "memory.stat": f"anon 5\ninactive_file {2**28}\n"},
+            2**29 + 2**28,
+        ),
+        ({"memory.max": str(2**29), "memory.current": str(2**30)}, 0),
+    ],
+)
+def test_free_memory_is_that_of_the_system_and_of_the_container(files, expected, free, monkeypatch):
+    (free / "meminfo").write_text("MemTotal: 99 kB\nMemAvailable:    3145728 kB\n")
+    monkeypatch.setattr(machine, "_MEMINFO", free / "meminfo")
+    for name, text in files.items():
+        (free / name).write_text(text)
+    assert machine.free_memory() == expected
+
+
+def test_where_the_system_does_not_tell_there_is_no_limit(free, monkeypatch):
+    monkeypatch.setattr(machine, "_MEMINFO", free / "none")
+    assert machine.free_memory() == float("inf")
+
+
 @pytest.mark.parametrize(("quota", "expected"), [("-1", 64), ("400000", 4)])
 def test_the_quota_of_an_older_container_counts(free, quota, expected):
     (free / "cpu").mkdir()

@@ -101,6 +101,7 @@ def test_patch_sizes_that_are_no_two_or_three_whole_numbers_are_refused_with_an_
         ("test_mirror_axes", [[], [0, 1]], [[3], "0"]),
         ("context", [1, 1.5, 0.5], [0, -1, "1.5", None, True, float("nan"), 1e9]),
         ("warmup_new_layers", [0, 10], [-1, 1.5, None]),
+        ("checkpointing", ["auto", True, False], ["yes", None, 1]),
         ("layer_decay", [1.0, 1, 0.7], [0, 1.1, -0.5, None, "0.7"]),
         ("freeze", [None, "encoder"], ["decoder", "", True]),
         ("experiment", ["", "wide", "a-1.b"], ["fold_0", "a/b", "..", None, 3]),

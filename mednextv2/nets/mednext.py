@@ -146,11 +146,18 @@ class MedNeXt(nn.Module):
         self.heads = nn.ModuleList(  # full resolution first, bottleneck last
             POINTWISE[spatial_dims](filters(i), out_channels, 1) for i in range(LEVELS if deep_supervision else 1)
         )
-        self._set_activation_checkpointing(_per_level(activation_checkpointing))
+        self.set_activation_checkpointing(activation_checkpointing)
         self._tried: set[tuple[torch.device, torch.dtype, bool]] = set()  # for which the kernels have their verdicts
 
-    def _set_activation_checkpointing(self, flags: list[bool]) -> None:
-        """Mark the blocks of each resolution; a resampling block belongs to the finer of its two."""
+    def set_activation_checkpointing(self, value: bool | Sequence[bool]) -> None:
+        """Choose whether the blocks of a resolution are recomputed in the backward pass.
+
+        A resampling block belongs to the finer of its two resolutions.
+
+        Args:
+            value: As the argument `activation_checkpointing`.
+        """
+        flags = _per_level(value)
         for level, flag in enumerate(flags[:-1]):
             for part in (self.encoder[level], self.down[level], self.decoder[3 - level], self.up[3 - level]):
                 _mark(part, flag)

@@ -1,5 +1,6 @@
 """What a training run needs beyond MONAI: loss, schedule, checkpoints that resume, progress, per-class scores."""
 
+from mednextv2.training.activation_checkpointing import set_checkpointing
 from mednextv2.training.autoencoding import (
     AutoencodingLoss,
     MaskSteps,
@@ -58,6 +59,7 @@ __all__ = [
     "parameter_groups",
     "prepare_output",
     "prepare_training",
+    "set_checkpointing",
     "step_loss",
     "tensorboard_available",
     "warmup_poly",

@@ -77,7 +77,7 @@ def test_no_setting_of_a_recipe_is_untested(workflow):
 #: Settings of the overlay finetune, each of whose values has a test in test_finetune.py.
 FINETUNE = {
     "experiment", "pretrained", "context", "epochs", "warmup_epochs", "optimizer_name", "learning_rate",
-    "warmup_new_layers", "layer_decay", "freeze", "deep_supervision_weights",
+    "warmup_new_layers", "layer_decay", "freeze", "deep_supervision_weights", "checkpointing",
 }  # fmt: skip
 
 

@@ -116,6 +116,16 @@ def changed(old, new):
     return {name for name, value in torch.load(new, weights_only=True).items() if not torch.equal(value, old[name])}
 
 
+@pytest.mark.parametrize(("value", "recomputed"), [("auto", False), (True, True), (False, False)])
+def test_blocks_are_recomputed_if_asked_for(value, recomputed, first, bundle, data):
+    settings = {**TRAIN, "pretrained": str(first), "freeze": "encoder", "checkpointing": value, "context": 2.0}
+    done = run_configured(bundle, "finetune", **data, **settings)
+    network = done["network"]
+    assert network.decoder[0][0].activation_checkpointing is recomputed
+    assert [*done["train::dataset"].patch_size] == [32, 32, 32]
+    assert not network.stem.weight.requires_grad
+
+
 @pytest.mark.parametrize("recorded", [False, True], ids=["", "CUDA graphs"])
 def test_a_frozen_encoder_stays_as_it_is_in_the_file(recorded, first, bundle, data, monkeypatch, caplog):
     caplog.set_level("INFO")

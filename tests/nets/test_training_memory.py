@@ -10,9 +10,9 @@ import torch
 from mednextv2.nets import VARIANTS, create_mednext
 from mednextv2.nets.training_memory import kept_values, training_memory
 
-# Peak resident size above what the process has before the network, in a process of its own: arguments are variant,
-# 1 for bfloat16, classes, batch and the patch's three sides. A step of a much smaller network comes first, since what
-# the libraries load and set up for themselves is not what is estimated.
+# Peak resident size above what the process has before the network, in a process of its own: arguments are variant, the
+# number of resolutions whose blocks are recomputed, 1 for bfloat16, classes, batch and the patch's three sides. A step of
+# a much smaller network comes first, since what the libraries load and set up for themselves is not what is estimated.
 _PEAK = """
 import ctypes, gc, sys
 from pathlib import Path
@@ -28,7 +28,8 @@ def status(name):
 
 def train(steps, batch, *size, **changes):
     network = create_mednext(
-        variant, out_channels=classes, deep_supervision=True, cpu_bfloat16=bool(half), **changes
+        variant, out_channels=classes, deep_supervision=True, cpu_bfloat16=bool(half), activation_checkpointing=flags,
+        **changes
     ).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
     for _ in range(steps):
@@ -42,7 +43,8 @@ def train(steps, batch, *size, **changes):
 # system takes pages back that were not used for a while. Without the right to do so, that is left to chance.
 ctypes.CDLL(None).mlockall(7)
 assert keep_freed_memory()
-variant, (half, classes, batch, *size) = sys.argv[1], map(int, sys.argv[2:])
+variant, (half, classes, batch, *size) = sys.argv[1], map(int, sys.argv[3:])
+flags = [n < int(sys.argv[2]) for n in range(5)]
 loss = SegmentationLoss(LabelScheme([str(i) for i in range(classes)]))
 train(1, 1, 16, 16, 16, init_filters=2)
 gc.collect()
@@ -81,26 +83,30 @@ def test_values_kept_for_the_backward_pass_are_as_many_as_said(variant, half):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize(
-    ("variant", "patch", "half"),
+    ("variant", "patch", "half", "levels"),
     [
-        ("v2_small", (48, 64, 48), True),
-        pytest.param("v2_small", (48, 64, 48), False, marks=pytest.mark.slow),
-        pytest.param("v2_small", (64, 64, 64), True, marks=pytest.mark.slow),
-        pytest.param("v2_tiny", (96, 96, 96), False, marks=pytest.mark.slow),
+        ("v2_small", (48, 64, 48), True, 0),
+        pytest.param("v2_small", (48, 64, 48), False, 0, marks=pytest.mark.slow),
+        pytest.param("v2_small", (64, 64, 64), True, 0, marks=pytest.mark.slow),
+        pytest.param("v2_tiny", (96, 96, 96), False, 0, marks=pytest.mark.slow),
+        pytest.param("v2_tiny", (96, 96, 96), True, 1, marks=pytest.mark.slow),
+        pytest.param("v2_tiny", (96, 96, 96), True, 5, marks=pytest.mark.slow),
+        pytest.param("v2_small", (64, 64, 64), True, 5, marks=pytest.mark.slow),
     ],
 )
-def test_the_estimate_is_near_the_peak_of_a_training_step(variant, patch, half):
-    estimate, peak = training_memory(variant, patch, 2, 1, 3, half), 0
+def test_the_estimate_is_near_the_peak_of_a_training_step(variant, patch, half, levels):
+    estimate = training_memory(variant, patch, 2, 1, 3, half, [n < levels for n in range(5)])
+    peak = 0
     for _ in range(3):  # a system that takes pages back meanwhile makes the peak smaller, never larger
-        peak = max(peak, measured_peak(variant, patch, half))
+        peak = max(peak, measured_peak(variant, patch, half, levels))
         if estimate <= 1.15 * peak:
             break
     assert estimate == pytest.approx(peak, rel=0.15)
 
 
-def measured_peak(variant, patch, half):
+def measured_peak(variant, patch, half, levels=0):
     result = subprocess.run(
-        [sys.executable, "-c", _PEAK, variant, *map(str, (int(half), 3, 2, *patch))],
+        [sys.executable, "-c", _PEAK, variant, *map(str, (levels, int(half), 3, 2, *patch))],
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
@@ -116,6 +122,15 @@ def test_more_of_anything_needs_more():
     sizes = [training_memory(variant, **base) for variant in ("v2_tiny", "v2_small", "v2_base", "v2_wide")]
     assert sizes == sorted(sizes)
     assert len(set(sizes)) == 4
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_recomputing_more_resolutions_needs_less(variant):
+    sizes = [
+        training_memory(variant, (96, 96, 96), 2, checkpointing=[n < levels for n in range(5)]) for levels in range(6)
+    ]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len({*sizes}) == 6
 
 
 def test_activations_are_in_proportion_to_the_voxels():
