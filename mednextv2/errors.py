@@ -20,6 +20,8 @@ SHARED_MEMORY_REMEDY = (
     "give fewer --num_workers (0 needs no shared memory), or more shared memory to the container (docker run "
     "--shm-size=8g or --ipc=host)"
 )
+#: The beginning of the message with which PyTorch raises the error of a worker process again, with its traceback.
+_IN_WORKER = "Caught InputError in DataLoader worker process"
 _PERMISSION = "ask its owner for the permission (chmod, chown), or choose another file or folder"
 _GOES_ON = "A training goes on from its last epoch with the same command"
 
@@ -56,6 +58,8 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     that the system does not let the program use, if the error names it.
     """
     found = next((e for e in causes(error) if isinstance(e, InputError)), None)
+    if found is not None and str(found).startswith(_IN_WORKER):
+        return InputError(str(found).rpartition("InputError: ")[2].strip())
     if found is None and (text := next(filter(None, map(_shortage, causes(error))), None)):
         found = InputError(text)
     return found

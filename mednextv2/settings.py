@@ -70,6 +70,7 @@ RULES = {
     "kernel_size": _Rule(lambda v: _whole(1)(v) and v % 2 == 1, "an odd whole number, such as 3 or 5"),
     "resume": _SWITCH,
     "check_data": _SWITCH,
+    "prepare_ahead": _Rule(lambda v: v is None or isinstance(v, bool), "True, False or None"),
     "compile": _SWITCH,
     "cuda_graph": _SWITCH,
     "context": _Rule(lambda v: _number(0.1, 10)(v), "a number such as 1.5, which is multiplied with patch_size"),

@@ -1,4 +1,4 @@
-"""Measure a step of masked autoencoding: forward pass, loss and backward pass of MedNeXt in each of its forms.
+"""Measure a step of masked autoencoding: forward pass, loss and backward pass of a network in each of its forms.
 
     python scripts/benchmark_masking.py --variant v2_base --patch 64,64,64 --dtype float32,bfloat16
 
@@ -21,9 +21,11 @@ from mednextv2.allocator import keep_freed_memory
 from mednextv2.errors import InputError
 from mednextv2.nets import VARIANTS, MaskedAutoencoder, create_mednext
 from mednextv2.nets.masked_autoencoder import FORMS
+from mednextv2.nets.nnunet import residual_encoder_unet
 from mednextv2.ops import implementations
 from mednextv2.training import BlockMasks, ReconstructionLoss
 
+RESENC = "resenc_l"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -39,7 +41,12 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; a mistake ends the program with one line that names the option."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--variant", choices=VARIANTS, default="v2_base", help="size of MedNeXt (default: %(default)s)")
+    add(
+        "--variant",
+        choices=[*VARIANTS, RESENC],
+        default="v2_base",
+        help="size of MedNeXt, or resenc_l (default: v2_base)",
+    )
     add("--kernel-size", type=parse_count, default=3, help="size of the depthwise kernels, an odd number (default: 3)")
     add("--patch", type=parse_patch, default=(64, 64, 64), help="patch in voxels, as 64,64,64 (the default)")
     add("--batch", type=parse_count, default=1, help="number of samples in a step (default: 1)")
@@ -52,6 +59,8 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--output", type=parse_output, default="docs/benchmarks/masked_autoencoder", help="folder for the results")
     add("--name", type=parse_name, help="name of the files (default: VARIANT-DEVICE)")
     options = parser.parse_args(arguments)
+    if options.kernel_size % 2 == 0:
+        parser.error(f"argument --kernel-size: {options.kernel_size}: give an odd number such as 3, 5 or 7")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("argument --device: cuda: PyTorch sees no GPU here; use --device cpu")
     try:
@@ -67,9 +76,11 @@ class Form:
 
     def __init__(self, form: str, dtype: str, options: argparse.Namespace) -> None:
         torch.manual_seed(0)
-        network = create_mednext(
-            options.variant, out_channels=1, kernel_size=options.kernel_size, activation_checkpointing=False
-        )
+        if options.variant == RESENC:
+            network = residual_encoder_unet(options.patch, [1.0] * 3, in_channels=1, out_channels=1)
+        else:
+            size = options.kernel_size
+            network = create_mednext(options.variant, out_channels=1, kernel_size=size, activation_checkpointing=False)
         self.network = MaskedAutoencoder(network, form).to(options.device)
         self.dtype, self.options, self.loss = DTYPES[dtype], options, ReconstructionLoss()
         self.image = torch.randn(options.batch, 1, *options.patch, device=options.device)
@@ -105,12 +116,12 @@ def measure(dtype: str, options: argparse.Namespace) -> list[dict[str, Any]]:
             f"{dtype}: round {number} of {options.rounds}: " + ", ".join(f"{k} {t[-1]:.2f} s" for k, t in times.items())
         )
     choice = implementations.choose(options.device, DTYPES[dtype], options.kernel_size)
+    used = "PyTorch" if options.variant == RESENC else f"{choice.name} ({choice.reason})"
     rows = []
     for form in FORMS:
         ratios = [own / dense for own, dense in zip(times[form], times[FORMS[0]], strict=True)]
         rows.append({
-            "form": form, "dtype": dtype, "implementation": choice.name, "instructions": choice.reason,
-            "seconds": times[form], "ratio": quartiles(ratios),
+            "form": form, "dtype": dtype, "kernels": used, "seconds": times[form], "ratio": quartiles(ratios),
         })  # fmt: skip
     del forms
     gc.collect()
@@ -121,17 +132,18 @@ def measure(dtype: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 def benchmark_masking(options: argparse.Namespace) -> dict[str, Any]:
     """Measure all forms in all dtypes, and make the table."""
     rows = [row for dtype in options.dtype for row in measure(dtype, options)]
-    table = ["| form | dtype | our kernels use | ms | time ratio to dense | quartiles |", "|---|---|---|---:|---:|---|"]
+    table = ["| form | dtype | kernels | ms | time ratio to dense | quartiles |", "|---|---|---|---:|---:|---|"]
     for row in rows:
         low, middle, high = row["ratio"]
         median = 1e3 * (quartiles(row["seconds"]) or [0.0] * 3)[1]
         table.append(
-            f"| {row['form']} | {row['dtype']} | {row['instructions'] or row['implementation']} | {median:.0f} "
+            f"| {row['form']} | {row['dtype']} | {row['kernels']} | {median:.0f} "
             f"| {middle:.2f} | {low:.2f} to {high:.2f} |"
         )
     hidden = int(options.ratio * options.masks.cells)
     method = (
-        f"{options.variant} with kernel size {options.kernel_size}, batch {options.batch}, patch "
+        f"{options.variant}{'' if options.variant == RESENC else f', kernel size {options.kernel_size}'}, "
+        f"batch {options.batch}, patch "
         f"{'×'.join(map(str, options.patch))}, cells of {options.block} voxels, of which {hidden} of "
         f"{options.masks.cells} are hidden; forward pass, loss and backward pass, without the optimizer, which is the "
         f"same for all forms. {options.rounds} rounds over all forms in turn, in one process, after one step that is "

@@ -70,7 +70,7 @@ def make_evaluation(root, names=("a", "b", "c", "d", "e"), scheme=SCHEME, weight
 class Page(HTMLParser):
     """What is in a page: its elements, its tables as lists of rows of texts, and its text."""
 
-    VOID = ("meta", "link")
+    VOID = ("img", "link", "meta")
 
     def __init__(self, text):
         super().__init__(convert_charrefs=True)

@@ -4,6 +4,7 @@ import sys
 import textwrap
 
 import pytest
+import torch
 
 from mednextv2.errors import InputError, find_input_error, show_plainly
 
@@ -201,3 +202,18 @@ def test_a_lacking_permission_is_told_with_the_name_of_the_file():
 def test_a_system_without_a_place_for_temporary_files_is_told_how_to_get_one():
     error = FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
     assert "TMPDIR" in str(find_input_error(error))
+
+
+class _Broken(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise InputError("a.nii.gz: is truncated")
+
+
+def test_an_input_error_of_a_worker_process_has_its_own_words():
+    with pytest.raises(InputError) as raised_again:
+        next(iter(torch.utils.data.DataLoader(_Broken(), num_workers=1)))
+    assert "Traceback" in str(raised_again.value)
+    assert str(find_input_error(raised_again.value)) == "a.nii.gz: is truncated"

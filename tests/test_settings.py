@@ -106,6 +106,14 @@ def test_patch_sizes_that_are_no_two_or_three_whole_numbers_are_refused_with_an_
         ("freeze", [None, "encoder"], ["decoder", "", True]),
         ("experiment", ["", "wide", "a-1.b"], ["fold_0", "a/b", "..", None, 3]),
         ("pretrained", ["model.pt", Path("model.pt")], [None, "", 3]),
+        ("pretrained_partial", [True, False], [1, None]),
+        ("save_safetensors", [True, False], ["yes", 0]),
+        ("form", ["dense", "sparse", "tokens", "s3d"], ["S3D", "", None, 3]),
+        ("several_channels", ["refuse", "split"], ["yes", None, True]),
+        ("defective", ["stop", "exclude"], ["skip", None]),
+        ("picture_interval", [0, 10], [-1, 1.5, None]),
+        ("pictures", [0, 3], [-1, "3"]),
+        ("patches_per_image", [1, 4], [0, None]),
         ("air", [None, -4.5, [-4.5, 0]], ["null", [], [None], True]),
     ],
 )
@@ -114,6 +122,12 @@ def test_each_setting_is_checked(name, good, bad):
         check_settings([16, 16, 16], "cpu", **{name: value})
     for value in bad:
         assert refused(**{name: value}).startswith(f"{name} {value!r}: should be ")
+
+
+def test_a_workflow_may_take_only_volumes():
+    check_settings([16, 16, 16], "cpu", spatial_dims=[3])
+    with pytest.raises(InputError, match=r"patch_size \[16, 16\]: should have 3 numbers"):
+        check_settings([16, 16], "cpu", spatial_dims=[3])
 
 
 def test_every_rule_is_tested():

@@ -35,6 +35,10 @@ AUTOENCODING_RECIPES = {
 }
 #: Overlays of train, in the order in which they are merged.
 OVERLAYS = ("finetune", "multi_gpu_train")
+#: Overlays that only those bundles have whose task asks for them; merged before the others.
+OPTIONAL_OVERLAYS = ("pretrain",)
+#: The ready-made collections of data sets of bundles with the overlay pretrain.
+COLLECTIONS = ("cads", "totalsegmentator")
 AUTOENCODING_OVERLAYS = {"multi_gpu_train": "mae_multi_gpu_train"}
 _SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 #: The packages in the metadata, with the versions of constraints.txt for Python 3.10, which all Pythons can install.
@@ -68,9 +72,11 @@ def build_bundle(task_file: str | os.PathLike) -> dict[str, str]:
     task = read_task(task_file)
     autoencoding = task.objective == AUTOENCODING
     recipes = AUTOENCODING_RECIPES if autoencoding else RECIPES
-    overlays = AUTOENCODING_OVERLAYS if autoencoding else {name: name for name in OVERLAYS}
+    overlays = AUTOENCODING_OVERLAYS if autoencoding else {name: name for name in (*OVERLAYS, *task.overlays)}
     files = {f"configs/{name}.yaml": _configuration(task, name, recipes[name]) for name in recipes}
     files |= {f"configs/{name}.yaml": _recipe(f"{recipe}.yaml") for name, recipe in overlays.items()}
+    if "pretrain" in overlays:
+        files |= {f"collections/{name}.yaml": _recipe(f"collections/{name}.yaml") for name in COLLECTIONS}
     files["configs/metadata.json"] = json.dumps(_metadata(task), indent=4, ensure_ascii=False) + "\n"
     files["configs/logging.conf"] = _recipe("logging.conf")
     files["docs/README.md"] = (

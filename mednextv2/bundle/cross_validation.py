@@ -52,7 +52,13 @@ def finish_cross_validation(
     root = find_bundle(bundle)
     scheme = bundle_scheme(root)
     models = training_folder(root, experiment)
-    splits = _splits(models, read_dataset(dataset_dir, labels_dir))
+    dataset = read_dataset(dataset_dir, labels_dir)
+    if dataset.parts:
+        raise InputError(
+            f"{dataset_dir}: is a collection of data sets that annotate different structures, for which no "
+            "post-processing is chosen; the scores of each fold are in its summary.csv"
+        )
+    splits = _splits(models, dataset)
     data = f"--dataset_dir {dataset_dir}" + (f" --labels_dir {labels_dir}" if labels_dir else "")
     data += f" --experiment {experiment}" if experiment else ""
     evaluation = root / "output" / "evaluation" / experiment

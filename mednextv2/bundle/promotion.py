@@ -37,6 +37,7 @@ def promote_training(
         InputError: If nothing was trained, or the weights do not fit the bundle exactly; then nothing is changed.
     """
     root = find_bundle(bundle)
+    workflow_files(root, "inference")  # a bundle that segments nothing has none, and says so
     if weights is not None and (folds is not None or experiment):
         raise UsageError("--weights: gives the files themselves, so leave out --folds and --experiment")
     files = _given(weights) if weights is not None else _trained(root, folds, experiment)

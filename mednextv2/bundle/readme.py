@@ -13,6 +13,15 @@ from mednextv2.nets.training_memory import training_memory
 
 _NO_WEIGHTS = """**This bundle has no trained weights yet.** Training it on the data described below gives it some: see
 [Training](#training). Until then, evaluation and inference end with a message that says so."""
+_PRETRAINING = """The overlay `configs/pretrain.yaml` has the settings of the pretraining, which takes 1500 epochs. The comment at its
+top says what is known of the paper's pretraining, and what was chosen here:
+
+```
+python -m monai.bundle run --config_file "['configs/train.yaml','configs/pretrain.yaml']" --bundle_root . \\
+  --dataset_dir collections/cads.yaml --fold 0
+torchrun --standalone --nproc_per_node=4 -m monai.bundle run --bundle_root . --dataset_dir collections/cads.yaml \\
+  --config_file "['configs/train.yaml','configs/pretrain.yaml','configs/multi_gpu_train.yaml']"
+```"""  # noqa: E501, lines of the README
 _CHECKOUT = (
     "The script is in the repository of mednextv2, where `docs/converting.md` describes it. `SOURCE` is the folder "
     "with the data as downloaded, and `TARGET` is a new folder, which training and evaluation take as `--dataset_dir`:"
@@ -52,11 +61,17 @@ def readme_text(task: Task, template: str) -> str:
         one_window=_shape(1, facts),
         two_windows=_shape(2, facts),
         dynamic_axes=_dynamic_axes(facts["patch_size"]),
+        default_data=_default_data(facts["dataset_name"]),
+        pretraining=_PRETRAINING if "pretrain" in task.overlays else "",
         about_data=_about_data(public, facts["dataset_name"]),
         scores=_scores(public.get("reference_scores", [])),
         references="\n".join(f"{i}. {text}" for i, text in enumerate(public["references"], 1)),
     )
     return re.sub(r"\n{3,}", "\n\n", filled)  # a fact that is left out leaves empty lines
+
+
+def _default_data(name: str) -> str:
+    return name if name.endswith(".yaml") else f"$MEDNEXTV2_DATA/{name}"
 
 
 def autoencoding_readme(task: Task, template: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.bundle import run as monai_run
 
-from mednextv2.bundle.build import OVERLAYS
+from mednextv2.bundle.build import OPTIONAL_OVERLAYS, OVERLAYS
 from mednextv2.bundle.metadata import is_without_labels
 from mednextv2.bundle.network_file import check_parts, explain_failure
 from mednextv2.bundle.networks import (
@@ -70,7 +70,7 @@ def workflow_files(root: Path, workflow: str, network: str | os.PathLike | None 
         UsageError: If the bundle does not have the workflow, or there is no such network.
     """
     several = workflow.split("+")
-    overlays = [name for name in OVERLAYS if name in several]
+    overlays = [name for name in (*OPTIONAL_OVERLAYS, *OVERLAYS) if name in several]
     names = ["train", *overlays] if len(overlays) == len(several) else [workflow]
     files = []
     for name in names:

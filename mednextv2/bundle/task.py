@@ -76,6 +76,8 @@ OPTIONAL_FACTS = (
     "assumptions",
     "reference_scores",
 )
+#: A fact of the second document that a task may have: overlays besides those of all bundles.
+OVERLAYS_FACT = "overlays"
 
 _SHOWN = 20  # largest number of facts in a message
 _END = "end_of_the_facts"
@@ -98,6 +100,11 @@ class Task:
     text: str
     workflow: dict[str, Any]
     public: dict[str, Any]
+
+    @property
+    def overlays(self) -> list[str]:
+        """The overlays that the bundle has besides those of all bundles."""
+        return self.public.get(OVERLAYS_FACT, [])
 
     @property
     def objective(self) -> str:
@@ -149,9 +156,10 @@ def read_task(path: str | os.PathLike) -> Task:
     objective = public.get("objective", "segmentation")
     if not isinstance(objective, str) or objective not in FACTS_OF:
         raise InputError(f"{path}: objective {brief(objective)} is none of {', '.join(FACTS_OF)}")
-    optional: tuple[str, ...] = (*MEASURED_FACTS, *OPTIONAL_FACTS, "objective")
-    none: tuple[str, ...] = ()
-    documents = ((workflow, FACTS_OF[objective], none), (public, PUBLIC_FACTS, optional))
+    documents: list[tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]] = [
+        (workflow, FACTS_OF[objective], ()),
+        (public, PUBLIC_FACTS, (*MEASURED_FACTS, *OPTIONAL_FACTS, OVERLAYS_FACT, "objective")),
+    ]
     for facts, expected, optional in documents:
         missing = [k for k in expected if k not in facts]
         unknown = [k for k in facts if k not in (*expected, *optional)]

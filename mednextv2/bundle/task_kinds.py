@@ -14,7 +14,9 @@ from mednextv2.wording import brief
 
 _NAME_WORDS = f"a text of one line and up to {MAX_NAME} characters"
 _QUOTES = "; put what should be a text in quotes"
-_LISTS = ("references", "data_traps", "assumptions")
+_LISTS = ("references", "data_traps", "assumptions", "overlays")
+#: What `overlays` may contain.
+_OVERLAYS = ("pretrain",)
 _SCORE = ("method", "score", "source", "comparable")
 #: What `eval_metrics` may contain, with the words for it: means over cases and structures.
 METRICS = {
@@ -78,6 +80,8 @@ def wrong_public_kinds(public: Mapping[str, Any]) -> list[str]:
         for key in _LISTS
         if key in public and not (isinstance(public[key], list) and all(map(_is_text, public[key])))
     ]
+    if not wrong and (unknown := [name for name in public.get("overlays", []) if name not in _OVERLAYS]):
+        wrong.append(_described("overlays", f"a list of {', '.join(_OVERLAYS)}", unknown))
     script = public.get("converter")
     if isinstance(script, str) and not _SCRIPT.fullmatch(script):
         wrong.append(_described("converter", "the name of a script in scripts/convert without its ending", script))

@@ -73,6 +73,8 @@ def compare_networks(
     folder = absolute(output)
     _check_free(folder)
     dataset = read_dataset(request.dataset_dir, request.labels_dir)
+    if dataset.parts:
+        raise InputError(f"{request.dataset_dir}: is a collection of data sets; networks are compared on one data set")
     split_of = {k: request.settings.get(k) for k in ("num_folds", "splits", "group")}
     splits = [split_dataset(dataset, fold, **split_of) for fold in request.folds]
     check_networks(request.entries)

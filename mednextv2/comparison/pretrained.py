@@ -54,7 +54,10 @@ def _check(bundle: Path, settings: Mapping[str, Any]) -> str:
         return f"pretrained {file}: can be read; whether it fits is seen when its network is built"
     scheme = parser.get_parsed_content("scheme")
     channels = len(parser.get_parsed_content("channels"))
-    partial, sha256 = (parser.get_parsed_content(f"pretrained_{name}") for name in ("partial", "sha256"))
+    partial, sha256 = (
+        parser.get("pretrained_partial", False),
+        parser.get("pretrained_sha256"),
+    )  # older bundles lack them
     return load_pretrained(network, file, channels, scheme.outputs, scheme.legend, partial, sha256).describe()
 
 

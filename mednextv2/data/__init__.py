@@ -9,6 +9,7 @@ from mednextv2.data.image_check import check_images
 from mednextv2.data.image_folders import describe_sources, read_image_folders
 from mednextv2.data.image_patches import FixedPatches, ImagePatches
 from mednextv2.data.image_split import ImageSplit, held_out, split_images
+from mednextv2.data.partial_labels import PartialLabels, prepare_patches
 from mednextv2.data.patches import AugmentBatch, PatchDataset, PatchSampler
 from mednextv2.data.phantom import make_phantom_dataset, make_task_phantom
 from mednextv2.data.prepared_store import CaseStore, PreparedCase
@@ -27,6 +28,7 @@ __all__ = [
     "ImagePatches",
     "ImageSplit",
     "LabelScheme",
+    "PartialLabels",
     "PatchDataset",
     "PatchSampler",
     "PreparedCase",
@@ -44,6 +46,7 @@ __all__ = [
     "kfold_indices",
     "make_phantom_dataset",
     "make_task_phantom",
+    "prepare_patches",
     "read_dataset",
     "read_image_folders",
     "read_series",

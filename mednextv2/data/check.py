@@ -9,7 +9,7 @@ import numpy as np
 import torch.distributed as dist
 from tqdm import tqdm
 
-from mednextv2.data.cases import Case, DatasetFolder
+from mednextv2.data.cases import Case, CollectedCase, DatasetFolder
 from mednextv2.data.voxel_grids import check_affine, compare_grids, oriented_spacing
 from mednextv2.errors import InputError
 from mednextv2.images.itk_loading import load_itk_for
@@ -79,8 +79,23 @@ def check_dataset(
         with ThreadPoolExecutor(workers) as pool:
             found = pool.map(lambda case: inspect_case(case, labels, channels, spatial_dims, visit), cases)
             reports = list(tqdm(found, total=len(cases), desc="checking the data set", unit="case", mininterval=1))
-        defects = [defect for report in reports for defect in report.defects] + _odd_spacings(reports)
-    if distributed:
+        defects = [defect for report in reports for defect in report.defects]
+        parts: dict[str, list[CaseReport]] = {}  # the data sets of a collection
+        for case, report in zip(cases, reports, strict=True):
+            parts.setdefault(case.dataset if isinstance(case, CollectedCase) else "", []).append(report)
+        defects += [defect for part in parts.values() for defect in _odd_spacings(part)]
+    report_defects(defects, "The data set")
+    return reports
+
+
+def report_defects(defects: list[str], subject: str) -> None:
+    """Raise an InputError that lists defects, if there are any; under `torch.distributed`, in every process.
+
+    Args:
+        defects: One sentence for each; only those of rank 0 count.
+        subject: What has them, with which the message begins.
+    """
+    if dist.is_available() and dist.is_initialized():
         box = [defects]
         dist.broadcast_object_list(box, src=0)
         defects = box[0]
@@ -88,12 +103,11 @@ def check_dataset(
         more = [f"- … and {len(defects) - _LISTED} more"] if len(defects) > _LISTED else []
         raise InputError(
             "\n".join(
-                [f"The data set has {count(len(defects), 'defect')}: mend or remove these cases"]
+                [f"{subject} has {count(len(defects), 'defect')}: mend or remove these cases"]
                 + [f"- {defect}" for defect in defects[:_LISTED]]
                 + more
             )
         )
-    return reports
 
 
 def _odd_spacings(reports: Sequence[CaseReport]) -> list[str]:
@@ -169,9 +183,9 @@ def inspect_case(
             defects.append(f"{e} (the label of case {case.name})")
         else:
             label = as_plane(label) if spatial_dims == 2 else label
-            grids.append((case.label, label.shape[:spatial_dims], affine))
+            grids.append((str(case.label), label.shape[:spatial_dims], affine))
             try:
-                label = as_label_map(label, case.label, labels, spatial_dims)
+                label = as_label_map(label, str(case.label), labels, spatial_dims)
                 values = tuple(distinct_values(label))
             except InputError as e:
                 defects.append(str(e))

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mednextv2.data.cases import Case, DatasetFolder
+from mednextv2.data.collection import read_collection
+from mednextv2.data.collection_entries import is_collection
 from mednextv2.data.dataset_json import about, channel_names, label_values, read_description
 from mednextv2.data.two_folders import find_two_folders, read_two_folders, sorted_cases
 from mednextv2.errors import InputError
@@ -20,14 +22,20 @@ from mednextv2.paths import expand
 from mednextv2.wording import brief, count
 
 
-def read_dataset(dataset_dir: str | os.PathLike, labels_dir: str | os.PathLike | None = None) -> DatasetFolder:
+def read_dataset(
+    dataset_dir: str | os.PathLike,
+    labels_dir: str | os.PathLike | None = None,
+    scheme: LabelScheme | None = None,
+) -> DatasetFolder:
     """Read which cases a data set has, without opening an image.
 
     Args:
         dataset_dir: The folder that contains `dataset.json`, `imagesTr` and `labelsTr`; or one with two folders of
             files of the same names, called `images` and `labels`, or `imagesTr` and `labelsTr`; or, with `labels_dir`,
-            the folder of the images.
+            the folder of the images; or a collection file (.yaml) that lists several data sets.
         labels_dir: The folder of the label maps.
+        scheme: The labels of the bundle, to which a collection translates those of its data sets; None: all structures
+            that the collection names.
 
     Returns:
         The folder's channels, labels and cases. :func:`mednextv2.data.check_dataset` checks whether the files exist and
@@ -39,6 +47,16 @@ def read_dataset(dataset_dir: str | os.PathLike, labels_dir: str | os.PathLike |
     if isinstance(dataset_dir, (list, tuple)):
         raise InputError(f"dataset_dir {brief(list(map(str, dataset_dir)))}: should be one folder")
     folder = expand(dataset_dir)
+    if is_collection(folder) and not folder.is_dir():
+        if labels_dir is not None:
+            raise InputError(
+                f"labels_dir {labels_dir}: a collection says itself where labels are; leave --labels_dir out"
+            )
+        return read_collection(folder, _read_folder, scheme)
+    return _read_folder(folder, labels_dir)
+
+
+def _read_folder(folder: Path, labels_dir: str | os.PathLike | None = None) -> DatasetFolder:
     if not folder.is_dir():
         advice = "give the folder that holds it" if folder.is_file() else "give it with --dataset_dir"
         raise InputError(f"dataset_dir {folder}: there is no such folder; {advice}")

@@ -19,7 +19,7 @@ from mednextv2.distributed import is_main_process
 from mednextv2.errors import InputError
 from mednextv2.images.itk_loading import load_itk_for
 from mednextv2.images.volume import read_volume
-from mednextv2.paths import expand, writing
+from mednextv2.paths import expand, prepare_folder, writing
 from mednextv2.wording import count
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def check_images(
         dataset: The images: see :func:`mednextv2.data.read_image_folders`.
         check_data: Whether to read them at all; if not, all are returned.
         defective: `stop`: an image with a defect ends the training; `exclude`: it is left out.
-        output_dir: An existing folder, in which the names of images that were left out are listed, with the reasons, as
+        output_dir: The folder in which the names of images that were left out are listed, with the reasons, as
             :data:`LEFT_OUT_NAME`.
         workers: Threads that read files.
 
@@ -114,6 +114,7 @@ def _write_list(output_dir: str | os.PathLike, found: Sequence[tuple[str, str, s
     if not found:
         file.unlink(missing_ok=True)  # of an earlier run
         return
+    prepare_folder(output_dir, "output_dir")
     with writing(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as f:
         writer = csv.writer(f)
         writer.writerow(["case", "file", "reason"])

@@ -15,7 +15,7 @@ from mednextv2.data.split_files import NNUNET_NAME, Fold, read_split_file
 from mednextv2.data.splits import Split
 from mednextv2.distributed import is_main_process
 from mednextv2.errors import InputError
-from mednextv2.paths import expand, writing
+from mednextv2.paths import prepare_folder, writing
 from mednextv2.wording import count
 
 logger = logging.getLogger(__name__)
@@ -32,8 +32,9 @@ class ImageSplit(Split):
     def about(self) -> dict[str, Any]:
         """Return the record for weights that are trained on these images, with their names.
 
-        They are recorded as `images` and not as `training`: no label of them was seen, so that scores of a network that
-        is fine-tuned from the weights need not be refused.
+        They are recorded as `images` and not as `training`: no label of them was seen, so that an evaluation of a
+        network that is fine-tuned from the weights need not refuse to score them: see
+        :func:`mednextv2.weights.provenance.unlabelled_cases`.
         """
         return {
             "objective": OBJECTIVE,
@@ -77,7 +78,7 @@ def split_images(
             :func:`mednextv2.data.split_files.read_split_file`.
         group: A regular expression for the patient in an image's name: see
             :func:`mednextv2.data.case_groups.group_cases`.
-        output_dir: An existing folder, to which the split is written as nnU-Net's `splits_final.json`.
+        output_dir: The folder to which the split is written as nnU-Net's `splits_final.json`.
 
     Raises:
         InputError: If the images cannot be split.
@@ -96,7 +97,7 @@ def split_images(
         count(len(validation), "image"),
     )  # fmt: skip
     if output_dir is not None and is_main_process():
-        with writing(expand(output_dir) / NNUNET_NAME) as temporary:
+        with writing(prepare_folder(output_dir, "output_dir") / NNUNET_NAME) as temporary:
             content = [{"train": sorted(chosen.training), "val": sorted(chosen.validation)}]
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return split

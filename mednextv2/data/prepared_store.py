@@ -31,9 +31,10 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from mednextv2.data.description import describe
-from mednextv2.errors import InputError
+from mednextv2.distributed import is_main_process
+from mednextv2.errors import InputError, find_input_error
 from mednextv2.images.label_map_files import read_label_map
-from mednextv2.images.volume import SUFFIXES, stem
+from mednextv2.images.volume import SUFFIXES, VirtualVolume, stem
 from mednextv2.label_scheme import LabelScheme
 from mednextv2.paths import expand, prepare_folder, remove_leftovers, writing
 from mednextv2.text_files import read_json
@@ -55,11 +56,12 @@ class PreparedCase:
         folder: The folder of the files.
         name: The name of the case.
         sources: The files from which it is prepared; their paths determine the names of the prepared files.
+        rule: How its label map is made of them, if not as usual; another rule gives other names.
     """
 
-    def __init__(self, folder: str | os.PathLike, name: str, sources: Sequence[str] = ()) -> None:
+    def __init__(self, folder: str | os.PathLike, name: str, sources: Sequence[str] = (), rule: str = "") -> None:
         self.folder, self.name = Path(folder), name
-        places = "\n".join(os.path.abspath(source) for source in sources)
+        places = "\n".join([*(os.path.abspath(source) for source in sources), *([rule] if rule else [])])
         self.stem = f"{hashlib.sha256(places.encode()).hexdigest()[:10]}-{name}" if sources else name
 
     def file(self, part: str) -> Path:
@@ -133,7 +135,7 @@ class CaseStore:
         """Preprocess the cases that are missing. Under `torch.distributed`, rank 0 does it while the others wait.
 
         Args:
-            items: Dicts with `image` and `label` (paths), and `case` (or the image's name); without a scheme, there is
+            items: Dicts with `image` and `label` (paths), and `case` (or the image's name). Without a scheme, there is
                 no `label`.
 
         Returns:
@@ -142,7 +144,7 @@ class CaseStore:
         Raises:
             InputError: If a file cannot be written, or a label map has a value that the task does not define.
         """
-        cases = [PreparedCase(self.folder, _name(item), _files(item)) for item in items]
+        cases = self._cases(items)
         pairs = list(zip(cases, items, strict=True))
         distributed = dist.is_available() and dist.is_initialized()
         if not distributed or dist.get_rank() == 0:
@@ -160,6 +162,37 @@ class CaseStore:
             time.sleep(1)  # rather than a barrier, which gives up after ten minutes
         return cases
 
+    def locate(self, items: Sequence[Mapping[str, Any]]) -> list[PreparedCase]:
+        """Return a case for each item, which :meth:`prepare_case` has to prepare before it is read.
+
+        Raises:
+            InputError: If the folder cannot be written.
+        """
+        prepare_folder(self.folder, "prepared_dir")
+        if is_main_process():
+            remove_leftovers(self.folder)
+        return self._cases(items)
+
+    def prepare_case(self, case: PreparedCase, item: Mapping[str, Any]) -> None:
+        """Preprocess a case if it is missing. If several processes do it at once, they write the same files.
+
+        Raises:
+            InputError: As of :meth:`prepare`.
+        """
+        try:
+            if not _is_current(case, item, check=True):
+                _prepare(case, item, self.transform, self.scheme)
+        except Exception as e:
+            if found := find_input_error(e):  # of a worker process, only the outermost error reaches the training
+                raise InputError(str(found)) from e
+            raise
+
+    def _cases(self, items: Sequence[Mapping[str, Any]]) -> list[PreparedCase]:
+        return [
+            PreparedCase(self.folder, _name(item), _files(item), getattr(item.get("label"), "identity", ""))
+            for item in items
+        ]
+
 
 def _name(item: Mapping[str, Any]) -> str:
     return str(item["case"]) if "case" in item else stem(_files(item)[0])
@@ -167,7 +200,9 @@ def _name(item: Mapping[str, Any]) -> str:
 
 def _files(item: Mapping[str, Any]) -> list[str]:
     images = item["image"] if isinstance(item["image"], (list, tuple)) else [item["image"]]
-    return [*images, item["label"]] if "label" in item else [*images]
+    label = item.get("label")
+    labels = label.files if isinstance(label, VirtualVolume) else [] if label is None else [label]
+    return [*images, *labels]
 
 
 def _signature(item: Mapping[str, Any]) -> list:
@@ -228,10 +263,16 @@ def _prepare(case: PreparedCase, item: Mapping[str, Any], transform: Callable, s
         return  # another training that shares the folder has prepared the case meanwhile and may be reading the files
     source = _signature(item)
     _forget(case)
-    if scheme is not None and str(item["label"]).lower().endswith(SUFFIXES):
+    own_file = not isinstance(item.get("label"), VirtualVolume)
+    if scheme is not None and own_file and str(item["label"]).lower().endswith(SUFFIXES):
         read_label_map(item["label"], scheme.declared)  # refuses values that the task does not define
     data = transform(dict(item))
-    image = torch.as_tensor(data["image"]).clamp(-65504, 65504).to(torch.float16).numpy()
+    voxels = torch.as_tensor(data["image"])
+    if not voxels.isfinite().all():
+        raise InputError(
+            f"{_files(item)[0]}: has NaN or infinite voxels; replace or recompute them, or leave the case out"
+        )
+    image = voxels.clamp(-65504, 65504).to(torch.float16).numpy()
     facts: dict[str, Any] = {"source": source, "shape": list(image.shape)}
     if scheme is None:
         facts["parts"] = {part: _save(case.file(part), image) for part in _PARTS_OF_IMAGES}

@@ -10,7 +10,8 @@ import numpy as np
 
 from mednextv2 import wording
 from mednextv2.data.case_groups import describe_groups, group_cases
-from mednextv2.data.cases import DatasetFolder
+from mednextv2.data.cases import CollectedDataset, Collection, DatasetFolder, collected_name
+from mednextv2.data.collection_sampling import add_chances
 from mednextv2.data.split_files import NNUNET_NAME, Fold, folds_of, read_split_file
 from mednextv2.errors import InputError
 from mednextv2.label_scheme import is_whole
@@ -98,7 +99,19 @@ class Split:
             "split": self.source,
             "training": [item["case"] for item in self.training],
             "validation": [item["case"] for item in self.validation],
+            **self._about_parts(),
         }
+
+    def _about_parts(self) -> dict[str, Any]:
+        """Return which cases of which data sets are trained on, under the names that they have there."""
+        seen: dict[str, list[str]] = {}
+        for item in self.training:
+            if "dataset" in item:
+                name = item["case"].removeprefix(collected_name(item["dataset"], ""))
+                seen.setdefault(item["dataset"], []).append(name)
+        overlaps = self.dataset.overlaps if isinstance(self.dataset, Collection) else {}
+        found = {name: list(others) for name, others in overlaps.items() if name in seen}
+        return ({"datasets": seen} if seen else {}) | ({"overlaps": found} if found else {})
 
 
 def split_dataset(
@@ -113,7 +126,7 @@ def split_dataset(
 
     What decides is, in this order: `splits`; `num_folds` or `group`; the split that weights were trained with; the data
     set's own file, `splits_final.json` in its folder or a `fold` in the entries of its `dataset.json`; and otherwise
-    nnU-Net's rule, with the images of a patient on one side.
+    nnU-Net's rule, with the images of a patient on one side. Each data set of a collection is split for itself.
 
     Args:
         dataset: The data set.
@@ -135,14 +148,10 @@ def split_dataset(
         found, source = read_split_file(splits, names), f"the folds are those of {splits}"
     elif num_folds is None and group is None and (recorded := _recorded(trained, fold, names)):
         found, source = recorded, "the folds are those that the weights were trained with"
-    elif num_folds is None and group is None and (dataset.path / NNUNET_NAME).is_file():
-        own = dataset.path / NNUNET_NAME
-        found, source = read_split_file(own, names), f"the folds are those of {own}"
-    elif num_folds is None and group is None and {*dataset.folds} == {*names}:
-        own = dataset.path / "dataset.json"
-        found, source = folds_of(dict(dataset.folds), own), f"the folds are those of {own}"
+    elif dataset.parts:
+        found, source = _of_parts(dataset.parts, num_folds, group)
     else:
-        found, source = _by_rule(names, num_folds, group)
+        found, source = _own(dataset, names, num_folds, group) or _by_rule(names, num_folds, group)
     index = 0 if fold == "all" else fold
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(found):
         raise InputError(
@@ -150,9 +159,16 @@ def split_dataset(
         )
     chosen = found[index]
     items = {case.name: case.as_item() for case in cases}
+    training, validation = ([items[name] for name in sorted(side)] for side in (chosen.training, chosen.validation))
+    if isinstance(dataset, Collection):
+        if not training or not validation:
+            raise InputError(
+                f"fold {fold}: no data set of {dataset.path} has a case for validation in it; choose another"
+            )
+        training, validation = (add_chances(side, dataset.sampling) for side in (training, validation))
     split = Split(
-        [items[name] for name in sorted(chosen.training)],
-        [items[name] for name in sorted(chosen.validation)],
+        training,
+        validation,
         fold,
         1 if fold == "all" else len(found),
         source,
@@ -183,6 +199,52 @@ def _recorded(trained: Mapping[str, Any] | None, fold: int | str, names: Sequenc
         return []
     empty = Fold([], [])
     return [sides if number == fold else empty for number in range(int(trained.get("num_folds", FOLDS)))]
+
+
+def _own(
+    dataset: DatasetFolder, names: Sequence[str], num_folds: int | None, group: str | None
+) -> tuple[list[Fold], str] | None:
+    """Return the folds that a data set prescribes, unless others are wanted, and what says so."""
+    if num_folds is not None or group is not None:
+        return None
+    if (dataset.path / NNUNET_NAME).is_file():
+        own = dataset.path / NNUNET_NAME
+        return read_split_file(own, names), f"the folds are those of {own}"
+    if {*dataset.folds} == {*names}:
+        own = dataset.path / "dataset.json"
+        return folds_of(dict(dataset.folds), own), f"the folds are those of {own}"
+    return None
+
+
+def _of_parts(parts: Sequence[CollectedDataset], num_folds: int | None, group: str | None) -> tuple[list[Fold], str]:
+    """Split each data set of a collection. One with fewer folds than others has no validation case in the last ones."""
+    found, said = [], []
+    for part in parts:
+        names = sorted(case.name for case in part.cases)
+        pattern = part.patients if group is None else group
+        try:
+            if own := _own(part, names, num_folds, pattern):
+                folds, source = own
+            elif len({*group_cases(names, pattern)}) < 2:
+                folds, source = [], "the cases of one patient are only trained on"
+            else:
+                folds, source = _by_rule(names, num_folds, pattern)
+        except InputError as e:
+            raise InputError(f"data set {part.name}: {e}") from e
+        found.append([Fold(*([collected_name(part.name, n) for n in side] for side in fold)) for fold in folds])
+        found[-1].append(Fold([collected_name(part.name, name) for name in names], []))  # for folds that it lacks
+        said.append(f"{part.name}: {source}")
+    number = max(len(folds) for folds in found) - 1
+    if not number:
+        raise InputError("no data set of the collection has two patients, so it cannot be split; use --fold all")
+    joined = []
+    for fold in range(number):
+        chosen = [folds[min(fold, len(folds) - 1)] for folds in found]
+        joined.append(
+            Fold([n for side in chosen for n in side.training], [n for side in chosen for n in side.validation])
+        )
+    alike = {text.partition(": ")[2] for text in said}
+    return joined, f"each data set is split for itself; {alike.pop() if len(alike) == 1 else '; '.join(said)}"
 
 
 def _by_rule(names: Sequence[str], num_folds: int | None, group: str | None) -> tuple[list[Fold], str]:

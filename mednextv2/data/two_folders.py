@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def read_two_folders(folder: Path, images: Path, labels: Path) -> DatasetFolder:
     )
 
 
-def sorted_cases(cases: list[Case], source: Path) -> tuple[Case, ...]:
+def sorted_cases(cases: Sequence[Case], source: Path) -> tuple[Case, ...]:
     """Return cases in the order of their names; two cases of the same name in `source` are refused."""
     cases = sorted(cases, key=lambda case: case.name)
     if odd := [case.name for case in cases if not _is_file_name(case.name)]:

@@ -65,11 +65,11 @@ def workflow_files(built: dict[str, str]) -> dict[str, str]:
         built: The generated files: see :func:`mednextv2.bundle.build.build_bundle`.
 
     Returns:
-        All of them, those in YAML as :func:`self_contained` returns them, each with its twin.
+        All of them, the workflows as :func:`self_contained` returns them, each with its twin.
     """
     files = dict(built)
     for path, text in built.items():
-        if Path(path).suffix == ".yaml":
+        if Path(path).suffix == ".yaml" and Path(path).parts[0] == "configs":
             files[path] = self_contained(text)
             files[str(Path(path).with_suffix(".json"))] = as_json(files[path], path)
     return files

@@ -33,6 +33,14 @@ def screen_nifti(path: Path) -> None:
         _voxel_bytes(path, f.read(max(_SIZES)))
 
 
+def read_header(path: Path) -> nib.Nifti1Header:
+    """Read and check the header of a file, as :func:`screen_nifti` does, and return it."""
+    with gzip.open(path) if _is_compressed(path) else path.open("rb") as f:
+        head = f.read(max(_SIZES))
+    _voxel_bytes(path, head)
+    return _header_of(path, head)
+
+
 def read_nifti(path: Path) -> bytes:
     """Read a compressed NIfTI file to its end, where its checksum is, but no more than its header declares.
 
@@ -64,8 +72,7 @@ def _is_compressed(path: Path) -> bool:
     return path.name.lower().endswith(".gz")
 
 
-def _voxel_bytes(path: Path, head: bytes) -> tuple[int, int]:
-    """Return the offset and number of the voxels' bytes, after checking the header and the file's size."""
+def _header_of(path: Path, head: bytes) -> nib.Nifti1Header:
     size = next((n for n in _SIZES for order in ("little", "big") if int.from_bytes(head[:4], order) == n), 0)
     if not size or len(head) < size:
         raise InputError(
@@ -74,6 +81,12 @@ def _voxel_bytes(path: Path, head: bytes) -> tuple[int, int]:
     header = _SIZES[size](head[:size], check=False)
     if bytes(header["magic"])[:3] != _MAGIC[size]:
         raise InputError(f"{path}: is not what its ending says; its header lacks the mark of a NIfTI file. {_AGAIN}")
+    return header
+
+
+def _voxel_bytes(path: Path, head: bytes) -> tuple[int, int]:
+    """Return the offset and number of the voxels' bytes, after checking the header and the file's size."""
+    header = _header_of(path, head)
     if problem := _defect(header):
         raise InputError(f"{path}: its header has {problem}. {_AGAIN}")
     axes = int(header["dim"][0])

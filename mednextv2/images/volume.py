@@ -2,6 +2,7 @@
 
 import os
 import zlib
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,25 @@ CONVERSION = (
 )
 
 
+class VirtualVolume(os.PathLike[str]):
+    """A volume that is made from files when it is read; :func:`read_volume` takes it in the place of a file."""
+
+    @property
+    @abstractmethod
+    def files(self) -> tuple[str, ...]:
+        """The files that it is made from; the first stands for all of them in messages."""
+
+    @abstractmethod
+    def read(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return its voxels, `(X, Y, Z)` or `(X, Y)`, and the affine, as :func:`read_volume` does."""
+
+    def __fspath__(self) -> str:
+        return self.files[0]
+
+    def __str__(self) -> str:
+        return self.files[0]
+
+
 def stem(path: str | os.PathLike) -> str:
     """Return the file name without folder and ending: `b` for `a/b.nii.gz`."""
     name = Path(path).name
@@ -55,7 +75,8 @@ def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     """Read an image.
 
     Args:
-        path: A file with one of the endings in `SUFFIXES`; or a DICOM series, or a folder that contains one.
+        path: A file with one of the endings in `SUFFIXES`; or a DICOM series, a folder that contains one, or a
+            :class:`VirtualVolume`.
 
     Returns:
         The voxels, `(X, Y, Z)` or `(X, Y)` (further axes if the file has them and they are longer than one; channels of
@@ -67,6 +88,8 @@ def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     """
     if isinstance(path, DicomSeries):
         return read_series(path)
+    if isinstance(path, VirtualVolume):
+        return path.read()
     path = Path(path)
     if path.is_dir():
         return read_series(choose_series(path)[0])

@@ -134,9 +134,10 @@ def mask_path(folder: str | os.PathLike, image: str | os.PathLike, suffix: str =
 class SaveMaskd(SaveImaged):
     """Save label maps as `<output_dir>/<case>_<suffix>.nii.gz`, in the geometry of their source images.
 
-    The case is the source's file name without ending and without nnU-Net's channel number `_0000`; for a DICOM series
-    it is the item's `case`. For an image in memory, which has no file (as in MONAI Deploy), nothing is saved. This is a
-    `SaveImaged`, so MONAI Label leaves it out like that class; unlike there, an error keeps its own message.
+    The case is the source's file name without ending and without nnU-Net's channel number `_0000`; for a DICOM series,
+    and in a collection of data sets, it is the item's `case`. For an image in memory, which has no file (as in MONAI
+    Deploy), nothing is saved. This is a `SaveImaged`, so MONAI Label leaves it out like that class; unlike there, an
+    error keeps its own message.
 
     Args:
         keys: The keys of the label maps, `(1, X, Y, Z)` MetaTensors with the file name of their source.
@@ -164,8 +165,9 @@ class SaveMaskd(SaveImaged):
             if not source:
                 continue
             source = source[0] if isinstance(source, (list, tuple)) else source
-            if Path(str(source)).is_dir():
-                source = data.get("case", source)  # a DICOM series has no single file name
+            if Path(str(source)).is_dir() or "dataset" in data:
+                # a DICOM series has no single file name, and the files of several data sets may have the same
+                source = data.get("case", source)
             writer = MaskWriter()
             writer.set_data_array(mask)
             writer.set_metadata(meta)

@@ -7,6 +7,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
+from mednextv2.data.partial_labels import STRUCTURES
 from mednextv2.label_scheme import LabelScheme
 
 
@@ -33,6 +34,9 @@ class DecideLabelsd(MapTransform):
 class StructureMasksd(MapTransform):
     """Turn label maps into one channel per structure, the background first; unannotated voxels are in no channel.
 
+    Of a case of a collection, the channels of structures that its data set does not annotate are empty, so that they
+    have no score.
+
     Args:
         keys: The keys of the label maps, `(1, X, Y, Z)`, which masks `(1 + structures, X, Y, Z)`, uint8, replace.
         scheme: The meaning of the values.
@@ -49,6 +53,9 @@ class StructureMasksd(MapTransform):
         masks = {}
         for key in self.key_iterator(data):
             mask = self.scheme.masks(data[key])
+            if STRUCTURES in data:
+                known = torch.as_tensor(data[STRUCTURES]).as_subclass(torch.Tensor).bool().to(mask.device)
+                mask &= known.view(-1, *[1] * (mask.ndim - 1))
             mask = torch.cat([~mask.any(0, keepdim=True), mask])
             masks[key] = (mask if valid is None else mask & valid.to(mask.device)).to(torch.uint8)
         return {**data, **masks}

@@ -14,13 +14,21 @@ from mednextv2.allocator import keep_freed_memory
 from mednextv2.data.cases import DatasetFolder
 from mednextv2.data.check import check_dataset
 from mednextv2.data.dataset import check_description
+from mednextv2.data.header_check import check_headers
 from mednextv2.errors import InputError
 from mednextv2.images.itk_loading import load_itk_for
 from mednextv2.images.writer import mask_path
 from mednextv2.inference.inputs import CheckImaged
 from mednextv2.label_scheme import LabelScheme
 from mednextv2.paths import try_folder
-from mednextv2.weights.provenance import namesakes, trained_cases
+from mednextv2.weights.provenance import (
+    namesakes,
+    overlapping,
+    read_about,
+    trained_cases,
+    unlabelled_cases,
+    warn_of_overlap,
+)
 from mednextv2.wording import count
 
 logger = logging.getLogger(__name__)
@@ -49,7 +57,7 @@ def prepare_evaluation(
         channels: The bundle's channel names.
         spatial_dims: 2 or 3.
         output_dir: The folder for tables and predictions; created when the first is written.
-        check_data: Whether to read every file and look for defects.
+        check_data: Whether to read every file and look for defects; of a collection, only their headers.
         weights: The files of weights that are scored.
         score_trained_cases: Whether cases that the weights were trained on only cause a warning.
 
@@ -62,18 +70,30 @@ def prepare_evaluation(
     check_description(dataset, scheme, channels)
     scored = {item["case"] for item in cases}
     _check_unseen(scored, ensure_tuple(weights), score_trained_cases)
-    if check_data:
+    if check_data and dataset.parts:
+        check_headers([c for c in dataset.cases if c.name in scored], channels, spatial_dims)
+    elif check_data:
         check_dataset([c for c in dataset.cases if c.name in scored], scheme.declared, channels, spatial_dims)
 
 
 def _check_unseen(scored: set[str], weights: Sequence[str | os.PathLike], allowed: bool) -> None:
     """Refuse scores of cases that were trained on: such scores say nothing about unseen images."""
     seen = sorted(scored & trained_cases(weights))
+    for file in weights:
+        about = read_about(file)
+        if overlaps := overlapping(about):
+            warn_of_overlap(str(file), overlaps, str(about.get("dataset")))
     if others := sorted(scored & namesakes(weights) - {*seen}):
         logger.warning(
             "%s: were pretrained on another data set with %s of the same names (%s%s); if these are the same images, "
             "their scores are too high", ", ".join(map(str, weights)), count(len(others), "case"),
             ", ".join(others[:3]), ", ..." * (len(others) > 3),
+        )  # fmt: skip
+    if unlabelled := sorted(scored & unlabelled_cases(weights) - {*seen}):
+        logger.warning(
+            "%s: were pretrained, without labels, on images of the names of %s to be scored (%s%s); if these are the "
+            "same images, say so where the scores are reported", ", ".join(map(str, weights)),
+            count(len(unlabelled), "case"), ", ".join(unlabelled[:3]), ", ..." * (len(unlabelled) > 3),
         )  # fmt: skip
     if not seen:
         return

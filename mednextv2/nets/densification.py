@@ -10,6 +10,7 @@ from mednextv2.ops.memory_layout import HALF, no_autocast
 
 _EPS = 1e-5
 _DEVIATION = 0.02
+_WRONG = 2  # positions along the first axis with which the convolution in half precision is wrong
 
 
 class Densification(nn.Module):
@@ -40,8 +41,12 @@ class Densification(nn.Module):
         return self._project(level.scatter(rows, self.token.flatten()))
 
     def _project(self, x: Tensor) -> Tensor:
-        """Apply the convolution, in single precision where PyTorch's in half precision takes 20 times as long."""
-        if x.device.type != "cpu" or x.dtype not in HALF or _half_is_fast(x.dtype):
+        """Apply the convolution, on CPUs in single precision where PyTorch's in half precision is slow or wrong.
+
+        It may take 20 times as long; and with two positions along the first axis, the gradient of the weights has
+        numbers from memory that was never written (PyTorch 2.13, oneDNN, AVX-512 with bfloat16).
+        """
+        if x.device.type != "cpu" or x.dtype not in HALF or (_half_is_fast(x.dtype) and x.shape[2] > _WRONG):
             return self.projection(x)
         with no_autocast(x):
             return self.projection(x.float()).to(x.dtype)

@@ -36,7 +36,9 @@ class MaskedAutoencoder(nn.Module):
     | `s3d` | besides, a convolution with kernel size 3 follows, at every resolution but the full one |
 
     The decoder is the ordinary one in all forms. The form `dense` is for every network, the others are for MedNeXt and
-    for nnU-Net's ResidualEncoderUNet, also as an :class:`AdaptedNetwork`.
+    for nnU-Net's ResidualEncoderUNet, also as an :class:`AdaptedNetwork`. Masks are arguments: the forms have no state
+    that depends on them. Except in the form `dense`, the sizes of tensors depend on the mask, so that a pass cannot be
+    replayed as a CUDA graph.
 
     Args:
         network: The network.
@@ -46,8 +48,15 @@ class MaskedAutoencoder(nn.Module):
         InputError: If there is no such form, or the network does not have it.
 
     Source:
-        `dense`: He et al. 2022 (arXiv:2111.06377) with convolutions, as nnU-Net's authors train it. `s3d`: Wald et al.
-        2025, Spark3D (arXiv:2410.23132), of which `sparse` and `tokens` are the ablations in their order.
+        He et al. 2022, masked autoencoders (arXiv:2111.06377), here with convolutions. `s3d`: Wald et al. 2025, Spark3D
+        (arXiv:2410.23132), of which `sparse` and `tokens` are the steps of the ablation.
+
+    Example:
+        >>> from mednextv2.nets import MedNeXt
+        >>> network = MaskedAutoencoder(MedNeXt(out_channels=1, init_filters=4), "s3d")
+        >>> visible = torch.tensor([[[[True, False], [False, False]]] * 2])  # of 2×2×2 cells, two
+        >>> network(torch.zeros(1, 1, 32, 32, 32), visible).shape
+        torch.Size([1, 1, 32, 32, 32])
     """
 
     def __init__(self, network: nn.Module, form: str = "dense") -> None:
@@ -96,7 +105,8 @@ class MaskedAutoencoder(nn.Module):
         network = _inner(self.network)
         if isinstance(network, MedNeXt):
             network.prepare(image, rows=True)
-        levels = [plan_level(visible, image.shape[2:], stride, image.device) for stride in self._strides]
+        cells = visible.cpu()
+        levels = [plan_level(cells, image.shape[2:], stride, image.device) for stride in self._strides]
         with _own_precision(network, image):
             *skips, deepest = self._features(network, image, visible, levels)
             if isinstance(network, MedNeXt):

@@ -63,7 +63,7 @@ def read_scores(results: Results, folder: Path) -> Scores:
         InputError: If the table does not fit the manifest, or a mask cannot be read.
     """
     names = [case.case for case in results.cases]
-    values = _read_table(folder / "cases.csv", names, results.labels) if results.kind == "evaluation" else {}
+    values = _read_table(folder / "cases.csv", results) if results.kind == "evaluation" else {}
     kind = size_kind_of(values)
     if kind is None:
         kind, found = measure_sizes(results)
@@ -113,14 +113,20 @@ def read_log(file: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{file}: cannot be read as a training log ({e}); restore it, or remove it") from e
 
 
-def _read_table(file: Path, cases: Sequence[str], labels: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the columns of `cases.csv` as arrays `(cases, structures)`."""
+def _read_table(file: Path, results: Results) -> dict[str, np.ndarray]:
+    """Return the columns of `cases.csv` as arrays `(cases, structures)`, with NaN for what a case does not annotate."""
+    cases, labels = results.cases, results.labels
     again = "run the evaluation again"
     rows = _read_csv(file, "the evaluation's scores")
     missing = [name for name in ("case", "label", *METRICS) if not rows or name not in rows[0]]
     if missing:
         raise InputError(f"{file}: {'lacks the columns ' + ', '.join(missing) if rows else 'has no rows'}; {again}")
-    wanted = {(case, label): (i, j) for i, case in enumerate(cases) for j, label in enumerate(labels)}
+    wanted = {
+        (case.case, label): (i, j)
+        for i, case in enumerate(cases)
+        for j, label in enumerate(labels)
+        if case.annotated is None or label in case.annotated
+    }
     found = [(row["case"], row["label"]) for row in rows]
     count = Counter(found)
     problems = {

@@ -15,6 +15,8 @@ from monai.utils import ensure_tuple
 from nibabel.affines import voxel_sizes
 from torch import Tensor
 
+from mednextv2.data.joined_labels import JoinedLabels
+from mednextv2.data.partial_labels import STRUCTURES
 from mednextv2.data.sizes import size_kind
 from mednextv2.distributed import is_main_process
 from mednextv2.images.writer import mask_path
@@ -74,8 +76,9 @@ class EvaluationTable:
     `cases.csv` has one row for each case and class, with scores and volumes in ml (areas in mm² for 2D images).
     `summary.csv` has one row for each class and one for the mean over classes, with the mean, standard deviation,
     median, minimum and maximum over the cases that have the class (infinite distances are left out and counted), and
-    the number of cases. `mednextv2 report` starts from `results.json`, which contains the cases' files and the meaning
-    of their values.
+    the number of cases. A case of a collection has rows only for what its data set annotates, and its reference, which
+    is joined from the files of the data set, is written to `references`. `mednextv2 report` starts from `results.json`,
+    which contains the cases' files and the meaning of their values.
 
     Args:
         output_dir: Folder of the tables; masks are in its subfolder `predictions`, if `items` are given.
@@ -118,7 +121,10 @@ class EvaluationTable:
             voxel = kind.of_voxel(affine)
             pred, label = (item[key].as_subclass(Tensor).cpu() for key in ("pred", "label"))
             scores = score_case(pred, label, spacing.tolist())
+            known = given.get(STRUCTURES)
             for c, name in enumerate(self.labels[1:]):
+                if known is not None and not known[c]:  # its data set does not say where it is
+                    continue
                 sizes = (float(mask[c + 1].sum()) * voxel for mask in (pred, label))
                 self.rows.append(
                     {"case": given["case"], "label": name}
@@ -145,6 +151,12 @@ class EvaluationTable:
         log = logs.pop() if len(logs) == 1 else None
         values = self.scheme.members if self.scheme else [(v,) for v in range(1, len(self.labels))]
         found = case_files([item for item in self.items if item["case"] in scored], folder)
+        for entry in found:
+            if STRUCTURES in entry:
+                known = zip(self.labels[1:], entry.pop(STRUCTURES), strict=True)
+                entry["annotated"] = [name for name, there in known if there]
+            if isinstance(entry["label"], JoinedLabels):
+                entry["label"] = entry["label"].save(folder / "references" / f"{entry['case']}.nii.gz")
         cases = [as_case(entry) for entry in found]
         results = Results(
             "evaluation", self.title, self.labels[1:], values, cases, log if log and log.is_file() else None,
@@ -156,15 +168,21 @@ class EvaluationTable:
 def case_files(items: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[str, Any]]:
     """Return the files of evaluated cases: their `case`, `image` and `label`, and the mask as `prediction`.
 
+    In a collection, what is annotated is still there as `structures`.
+
     Args:
         items: Dicts with `case`, `image` (a path, or one for each channel) and `label`.
         folder: The folder of the evaluation, with the masks in `predictions`.
     """
     return [
-        {key: item[key] for key in ("case", "image", "label")}
-        | {"prediction": mask_path(folder / "predictions", ensure_tuple(item["image"])[0])}
+        {key: item[key] for key in ("case", "image", "label", STRUCTURES) if key in item}
+        | {"prediction": mask_path(folder / "predictions", _mask_source(item))}
         for item in items
     ]
+
+
+def _mask_source(item: Mapping[str, Any]) -> str:
+    return item["case"] if "dataset" in item else ensure_tuple(item["image"])[0]
 
 
 def summarise(rows: Sequence[dict], labels: Sequence[str]) -> list[dict]:

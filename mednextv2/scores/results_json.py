@@ -42,6 +42,7 @@ class CaseFiles:
         label: The reference label map, or None.
         volumes_ml: The volume of each structure of the mask in millilitres, or None if it was not measured.
         areas_mm2: The area of each structure in square millimetres, where the image has one plane; else None.
+        annotated: The structures that have a score, if the case's data set does not annotate all; else None.
     """
 
     case: str
@@ -50,6 +51,7 @@ class CaseFiles:
     label: str | None = None
     volumes_ml: Mapping[str, float] | None = None
     areas_mm2: Mapping[str, float] | None = None
+    annotated: tuple[str, ...] | None = None
 
 
 def made_by() -> dict[str, str]:
@@ -132,7 +134,7 @@ def write_results(folder: str | os.PathLike, results: Results) -> Path:
         case["image"] = images[0] if len(images) == 1 else images
         for key in ("prediction", "label"):
             case[key] = case[key] and _store(case[key], folder)
-        for key in _SIZES:
+        for key in (*_SIZES, "annotated"):
             if case[key] is None:
                 del case[key]
     content["training_log"] = content["training_log"] and _store(content["training_log"], folder)
@@ -189,6 +191,7 @@ def _from_content(content: Any, folder: Path) -> Results:
             case.label and _whole(case.label, folder),
             case.volumes_ml,
             case.areas_mm2,
+            case.annotated,
         )
         for case in results.cases
     ]
@@ -258,7 +261,12 @@ def _case_defects(case: Any, number: int, kind: str) -> list[str]:
         sizes = entry.get(key)
         if sizes is not None and not (isinstance(sizes, Mapping) and all(map(_is_size, sizes.values()))):
             wrong.append(key)
-    what = {"case": "a name"} | dict.fromkeys(_SIZES, "numbers by the structures' names")
+    names = entry.get("annotated")
+    if names is not None and not (_is_list(names) and all(isinstance(name, str) for name in names)):
+        wrong.append("annotated")
+    what = {"case": "a name", "annotated": "a list of structures"} | dict.fromkeys(
+        _SIZES, "numbers by the structures' names"
+    )
     return [f"{where}: {key} should be {what.get(key, 'a path')}, not {brief(entry[key])}" for key in wrong]
 
 
@@ -267,7 +275,7 @@ def as_case(case: CaseFiles | Mapping[str, Any]) -> CaseFiles:
 
     Args:
         case: A :class:`CaseFiles`, or a dict with the keys `case`, `image` (a path, or a list with one path for each
-            channel), `prediction`, and, if available, `label` and `volumes_ml` or `areas_mm2`.
+            channel), `prediction`, and, if available, `label`, `annotated`, and `volumes_ml` or `areas_mm2`.
     """
     entry = asdict(case) if isinstance(case, CaseFiles) else case
     images = entry["image"] if _is_list(entry["image"]) else [entry["image"]]
@@ -279,6 +287,7 @@ def as_case(case: CaseFiles | Mapping[str, Any]) -> CaseFiles:
         None if label is None else os.fspath(label),
         entry.get("volumes_ml"),
         entry.get("areas_mm2"),
+        None if entry.get("annotated") is None else tuple(entry["annotated"]),
     )
 
 

@@ -3,6 +3,7 @@
 from mednextv2.training.activation_checkpointing import set_checkpointing
 from mednextv2.training.autoencoding import (
     AutoencodingLoss,
+    MaskSteps,
     PackedAutoencoder,
     ReconstructedChannels,
     ReconstructionError,
@@ -31,6 +32,7 @@ __all__ = [
     "CurveWriter",
     "EarlyStopping",
     "GradientClipping",
+    "MaskSteps",
     "NewLayersFirst",
     "PackedAutoencoder",
     "Progress",

@@ -15,8 +15,9 @@ from mednextv2.nets.visible_cells import visible_positions
 from mednextv2.training.masking import BlockMasks
 from mednextv2.training.reconstruction_loss import ReconstructionLoss
 
-#: What MONAI's engines take: the input of the network, and the target, here the image and its visible cells.
-Prepared = tuple[Tensor, tuple[Tensor, Tensor]]
+#: What MONAI's engines take: the input of the network, the target, here the image and its visible cells, and possibly
+#: further arguments of the network.
+Prepared = tuple[Tensor, tuple[Tensor, Tensor]] | tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor], dict[str, Any]]
 
 
 class ReconstructedChannels:
@@ -38,7 +39,8 @@ class ReconstructedChannels:
 class PackedAutoencoder(nn.Module):
     """A masked autoencoder with a single input, as CUDA graphs and MONAI's engines take it.
 
-    The input is the image with the visible voxels, as 1 and 0, as its last channel: see :func:`pack`.
+    The input is the image with the visible voxels, as 1 and 0, as its last channel: see :func:`pack`. The visible cells
+    can also be given as the autoencoder itself takes them.
 
     Args:
         autoencoder: The autoencoder, which takes an image and its visible cells.
@@ -49,15 +51,18 @@ class PackedAutoencoder(nn.Module):
         super().__init__()
         self.autoencoder, self.block_size = autoencoder, tuple(block_size)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
         """Reconstruct an image.
 
         Args:
-            x: The image and its visible voxels, `(N, C + 1, *space)`.
+            x: The image and its visible voxels, `(N, C + 1, *space)`; or the image, if the cells are given.
+            visible: The visible cells, bool, `(N, *grid)`.
 
         Returns:
             The reconstruction, `(N, C, *space)`.
         """
+        if visible is not None:
+            return self.autoencoder(x, visible)
         cells = x[:, -1]
         for axis, block in enumerate(self.block_size, 1):
             cells = cells.unflatten(axis, (-1, block)).select(axis + 1, 0)
@@ -75,31 +80,44 @@ def pack(image: Tensor, visible: Tensor) -> Tensor:
 
 
 class TrainingMasks:
-    """Add the masks of a step to its batch: a `prepare_batch` of MONAI's trainer, and one of its handlers.
+    """Add the masks of a step to its batch: a `prepare_batch` of MONAI's trainer.
 
-    As a handler, it learns the number of the step, on which the masks depend.
+    Masks depend on the number of the step, which :class:`MaskSteps` tells.
 
     Args:
         masks: Draws the masks.
+        packed: Whether the masks are a part of the input, as CUDA graphs need it. If not, they are an argument of the
+            network and stay on the CPU, where the sparse forms of the autoencoder need them.
     """
 
-    def __init__(self, masks: BlockMasks) -> None:
-        self.masks, self.step = masks, 0
+    def __init__(self, masks: BlockMasks, packed: bool = True) -> None:
+        self.masks, self.packed, self.step = masks, packed, 0
+
+    def __call__(
+        self, batch: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
+    ) -> Prepared:
+        """Return the input of the autoencoder, the pair of images and visible cells, and further arguments."""
+        first = process_rank() * len(batch["image"])
+        visible = self.masks.training(self.step, range(first, first + len(batch["image"])))
+        return _prepared(batch, visible, self.packed, device, non_blocking)
+
+
+class MaskSteps:
+    """A handler that tells the masks of a training the number of each step.
+
+    Args:
+        masks: The masks.
+    """
+
+    def __init__(self, masks: TrainingMasks) -> None:
+        self.masks = masks
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer."""
         engine.add_event_handler(Events.ITERATION_STARTED, self._note)
 
     def _note(self, engine: Engine) -> None:
-        self.step = engine.state.iteration - 1
-
-    def __call__(
-        self, batch: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
-    ) -> Prepared:
-        """Return the input of the autoencoder, and the pair of images and visible cells."""
-        first = process_rank() * len(batch["image"])
-        visible = self.masks.training(self.step, range(first, first + len(batch["image"])))
-        return _prepared(batch, visible, device, non_blocking)
+        self.masks.step = engine.state.iteration - 1
 
 
 class ValidationMasks:
@@ -109,20 +127,24 @@ class ValidationMasks:
 
     Args:
         masks: Draws the masks.
+        packed: As of :class:`TrainingMasks`.
     """
 
-    def __init__(self, masks: BlockMasks) -> None:
-        self.masks = masks
+    def __init__(self, masks: BlockMasks, packed: bool = True) -> None:
+        self.masks, self.packed = masks, packed
 
     def __call__(
         self, batch: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
     ) -> Prepared:
-        """Return the input of the autoencoder, and the pair of images and visible cells."""
-        return _prepared(batch, self.masks.validation(batch["number"].tolist()), device, non_blocking)
+        """Return the input of the autoencoder, the pair of images and visible cells, and further arguments."""
+        visible = self.masks.validation(batch["number"].tolist())
+        return _prepared(batch, visible, self.packed, device, non_blocking)
 
 
-def _prepared(batch: Mapping[str, Any], visible: Tensor, device: Any, non_blocking: bool) -> Prepared:
+def _prepared(batch: Mapping[str, Any], visible: Tensor, packed: bool, device: Any, non_blocking: bool) -> Prepared:
     image = batch["image"].to(device=device, non_blocking=non_blocking)
+    if not packed:
+        return image, (image, visible), (visible,), {}
     visible = visible.to(device=device, non_blocking=non_blocking)
     return pack(image, visible), (image, visible)
 
@@ -152,7 +174,7 @@ def hidden_sums(reconstruction: Tensor, image: Tensor, visible: Tensor) -> Tenso
         `(N, 3)`, float64: the sum of squared errors, the sum of squared intensities, which is that of an image of 0,
         the mean; and the number of voxels.
     """
-    hidden = ~visible_positions(visible, image.shape[2:])[:, None].expand_as(image)
+    hidden = ~visible_positions(visible.to(image.device), image.shape[2:])[:, None].expand_as(image)
     error = torch.where(hidden, reconstruction.float() - image.float(), 0.0)
     content = torch.where(hidden, image.float(), 0.0)
     parts = [error.square(), content.square(), hidden]

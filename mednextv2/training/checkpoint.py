@@ -32,7 +32,14 @@ from mednextv2.version import __version__
 from mednextv2.weights.files import save_file
 from mednextv2.weights.pretrained import load_pretrained
 from mednextv2.weights.pretrained_report import REPORT_NAME, PretrainedReport
-from mednextv2.weights.provenance import PRETRAINED, origin, read_about, trained_cases
+from mednextv2.weights.provenance import (
+    PRETRAINED,
+    origin,
+    overlapping,
+    pretraining_cases,
+    read_about,
+    warn_of_overlap,
+)
 from mednextv2.weights.safetensors_file import ENDING, needs_safetensors
 from mednextv2.wording import count
 
@@ -111,11 +118,11 @@ def check_start(
 
 def _warn_of_seen_cases(pretrained: str | os.PathLike, about: Mapping[str, Any]) -> None:
     """Warn before, and not after, days of training of validation cases on which the pretrained weights were trained."""
-    start = origin(pretrained)
-    if start.get("dataset") != about.get("dataset"):
-        return
+    record = {**about, PRETRAINED: origin(pretrained)}
+    if others := overlapping(record):
+        warn_of_overlap(str(pretrained), others, str(about.get("dataset")))
     validation = {name for name in about.get("validation", []) if isinstance(name, str)}
-    seen = sorted(validation & trained_cases([pretrained]))
+    seen = sorted(validation & pretraining_cases(record))
     if seen:
         logger.warning(
             "%s: was trained on %d of the %s of this fold (%s, ...), so scores of the validation will be too high, and "

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,6 +24,10 @@ from mednextv2.training.engine import workflow_state
 from mednextv2.training.finetuning import NewLayersFirst
 
 logger = logging.getLogger(__name__)
+
+#: With what the names of the structures' scores begin among the metrics of a validation.
+_STRUCTURE = "val_dice_"
+_SHOWN_STRUCTURES = 10  # in the line of an epoch
 
 
 def step_loss(output: Any) -> torch.Tensor | float | None:
@@ -164,8 +169,24 @@ class EarlyStopping:
             engine.terminate()
 
 
+def _scores_in_words(scores: Mapping[str, float]) -> str:
+    """Return the scores of a validation for one line; of many structures, it has a count and the lowest only."""
+    structures = [name for name in scores if name.startswith(_STRUCTURE)]
+    if len(structures) <= _SHOWN_STRUCTURES:
+        return "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    words = [f"{name} {value:.4f}" for name, value in scores.items() if name not in structures]
+    scored = {name: scores[name] for name in structures if math.isfinite(scores[name])}
+    words.append(f"{len(scored)} of {len(structures)} structures scored")
+    if scored:
+        worst = min(scored, key=scored.__getitem__)
+        words.append(f"lowest {worst} {scored[worst]:.4f}")
+    return "  ".join(words)
+
+
 class TrainingLog:
     """Write one row an epoch to `training_log.csv`, and one line to the log: loss, learning rate, Dice of each class.
+
+    With more than ten classes, the line has only their mean and the lowest; the table has all.
 
     A row also has the number of steps and the seconds of training so far, with validations and with the sessions before
     a resume; the seconds are empty if a log without them is continued.
@@ -227,7 +248,7 @@ class TrainingLog:
         row |= {"steps": engine.state.iteration, "seconds": time.monotonic() - self._begin}
         row |= {name: float(value) for name, value in metrics.items()}
         self._append(row)
-        scores = "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name in metrics)
+        scores = _scores_in_words({name: value for name, value in row.items() if name in metrics})
         logger.info(
             "epoch %d/%d  loss %.4f  lr %.2e  %s",
             row["epoch"],

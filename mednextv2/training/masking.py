@@ -120,7 +120,7 @@ def _checked_ratio(ratio: Any, masks: BlockMasks) -> tuple[float, float]:
     limits = list(ratio) if isinstance(ratio, (list, tuple)) else [ratio, ratio]
     numbers = all(isinstance(r, (int, float)) and not isinstance(r, bool) for r in limits)
     if len(limits) != 2 or not numbers or not limits[0] <= limits[1]:
-        raise InputError(f"ratio {brief(ratio)}: should be a number such as 0.75, or a range such as [0.6, 0.9]")
+        raise InputError(f"mask_ratio {brief(ratio)}: should be a number such as 0.75, or a range such as [0.6, 0.9]")
     if masks.cells == 1:
         raise InputError(
             f"block_size {list(masks.block_size)}: a patch of {times(masks.patch_size)} voxels is a single block, so "
@@ -130,7 +130,7 @@ def _checked_ratio(ratio: Any, masks: BlockMasks) -> tuple[float, float]:
     if int(limits[0] * masks.cells) < 1 or int(limits[1] * masks.cells) >= masks.cells:
         what = "nothing" if int(limits[0] * masks.cells) < 1 else "everything"
         raise InputError(
-            f"ratio {brief(ratio)}: a mask would hide {what} of a patch of {times(masks.grid)} blocks; give a ratio of "
-            f"at least {least:g} and below 1"
+            f"mask_ratio {brief(ratio)}: a mask would hide {what} of a patch of {times(masks.grid)} blocks; give one "
+            f"of at least {least:g} and below 1"
         )
     return float(limits[0]), float(limits[1])

@@ -14,6 +14,7 @@ from mednextv2.data.cases import DatasetFolder
 from mednextv2.data.check import check_dataset
 from mednextv2.data.check_warnings import missing_classes
 from mednextv2.data.dataset import check_description
+from mednextv2.data.header_check import check_headers
 from mednextv2.distributed import is_main_process
 from mednextv2.errors import SHARED_MEMORY_REMEDY, InputError
 from mednextv2.label_scheme import LabelScheme, mirroring_warning
@@ -49,7 +50,7 @@ def prepare_training(
         channels: The bundle's channel names.
         spatial_dims: 2 or 3.
         output_dir: The folder for checkpoints and logs; created if missing.
-        check_data: Whether to read every file and look for defects.
+        check_data: Whether to read every file and look for defects; of a collection, only their headers.
         mirror_axes: Axes along which patches are mirrored; a warning is logged if that swaps left and right structures.
         batch: The number of patches in a batch and the size of a patch in voxels, `(B, *patch)`, for
             :func:`check_shared_memory`.
@@ -110,7 +111,9 @@ def _check_cases(
     if warning := mirroring_warning(scheme, mirror_axes):
         others = [axis for axis in mirror_axes if axis != 0]
         logger.warning('%s. Without that axis: --mirror_axes "%s"', warning, others)
-    if check_data:
+    if check_data and dataset.parts:
+        check_headers(dataset.cases, channels, spatial_dims)
+    elif check_data:
         reports = check_dataset(dataset.cases, scheme.declared, channels, spatial_dims)
         missing = missing_classes(reports, scheme.labels) if reports else []
         if missing:

@@ -13,6 +13,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.handlers import from_engine
 from torch import Tensor
 
+from mednextv2.data.partial_labels import PartialLabels
 from mednextv2.label_scheme import LabelScheme
 
 
@@ -20,7 +21,8 @@ class PseudoDice(Metric):
     """Dice of an epoch's validation patches as if they were one image, averaged over epochs.
 
     Overlaps and volumes of each structure are summed over the patches of an epoch, and over the processes of
-    `torch.distributed`, before they are divided; voxels of the ignore label are left out. A structure that occurs in
+    `torch.distributed`, before they are divided; voxels of the ignore label are left out. Of partly annotated labels,
+    only what a patch's data set annotates counts. A structure that occurs in
     neither labels nor predictions is NaN and left out of the epoch's mean. The metric's value is the moving average of
     these means, because random patches make them noisy. An epoch without any structure does not change it.
 
@@ -62,10 +64,14 @@ class PseudoDice(Metric):
         """Add patches.
 
         Args:
-            output: Logits of the network, `(B, outputs, *spatial)`, and label maps, `(B, 1, *spatial)`; or lists of
-                them, decollated, without the axis B.
+            output: Logits of the network, `(B, outputs, *spatial)`, and label maps, `(B, 1, *spatial)`, or partly
+                annotated ones (:class:`mednextv2.data.PartialLabels`); or lists of logits and label maps, decollated,
+                without the axis B.
         """
         logits, label = output
+        structures = None
+        if isinstance(label, PartialLabels):
+            label, structures = label
         if not isinstance(logits, Tensor):
             for pair in zip(logits, label, strict=True):
                 self.update([x[None] for x in pair])
@@ -79,8 +85,13 @@ class PseudoDice(Metric):
         valid = self.scheme.valid(label)
         if valid is not None:  # the structures of the label contain no ignored voxels
             predicted &= valid
-        sums = [mask.flatten(2).sum((0, 2)) for mask in (predicted & labelled, predicted, labelled)]
-        self._sums += torch.stack(sums).to(self._device)
+        masks = (predicted & labelled, predicted, labelled)
+        if structures is None:
+            sums = torch.stack([mask.flatten(2).sum((0, 2)) for mask in masks])
+        else:
+            each = torch.stack([mask.flatten(2).sum(2) for mask in masks])
+            sums = (each * structures.to(each.device, non_blocking=True)).sum(1)
+        self._sums += sums.to(self._device)
 
     def structures(self) -> Tensor:
         """Return the Dice of each structure in the epoch so far, NaN where it is absent.

@@ -16,7 +16,7 @@ from mednextv2.errors import find_input_error
 from mednextv2.images.dicom import DicomSeries
 from mednextv2.images.dicom_tilt import straighten
 from mednextv2.images.planes import to_plane
-from mednextv2.images.volume import SUFFIXES, read_volume, screen_file, unreadable
+from mednextv2.images.volume import SUFFIXES, VirtualVolume, read_volume, screen_file, unreadable
 from mednextv2.warning_filters import without_warnings
 
 # MONAI creates all its readers each time, and warns twice that NVIDIA's decoders for pydicom are not installed
@@ -47,7 +47,7 @@ class LoadVolumed(LoadImaged):
         Args:
             data: The item. Under each key is a file, a list of files (one for each channel), a
                 :class:`mednextv2.data.DicomSeries` or a list of them (one for each channel), the folder of one series,
-                or a MetaTensor: see :func:`channels_first`.
+                a :class:`mednextv2.images.volume.VirtualVolume`, or a MetaTensor: see :func:`channels_first`.
             reader: The same as for `LoadImaged`.
 
         Returns:
@@ -74,6 +74,9 @@ class LoadVolumed(LoadImaged):
     def _load(self, value: Any, reader: Any) -> Any:
         if isinstance(value, MetaTensor):
             return channels_first(value).to(torch.float32)
+        if isinstance(value, VirtualVolume):
+            voxels, affine = value.read()
+            return _as_tensor([voxels], affine, value).to(torch.float32)
         if _is_dicom(value):
             return _from_dicom(ensure_tuple(value))
         loaded = self._from_files(value, reader)
@@ -145,12 +148,17 @@ def _is_dicom(value: Any) -> bool:
 def _from_dicom(channels: Sequence[str | os.PathLike]) -> MetaTensor:
     """Read a series for each channel; slices of a tilted gantry are resampled to right angles, as networks expect."""
     voxels, affine = zip(*(straighten(*read_volume(series)) for series in channels), strict=True)
-    position = torch.from_numpy(affine[0])
+    return _as_tensor(voxels, affine[0], channels[0])
+
+
+def _as_tensor(channels: Sequence[np.ndarray], affine: np.ndarray, source: str | os.PathLike) -> MetaTensor:
+    """Return channels in memory as MONAI's readers return those of a file, with the channels as the first axis."""
+    position = torch.from_numpy(affine)
     meta = {
-        "filename_or_obj": os.fspath(channels[0]),
+        "filename_or_obj": os.fspath(source),
         "original_affine": position.clone(),
-        "spatial_shape": np.array(voxels[0].shape),
+        "spatial_shape": np.array(channels[0].shape),
         "original_channel_dim": 0,
     }
-    stacked = np.stack(voxels) if len(voxels) > 1 else np.ascontiguousarray(voxels[0])[None]
+    stacked = np.stack(channels) if len(channels) > 1 else np.ascontiguousarray(channels[0])[None]
     return MetaTensor(torch.from_numpy(stacked), affine=position, meta=meta)

@@ -106,6 +106,8 @@ def load_pretrained(
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}  # each once, if it is shared
     taken = {*report.loaded, *report.adapted}
     report.parameters = sum(size for name, size in sizes.items() if name in taken), sum(sizes.values())
+    if not taken:
+        raise _other_network(file, own, source)
     if report.fraction < _LEAST and not partial:
         raise InputError(
             f"{report.headline()}. That is less than half of the network: if this is what you want, give "

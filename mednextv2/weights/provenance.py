@@ -8,6 +8,7 @@ It stays when the file is copied or renamed, and the tensors remain a bare state
 """
 
 import json
+import logging
 import os
 import zipfile
 import zlib
@@ -21,12 +22,16 @@ from mednextv2.paths import expand
 from mednextv2.weights import onnx_file, safetensors_file
 from mednextv2.wording import count
 
+logger = logging.getLogger(__name__)
+
 #: The name of the entry within the archive's own folder, since PyTorch allows no entries outside that folder.
 ENTRY = "mednextv2/about.json"
 #: The folder within that folder for the entries of others in archives of TorchScript and torch.export.
 EXTRA = "extra/"
 #: The name in a record under which that of the training before stands.
 PRETRAINED = "pretrained"
+#: The name in a record under which the names of images stand that were trained on without their labels.
+UNLABELLED = "images"
 _LONGEST = 100  # number of trainings, each started from the one before, that are looked at
 _SHOWN = 10  # largest number of settings or labels in a message
 _LIMIT = 50 * 2**20  # the largest number of bytes of JSON that are read
@@ -85,16 +90,22 @@ def _archived_record(path: str | os.PathLike) -> bytes:
 def trained_cases(files: Sequence[str | os.PathLike]) -> set[str]:
     """Return the names of all cases that any of these files of weights were trained on, as far as they record them.
 
-    Fine-tuned weights have also seen the cases of their pretraining: those of the same data set are among the names.
+    Fine-tuned weights have also seen the cases of their pretraining: see :func:`pretraining_cases`.
     """
-    found: set[str] = set()
-    for file in files:
-        about = read_about(file)
-        found |= _names(about)
-        found |= {
-            name for step in _pretraining(about) if step.get("dataset") == about.get("dataset") for name in _names(step)
-        }
-    return found
+    records = [read_about(file) for file in files]
+    return {name for about in records for name in _names(about) | pretraining_cases(about)}
+
+
+def pretraining_cases(about: Mapping[str, Any]) -> set[str]:
+    """Return which cases of a training's data set were seen in the trainings before, under their names in it.
+
+    Args:
+        about: The record of the training: its data set, or its collection of data sets, and the trainings before.
+    """
+    pairs = [pair for step in _pretraining(about) for pair in _cases(step)]
+    if "datasets" in about:
+        return {f"{dataset}.{case}" for dataset, case in pairs}
+    return {case for dataset, case in pairs if dataset == about.get("dataset")}
 
 
 def namesakes(files: Sequence[str | os.PathLike]) -> set[str]:
@@ -103,11 +114,53 @@ def namesakes(files: Sequence[str | os.PathLike]) -> set[str]:
     A case of the same name need not be the same image: many data sets count their cases.
     """
     found: set[str] = set()
+    for about in map(read_about, files):
+        steps = [] if "datasets" in about else _pretraining(about)  # names in a collection have that of the data set
+        found |= {case for step in steps for dataset, case in _cases(step) if dataset != about.get("dataset")}
+    return found
+
+
+def overlapping(about: Mapping[str, Any]) -> list[str]:
+    """Return the data sets of which the trainings before a training have seen images that are also in its own.
+
+    Args:
+        about: The record of the training.
+    """
+    found: dict[str, None] = {}
+    for step in _pretraining(about):
+        given = step.get("overlaps")
+        for name, others in given.items() if isinstance(given, Mapping) else ():
+            if isinstance(others, list) and about.get("dataset") in others:
+                found[str(name)] = None
+    return [*found]
+
+
+def warn_of_overlap(weights: str, datasets: Sequence[str], dataset: str) -> None:
+    """Warn that weights have seen images of a data set in others."""
+    logger.warning(
+        "%s: pretrained on %s, which has images that are also in %s, so scores on %s may be too high; for scores that "
+        "can be compared, pretrain without it (leave_out in the collection)",
+        weights, ", ".join(datasets), dataset, dataset,
+    )  # fmt: skip
+
+
+def _cases(about: Mapping[str, Any]) -> set[tuple[str | None, str]]:
+    """Return the cases that were trained on, each with the name of its data set."""
+    parts = about.get("datasets")
+    if not isinstance(parts, Mapping):
+        return {(about.get("dataset"), name) for name in _names(about)}
+    lists = {name: cases for name, cases in parts.items() if isinstance(cases, list)}
+    return {(name, case) for name, cases in lists.items() for case in cases if isinstance(case, str)}
+
+
+def unlabelled_cases(files: Sequence[str | os.PathLike]) -> set[str]:
+    """Return the names of the images that weights, or those that they started from, were trained on without labels."""
+    found: set[str] = set()
     for file in files:
         about = read_about(file)
-        found |= {
-            name for step in _pretraining(about) if step.get("dataset") != about.get("dataset") for name in _names(step)
-        }
+        for step in (about, *_pretraining(about)):
+            names = step.get(UNLABELLED)
+            found |= {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
     return found
 
 
@@ -185,7 +238,10 @@ def origin(path: str | os.PathLike) -> dict[str, Any]:
         path: The file. It may record an origin itself, which stays part of the record.
     """
     about = read_about(path)
-    kept = ("dataset", "labels", "fold", "training", "network", "settings", "epoch", "date", PRETRAINED)
+    kept = (
+        "objective", "dataset", "datasets", "overlaps", "labels", "fold", "training", UNLABELLED, "network", "settings",
+        "epoch", "date", PRETRAINED,
+    )  # fmt: skip
     return {"file": Path(path).name, **{key: about[key] for key in kept if key in about}}
 
 
@@ -211,7 +267,11 @@ def describe_weights(path: str | os.PathLike) -> str:
     parts = []
     if isinstance(about.get("training"), list):
         parts.append(f"trained on {count(len(about['training']), 'case')}")
-    if isinstance(about.get("dataset"), str):
+    elif isinstance(about.get(UNLABELLED), list):
+        parts.append(f"trained on {count(len(about[UNLABELLED]), 'image')} without labels")
+    if isinstance(about.get("datasets"), dict):
+        parts.append(f"of {count(len(about['datasets']), 'data set')}")
+    elif isinstance(about.get("dataset"), str):
         parts.append(f"of {about['dataset']}")
     if isinstance(about.get("fold"), (int, str)):
         parts.append(f"fold {about['fold']}")
@@ -221,8 +281,11 @@ def describe_weights(path: str | os.PathLike) -> str:
     if isinstance(about.get("date"), str):
         parts.append(about["date"])
     if before := next(_pretraining(about), None):
-        known = isinstance(before.get("training"), list)
-        cases = f" (trained on {count(len(before['training']), 'case')})" if known else ""
+        cases = ""
+        if isinstance(before.get("training"), list):
+            cases = f" (trained on {count(len(before['training']), 'case')})"
+        elif isinstance(before.get(UNLABELLED), list):
+            cases = f" (trained on {count(len(before[UNLABELLED]), 'image')} without labels)"
         parts.append(f"pretrained with {str(before.get('file'))[:100]}{cases}")
     return f"{path} ({', '.join(parts)})"
 

@@ -9,13 +9,13 @@ Example:
     python scripts/convert/totalsegmentator.py Totalsegmentator_dataset_v201 Dataset300_TotalSegmentator
 """
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mednextv2.data.collection_layouts import read_meta
 from mednextv2.data.conversion_cases import Converted, DatasetFacts, SourceCase
 from mednextv2.data.conversion_command import main
 from mednextv2.data.conversion_sources import Found, find_root, list_folders, missing_files
@@ -23,7 +23,6 @@ from mednextv2.data.voxel_grids import compare_grids
 from mednextv2.errors import InputError
 from mednextv2.images.label_map_files import as_label_map
 from mednextv2.images.volume import read_volume
-from mednextv2.text_files import read_text
 from mednextv2.wording import count
 
 _RIGHT_LEFT, _LEFT_RIGHT = ("right", "left"), ("left", "right")
@@ -63,7 +62,7 @@ def find(source: Path, options: Mapping[str, Any]) -> Found:
     """Find the image and the 117 masks of each case, and the split."""
     root = find_root(source, ["meta.csv", "s????/ct.nii.gz"], LAYOUT)
     found = Found()
-    splits = read_splits(root / "meta.csv")
+    splits = read_meta(root / "meta.csv")
     folders = list_folders(root, r"s\d{4}", found)
     found.ignored.remove(root / "meta.csv")
     for name in sorted({*folders, *splits}):
@@ -90,18 +89,6 @@ def find(source: Path, options: Mapping[str, Any]) -> Found:
     )
     found.split = [(training, validation)]
     return found
-
-
-def read_splits(file: Path) -> dict[str, str]:
-    """Return the part of each case: train, val or test. The columns are separated by semicolons."""
-    rows = list(csv.DictReader(read_text(file, advice="copy it from the same archive").splitlines(), delimiter=";"))
-    splits = {row.get("image_id") or "": row.get("split") or "" for row in rows}
-    if not splits or "" in splits or {*splits.values()} - {"train", "val", "test"}:
-        raise InputError(
-            f"{file}: should have the columns image_id and split (train, val or test), separated by semicolons; copy "
-            "it from the same archive"
-        )
-    return splits
 
 
 def convert(case: SourceCase, options: Mapping[str, Any]) -> Converted:

@@ -28,8 +28,10 @@ FACTS_OF = {
     "mednextv2_totalsegmentator": "totalsegmentator_v2",
 }
 NAMES = sorted(FACTS_OF)
-#: And the one that comes with weights.
-ALL = sorted([*NAMES, "mednextv2_hippocampus"])
+#: The bundle that trains without labels, which has no inference.
+PRETRAIN_MAE = "mednextv2_pretrain_mae"
+#: All bundles: also the one that comes with weights, and those for pretraining.
+ALL = sorted([*NAMES, "mednextv2_hippocampus", "mednextv2_pretrain_ct", PRETRAIN_MAE])
 #: Small enough for a second on one CPU core.
 QUICK = {
     "train": {

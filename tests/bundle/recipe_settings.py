@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.engines.utils import default_prepare_batch
 
-from mednextv2.data import AugmentBatch
+from mednextv2.data import AugmentBatch, prepare_patches
 
 
 def row(value: Any, taken, **more) -> tuple:
@@ -63,8 +62,13 @@ def _ended(d, v):
     return epoch == 3 or (v > 0 and epoch - best == v)
 
 
+def _prepared(d, v):
+    """Whether a case was prepared before it was drawn; those of a single data set are."""
+    return (d["train::dataset"]._waiting is None) is (v is not False)
+
+
 def _augmented_on(d, v):
-    workers = d["train::dataset"].transform is not None and d["train::trainer"].prepare_batch is default_prepare_batch
+    workers = d["train::dataset"].transform is not None and d["train::trainer"].prepare_batch is prepare_patches
     device = d["train::dataset"].transform is None and isinstance(d["train::trainer"].prepare_batch, AugmentBatch)
     return (workers, device) == (v == "workers", v == "device")
 
@@ -180,6 +184,7 @@ TRAIN = {
     ],
     "save_safetensors": each([True, False], lambda d, v: (d.output / "model.safetensors").is_file() is v),
     "check_data": each([True, False], lambda d, v: (len(d.checked) > 0) is v),
+    "prepare_ahead": each([None, True, False], _prepared),
     "cuda_graph": each([True, False], lambda d, v: d["train::inferer"].graphs.enabled is v),
     "compile": each(
         [True, False],

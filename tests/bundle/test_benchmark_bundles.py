@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import pytest
 import yaml
-from benchmark_helpers import ALL, FACTS_OF, NAMES, facts_about, make_data, metadata_of, task_of
+from benchmark_helpers import ALL, FACTS_OF, NAMES, PRETRAIN_MAE, facts_about, make_data, metadata_of, task_of
 from bundle_helpers import BUNDLES, ROOT
 from monai.bundle import verify_metadata, verify_net_in_out
 from verb_helpers import call_verb
@@ -30,9 +30,9 @@ def readme_of(name):
     return " ".join((BUNDLES / name / "docs" / "README.md").read_text(encoding="utf-8").split())
 
 
-def test_there_are_twelve_bundles():
+def test_there_are_fourteen_bundles():
     assert sorted(path.name for path in BUNDLES.iterdir() if path.is_dir()) == ALL
-    assert len(ALL) == len({*ALL}) == 12
+    assert len(ALL) == len({*ALL}) == 14
     assert {*V1, *V2, "mednextv2_totalsegmentator"} == {*NAMES}
     assert not [name for name in ALL if "_v" in name]  # where MONAI cuts names
 
@@ -187,7 +187,8 @@ def test_the_converter_writes_what_the_bundle_reads(name):
 def test_the_page_about_all_bundles_has_a_row_for_each():
     page = (ROOT / "docs" / "bundles.md").read_text(encoding="utf-8")
     rows = {row[0]: row[1:] for row in re.findall(r"^\| \[`(\w+)`\]\(.*?\) \|(.*?)\|(.*?)\|(.*?)\|(.*)\|$", page, re.M)}
-    assert sorted(rows) == ALL
+    assert sorted([*rows, PRETRAIN_MAE]) == ALL
+    assert f"| [`{PRETRAIN_MAE}`](../bundles/{PRETRAIN_MAE}/docs/README.md) |" in page
     for name, (data, classes, converter, rest) in rows.items():
         task = task_of(name)
         structures = len(task.scheme().foreground)
@@ -197,7 +198,7 @@ def test_the_page_about_all_bundles_has_a_row_for_each():
         assert converter.strip() == (f"`{task.public['converter']}`" if name in NAMES else "not needed")
         licence, weights = (cell.strip() for cell in rest.split("|"))
         assert licence in task.public["data_license"]
-        assert weights == ("none" if name in NAMES else "yes")
+        assert weights == ("yes" if name == "mednextv2_hippocampus" else "none")
 
 
 # --------------------------------------------------------------------------------------------- what MONAI makes of it
@@ -222,9 +223,10 @@ def test_metadata_that_are_wrong_do_not_pass_monais_check(tmp_path):
 @pytest.mark.parametrize("name", ALL)
 def test_the_network_passes_monais_check(name):
     root = BUNDLES / name
+    workflow = "evaluate" if name == PRETRAIN_MAE else "inference"
     verify_net_in_out(
         net_id="network_def", meta_file=str(root / "configs" / "metadata.json"),
-        config_file=str(root / "configs" / "inference.yaml"), bundle_root=str(root), device="cpu",
+        config_file=str(root / "configs" / f"{workflow}.yaml"), bundle_root=str(root), device="cpu",
     )  # fmt: skip
 
 

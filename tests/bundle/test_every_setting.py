@@ -3,6 +3,7 @@
 import functools
 import shutil
 
+import pretraining_settings
 import pytest
 import torch
 from bundle_helpers import HIPPOCAMPUS
@@ -18,6 +19,8 @@ from mednextv2.training import preflight as training
 #: Scalars that are no settings, but made of them.
 DERIVED = {"network_on_device", "nnunet"}
 DERIVED |= {"about", "engine_amp", "network", "network_name", "patch", "flat_axis", "training", "key_metric"}
+DERIVED |= {"ahead"}  # of prepare_ahead
+DERIVED |= {"new_layers", "new_tensors"}  # of warmup_new_layers and pretrained
 DERIVED |= {"training_dir", "length", "warmup", "served"}  # of a training on given cases: see test_monai_label.py
 
 
@@ -82,6 +85,7 @@ FINETUNE = {
     ("overlay", "settings"),
     [
         ("multi_gpu_train", {"device", "cuda_graph"}),  # test_every_expression.py, test_workflows.py
+        ("pretrain", {"epochs", "warmup_epochs"}),  # test_pretrain.py
         (
             "finetune",  # test_finetune.py
             FINETUNE,
@@ -95,7 +99,8 @@ def test_no_setting_of_an_overlay_is_untested(overlay, settings):
 
 
 def test_every_rule_is_about_a_setting_that_is_tested():
-    assert set(RULES) <= set(TRAIN) | set(FACTS) | set(EVALUATE) | set(INFERENCE) | FINETUNE
+    tables = (TRAIN, FACTS, EVALUATE, INFERENCE, pretraining_settings.TRAIN, pretraining_settings.EVALUATE)
+    assert set(RULES) <= {name for table in tables for name in table} | FINETUNE
 
 
 def test_switches_are_tested_on_and_off():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mednextv2.bundle.metadata import read_facts
+from mednextv2.bundle.metadata import is_without_labels, read_facts
 from mednextv2.errors import InputError
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
@@ -51,3 +51,9 @@ def test_without_metadata_there_is_the_name(tmp_path):
 def test_metadata_that_are_no_json_are_named(tmp_path):
     with pytest.raises(InputError, match=r"metadata\.json"):
         read_facts(bundle(tmp_path, "{"))
+
+
+def test_a_bundle_without_labels_is_known_by_its_metadata(tmp_path):
+    assert is_without_labels(BUNDLES / "mednextv2_pretrain_mae")
+    assert not is_without_labels(BUNDLES / "mednextv2_hippocampus")
+    assert not is_without_labels(tmp_path)

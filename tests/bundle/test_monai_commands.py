@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmark_helpers import make_data
+from benchmark_helpers import PRETRAIN_MAE, make_data
 from bundle_helpers import BUNDLES, HIPPOCAMPUS, run_python
 from monai.bundle import ConfigWorkflow
 from monai.bundle.properties import InferProperties, MetaProperties, TrainProperties
@@ -31,7 +31,11 @@ META = ("--meta_file", CONFIGS / "metadata.json", "--config_file", CONFIGS / "in
 @pytest.mark.parametrize("name", NAMES)
 def test_every_property_resolves(name, workflow, kind, properties, small_phantom, tmp_path):
     bundle = BUNDLES / name
-    data = small_phantom if bundle == HIPPOCAMPUS else make_data(name, tmp_path / "data")
+    if name == PRETRAIN_MAE and workflow == "inference":
+        assert not (bundle / "configs" / "inference.yaml").exists()  # it segments nothing
+        return
+    own = (HIPPOCAMPUS, BUNDLES / PRETRAIN_MAE)  # the phantom is like the data of these two
+    data = small_phantom if bundle in own else make_data(name, tmp_path / "data")
     source = {"input": str(data / "imagesTr")} if workflow == "inference" else {}
     prepared = {"prepared_dir": str(tmp_path)} if workflow == "train" else {}
     run = ConfigWorkflow(

@@ -100,7 +100,7 @@ def test_channels_and_mirroring_are_those_of_the_task(tmp_path):
 @pytest.mark.parametrize("task", sorted(BUNDLES.glob("*/task.yaml")), ids=lambda t: t.parent.name)
 def test_every_bundle_says_what_machine_it_needs_and_how_well_it_performs(task):
     text, facts = build_bundle(task)["docs/README.md"], read_task(task)
-    workflow, outputs = facts.workflow, facts.scheme().outputs
+    workflow, outputs = facts.workflow, facts.outputs
     needed = training_memory(
         workflow["variant"], workflow["patch_size"], workflow["batch_size"], len(workflow["channels"]), outputs
     )

@@ -1,6 +1,7 @@
 """Reading of a task.yaml, and the facts that it refuses."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -201,3 +202,42 @@ def test_facts_about_published_data_may_be_given_or_left_out(tmp_path):
         path.write_text(path.read_text() + yaml.safe_dump(some))
         found = read_task(path).public
         assert {key: found[key] for key in given if key in found} == some
+
+
+MAE = (BUNDLES / "mednextv2_pretrain_mae" / "task.yaml").read_text()
+
+
+def write_autoencoding(folder, text):
+    (folder / "mednextv2_mae").mkdir(parents=True)
+    (folder / "mednextv2_mae" / "task.yaml").write_text(text)
+    return folder / "mednextv2_mae" / "task.yaml"
+
+
+def test_a_task_without_labels_has_facts_of_its_own(tmp_path):
+    task = read_task(write_autoencoding(tmp_path, MAE))
+    assert (task.objective, task.outputs, task.warnings()) == ("masked autoencoding", 1, [])
+    with pytest.raises(InputError, match="is for masked autoencoding of images, and has no labels"):
+        task.scheme()
+    kept = read_task(write_autoencoding(tmp_path / "own", MAE.replace("spacing: [1.0, 1.0, 1.0]", "spacing: null")))
+    assert kept.workflow["spacing"] is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "objective: masked autoencoding",
+            "objective: guessing",
+            "objective 'guessing' is none of",
+        ),
+        ("objective: masked autoencoding\n", "", "unknown facts: block_size, mask_ratio"),
+        ("block_size: 16 ", "block_size: 48 ", "block_size 48: a patch of 128×128×128 voxels is not a multiple of it"),
+        ("mask_ratio: 0.75 ", "mask_ratio: 1.0 ", "would hide everything"),
+        ("channels: [image]", "channels: [a, b]", "has one channel, and a patch_size of three numbers"),
+        ("block_size: 16 ", "labels: [background] #", "missing facts: block_size; unknown facts: labels"),
+    ],
+)
+def test_facts_without_labels_that_cannot_be(tmp_path, old, new, message):
+    assert old in MAE
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_task(write_autoencoding(tmp_path, MAE.replace(old, new)))

@@ -23,7 +23,17 @@ def test_names_of_files_and_folders_are_what_was_typed(name):
     assert read_arguments(VERBS["report"], [name, "--output", name]) == {"folder": name, "output": name}
     assert read_arguments(VERBS["plan"], [name, f"--labels-dir={name}"]) == {"dataset_dir": name, "labels_dir": name}
     for setting in ("dataset_dir", "output_dir", "input", "prepared_dir", "meta_file"):
-        assert read_arguments(VERBS["run"], ["b", "train", f"--{setting}", name])[setting] == name
+        several = setting == "dataset_dir" and name == "[a,b]"  # a workflow may take the images of several folders
+        wanted = ["a", "b"] if several else name
+        assert read_arguments(VERBS["run"], ["b", "train", f"--{setting}", name])[setting] == wanted
+
+
+def test_a_folder_that_is_called_like_several_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["b", "train", "--dataset_dir", "[a,b]"]
+    assert read_arguments(VERBS["run"], words)["dataset_dir"] == ["a", "b"]
+    (tmp_path / "[a,b]").mkdir()
+    assert read_arguments(VERBS["run"], words)["dataset_dir"] == "[a,b]"
 
 
 @pytest.mark.parametrize(

@@ -236,3 +236,20 @@ def test_placement_turns_patches_around_their_centre(tmp_path):
         assert place(turned[0, True, seed], shape) == place(plain[0, True, seed], shape) == (5, 6, 6)
         assert not torch.equal(turned[0, True, seed]["image"], plain[0, True, seed]["image"])
     assert not torch.equal(turned[0, True, 0]["image"], turned[0, True, 1]["image"])
+
+
+def test_cases_that_are_prepared_when_drawn_give_the_same_patches(tmp_path):
+    labels = [np.random.default_rng(i).integers(0, 4, SHAPE) for i in range(3)]
+    image = torch.randn(2, *SHAPE)
+    ahead = make_dataset(tmp_path, labels, image=image)
+    (tmp_path / "later").mkdir()
+    later = make_dataset(tmp_path / "later", labels, image=image, prepare_ahead=False)
+    prepared = tmp_path / "later" / "prepared"
+    assert not [*prepared.rglob("*.npy")]
+    assert same(later[2, True, 5], ahead[2, True, 5])
+    assert len([*prepared.rglob("*image.npy")]) == 1
+    assert same(later[2, False, 6], ahead[2, False, 6])
+    assert same(later[0, True, 7], ahead[0, True, 7])
+    assert len([*prepared.rglob("*image.npy")]) == 2
+    assert ahead.chances is None
+    assert "structures" not in ahead[0, True, 1]

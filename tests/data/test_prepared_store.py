@@ -15,6 +15,7 @@ from prepared_helpers import LABELS, SCHEME, SHAPE, Loading, files, item, make_s
 
 from mednextv2.data import CaseStore, LabelScheme
 from mednextv2.errors import InputError
+from mednextv2.images.volume import VirtualVolume
 
 REGIONS = [{"name": "vein", "values": [2], "paint": 2}, {"name": "whole", "values": [1, 2], "paint": 1}]
 
@@ -290,6 +291,72 @@ def test_first_process_prepares_and_the_other_waits_for_the_same_cases(tmp_path)
     assert (sorted(calls), none) == (["a", "b", "c"], [])
     assert first == second
     assert first[1] == [np.load(i["label"])[0, 0, 0].tolist() for i in items]
+
+
+# --- cases of a collection, and cases that are prepared when they are drawn -------------------------------------------
+
+
+class _Joined(VirtualVolume):
+    """A label map of two files; `rule` is how they are joined."""
+
+    def __init__(self, files, rule):
+        self._files, self.identity = files, rule
+
+    @property
+    def files(self):
+        return self._files
+
+    def read(self):
+        return np.load(self._files[0])[0], np.eye(4)
+
+
+def test_a_label_map_of_several_files_is_prepared_anew_if_a_file_or_the_rule_changes(tmp_path):
+    given, other = item(tmp_path, "a"), item(tmp_path, "b", seed=1)
+
+    def load(data):
+        return {
+            "image": torch.from_numpy(np.load(data["image"])),
+            "label": torch.from_numpy(data["label"].read()[0])[None],
+        }
+
+    def prepare(rule="one"):
+        store = make_store(tmp_path, load)
+        joined = _Joined((given["label"], other["label"]), rule)
+        (case,) = store.prepare([{**given, "label": joined}])
+        return case.file("case.json")
+
+    first = prepare()
+    assert len(json.loads(first.read_text())["source"]) == 3
+    time = first.stat().st_mtime_ns
+    assert prepare().stat().st_mtime_ns == time
+    os.utime(other["label"], (1, 1))
+    assert prepare().stat().st_mtime_ns != time
+    assert prepare("another").name != first.name
+
+
+def test_a_case_may_be_prepared_when_it_is_needed(tmp_path):
+    items = [item(tmp_path, name, seed=i) for i, name in enumerate("ab")]
+    loading = Loading()
+    store = make_store(tmp_path, loading)
+    cases = store.locate(items)
+    assert loading.calls == []
+    store.prepare_case(cases[1], items[1])
+    store.prepare_case(cases[1], items[1])
+    assert loading.calls == ["b"]
+    assert cases[1].image.shape == (2, *SHAPE)
+    ahead = make_store(tmp_path, loading).prepare(items)
+    assert loading.calls == ["b", "a"]
+    np.testing.assert_array_equal(ahead[1].image, cases[1].image)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_images_with_nan_are_refused(tmp_path, value):
+    given = item(tmp_path, "a")
+    voxels = np.load(given["image"])
+    voxels[0, 1, 2, 3] = value
+    np.save(given["image"], voxels)
+    with pytest.raises(InputError, match=r"a_i\.npy: has NaN or infinite voxels"):
+        make_store(tmp_path).prepare([given])
 
 
 def test_images_without_labels_are_prepared_and_checked_alike(tmp_path):

@@ -94,3 +94,12 @@ def test_masks_keep_position_and_source(ignore):
     masks = StructureMasksd(["pred", "label"], scheme)({"pred": meta(label.as_tensor().byte()), "label": label})
     assert_meta_kept(masks["label"])
     assert_meta_kept(masks["pred"])
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor, MetaTensor])
+def test_structures_that_a_case_does_not_annotate_are_empty(kind):
+    label = torch.tensor([0, 1, 2]).reshape(1, 3, 1, 1)
+    data = {"pred": label.flip(1), "label": label, "structures": kind([False, True])}
+    masks = StructureMasksd(["pred", "label"], CLASSES)(data)
+    assert masks["label"].flatten(1).tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
+    assert masks["pred"].flatten(1).tolist() == [[0, 1, 1], [0, 0, 0], [1, 0, 0]]

@@ -5,12 +5,14 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from mednextv2.data import read_dataset
 from mednextv2.errors import InputError
 from mednextv2.inference import CheckImaged, find_images, preflight, prepare_evaluation, prepare_inference
-from mednextv2.inference.preflight import check_images
+from mednextv2.inference.preflight import _check_unseen, check_images
 from mednextv2.label_scheme import LabelScheme
+from mednextv2.weights.files import save_file
 
 SCHEME = LabelScheme(["background", "anterior", "posterior"])
 
@@ -156,3 +158,13 @@ def test_a_bundle_for_other_data_is_refused(phantom, tmp_path, settings, words):
     with pytest.raises(InputError, match=words) as caught:
         evaluation(folder, "0", check_data=False, **settings)
     assert str(folder) in str(caught.value)
+
+
+def test_images_that_were_seen_without_labels_are_scored_with_a_warning(tmp_path, caplog):
+    file = tmp_path / "model.pt"
+    save_file({"w": torch.zeros(1)}, file, {"dataset": "d", "training": ["c"], "pretrained": {"images": ["a", "b"]}})
+    _check_unseen({"a", "x"}, [file], False)
+    assert "were pretrained, without labels, on images of the names of 1 case to be scored (a)" in caplog.text
+    caplog.clear()
+    _check_unseen({"x"}, [file], False)
+    assert not caplog.text

@@ -82,3 +82,25 @@ def test_without_instructions_for_half_precision_the_convolution_is_in_single(dt
     assert found.dtype == dtype
     expected = module(rows.to(dtype).float(), level)
     assert (found - expected).norm() < 1e-2 * expected.norm()
+
+
+@pytest.mark.skipif(not densification._half_is_fast(torch.bfloat16), reason="only here is bfloat16 used on a CPU")
+def test_no_gradient_is_made_of_memory_that_was_never_written():
+    """In half precision, PyTorch's gradient of a convolution of two positions is; freed memory here is full of NaN."""
+    torch.manual_seed(0)
+    module = Densification(3, 64, True)
+    level = levels_of(torch.ones(2, 2, 2, 2, dtype=torch.bool), (2, 2, 2), [[1, 1, 1]])[0]
+    rows = torch.randn(16, 64).bfloat16().requires_grad_()
+    for _ in range(3):
+        module.zero_grad(set_to_none=True)
+        spoil_freed_memory()
+        with torch.autocast("cpu", torch.bfloat16):
+            result = module(rows, level)
+        spoil_freed_memory()
+        result.float().square().sum().backward()
+        assert module.projection.weight.grad.isfinite().all()
+
+
+def spoil_freed_memory():
+    full = [torch.full((1 << n,), float("nan")) for n in range(6, 21) for _ in range(30)]
+    del full

@@ -1,6 +1,8 @@
 """The masked autoencoder: what it may see, what it returns, and whose weights it has."""
 
 import copy
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -190,8 +192,9 @@ def test_activation_checkpointing_has_the_same_gradients(form):
         torch.testing.assert_close(a.grad, b.grad)
 
 
-@pytest.mark.parametrize("form", [*[pytest.param(form, marks=pytest.mark.slow) for form in FORMS[:-1]], FORMS[-1]])
-@pytest.mark.parametrize("kind", ["MedNeXt", pytest.param("ResEnc-L", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", BUILD)
 def test_it_compiles(form, kind):
     network = MaskedAutoencoder(BUILD[kind](), form)
     x, visible = image(3, batch=2), cells(2, 2, 2)
@@ -236,13 +239,13 @@ def test_an_ordinary_training_goes_on_from_its_weights():
     network = MaskedAutoencoder(mednext(), "s3d")
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     x, masks, losses = image(3, batch=2).cumsum(2) / 4, BlockMasks([32] * 3, 8, 0.6), []
-    for i in range(12):
+    for i in range(8):
         visible = masks.training(i, range(2))
         optimizer.zero_grad()
         losses.append(ReconstructionLoss()(network(x, visible), x, visible))
         losses[-1].backward()
         optimizer.step()
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
     fresh = copy.deepcopy(network.network).eval()
     assert torch.jit.script(fresh)(x).shape == x.shape
 
@@ -280,3 +283,12 @@ def test_an_image_that_does_not_fit_is_refused(form):
     fixed = AdaptedNetwork("resenc_l", resenc(), [32] * 3, multiples=8)
     with pytest.raises(InputError, match="should be multiples of 8"):
         MaskedAutoencoder(fixed, form)(image(3, 36), torch.ones(1, 2, 2, 2, dtype=torch.bool))
+
+
+def test_the_example_of_the_page_runs():
+    page = (Path(__file__).parents[2] / "docs" / "pretraining.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {}
+    exec(code, names)
+    assert names["loss"].requires_grad
+    assert names["visible"].shape == (2, 4, 4, 4)

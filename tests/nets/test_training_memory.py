@@ -11,8 +11,8 @@ from mednextv2.nets import VARIANTS, create_mednext
 from mednextv2.nets.training_memory import kept_values, training_memory
 
 # Peak resident size above what the process has before the network, in a process of its own: arguments are variant, the
-# number of resolutions whose blocks are recomputed, 1 for bfloat16, classes, batch and the sides of the patch. A step of a
-# much smaller network comes first, since what the libraries load and set up for themselves is not what is estimated.
+# number of resolutions whose blocks are recomputed, 1 for bfloat16, classes, batch and the patch's three sides. A step
+# of a much smaller network comes first, since what the libraries load and set up for themselves is not estimated.
 _PEAK = """
 import ctypes, gc, sys
 from pathlib import Path

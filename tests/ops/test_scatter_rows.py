@@ -65,7 +65,7 @@ def test_all_derivatives_exist(shape, channels, length, fill):
     assert torch.autograd.gradgradcheck(function, leaves)
 
 
-@pytest.mark.parametrize(("shape", "channels", "length"), CASES)
+@pytest.mark.parametrize(("shape", "channels", "length"), CASES[1:2])
 @pytest.mark.parametrize("fill", [True, False])
 def test_opcheck(shape, channels, length, fill):
     rows, runs, token = some(shape, channels, length, fill=fill)

@@ -9,6 +9,7 @@ from mednextv2.nets import MaskedAutoencoder
 from mednextv2.training import (
     AutoencodingLoss,
     BlockMasks,
+    MaskSteps,
     PackedAutoencoder,
     ReconstructedChannels,
     ReconstructionError,
@@ -48,13 +49,13 @@ def test_masks_of_a_step_are_those_of_its_number(masks):
     """A training that goes on at a step has the masks that it would have had."""
     prepare, seen = TrainingMasks(masks), []
     engine = Engine(lambda engine, data: seen.append(prepare(data)[1][1]))
-    prepare.attach(engine)
+    MaskSteps(prepare).attach(engine)
     engine.run([batch()] * 4, max_epochs=2)
     assert len(seen) == 8
     for step, visible in enumerate(seen):
         assert torch.equal(visible, masks.training(step, range(3)))
     later = Engine(lambda engine, data: seen.append(prepare(data)[1][1]))
-    prepare.attach(later)
+    MaskSteps(prepare).attach(later)
     later.add_event_handler(
         "STARTED", lambda engine: (setattr(engine.state, "epoch", 1), setattr(engine.state, "iteration", 4))
     )

@@ -126,6 +126,17 @@ def test_one_line_an_epoch_goes_to_the_log(tmp_path, caplog):
     assert second.endswith("val_mean_dice 0.5432")
 
 
+def test_line_of_many_structures_has_the_lowest_only_and_the_table_has_all(tmp_path, caplog):
+    scores = {f"val_dice_rib_{i}": Scripted(0.9 - i / 100) for i in range(10)}
+    scores["val_dice_liver"] = Scripted(float("nan"))
+    with caplog.at_level(logging.INFO, "mednextv2"):
+        rows, _ = logged(tmp_path, epochs=2, val_mean_dice=Scripted(0.5), **scores)
+    line = [r.getMessage() for r in caplog.records if r.name.startswith("mednextv2")][1]
+    assert line.endswith("val_mean_dice 0.5000  10 of 11 structures scored  lowest val_dice_rib_9 0.8100")
+    assert float(rows[1]["val_dice_rib_3"]) == pytest.approx(0.87)
+    assert rows[1]["val_dice_liver"] == "nan"
+
+
 def test_log_of_steps_without_a_loss_is_refused():
     network, evaluator = nn.Linear(3, 1), make_evaluator(dice=Scripted(0.5))
     TrainingLog(".", torch.optim.SGD(network.parameters(), lr=1.0)).attach(evaluator)

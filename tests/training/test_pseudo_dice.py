@@ -9,6 +9,7 @@ from monai.engines import SupervisedEvaluator
 from sklearn.metrics import f1_score
 from torch import nn
 
+from mednextv2.data import PartialLabels
 from mednextv2.label_scheme import LabelScheme
 from mednextv2.training.pseudo_dice import PseudoDice
 
@@ -95,6 +96,19 @@ def test_absent_structure_is_nan_and_left_out_of_the_mean():
     value = epoch(metric, line(0, 1, 1, 2), line(1, 1, 1, 0))
     assert metric.structures().tolist() == pytest.approx([0.8, 0, math.nan], nan_ok=True)  # 2 is a false alarm
     assert value == pytest.approx(0.4)
+
+
+@every_scheme
+def test_only_patches_whose_data_set_annotates_a_structure_count_for_it(scheme):
+    metric, number = PseudoDice(scheme), len(scheme.foreground)
+    logits, label = patches(scheme, batch=4)
+    structures = torch.tensor([[True] * number, [True, *[False] * (number - 1)], [False, *[True] * (number - 1)],
+                               [False] * (number - 1) + [True]])  # fmt: skip
+    metric.update((logits[:2], PartialLabels(label[:2], structures[:2])))
+    metric.update((logits[2:], PartialLabels(label[2:], structures[2:])))
+    for s in range(number):
+        known = structures[:, s]
+        assert metric.structures()[s].item() == pytest.approx(pooled_f1(scheme, logits[known], label[known])[s])
 
 
 # ---------------------------------------------------------------------------------------------------- over epochs

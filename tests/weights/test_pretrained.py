@@ -264,6 +264,11 @@ def test_whatever_fits_is_loaded_if_asked_for(tmp_path):
     assert found.unused["encoder.0.1.expand.weight"] == "not in the network"
 
 
+def test_if_nothing_fits_it_is_an_error_even_if_asked_for(tmp_path):
+    path = saved(nn.Conv3d(1, 3, 1), tmp_path)
+    assert "another network" in refused(nn.Conv3d(2, 4, 3), path, partial=True)
+
+
 def test_half_precision_becomes_that_of_the_network(tmp_path):
     source, target = tiny(), tiny()
     save_file({name: tensor.half() for name, tensor in source.state_dict().items()}, tmp_path / "model.pt")

@@ -18,9 +18,12 @@ from mednextv2.weights.provenance import (
     namesakes,
     origin,
     other_labels,
+    overlapping,
+    pretraining_cases,
     read_about,
     recorded_labels,
     trained_cases,
+    unlabelled_cases,
 )
 
 ABOUT = {
@@ -155,3 +158,50 @@ def test_of_many_labels_the_first_that_differs_is_told(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "a.pt", {"labels": many})
     told = other_labels(tmp_path / "a.pt", [*many[:30], "vein", *many[31:]])
     assert told.endswith("part 9 and 30 others]; number 30 is part 30 there and vein here")
+
+
+COLLECTION = {
+    "dataset": "c.yaml", "training": ["A.x", "A.y", "B.x"], "datasets": {"A": ["x", "y"], "B": ["x"]},
+    "overlaps": {"B": ["D"]}, "fold": 0,
+}  # fmt: skip
+
+
+def test_cases_of_a_collection_are_known_under_the_names_of_their_data_sets(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "collection.pt", COLLECTION)
+    before = origin(tmp_path / "collection.pt")
+    assert before["datasets"] == COLLECTION["datasets"]
+    assert trained_cases([tmp_path / "collection.pt"]) == {"A.x", "A.y", "B.x"}
+    assert describe_weights(tmp_path / "collection.pt").endswith("(trained on 3 cases, of 2 data sets, fold 0)")
+    for dataset, seen, other in (("A", {"x", "y"}, {"x"}), ("B", {"x"}, {"x", "y"}), ("D", set(), {"x", "y"})):
+        about = {"dataset": dataset, "training": ["z"], "pretrained": before}
+        save_file({"x": torch.zeros(1)}, tmp_path / "tuned.pt", about)
+        assert pretraining_cases(about) == seen
+        assert trained_cases([tmp_path / "tuned.pt"]) == seen | {"z"}
+        assert namesakes([tmp_path / "tuned.pt"]) == other
+        assert overlapping(about) == (["B"] if dataset == "D" else [])
+
+
+def test_a_collection_knows_the_cases_of_the_data_sets_that_its_weights_began_with():
+    before = {"dataset": "A", "training": ["x"], "pretrained": COLLECTION}
+    about = {"dataset": "c.yaml", "datasets": {"A": ["y"]}, "training": ["A.y"], "pretrained": before}
+    assert pretraining_cases(about) == {"A.x", "A.y", "B.x"}
+
+
+def test_records_of_data_sets_that_are_broken_count_as_none():
+    for broken in ({"A": "x"}, {"A": [1]}, ["A"], 3):
+        about = {"dataset": "A", "pretrained": {"dataset": "other", "datasets": broken, "overlaps": broken}}
+        assert pretraining_cases(about) == set()
+        assert overlapping(about) == []
+
+
+def test_images_that_were_seen_without_labels_are_no_trained_cases(tmp_path):
+    first, second = tmp_path / "first.pt", tmp_path / "second.pt"
+    save_file({"w": torch.zeros(1)}, first, {"dataset": "d", "objective": "masked autoencoding", "images": ["a", "b"]})
+    record = {"dataset": "d", "training": ["c"], "pretrained": origin(first)}
+    save_file({"w": torch.zeros(1)}, second, record)
+    assert trained_cases([first]) == set()
+    assert trained_cases([second]) == {"c"}
+    assert unlabelled_cases([first]) == unlabelled_cases([second]) == {"a", "b"}
+    assert unlabelled_cases([tmp_path / "none.pt"]) == set()
+    assert describe_weights(first).endswith("(trained on 2 images without labels, of d)")
+    assert "pretrained with first.pt (trained on 2 images without labels)" in describe_weights(second)
