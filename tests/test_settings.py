@@ -93,6 +93,7 @@ def test_patch_sizes_that_are_no_two_or_three_whole_numbers_are_refused_with_an_
         ("kernel_size", [1, 3, 5, 7], [0, 2, 4, -3, 3.0]),
         ("resume", [True, False], [1, "yes", None]),
         ("check_data", [True, False], [0, "no"]),
+        ("prepare_ahead", [None, True, False], [0, "yes"]),
         ("compile", [True, False], ["true"]),
         ("cuda_graph", [True, False], ["yes", 1, None]),
         ("amp", [True, False], ["false", 0]),
