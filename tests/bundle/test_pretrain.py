@@ -143,34 +143,37 @@ def test_a_training_goes_on_and_its_batches_say_what_is_annotated(parts, trained
     assert {int(n) for n in batch["structures"].sum(1)} <= {1, 2, 3}
 
 
-def test_fine_tuning_takes_the_weights_and_knows_what_they_have_seen(parts, trained, tmp_path, caplog):
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        ("second", "was trained on 1 of the 1 validation case"),
+        pytest.param("Other", "pretrained on third, which has images that are also in Other", marks=pytest.mark.slow),
+    ],
+)
+def test_fine_tuning_takes_the_weights_and_knows_what_they_have_seen(
+    parts, trained, tmp_path, caplog, dataset, message
+):
     caplog.set_level("WARNING")
     bundle = tmp_path / "mednextv2_other"
     shutil.copytree(BUNDLES / NAME, bundle, ignore=shutil.ignore_patterns("output", "models"))
     task = bundle / "task.yaml"
-    for dataset, message in (("second", "was trained on 1 of the 1 validation case"), ("Other", "pretrained on third")):
-        first, _, second = task.read_text().partition("\n---")
-        facts = {**yaml.safe_load(first), "dataset_name": dataset, "labels": ["background", "l1", "l2", "l3"]}
-        task.write_text(f"{yaml.safe_dump(facts, sort_keys=False)}\n---{second}")
-        write_bundle(task)
-        data, output = parts.parent / "second", tmp_path / dataset
-        given = {
-            "dataset_dir": data,
-            "prepared_dir": tmp_path / "prepared",
-            "fold": 1,
-            "pretrained": trained / "model.pt",
-        }
-        run("finetune", bundle=bundle, output_dir=output, warmup_epochs=0, **given)
+    first, _, second = task.read_text().partition("\n---")
+    facts = {**yaml.safe_load(first), "dataset_name": dataset, "labels": ["background", "l1", "l2", "l3"]}
+    task.write_text(f"{yaml.safe_dump(facts, sort_keys=False)}\n---{second}")
+    write_bundle(task)
+    given = {"dataset_dir": parts.parent / "second", "fold": 1, "bundle": bundle}
+    more = {"prepared_dir": tmp_path / "prepared", "pretrained": trained / "model.pt", "warmup_epochs": 0}
+    run("finetune", output_dir=tmp_path / "tuned", **given, **more)
+    assert message in caplog.text
+    weights = tmp_path / "tuned" / "model.pt"
+    assert read_about(weights)["pretrained"]["datasets"].keys() == {"first", "second", "third"}
+    caplog.clear()
+    if dataset == "second":
+        with pytest.raises(InputError, match="trained on 1 of the 1 case to be scored"):
+            run("evaluate", weights=weights, output_dir=tmp_path / "scores", **given)
+    else:
+        run("evaluate", weights=weights, output_dir=tmp_path / "scores", **given)
         assert message in caplog.text
-        assert read_about(output / "model.pt")["pretrained"]["datasets"].keys() == {"first", "second", "third"}
-        again = {"dataset_dir": data, "weights": output / "model.pt", "output_dir": tmp_path / "s", "fold": 1}
-        if dataset == "second":
-            with pytest.raises(InputError, match="trained on 1 of the 1 case to be scored"):
-                run("evaluate", bundle=bundle, **again)
-        else:
-            caplog.clear()
-            run("evaluate", bundle=bundle, **again)
-            assert "third, which has images that are also in Other" in caplog.text
 
 
 # ------------------------------------------------------------------------------------------------------ bad input
