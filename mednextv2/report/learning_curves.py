@@ -20,7 +20,8 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#
 _DASHES = ("", "7 4", "2 3")  # when there are more trainings than colours
 _LEFT, _WIDTH, _HEIGHT, _TOP, _GAP, _ENTRY = 64, 600, 240, 52, 56, 22
 _PANELS = (
-    ("Dice of the validation (moving average)", ("val_ema_dice", "val_mean_dice")),
+    # the moving average of a training that goes on from another one begins anew, so it is only the second choice
+    ("Dice of the validation, on random patches", ("val_mean_dice", "val_ema_dice")),
     ("training loss", ("train_loss",)),
 )
 

@@ -9,6 +9,7 @@ from checkpoint_helpers import EPOCHS, STEPS, KilledError, Run, load, names, sam
 from ignite.engine import Events
 
 from mednextv2.errors import InputError
+from mednextv2.training import check_start
 
 
 @pytest.mark.parametrize("kill_at", [STEPS + 1, 2 * STEPS + 2, 3 * STEPS])
@@ -33,6 +34,20 @@ def test_killed_and_resumed_training_ends_as_one_that_was_not(tmp_path, kill_at)
     for name in ("model.pt", "checkpoint_latest.pt"):
         assert same(load(tmp_path / "killed" / name), load(tmp_path / "whole" / name))
     assert names(tmp_path / "killed") == names(tmp_path / "whole")  # nothing was kept under other names
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on(tmp_path):
+    """It has one group of parameters, and does not record which layers were new in a fine-tuning."""
+    with pytest.raises(KilledError):
+        Run(tmp_path, kill_at=2 * STEPS + 1).run()
+    file = tmp_path / "checkpoint_latest.pt"
+    old = load(file)
+    del old["new_layers"]
+    assert len(old["optimizer"]["param_groups"]) == 1
+    torch.save(old, file)
+    second = Run(tmp_path)
+    assert check_start(tmp_path, second.network, []) == []
+    assert second.run().steps == list(range(2 * STEPS + 1, EPOCHS * STEPS + 1))
 
 
 def test_table_of_scores_of_a_resumed_training_has_every_epoch(tmp_path):
