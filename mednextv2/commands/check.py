@@ -8,7 +8,8 @@ def check(dataset_dir: str, labels_dir: str | None = None) -> None:
 
     Args:
         dataset_dir: The folder of the data set, in the layout of nnU-Net or of the Medical Segmentation Decathlon, or
-            with the two subfolders images and labels. With --labels_dir, a folder of images is enough.
+            with the two subfolders images and labels. With --labels_dir, a folder of images is enough. A
+            collection file (.yaml) lists several data sets: see docs/collections.md.
         labels_dir: The folder of the label maps, if they are not inside DATASET_DIR. A label map has the same file
             name as its image.
 

@@ -17,7 +17,8 @@ def plan(
 
     Args:
         dataset_dir: The folder of the data set, in the layout of nnU-Net or of the Medical Segmentation Decathlon, or
-            with the two subfolders images and labels. With --labels_dir, a folder of images is enough.
+            with the two subfolders images and labels. With --labels_dir, a folder of images is enough. A
+            collection file (.yaml) lists several data sets: see docs/collections.md.
         labels_dir: The folder of the label maps, if they are not inside DATASET_DIR. A label map has the same file
             name as its image.
         output: The folder of the new bundle. By default it is bundles/mednextv2_NAME, after the name of the data set.

@@ -12,13 +12,15 @@ from mednextv2.wording import wrap
 #: Parts of a configuration that are not settings, although they may be written as one value.
 _PARTS = (
     "about", "bundle_root", "engine_amp", "flat_axis", "handlers", "imports", "initialize", "key_metric", "length",
-    "network_name", "network_on_device", "nnunet", "patch", "prepare_cases", "preprocess_keys", "run", "served",
-    "training", "training_dir", "warmup",
+    "network_name", "network_on_device", "new_layers", "new_tensors", "nnunet", "patch", "prepare_cases",
+    "preprocess_keys", "run", "served", "training", "training_dir", "warmup",
 )  # fmt: skip
 _UPKERN = (
     "It trains twice: with kernel_size 3, and then with kernel_size 5 from these weights. The settings are those of "
     "the workflow finetune. With first_ before its name, such as --first_epochs 300, a setting holds for the first "
-    "training only. The first training starts from random weights, by the workflow train, unless --pretrained is given."
+    "training only. The first training starts from random weights, by the workflow train, unless --pretrained is "
+    "given. Of the settings below, three are different here: kernel_size is that of the second training, 5 by default, "
+    "pretrained is not required, and the weights are in models/upkern, unless experiment names another folder."
 )
 #: Settings whose values are computed and whose names explain themselves.
 _PLAIN = ("dataset_dir", "device", "num_workers")
