@@ -13,7 +13,12 @@ from torch import Tensor
 from mednextv2.errors import InputError
 from mednextv2.wording import brief
 
-_RIGHT_OF = {"left": "right", "l": "r", "lt": "rt", "lh": "rh", "sin": "dex", "sinister": "dexter"}
+# by axis, in the order of images here: from left to right, from posterior to anterior, from inferior to superior
+_OPPOSITES = (
+    {"left": "right", "l": "r", "lt": "rt", "lh": "rh", "sin": "dex", "sinister": "dexter"},
+    {"anterior": "posterior", "ant": "post", "ventral": "dorsal", "front": "back"},
+    {"superior": "inferior", "sup": "inf", "upper": "lower", "cranial": "caudal", "top": "bottom"},
+)
 
 #: Largest number of labels in a label map: values are int16 at most, in memory and in files.
 MAX_LABELS = 2**15
@@ -185,32 +190,37 @@ class LabelScheme:
         return painted
 
 
-def left_right_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Find names that differ only by left and right, such as `kidney_left` and `kidney_right`, or `lh.putamen`.
+def opposite_pairs(names: Sequence[str], axis: int = 0) -> list[tuple[str, str]]:
+    """Find names that differ only by opposite directions along an axis, such as `kidney_left` and `kidney_right`.
 
     Args:
         names: The names of labels.
+        axis: The axis of a volume: 0 for left and right, 1 for anterior and posterior, 2 for superior and inferior
+            (or upper and lower).
 
     Returns:
-        Each left name with its right one.
+        Each name with its opposite; the left, anterior or superior one comes first.
     """
     by_words = {tuple(re.findall(r"[a-z]+|[0-9]+", name.lower())): name for name in names}
     pairs = []
     for words, name in by_words.items():
-        other = tuple(_RIGHT_OF.get(word, word) for word in words)
+        other = tuple(_OPPOSITES[axis].get(word, word) for word in words)
         if other != words and other in by_words:
             pairs.append((name, by_words[other]))
     return pairs
 
 
 def mirroring_warning(scheme: LabelScheme, mirror_axes: Sequence[int]) -> str | None:
-    """Say which structures mirroring would swap, or return None if it swaps none.
+    """Say which left and right structures mirroring would swap, or return None if it swaps none.
+
+    A body that is mirrored from left to right still looks like a body, but one that is upside down does not: structures
+    that are named after other directions can be told apart by what is around them, so that they cause no warning.
 
     Args:
         scheme: The label scheme, with the names of all structures.
         mirror_axes: The axes that are mirrored; 0 is the axis from left to right.
     """
-    sides = left_right_pairs([*scheme.labels, *scheme.foreground])
+    sides = opposite_pairs([*scheme.labels, *scheme.foreground])
     if not sides or 0 not in mirror_axes:
         return None
     return (

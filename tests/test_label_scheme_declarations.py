@@ -3,7 +3,7 @@
 import pytest
 
 from mednextv2.errors import InputError
-from mednextv2.label_scheme import declared_scheme, left_right_pairs
+from mednextv2.label_scheme import declared_scheme, opposite_pairs
 
 
 def test_labels_are_ordered_by_their_values():
@@ -107,8 +107,8 @@ def test_label_that_is_no_whole_number_is_named(entry):
     ],
 )
 def test_names_that_differ_by_their_side_are_a_pair_in_any_order(pair):
-    assert left_right_pairs(["background", *pair, "spleen"]) == [pair]
-    assert left_right_pairs(["background", "spleen", *pair[::-1]]) == [pair]
+    assert opposite_pairs(["background", *pair, "spleen"]) == [pair]
+    assert opposite_pairs(["background", "spleen", *pair[::-1]]) == [pair]
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,30 @@ def test_names_that_differ_by_their_side_are_a_pair_in_any_order(pair):
     ],
 )
 def test_other_names_are_no_pairs(names):
-    assert left_right_pairs(names) == []
+    assert opposite_pairs(names) == []
+
+
+@pytest.mark.parametrize(
+    ("axis", "pair"),
+    [
+        (1, ("Anterior", "Posterior")),
+        (1, ("hippocampus_ant", "hippocampus_post")),
+        (1, ("ventral horn", "dorsal horn")),
+        (1, ("front teeth", "back teeth")),
+        (2, ("lung_upper_lobe_left", "lung_lower_lobe_left")),
+        (2, ("vena cava superior", "vena cava inferior")),
+        (2, ("sup_endplate", "inf_endplate")),
+        (2, ("cranial part", "caudal part")),
+        (2, ("top", "bottom")),
+    ],
+)
+def test_names_that_differ_by_another_direction_are_pairs_of_that_axis_only(axis, pair):
+    assert [opposite_pairs(["background", *pair[::-1], "spleen"], a) for a in range(3)] == [
+        [pair] if a == axis else [] for a in range(3)
+    ]
 
 
 def test_every_pair_is_found_once_though_names_are_repeated():
     names = ["background", "kidney_left", "kidney_right", "lh.putamen", "rh.putamen", "brain"]
     expected = [("kidney_left", "kidney_right"), ("lh.putamen", "rh.putamen")]
-    assert left_right_pairs(names + names[1:]) == expected
+    assert opposite_pairs(names + names[1:]) == expected

@@ -25,13 +25,14 @@ from mednextv2.data.planning_rules import (
 )
 from mednextv2.data.splits import split_dataset
 from mednextv2.errors import InputError
-from mednextv2.label_scheme import LabelScheme, left_right_pairs
+from mednextv2.label_scheme import LabelScheme, opposite_pairs
 from mednextv2.machine import usable_cpus
 from mednextv2.nets.legal_sizes import DIVISOR, is_legal
 from mednextv2.nets.training_memory import training_memory
 from mednextv2.nets.variants import VARIANTS
 from mednextv2.wording import count
 
+_DIRECTIONS = ("left and right", "anterior and posterior", "superior and inferior")
 _GIB = 2**30
 _MOST_VOXELS = 1e9  # largest number of voxels of an image; more than a scanner produces
 
@@ -197,10 +198,6 @@ def _decide(
         batch = Decision(2, "the smallest batch, since the patch was given")
     if batch_size is not None:
         batch = Decision(batch_size, "given with --batch_size")
-    sides = left_right_pairs([*scheme.labels, *scheme.foreground])
-    mirror = Decision([*range(len(median))], "all axes")
-    if sides:
-        mirror = Decision([*range(1, len(median))], f"not left and right, which would swap {' and '.join(sides[0])}")
     schemes = normalization(channels, fingerprint)
     needed = memory_of(patch.value, batch.value)
     return {
@@ -212,8 +209,20 @@ def _decide(
         "batch_size": batch,
         "memory": Decision(f"{needed / _GIB:.1f} GiB", "estimate for a training step in half precision"),
         "batch_dice": batch_dice(patch.value, median, target.value),
-        "mirror_axes": mirror,
+        "mirror_axes": _mirror_axes([*scheme.labels, *scheme.foreground], len(median)),
     }
+
+
+def _mirror_axes(names: Sequence[str], axes: int) -> Decision:
+    """Mirror all axes but those along which two labels are each other's mirror image, by their names.
+
+    In a plane, only left and right are looked for, since its other axis has no known direction.
+    """
+    swapped = {axis: pairs[0] for axis in range(axes if axes == 3 else 1) if (pairs := opposite_pairs(names, axis))}
+    if not swapped:
+        return Decision([*range(axes)], "all axes")
+    reasons = [f"not {_DIRECTIONS[axis]}, which would swap {' and '.join(pair)}" for axis, pair in swapped.items()]
+    return Decision([axis for axis in range(axes) if axis not in swapped], "; ".join(reasons))
 
 
 def _facts(dataset: DatasetFolder, fingerprint: Fingerprint) -> list[tuple[str, str, str]]:

@@ -16,7 +16,7 @@ from verb_helpers import call_verb
 
 from mednextv2.bundle import build_bundle
 from mednextv2.bundle.task import OPTIONAL_FACTS
-from mednextv2.label_scheme import left_right_pairs
+from mednextv2.label_scheme import opposite_pairs
 
 SCHEMA = Path(__file__).parent / "metadata_schema.json"
 V1 = ("mednextv2_amos22", "mednextv2_brats21", "mednextv2_btcv", "mednextv2_kits19")
@@ -80,7 +80,7 @@ def test_normalisation_is_the_one_for_the_modality(name):
 def test_no_axis_is_mirrored_that_would_exchange_classes(name):
     facts, axes = facts_about(name), task_of(name).workflow["mirror_axes"]
     assert task_of(name).warnings() == []
-    if left_right_pairs(facts["labels"].values()) or any("medial" in label for label in facts["labels"].values()):
+    if opposite_pairs(facts["labels"].values()) or any("medial" in label for label in facts["labels"].values()):
         assert 0 not in axes
     if any(re.fullmatch(r"(vertebrae_)?[CTL]\d", label) for label in facts["labels"].values()):
         assert 2 not in axes  # vertebrae are numbered along it

@@ -141,10 +141,18 @@ def test_the_estimate_counts_channels_and_outputs(tumour):
     assert plan.decisions["memory"].value == f"{needed / 2**30:.1f} GiB"
 
 
-def test_left_and_right_regions_are_not_mirrored(tmp_path):
-    labels = {"background": 0, "left lung": [1, 3], "right lung": [2], "nodule": 3}
-    folder = make_nnunet(tmp_path / "data", labels, [1, 2, 3])
-    assert plan_dataset(folder, variant="v2_tiny").decisions["mirror_axes"].value == [1, 2]
+@pytest.mark.parametrize(
+    ("labels", "order", "axes"),
+    [
+        ({"background": 0, "left lung": [1, 3], "right lung": [2], "nodule": 3}, [1, 2, 3], [1, 2]),
+        ({"background": 0, "anterior": 1, "posterior": 2}, None, [0, 2]),
+        ({"background": 0, "upper left": 1, "lower left": 2, "upper right": 3, "lower right": 4}, None, [1]),
+        ({"background": 0, "liver": 1, "spleen": 2}, None, [0, 1, 2]),
+    ],
+)
+def test_structures_that_are_named_after_their_side_are_not_mirrored(tmp_path, labels, order, axes):
+    folder = make_nnunet(tmp_path / "data", labels, order)
+    assert plan_dataset(folder, variant="v2_tiny").decisions["mirror_axes"].value == axes
 
 
 @pytest.mark.parametrize(
