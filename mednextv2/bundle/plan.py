@@ -2,11 +2,11 @@
 
 import math
 import os
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mednextv2.bundle.plan_table import facts_about, show, table
 from mednextv2.bundle.task import NAMES_RULE, is_rewritten
 from mednextv2.data.cases import DatasetFolder
 from mednextv2.data.check import check_dataset, find_dimensions
@@ -59,21 +59,8 @@ class Plan:
 
     def table(self) -> str:
         """Return the decisions and their reasons for people."""
-        rows = self.rows + [(k, _show(d.value, k), d.reason) for k, d in self.decisions.items()]
-        widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
-        widths[1] = min(widths[1], 44)
-        lines = []
-        for name, value, reason in rows:
-            values = textwrap.wrap(value, widths[1]) or [""]
-            # a path stays whole
-            reasons = textwrap.wrap(reason, 60, break_long_words=False, break_on_hyphens=False) or [""]
-            for i in range(max(len(values), len(reasons))):
-                cells = [
-                    name if i == 0 else "",
-                    *(column[i] if i < len(column) else "" for column in (values, reasons)),
-                ]
-                lines.append(f"{cells[0]:<{widths[0]}}  {cells[1]:<{widths[1]}}  {cells[2]}".rstrip())
-        return "\n".join([*lines, *(f"warning: {w}" for w in self.warnings)])
+        rows = self.rows + [(k, show(d.value, k), d.reason) for k, d in self.decisions.items()]
+        return "\n".join([table(rows), *(f"warning: {w}" for w in self.warnings)])
 
 
 def plan_dataset(
@@ -120,7 +107,7 @@ def plan_dataset(
     scheme = scheme or LabelScheme(found_labels(dataset, reports))
     fingerprint = combine([report.extra for report in reports])
     decisions = _decide(fingerprint, scheme, channels, spacing, patch_size, batch_size, variant, memory)
-    rows = _facts(dataset, fingerprint)
+    rows = facts_about(dataset, fingerprint)
     if len(dataset.cases) > 1:
         rows.append(("split", "", split_dataset(dataset).source))
     return Plan(
@@ -225,34 +212,6 @@ def _mirror_axes(names: Sequence[str], axes: int) -> Decision:
     return Decision([axis for axis in range(axes) if axis not in swapped], "; ".join(reasons))
 
 
-def _facts(dataset: DatasetFolder, fingerprint: Fingerprint) -> list[tuple[str, str, str]]:
-    import numpy as np
-
-    volumes = len(fingerprint.shapes[0]) == 3
-    rows = [
-        ("cases", str(fingerprint.cases), str(dataset.path)),
-        (
-            "median spacing",
-            _show(np.median(fingerprint.spacings, axis=0).tolist()),
-            "of the files, mm: " + ("right, anterior, superior" if volumes else "along the plane's two axes"),
-        ),
-        (
-            "median size",
-            _show(np.median(fingerprint.shapes, axis=0).tolist()),
-            "of the files, without a border of zeros, voxels",
-        ),
-    ]
-    for name, channel in zip(dataset.channels or ["image"], fingerprint.channels, strict=True):
-        rows.append(
-            (
-                f"intensities {name}",
-                f"{channel.percentile_0_5:.5g} to {channel.percentile_99_5:.5g}",
-                f"percentiles 0.5 and 99.5 of the foreground; mean {channel.mean:.6g}, deviation {channel.std:.6g}",
-            )
-        )
-    return rows
-
-
 def _warnings(decisions: dict[str, Decision], memory: float) -> list[str]:
     """Say what the given values lead to; the values of the rules need no warning."""
     warnings = []
@@ -265,22 +224,10 @@ def _warnings(decisions: dict[str, Decision], memory: float) -> list[str]:
         )
     if large := [n for n, size in zip(patch, median, strict=True) if n >= size + 2 * DIVISOR]:
         warnings.append(
-            f"the patch is larger than the median image, {_show(median)}, along {count(len(large), 'axis', 'axes')}"
+            f"the patch is larger than the median image, {show(median)}, along {count(len(large), 'axis', 'axes')}"
         )
     if math.prod(median) > _MOST_VOXELS:
         warnings.append(
-            f"the median image becomes {_show(median)} voxels at that spacing, {math.prod(median):.2g} in all"
+            f"the median image becomes {show(median)} voxels at that spacing, {math.prod(median):.2g} in all"
         )
     return warnings
-
-
-def _show(value: Any, name: str = "") -> str:
-    if name == "mirror_axes":
-        return str(value)
-    if isinstance(value, (list, tuple)) and value and all(_is_number(v) for v in value):
-        return " × ".join(f"{v:.6g}" for v in value)
-    if isinstance(value, (list, tuple)):
-        return "; ".join(_show(v) for v in value)
-    if isinstance(value, dict):
-        return ", ".join(str(v) if k == "scheme" else f"{k} {_show(v)}" for k, v in value.items())
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,6 +1,7 @@
 """Supervised pretraining on collections of data sets: training, evaluation, prediction and what follows from it."""
 
 import json
+import re
 import shutil
 import time
 from datetime import timedelta
@@ -236,6 +237,9 @@ def test_checks_and_plans_read_a_collection(parts, tmp_path):
     bundle = tmp_path / "mednextv2_mine"
     code, out, err = call_verb("plan", parts, "--output", bundle, "--variant", "v2_tiny", "--patch_size", "[16,16,16]")
     assert code == 0, err[-2000:]
+    rows = re.findall(r"^data set (\w+) +(\d+) cases +median spacing .+, size [\d ×]+$", out, re.MULTILINE)
+    assert [name for name, _ in rows] == [part.name for part in read_dataset(parts).parts]
+    assert sum(int(cases) for _, cases in rows) == 15
     facts = yaml.safe_load((bundle / "task.yaml").read_text().partition("\n---")[0])
     assert facts["labels"] == ["background", "spleen", "liver", "heart", "aorta", "brain"]
     assert facts["normalization"][0]["scheme"] == "ct"
