@@ -1,5 +1,6 @@
 """The check of a workflow's settings, before anything is read or trained."""
 
+import math
 import os
 import re
 import sys
@@ -154,8 +155,11 @@ def _patch_problem(patch_size: Any, spatial_dims: Sequence[int]) -> str:
     if len(patch_size) not in spatial_dims:
         return f"patch_size {list(patch_size)}: should have {' or '.join(map(str, spatial_dims))} numbers"
     if not all(map(is_legal, patch_size)):
-        legal = [nearest(n) for n in patch_size]
-        return f"patch_size {list(patch_size)}: every axis should be a multiple of {DIVISOR}; the nearest is {legal}"
+        near = f"the nearest is {[nearest(n) for n in patch_size]}"
+        larger = [DIVISOR * math.ceil(n / DIVISOR) for n in patch_size]
+        if larger != [nearest(n) for n in patch_size]:
+            near += f", and the next larger one {larger}"
+        return f"patch_size {list(patch_size)}: every axis should be a multiple of {DIVISOR}; {near}"
     return ""
 
 

@@ -33,18 +33,22 @@ def test_multiples_of_sixteen_are_legal_patch_sizes(patch_size):
 
 
 @pytest.mark.parametrize(
-    ("patch_size", "nearest"),
+    ("patch_size", "nearest", "larger"),
     [
-        ([50, 64, 48], [48, 64, 48]),
-        ([57, 64, 48], [64, 64, 48]),
-        ([1, 7, 8], [16, 16, 16]),
-        ((47, 47), [48, 48]),
+        ([50, 64, 48], [48, 64, 48], [64, 64, 48]),
+        ([40, 64, 48], [32, 64, 48], [48, 64, 48]),
+        ([57, 64, 48], [64, 64, 48], None),
+        ([1, 7, 8], [16, 16, 16], None),
+        ((47, 47), [48, 48], None),
     ],
 )
-def test_other_patch_sizes_are_refused_with_the_nearest_legal_one(patch_size, nearest):
+def test_other_patch_sizes_are_refused_with_the_nearest_legal_ones(patch_size, nearest, larger):
     message = refused(patch_size)
-    assert message.startswith(f"patch_size {list(patch_size)}: ")
-    assert f"multiple of 16; the nearest is {nearest}" in message
+    end = f", and the next larger one {larger}" if larger else ""
+    assert (
+        message
+        == f"patch_size {list(patch_size)}: every axis should be a multiple of 16; the nearest is {nearest}{end}"
+    )
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,8 @@ def _check_archive(path: Path) -> None:
     with path.open("rb") as f:
         if f.read(len(_ZIP)) != _ZIP:
             return  # the format of before 2020, which has no checksums
+    if not zipfile.is_zipfile(path):
+        raise zipfile.BadZipFile("it begins like a whole one, but its end is missing, as after an interrupted download")
     with zipfile.ZipFile(path) as archive:
         members = [m for m in archive.infolist() if not m.filename.endswith(f"/{ENTRY}")]  # it is read elsewhere
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
@@ -187,7 +189,7 @@ def _damaged(path: Path, error: Exception) -> InputError:
     if not reason:
         text = re.split(r"WeightsUnpickler error:", str(error))[-1]  # the text before it advises to load without safety
         detail = " ".join(re.split(r"Please file|Check the documentation", text)[0].split())[:200]
-        reason = f"{type(error).__name__}: {detail}"
+        reason = detail if isinstance(error, zipfile.BadZipFile) else f"{type(error).__name__}: {detail}"
     return InputError(
         f"{path}: not a {kind}, or a damaged one ({reason}); copy the file again from where it was whole, "
         "or train again"
