@@ -16,7 +16,7 @@ from mednextv2.weights.provenance import read_about
 OWN_NETWORK = "mednext"
 _ENDINGS = (".yaml", ".yml", ".json")
 #: Settings that weights record, besides those of an overlay, whose names begin with `network_`.
-_RECORDED = ("variant", "kernel_size", "patch_size", "context", "form", "block_size")
+_RECORDED = ("variant", "kernel_size", "patch_size", "context", "spacing", "form", "block_size")
 _PARTS = ("network_def", "network_name", "network_settings")  # of an overlay, which no file of weights may replace
 
 
@@ -83,13 +83,18 @@ def recorded_network(weights: Sequence[str | os.PathLike]) -> tuple[str | None, 
         The network's name, or None, and those settings that are the same in all files.
 
     Raises:
-        UsageError: If the weights are of different networks.
+        UsageError: If the weights are of different networks, or of images that were resampled to different spacings.
     """
     records = [about for file in weights if isinstance((about := read_about(file)).get("network"), str)]
     names = {about["network"]: str(file) for file, about in zip(weights, records, strict=False)}
     if len(names) > 1:
         raise UsageError(f"--weights: the files are of different networks ({', '.join(names)}); give those of one")
     found = [_plain(about.get("settings")) for about in records]
+    if len(spacings := {str(settings["spacing"]) for settings in found if "spacing" in settings}) > 1:
+        raise UsageError(
+            f"--weights: the files were trained on images of different spacings in mm ({', '.join(sorted(spacings))}); "
+            "give those of one"
+        )
     same = {k: v for k, v in found[0].items() if all(other.get(k) == v for other in found)} if found else {}
     return next(iter(names), None), same
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from mednextv2.label_scheme import LabelScheme
 from mednextv2.training import ReconstructedChannels
 from mednextv2.weights.files import load_file
 from mednextv2.weights.loading import broken_numbers, wrong_tensors
-from mednextv2.weights.provenance import check_labels, describe_network
+from mednextv2.weights.provenance import check_labels, describe_network, read_about
 
 _SHOWN = 15  # number of tensors of a kind in a message
 
@@ -34,7 +35,7 @@ def check_fit(root: Path, weights: Path) -> None:
             f"{weights}: is no bare state dict. {detail} Give the model.pt of a training, not a checkpoint with more "
             "in it".replace("  ", " ")
         )
-    own, legend = _network(root)
+    own, legend, spacing = _network(root)
     shapes = [
         f"{name} {tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the network"
         for name in own
@@ -55,7 +56,19 @@ def check_fit(root: Path, weights: Path) -> None:
         )
     if problem := wrong_tensors(state, own) or broken_numbers(state):
         raise InputError(f"{weights}: {problem}")
+    _check_spacing(root, weights, spacing)
     check_labels([weights], legend)
+
+
+def _check_spacing(root: Path, weights: Path, spacing: Any) -> None:
+    """Refuse weights of images that were resampled otherwise, whose results would be bad without a message."""
+    settings = read_about(weights).get("settings")
+    trained = settings.get("spacing") if isinstance(settings, dict) else None
+    if isinstance(trained, list) and isinstance(spacing, list) and trained != spacing:
+        raise InputError(
+            f"{weights}: was trained on images that were resampled to a spacing of {trained} mm, but the configuration "
+            f"in {root / 'configs'} resamples to {spacing}; enter the former in task.yaml and build the bundle again"
+        )
 
 
 def _listed(what: str, names: Sequence[str]) -> list[str]:
@@ -63,8 +76,8 @@ def _listed(what: str, names: Sequence[str]) -> list[str]:
     return [f"{what}: {name}" for name in names[:_SHOWN]] + [f"{what}: {others} more"] * (others > 0)
 
 
-def _network(root: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the tensors of the network that the inference builds, without numbers, and the meaning of its outputs.
+def _network(root: Path) -> tuple[dict[str, Tensor], list[str], Any]:
+    """Return the tensors of the network in the inference, without numbers, the meaning of its outputs, and the spacing.
 
     A bundle that segments nothing has no inference; its evaluation builds the same network.
     """
@@ -78,4 +91,4 @@ def _network(root: Path) -> tuple[dict[str, Tensor], list[str]]:
         scheme: LabelScheme | ReconstructedChannels = parser.get_parsed_content("scheme")
     except Exception as e:
         raise find_input_error(e) or e from None
-    return dict(network.state_dict()), scheme.legend
+    return dict(network.state_dict()), scheme.legend, parser.get("spacing")

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import lt
 from typing import Any
 
+from mednextv2.nets.legal_sizes import scaled_patch
 from mednextv2.wording import times
 
 #: The schemes of normalisation of nnU-Net and nnssl, by their names there.
@@ -84,7 +86,7 @@ class Expectations:
                 "(normalization), or let the training adapt to the latter"
             )
         wanted = self.recommended_patch_size or self.patch_size
-        if patch_size and wanted and tuple(patch_size) != wanted:
+        if patch_size and len(patch_size) == len(wanted) and any(map(lt, patch_size, wanted)):
             lines.append(
                 f"the pretraining had patches of {times(wanted)} voxels, those here have {times(patch_size)}; "
                 f'--patch_size "{list(wanted)}" gives the network as much context, if the memory allows it'
@@ -120,6 +122,22 @@ def read_expectations(content: Any) -> Expectations:
         spacing=_lengths(configuration.get("spacing")),
         normalization=_schemes(configuration.get("normalization_schemes")),
         labels=_labels(_mapping(arguments, "dataset_json")),
+    )
+
+
+def recorded_expectations(about: Mapping[str, Any]) -> Expectations:
+    """Return with what weights of this project were trained, as far as they record it.
+
+    Args:
+        about: The record: see :func:`mednextv2.weights.provenance.read_about`.
+    """
+    settings = _mapping(about, "settings")
+    channels = about.get("normalization")
+    entries = channels if isinstance(channels, list) else []
+    return Expectations(
+        patch_size=tuple(scaled_patch(_whole(settings.get("patch_size")), settings.get("context"))),
+        spacing=_lengths(settings.get("spacing")),
+        normalization=_schemes([entry.get("scheme") for entry in entries if isinstance(entry, Mapping)]),
     )
 
 

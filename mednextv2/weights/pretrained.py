@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mednextv2.errors import InputError
 from mednextv2.weights.adaptation import adapt_channels, convert_grn_gain, enlarge_kernel
 from mednextv2.weights.checksums import check_checksum
-from mednextv2.weights.expectations import read_expectations
+from mednextv2.weights.expectations import read_expectations, recorded_expectations
 from mednextv2.weights.files import load_file, unwrap_state
 from mednextv2.weights.foreign import Source, State, describe_origin, find_source
 from mednextv2.weights.heads import is_head, output_tensors
@@ -98,6 +98,8 @@ def load_pretrained(
         detail = f" {problem}" if isinstance(state, dict) and state else ""
         raise InputError(f"{file}: holds no weights of this network.{detail}{_of(file)}")
     source = find_source(content, state, own)
+    if source is not None and (about := read_about(file)):
+        source.expects = recorded_expectations(about)
     if source is None or own.keys().isdisjoint(source.tensors):
         raise _another_family(file, content, source, own, state)
     report, values = _fit_all(network, own, source, file, in_channels, out_channels, labels, grn_denominator)

@@ -49,24 +49,32 @@ def first(bundle, trained_once):
 def test_fine_tuned_weights_are_evaluated_and_used(first, bundle, data, tmp_path, caplog):
     caplog.set_level("INFO")
     done = run_configured(
-        bundle, "finetune", **data, **TRAIN, pretrained=str(first), regions=REGIONS, context=2, learning_rate=1e-9
-    )
+        bundle, "finetune", **data, **TRAIN, pretrained=str(first), regions=REGIONS, context=2, learning_rate=1e-9,
+        spacing=[2.0, 2.0, 2.5],
+    )  # fmt: skip
     lines = [record.getMessage() for record in caplog.records if "tensors loaded" in record.getMessage()]
     assert len(lines) == 1
     assert "newly initialised: heads.0.weight" in lines[0]  # two regions instead of three classes
     assert [*done["train::dataset"].patch_size] == [32, 32, 32]
+    warned = [r.getMessage() for r in caplog.records if "the pretraining had" in r.getMessage()]
+    assert len(warned) == 1  # of the spacing, but not of the larger patch
+    assert "a spacing of 1×1×1 mm, the spacing here is 2×2×2.5 mm" in warned[0]
     folder = bundle / "models" / "finetune" / "fold_0"
     old, new = (torch.load(file, weights_only=True) for file in (first, folder / "model.pt"))
     assert new["heads.0.weight"].shape[0] == 2
     rest = [name for name in old if not name.startswith("heads.")]
     assert all(torch.allclose(new[name], old[name], atol=1e-6) for name in rest)
     about = read_about(folder / "model.pt")
-    assert about["settings"] == {"variant": "v2_tiny", "kernel_size": 3, "patch_size": [16, 16, 16], "context": 2}
+    assert about["settings"] == {
+        "variant": "v2_tiny", "kernel_size": 3, "patch_size": [16, 16, 16], "context": 2, "spacing": [2.0, 2.0, 2.5]
+    }  # fmt: skip
+    assert [entry["scheme"] for entry in about["normalization"]] == ["zscore"]
     assert about["pretrained"]["training"] == about["training"] == read_about(first)["training"]
 
     scored = run_configured(bundle, "evaluate", **data, **PREDICT, regions=REGIONS, experiment="finetune")
     assert scored["predictor"].weights == [str(folder / "model.pt")]
     assert [*scored["inferer"].roi_size] == [32, 32, 32]  # as in training
+    assert scored.parser["spacing"] == [2.0, 2.0, 2.5]
     rows = read_csv(bundle / "output" / "evaluation" / "finetune" / "fold_0" / "cases.csv")
     assert {row["label"] for row in rows} == {"whole", "end"}
 

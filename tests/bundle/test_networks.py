@@ -97,6 +97,11 @@ def test_weights_tell_their_network_and_settings(tmp_path):
     third = weights(tmp_path, "c.pt", "unetr", settings)
     with pytest.raises(UsageError, match="the files are of different networks"):
         recorded_network([first, third])
+    fourth = weights(tmp_path, "d.pt", "resenc_l", {**settings, "spacing": [1.0, 1.0]})
+    assert recorded_network([fourth])[1]["spacing"] == [1.0, 1.0]
+    fifth = weights(tmp_path, "e.pt", "resenc_l", {**settings, "spacing": [1.0, 2.0]})
+    with pytest.raises(UsageError, match=r"different spacings in mm \(\[1.0, 1.0\], \[1.0, 2.0\]\); give those of one"):
+        recorded_network([fourth, fifth])
     save_file({"x": torch.zeros(1)}, tmp_path / "old.pt", {"fold": 1})
     assert recorded_network([tmp_path / "old.pt", tmp_path / "none.pt"]) == recorded_network([]) == (None, {})
 

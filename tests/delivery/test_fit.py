@@ -68,3 +68,11 @@ def test_numbers_of_another_kind_and_broken_ones_are_refused(state, tmp_path):
 def test_weights_for_other_labels_are_refused(state, tmp_path):
     message = complaint(state, tmp_path / "a.pt", {"labels": ["background", "left", "right"]})
     assert "the weights are for the labels [background, left, right]" in message
+
+
+def test_weights_of_another_spacing_are_refused(state, tmp_path):
+    save_file(state, tmp_path / "same.pt", {"settings": {"spacing": [1.0, 1.0, 1.0]}})
+    check_fit(HIPPOCAMPUS, tmp_path / "same.pt")
+    message = complaint(state, tmp_path / "a.pt", {"settings": {"spacing": [2.0, 2.0, 3.0]}})
+    assert "resampled to a spacing of [2.0, 2.0, 3.0] mm" in message
+    assert "resamples to [1.0, 1.0, 1.0]; enter the former in task.yaml and build the bundle again" in message

@@ -4,7 +4,7 @@ import pytest
 import torch
 from pretrained_helpers import nnssl_plan, nnunet_checkpoint
 
-from mednextv2.weights.expectations import Expectations, read_expectations
+from mednextv2.weights.expectations import Expectations, read_expectations, recorded_expectations
 
 
 def of_plan(*args, **kwargs):
@@ -75,6 +75,35 @@ def test_a_bundle_like_the_pretraining_differs_in_nothing():
     assert of_plan().differences(**settings) == []
     assert of_plan().differences() == []
     assert Expectations().differences(**settings) == []
+
+
+def test_more_context_than_in_the_pretraining_is_no_defect():
+    assert of_plan().differences(patch_size=[192, 160, 160]) == []
+    assert len(of_plan().differences(patch_size=[192, 144, 160])) == 1
+    assert of_plan().differences(patch_size=[144, 144]) == []  # a network for planes
+
+
+def test_a_record_of_this_project_says_what_its_training_was_done_with():
+    about = {
+        "settings": {"patch_size": [128, 128, 96], "context": 1.5, "spacing": [1.0, 1.0, 2.5], "variant": "v2_tiny"},
+        "normalization": [{"scheme": "ct", "lower": -1024.0}, {"scheme": "zscore"}],
+    }
+    found = recorded_expectations(about)
+    assert (found.patch_size, found.spacing, found.normalization) == ((192, 192, 144), (1, 1, 2.5), ("ct", "zscore"))
+    assert found.differences([192, 192, 144], [1.0, 1.0, 2.5], about["normalization"]) == []
+    assert "a spacing of 1×1×2.5 mm, the spacing here is 2×2×2 mm" in found.differences(spacing=[2, 2, 2])[0]
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {}, {"settings": 3, "normalization": "zscore"},
+        {"settings": {"patch_size": "x", "spacing": None, "context": "y"}},
+        {"settings": {"patch_size": [-1, 2, 3], "spacing": [0, 1, 1]}, "normalization": [3, {"scheme": 4}]},
+    ],
+)  # fmt: skip
+def test_a_record_without_these_values_says_nothing(about):
+    assert recorded_expectations(about).describe() == ""
 
 
 @pytest.mark.parametrize(
