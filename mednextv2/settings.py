@@ -18,6 +18,7 @@ from mednextv2.nets.masked_autoencoder import FORMS
 from mednextv2.nets.parts import PARTS
 from mednextv2.nets.training_memory import training_memory
 from mednextv2.training.schedule import OPTIMIZERS
+from mednextv2.wording import count
 
 
 class _Rule(NamedTuple):
@@ -74,7 +75,9 @@ RULES = {
     "prepare_ahead": _Rule(lambda v: v is None or isinstance(v, bool), "True, False or None"),
     "compile": _SWITCH,
     "cuda_graph": _SWITCH,
-    "context": _Rule(lambda v: _number(0.1, 10)(v), "a number such as 1.5, which is multiplied with patch_size"),
+    "context": _Rule(
+        lambda v: _number(0.1, 10)(v), "a number from 0.1 to 10, such as 1.5, which is multiplied with patch_size"
+    ),
     "pretrained": _Rule(
         lambda v: isinstance(v, (str, os.PathLike)) and str(v) != "",
         "the file of weights to start from, which this workflow needs, such as --pretrained model.pt",
@@ -122,6 +125,8 @@ def check_settings(
     """
     problems = wrong_values(settings)
     problems += [p for p in (_patch_problem(patch_size, spatial_dims), _device_problem(device)) if p]
+    if not problems and (problem := _new_layers_problem(**settings)):
+        problems.append(problem)
     if not problems and (problem := _memory_problem(patch_size, device, settings.get("batch_size", 0))):
         problems.append(problem)
     if problems:
@@ -161,6 +166,16 @@ def _patch_problem(patch_size: Any, spatial_dims: Sequence[int]) -> str:
             near += f", and the next larger one {larger}"
         return f"patch_size {list(patch_size)}: every axis should be a multiple of {DIVISOR}; {near}"
     return ""
+
+
+def _new_layers_problem(epochs: int | None = None, warmup_new_layers: int = 0, **_: Any) -> str:
+    """Name a training in which most layers would never be trained."""
+    if epochs is None or not warmup_new_layers or warmup_new_layers < epochs:
+        return ""
+    return (
+        f"warmup_new_layers {warmup_new_layers}: the training has {count(epochs, 'epoch')}, so that only the new "
+        "layers would ever be trained; give fewer, or more --epochs"
+    )
 
 
 def _memory_problem(patch_size: Sequence[int], device: Any, batch_size: int) -> str:

@@ -177,3 +177,11 @@ def test_a_batch_that_no_network_can_be_trained_with_here_is_refused():
     with pytest.raises(InputError, match=r"batch_size 99999999 and patch_size \[16, 16, 16\]: .* GiB of memory"):
         check_settings([16, 16, 16], "cpu", batch_size=99999999)
     check_settings([48, 64, 48], "cpu", batch_size=2)
+
+
+@pytest.mark.parametrize(("epochs", "new", "words"), [(2, 2, "2 epochs"), (1, 5, "1 epoch,")])
+def test_a_training_of_new_layers_alone_is_refused(epochs, new, words):
+    message = refused(epochs=epochs, warmup_new_layers=new)
+    assert message.startswith(f"warmup_new_layers {new}: the training has {words}")
+    assert "only the new layers would ever be trained; give fewer, or more --epochs" in message
+    check_settings([16, 16, 16], "cpu", epochs=new + 1, warmup_new_layers=new)

@@ -77,6 +77,7 @@ def workflow_files(root: Path, workflow: str, network: str | os.PathLike | None 
         found = [f for s in (".yaml", ".yml", ".json") if (f := root / "configs" / f"{name}{s}").is_file()]
         if not found or name == "metadata":
             known = sorted({f.stem for f in (root / "configs").glob("*.*") if f.suffix in (".yaml", ".yml", ".json")})
+            known += ["upkern"] if "finetune" in known else []  # two trainings of the files that are there
             peers = {"predict": "inference", "val": "evaluate", "validate": "evaluate", "test": "evaluate"}
             if workflow in _OF_SEGMENTATIONS and is_without_labels(root):
                 raise UsageError(

@@ -96,11 +96,13 @@ def parameter_groups(
         rate = learning_rate * layer_decay**distance
         if own:
             groups.append({"params": own, "lr": rate})
-        lines.append(f"  {name:<28} {rate:.2e}" if own else f"  {name:<28} frozen")
+        lines.append((name, f"{rate:.2e}" if own else "frozen"))
     if left:
         raise ValueError(f"{count(len(left), 'parameter')} of the network are in no stage")
     if is_main_process():
-        logger.info("layer_decay %g: the peak of the learning rate of each stage\n%s", layer_decay, "\n".join(lines))
+        width = max(len(name) for name, _ in lines)
+        rows = "\n".join(f"  {name:<{width}}  {rate}" for name, rate in lines)
+        logger.info("layer_decay %g: the peak of the learning rate of each stage\n%s", layer_decay, rows)
     return groups
 
 
@@ -139,8 +141,8 @@ class NewLayersFirst:
             logger.info("warmup_new_layers: no layer is new, so all layers are trained from the first epoch on")
         elif epochs:
             logger.info(
-                "warmup_new_layers: in epochs 1 to %d, only the new layers are trained (%s, such as %s)",
-                epochs, count(len(trained), "tensor"), trained[0],
+                "warmup_new_layers: in the first %s, only the new layers are trained (%s, such as %s)",
+                "epoch" if epochs == 1 else f"{epochs} epochs", count(len(trained), "tensor"), trained[0],
             )  # fmt: skip
 
     def prepare_step(self, epoch: int, optimizer: Optimizer) -> None:

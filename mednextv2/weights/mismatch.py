@@ -11,12 +11,17 @@ _SHOWN = 3  # number of tensors named in a message; the others are counted
 _STAGES = (*(f"encoder.{i}" for i in range(4)), "bottleneck", *(f"decoder.{i}" for i in range(4)))
 
 
-def describe_mismatch(own: dict[str, Tensor], other: dict[str, Tensor]) -> str:
+def describe_mismatch(
+    own: dict[str, Tensor],
+    other: dict[str, Tensor],
+    elsewhere: str = "For weights of the MedNeXt authors' code use mednextv2.weights.import_official",
+) -> str:
     """Say in words how a state dict differs from a network's own; empty when it fits.
 
     Args:
         own: The network's state dict.
         other: The one to be loaded.
+        elsewhere: What to do with weights that have no name in common with the network.
 
     Returns:
         Sentences that name the likely cause first, or an empty string.
@@ -27,7 +32,7 @@ def describe_mismatch(own: dict[str, Tensor], other: dict[str, Tensor]) -> str:
     if not (missing or unknown or shapes):
         return ""
     if not any(k in own and not k.startswith("stem.") for k in other):  # the stem has the same names in every network
-        return _describe_strangers(own, other)
+        return _describe_strangers(own, other, elsewhere)
     lines = _other_axes([(other[k], own[k]) for k in shapes])
     lines = lines or _likely_causes(own, other, missing, unknown) or _causes_elsewhere(own, other, shapes)
     described = [f"{k} {tuple(other[k].shape)} in the file, {tuple(own[k].shape)} here" for k in shapes]
@@ -62,15 +67,15 @@ def _other_axes(pairs: list[tuple[Tensor, Tensor]]) -> list[str]:
     return [f"It is a network for {theirs}, that of the configuration for {ours}."]
 
 
-def _describe_strangers(own: dict[str, Tensor], other: dict[str, Tensor]) -> str:
+def _describe_strangers(own: dict[str, Tensor], other: dict[str, Tensor], elsewhere: str) -> str:
     """Say what two networks are that have no name in common."""
     theirs = read_size(other)
     if theirs is not None:
         return f"They are of {theirs.describe()}: leave out --network, or give weights of the network here."
     names = f" (it begins with {next(iter(other))[:60]}, the network with {next(iter(own))})" if own and other else ""
     return (
-        f"Not one tensor has a name of this network{names}. For weights of another network give its --network; for "
-        "weights of the MedNeXt authors' code use mednextv2.weights.import_official"
+        f"Not one tensor has a name of this network{names}. For weights of another network give its --network. "
+        f"{elsewhere}"
     )
 
 
@@ -132,7 +137,10 @@ def _likely_causes(own: dict, other: dict, missing: list[str], unknown: list[str
     causes = []
     theirs, ours = read_size(other), read_size(own)
     if theirs and ours and theirs.variant and ours.variant and theirs.variant != ours.variant:
-        causes.append(f"It is of the variant {theirs.variant}, the configuration of {ours.variant}.")
+        causes.append(
+            f"It is of the variant {theirs.variant}, the configuration of {ours.variant}: give --variant "
+            f"{theirs.variant}, or other weights."
+        )
     for key, axis, words in (
         ("stem.weight", 1, "input channels"),
         ("heads.0.weight", 0, "classes"),

@@ -249,7 +249,7 @@ def _check_values(file: str | os.PathLike, values: State, own: State) -> None:
 
 
 def _other_network(file: str | os.PathLike, own: State, source: Source) -> InputError:
-    kind = f" The file is a {source.title}." if source.title else ""
+    kind = f" The file was recognised as: {source.title}." if source.title else ""
     more = " To load what fits all the same, give --pretrained_partial true."
     lost = [name for name in source.tensors if name.endswith(_GRN) and name not in own]
     if lost and not any(name.endswith(_GRN) for name in own):
@@ -270,8 +270,12 @@ def _another_family(
     file: str | os.PathLike, content: Any, source: Source | None, own: State, state: State
 ) -> InputError:
     what = source.title if source is not None else describe_origin(content, read_expectations(content).architecture)
-    known = f" It is a {what}." if what else ""
-    remedy = f"To use it, {source.network}" if source is not None and source.network else describe_mismatch(own, state)
+    known = f" It was recognised as: {what}." if what else ""
+    remedy = (
+        f"To use it, {source.network}"
+        if source is not None and source.network
+        else describe_mismatch(own, state, "Which weights fit is in docs/finetuning.md")
+    )
     return InputError(f"{file}: holds no weights of this network{_of(file)}.{known} {remedy}")
 
 

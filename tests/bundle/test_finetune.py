@@ -100,6 +100,13 @@ def test_the_schedule_is_that_of_mednext_v2(bundle):
     assert [parser.config[name] for name in ("warmup_new_layers", "layer_decay", "freeze")] == [0, 1.0, None]
 
 
+@pytest.mark.parametrize(("epochs", "warmup"), [(1, 1), (20, 3), (100, 16), (299, 49), (300, 50), (2000, 50)])
+def test_a_short_fine_tuning_has_a_short_warm_up(epochs, warmup, bundle):
+    parser = read_workflow(workflow_files(bundle, "finetune"))
+    parser["epochs"] = epochs
+    assert parser.get_parsed_content("warmup_epochs") == warmup
+
+
 def schedule_of(bundle, network=None):
     parser = read_workflow(workflow_files(bundle, "finetune", network))
     names = ("epochs", "warmup_epochs", "optimizer_name", "learning_rate", "context", "weight_decay")
@@ -196,7 +203,7 @@ def test_new_layers_are_trained_first_also_after_a_kill(first, bundle, data, mon
     rates = [float(row["learning_rate"]) for row in read_csv(folder / "training_log.csv")]
     third = [1e-2 * ((2 - n) / 2) ** 0.9 for n in range(2)]  # two epochs are left after 3 + 1
     assert rates == pytest.approx([0.25e-2, 0.5e-2, 0.75e-2, 0.5e-2, *third])
-    assert "in epochs 1 to 3, only the new layers are trained (10 tensors, such as heads.0.weight)" in caplog.text
+    assert "in the first 3 epochs, only the new layers are trained (10 tensors, such as heads.0.weight)" in caplog.text
 
 
 @pytest.mark.parametrize(

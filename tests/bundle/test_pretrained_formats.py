@@ -93,7 +93,7 @@ def test_from_monais_mednext_to_v2(bundle, data, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({}, "holds no weights of this network. It is a checkpoint of nnssl: ResEncL"),
+        ({}, "holds no weights of this network. It was recognised as: checkpoint of nnssl: ResEncL"),
         ({"network": "plain_conv_unet"}, "To use it, give --network resenc_l"),
         ({**UNET, "pretrained_sha256": "0" * 64}, "Its SHA-256 is "),
         ({**UNET, "network_filters": 8}, "the weights are of another network"),

@@ -30,7 +30,11 @@ def test_other_networks_have_no_such_size():
 @pytest.mark.parametrize(
     ("theirs", "ours", "words"),
     [
-        (("v2_tiny", {}), ("v2_small", {}), ["of the variant v2_tiny, the configuration of v2_small", "16 filters"]),
+        (
+            ("v2_tiny", {}),
+            ("v2_small", {}),
+            ["of the variant v2_tiny, the configuration of v2_small: give --variant v2_tiny", "16 filters"],
+        ),
         (("v1_s", {}), ("v1_b", {}), ["of the variant v1_s, the configuration of v1_b"]),
         (("v2_tiny", {"out_channels": 3}), ("v2_tiny", {"out_channels": 4}), ["3 classes, the configuration 4"]),
     ],
