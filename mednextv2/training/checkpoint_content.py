@@ -70,7 +70,7 @@ def read_checkpoint(file: Path, network: nn.Module, cases: list[str]) -> dict[st
     if problem := wrong_tensors(content["model"], own):
         raise InputError(f"{file}: is damaged. {problem} {advice(file)}")
     if problem := broken_numbers(content["model"]):
-        raise InputError(f"{file}: is damaged, since it has {problem}. {advice(file)}")
+        raise InputError(f"{file}: is damaged, since it {problem}. {advice(file)}")
     if content.get("cases", cases) != cases:
         raise InputError(f"{file}: a training on other cases is there, of another fold or data set. {_ANEW}")
     return {key: part for key, part in content.items() if key not in _MAPPINGS or part is not None}

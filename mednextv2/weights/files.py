@@ -42,6 +42,10 @@ _ENDINGS = (".pt", ".pth", ENDING)
 _SHOWN = 5  # number of a folder's files in a message
 _ZIP = b"PK\x03\x04"  # the first bytes of an archive
 _TURN = threading.RLock()  # held while they are in PyTorch's list, else another thread could remove them
+_SAVE_SAFELY = (
+    "In the program that made it, save the state dict alone: torch.save(network.state_dict(), path), or "
+    "safetensors.torch.save_model(network, path)"
+)
 
 
 def load_file(path: str | os.PathLike) -> Any:
@@ -68,6 +72,7 @@ def load_file(path: str | os.PathLike) -> Any:
         if is_safetensors(path):
             content: Any = read_safetensors(path)
         else:
+            _check_no_plain_pickle(path)
             _check_archive(path)
             with _harmless_allowed():
                 content = torch.load(path, map_location="cpu", weights_only=True)
@@ -76,9 +81,7 @@ def load_file(path: str | os.PathLike) -> Any:
             found = re.search(r"GLOBAL (\S+)", str(e))
             code = found[1] if found else "a class or function"
             raise InputError(
-                f"{path}: refused, since reading it would run code that it names ({code}). In the program "
-                "that made it, save the state dict alone: torch.save(network.state_dict(), path), or "
-                "safetensors.torch.save_model(network, path)"
+                f"{path}: refused, since reading it would run code that it names ({code}). {_SAVE_SAFELY}"
             ) from e
         raise _damaged(path, e) from e
     except Exception as e:  # reading a text as a pickle can raise nearly any exception
@@ -86,6 +89,14 @@ def load_file(path: str | os.PathLike) -> Any:
     if defect := _find_odd_tensor(content):
         raise InputError(f"{path}: {defect}; weights are plain tensors, of which each number is in the file")
     return content
+
+
+def _check_no_plain_pickle(path: Path) -> None:
+    """Raise an error for a pickle that Python wrote by itself; PyTorch's own files before 2020 are of protocol 2."""
+    with path.open("rb") as f:
+        start = f.read(2)
+    if len(start) == 2 and start[0] == 0x80 and start[1] > 2:
+        raise InputError(f"{path}: refused, since it is a pickle, and reading it could run any code. {_SAVE_SAFELY}")
 
 
 def folder_advice(folder: Path) -> str:

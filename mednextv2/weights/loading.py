@@ -41,7 +41,9 @@ def load_weights(network: nn.Module, path: str | os.PathLike) -> nn.Module:
     if problem := wrong_tensors(state, network.state_dict()):
         raise InputError(f"{path}: {problem}")
     if problem := broken_numbers(state):
-        raise InputError(f"{path}: {problem}: a training failed")
+        raise InputError(
+            f"{path}: {problem}, so its training failed; give weights of another training, or an earlier state"
+        )
     network.load_state_dict(state)
     return network
 
@@ -66,4 +68,5 @@ def wrong_tensors(state: dict[str, Any], own: dict[str, Tensor] | None = None) -
 def broken_numbers(state: dict[str, Tensor]) -> str:
     """Say in words which tensors of a state dict have infinite or NaN values; empty if none has."""
     broken = [k for k, v in state.items() if not torch.isfinite(v).all()]
-    return f"NaN or infinite numbers in {count(len(broken), 'tensor')} ({broken[0]}, …)" if broken else ""
+    more = ", …" * (len(broken) > 1)
+    return f"has NaN or infinite numbers in {count(len(broken), 'tensor')} ({broken[0]}{more})" if broken else ""

@@ -23,7 +23,7 @@ from mednextv2.weights.loading import broken_numbers, wrong_tensors
 from mednextv2.weights.mismatch import describe_mismatch, read_size
 from mednextv2.weights.pretrained_report import ADAPTED, LOADED, NEW, UNUSED, PretrainedReport, Row
 from mednextv2.weights.provenance import describe_network, label_difference, other_labels, read_about
-from mednextv2.wording import count
+from mednextv2.wording import brief, count
 
 _LEAST = 0.5  # the smallest part of the parameters that is worth the name of a transfer
 _OTHER = "of another network"  # the status of what makes a network another one
@@ -95,8 +95,11 @@ def load_pretrained(
     content = load_file(file)
     state, own = unwrap_state(content), network.state_dict()
     if not isinstance(state, dict) or not state or (problem := wrong_tensors(state)):
-        detail = f" {problem}" if isinstance(state, dict) and state else ""
-        raise InputError(f"{file}: holds no weights of this network.{detail}{_of(file)}")
+        detail = problem if isinstance(state, dict) and state else f"It holds {brief(state)} in their place."
+        raise InputError(
+            f"{file}: holds no weights of this network{_of(file)}. {detail} Give the model.pt of a training, or "
+            "another of the files that docs/finetuning.md lists"
+        )
     source = find_source(content, state, own)
     if source is not None and (about := read_about(file)):
         source.expects = recorded_expectations(about)
@@ -245,7 +248,9 @@ def _check_values(file: str | os.PathLike, values: State, own: State) -> None:
     if problem := wrong_tensors(values, own):
         raise InputError(f"{file}: {problem}")
     if problem := broken_numbers(values):
-        raise InputError(f"{file}: {problem}: a training failed")
+        raise InputError(
+            f"{file}: {problem}, so its training failed; give weights of another training, or an earlier state"
+        )
 
 
 def _other_network(file: str | os.PathLike, own: State, source: Source) -> InputError:

@@ -1,6 +1,7 @@
 """Weights of every format into every kind of network: they compute the same, or a report or an error says why not."""
 
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -330,6 +331,26 @@ def test_a_download_that_was_cut_off_is_told(part, ending, tmp_path):
         load_pretrained(v2(), file, 1, 3)
     if ending == ".pth":
         assert "its end is missing, as after an interrupted download" in str(caught.value)
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_a_plain_pickle_is_refused_before_it_is_read(protocol, tmp_path, recwarn):
+    (tmp_path / "weights.pth").write_bytes(pickle.dumps({"stem.weight": [1.0]}, protocol))
+    with pytest.raises(InputError, match="refused, since it is a pickle") as caught:
+        load_pretrained(v2(), tmp_path / "weights.pth", 1, 3)
+    assert "save the state dict alone: torch.save(network.state_dict(), path)" in str(caught.value)
+    assert not [w for w in recwarn if "pickle" in str(w.message)]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [({}, "It holds {} in their place."), ([], "It holds []"), ({"model": {}}, "{}"), ({"x": 1}, "entry 'x' is 1")],
+)
+def test_a_file_without_weights_says_what_it_holds_and_what_fits(content, words, tmp_path):
+    with pytest.raises(InputError, match=r"holds no weights of this network\.") as caught:
+        load_pretrained(v2(), saved(content, tmp_path), 1, 3)
+    assert words in str(caught.value)
+    assert "Give the model.pt of a training, or another of the files that docs/finetuning.md" in str(caught.value)
 
 
 class Unknown:
