@@ -118,6 +118,10 @@ def load_pretrained(
             f"{report.headline()}. That is less than half of the network: if this is what you want, give "
             "--pretrained_partial true"
         )
+    if report.fraction < _LEAST:
+        report.remarks.append(
+            "less than half of the network was loaded, so that this is nearly a training from random weights"
+        )
     network.load_state_dict(values, strict=False)
     return report
 

@@ -150,6 +150,7 @@ def test_less_than_half_of_the_parameters_is_refused(tmp_path):
     assert "less than half" in message
     assert "--pretrained_partial true" in message
     found = load_pretrained(target, tmp_path / "model.pt", 1, 4000, partial=True)
+    assert "less than half of the network was loaded" in found.describe()
     assert found.fraction < 0.5
     assert torch.equal(target.stem.weight, source.stem.weight)
 
