@@ -3,7 +3,6 @@
 import json
 import os
 import threading
-from datetime import timedelta
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from prepared_helpers import SCHEME, SHAPE, Loading, all_positions, files, item, make_store, store_label
+from process_pairs import in_two_processes, joined
 
 from mednextv2.data import CaseStore, LabelScheme
 from mednextv2.errors import InputError
@@ -180,28 +180,16 @@ def test_training_that_shares_the_folder_does_not_prepare_again_what_the_other_h
     assert np.array_equal(cases[0].label, np.load(items[0]["label"]))
 
 
-def one_process_of_two(rank, folder):
-    where, wait = f"file://{folder}/rendezvous", timedelta(seconds=120)
-    torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=2, timeout=wait)
+def one_process_of_two(rank, folder, items):
     transform = Loading()
-    cases = make_store(folder, transform).prepare(json.loads((folder / "items.json").read_text()))
-    arrays = [case.label[0, 0, 0].tolist() for case in cases]
-    (folder / f"{rank}.json").write_text(json.dumps([transform.calls, [c.counts for c in cases], arrays]))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
-def the_other_process(index, folder):
-    one_process_of_two(index + 1, folder)
+    with joined(rank, folder):
+        cases = make_store(folder, transform).prepare(items)
+        return [transform.calls, [c.counts for c in cases], [case.label[0, 0, 0].tolist() for case in cases]]
 
 
 def test_first_process_prepares_and_the_other_waits_for_the_same_cases(tmp_path):
     items = [item(tmp_path, name, seed=i) for i, name in enumerate("abc")]
-    (tmp_path / "items.json").write_text(json.dumps(items))
-    other = torch.multiprocessing.spawn(the_other_process, args=(tmp_path,), nprocs=1, join=False)
-    one_process_of_two(0, tmp_path)
-    assert other.join()
-    (calls, *first), (none, *second) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    (calls, *first), (none, *second) = in_two_processes(one_process_of_two, tmp_path, items)
     assert (sorted(calls), none) == (["a", "b", "c"], [])
     assert first == second
     assert first[1] == [np.load(i["label"])[0, 0, 0].tolist() for i in items]
