@@ -1,9 +1,8 @@
 """Ranks of processes that train together, and of one that is alone."""
 
-from datetime import timedelta
-
 import pytest
 import torch
+from process_pairs import in_two_processes, joined
 from torch import distributed as dist
 
 from mednextv2.distributed import (
@@ -17,28 +16,18 @@ from mednextv2.distributed import (
 
 
 def one_process_of_two(rank, folder):
-    """Write what the functions say before, within and after a group of two processes."""
+    """Return what the functions say before, within and after a group of two processes."""
     said = [(process_rank(), is_main_process())]
-    wait = timedelta(seconds=120)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=wait)
-    said.append((process_rank(), is_main_process()))
-    dist.barrier()
-    dist.destroy_process_group()
-    said.append((process_rank(), is_main_process()))
-    (folder / f"{rank}.txt").write_text(repr(said))
-
-
-def the_other_process(index, folder):
-    one_process_of_two(index + 1, folder)
+    with joined(rank, folder):
+        said.append((process_rank(), is_main_process()))
+    return [*said, (process_rank(), is_main_process())]
 
 
 def test_only_rank_0_of_two_processes_is_the_main_one(tmp_path):
-    other = torch.multiprocessing.spawn(the_other_process, args=(tmp_path,), nprocs=1, join=False)
-    one_process_of_two(0, tmp_path)
-    assert other.join()
+    first, second = in_two_processes(one_process_of_two, tmp_path)
     alone = (0, True)
-    assert (tmp_path / "0.txt").read_text() == repr([alone, (0, True), alone])
-    assert (tmp_path / "1.txt").read_text() == repr([alone, (1, False), alone])
+    assert first == [alone, (0, True), alone]
+    assert second == [alone, (1, False), alone]
 
 
 def test_processes_stay_joined_between_two_trainings(monkeypatch, tmp_path):

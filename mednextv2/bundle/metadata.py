@@ -34,9 +34,7 @@ def is_without_labels(root: Path) -> bool:
     Raises:
         InputError: When the metadata cannot be read.
     """
-    file = root / "configs" / "metadata.json"
-    content = read_json(file) if file.is_file() else {}
-    return isinstance(content, dict) and content.get("label_classes") == "none"
+    return _read(root).get("label_classes") == "none"
 
 
 def read_facts(root: Path) -> BundleFacts:
@@ -48,9 +46,7 @@ def read_facts(root: Path) -> BundleFacts:
     Raises:
         InputError: When the file cannot be read.
     """
-    file = root / "configs" / "metadata.json"
-    content: Any = read_json(file) if file.is_file() else {}
-    image: Any = content if isinstance(content, dict) else {}
+    image: Any = _read(root)
     version = image.get("version")
     for key in ("network_data_format", "inputs", "image", "modality"):
         image = image.get(key) if isinstance(image, dict) else None
@@ -60,3 +56,10 @@ def read_facts(root: Path) -> BundleFacts:
     return BundleFacts(
         root.resolve().name, version if isinstance(version, str) else "", known if len(known) == len(codes) else ()
     )
+
+
+def _read(root: Path) -> dict[str, Any]:
+    """Return the metadata of a bundle; they are empty if it has none, or none that are a mapping."""
+    file = root / "configs" / "metadata.json"
+    content = read_json(file) if file.is_file() else {}
+    return content if isinstance(content, dict) else {}

@@ -12,7 +12,8 @@ from mednextv2.data.image_split import ImageSplit, held_out, split_images
 from mednextv2.data.partial_labels import PartialLabels, prepare_patches
 from mednextv2.data.patches import AugmentBatch, PatchDataset, PatchSampler
 from mednextv2.data.phantom import make_phantom_dataset, make_task_phantom
-from mednextv2.data.prepared_store import CaseStore, PreparedCase
+from mednextv2.data.prepared_case import PreparedCase
+from mednextv2.data.prepared_store import CaseStore
 from mednextv2.data.splits import Split, kfold_indices, split_dataset
 from mednextv2.images.dicom import DicomSeries, choose_series, find_series, read_series
 from mednextv2.images.volume import read_volume

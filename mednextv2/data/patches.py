@@ -11,7 +11,8 @@ from monai.transforms import Compose, Randomizable
 from torch.utils.data import Dataset, Sampler
 
 from mednextv2.data.partial_labels import STRUCTURES, PartialLabels, with_structures
-from mednextv2.data.prepared_store import CaseStore, PreparedCase
+from mednextv2.data.prepared_case import PreparedCase
+from mednextv2.data.prepared_store import CaseStore
 from mednextv2.transforms.sampling import extract_patch
 from mednextv2.transforms.spatial import RandPlacement, draw_centre
 

@@ -71,13 +71,9 @@ def explain(
         >>> len(explain(create_mednext("v2_tiny"), (1, 1, 64, 64, 64)))
         52
     """
+    from mednextv2.nets.kernel_problems import block_problem, convolution_alone, inside
     from mednextv2.nets.legal_sizes import check_spatial_shape
-    from mednextv2.nets.mednext import (  # nets import ops
-        MedNeXt,
-        block_problem,
-        convolution_alone,
-        inside,
-    )
+    from mednextv2.nets.mednext import MedNeXt
 
     if not isinstance(network, MedNeXt):
         raise ValueError(

@@ -10,7 +10,7 @@ from mednextv2.training.autoencoding import (
     TrainingMasks,
     ValidationMasks,
 )
-from mednextv2.training.checkpoint import TrainingCheckpoint, check_start
+from mednextv2.training.checkpoint import TrainingCheckpoint
 from mednextv2.training.curves import CurveWriter
 from mednextv2.training.engine import RecordingInferer, Trainer
 from mednextv2.training.finetuning import NewLayersFirst, freeze_part, parameter_groups
@@ -24,6 +24,7 @@ from mednextv2.training.reconstruction_pictures import ReconstructionPictures
 from mednextv2.training.reconstruction_table import ReconstructionTable, find_autoencoder, load_autoencoder
 from mednextv2.training.replacement import Replacement, check_served
 from mednextv2.training.schedule import OPTIMIZERS, create_optimizer, warmup_poly
+from mednextv2.training.start_check import check_start
 
 __all__ = [
     "OPTIMIZERS",

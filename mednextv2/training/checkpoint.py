@@ -20,10 +20,14 @@ from mednextv2.errors import InputError
 from mednextv2.paths import expand, writing
 from mednextv2.scores.results_json import LOG_NAME
 from mednextv2.training.checkpoint_content import (
+    ANEW,
     LATEST_NAME,
     PREVIOUS_NAME,
+    case_names,
+    check_optimizer_name,
     check_optimizer_state,
     check_state,
+    find_optimizer_name,
     read_checkpoint,
 )
 from mednextv2.training.engine import workflow_state
@@ -32,116 +36,10 @@ from mednextv2.version import __version__
 from mednextv2.weights.files import save_file
 from mednextv2.weights.pretrained import load_pretrained
 from mednextv2.weights.pretrained_report import REPORT_NAME, PretrainedReport
-from mednextv2.weights.provenance import (
-    PRETRAINED,
-    origin,
-    overlapping,
-    pretraining_cases,
-    read_about,
-    warn_of_overlap,
-)
-from mednextv2.weights.safetensors_file import ENDING, needs_safetensors
-from mednextv2.wording import count
+from mednextv2.weights.provenance import PRETRAINED, origin, read_about
+from mednextv2.weights.safetensors_file import ENDING
 
 logger = logging.getLogger(__name__)
-
-_OWN_SETTING = {"adamw": "betas", "sgd": "momentum"}  # by name in `create_optimizer`: a setting that the other lacks
-_ADVICE = "Choose another --output_dir, or start anew with --resume False"
-
-
-def check_start(
-    output_dir: str | os.PathLike,
-    network: nn.Module,
-    cases: Sequence[dict[str, Any]],
-    resume: bool = True,
-    pretrained: str | os.PathLike | None = None,
-    optimizer_name: str | None = None,
-    in_channels: int | None = None,
-    out_channels: int | None = None,
-    about: Mapping[str, Any] | None = None,
-    partial: bool = False,
-    sha256: str | None = None,
-    facts: Mapping[str, Any] | None = None,
-    save_safetensors: bool = False,
-    part: nn.Module | None = None,
-) -> list[str]:
-    """Check that a training can start from its checkpoint or weights, before its data are read.
-
-    The network takes the pretrained weights, and a text says what was loaded. Warnings follow about what differs from
-    the pretraining, and about validation cases that these weights were trained on.
-
-    Args:
-        output_dir: As of :class:`TrainingCheckpoint`, as are all that are not described here.
-        network: The network.
-        cases: The training items.
-        resume: Whether an interrupted training is continued.
-        pretrained: A file with weights to start from.
-        optimizer_name: The optimizer, as :func:`mednextv2.training.create_optimizer` takes it.
-        in_channels: The number of the network's input channels.
-        out_channels: The number of the network's outputs.
-        about: What the weights shall record about their training.
-        partial: Whether whatever fits is loaded.
-        sha256: The checksum of the file.
-        facts: The bundle's `patch_size`, `spacing` and `normalization`, which are compared with those of the
-            pretraining as far as the file records them.
-        save_safetensors: Whether the training will save files of safetensors.
-        part: The part of the network that takes the pretrained weights, as of :class:`TrainingCheckpoint`.
-
-    Returns:
-        The names of the network's tensors that the pretrained weights did not fill. A training that is resumed has them
-        from its checkpoint; without pretrained weights, there are none.
-
-    Raises:
-        InputError: When the checkpoint or the pretrained weights belong to another network, other cases or another
-            optimizer.
-    """
-    if save_safetensors:
-        needs_safetensors("save_safetensors")
-    latest = expand(output_dir) / LATEST_NAME
-    if resume and latest.is_file():
-        content = read_checkpoint(latest, network, _names(cases))
-        _check_optimizer(latest, content, optimizer_name)
-        return list(content.get("new_layers") or [])
-    if pretrained:
-        labels = (about or {}).get("labels")
-        report = load_pretrained(
-            network if part is None else part, pretrained, in_channels, out_channels, labels, partial, sha256
-        )
-        if is_main_process():
-            logger.info(report.describe())
-            for line in report.expects.differences(**(facts or {})):
-                logger.warning("%s: %s", pretrained, line)
-            _warn_of_seen_cases(pretrained, about or {})
-        return list(report.new)
-    return []
-
-
-def _warn_of_seen_cases(pretrained: str | os.PathLike, about: Mapping[str, Any]) -> None:
-    """Warn before, and not after, days of training of validation cases on which the pretrained weights were trained."""
-    record = {**about, PRETRAINED: origin(pretrained)}
-    if others := overlapping(record):
-        warn_of_overlap(str(pretrained), others, str(about.get("dataset")))
-    validation = {name for name in about.get("validation", []) if isinstance(name, str)}
-    seen = sorted(validation & pretraining_cases(record))
-    if seen:
-        logger.warning(
-            "%s: was trained on %d of the %s of this fold (%s, ...), so scores of the validation will be too high, and "
-            "the workflow evaluate will refuse to score these cases; choose the --fold that these weights were not "
-            "trained on", pretrained, len(seen), count(len(validation), "validation case"), seen[0],
-        )  # fmt: skip
-
-
-def _check_optimizer(file: Path, content: dict[str, Any], name: str | None) -> None:
-    """Compare the optimizer of a checkpoint with the requested one; each is known by a setting of its own."""
-    groups = content["optimizer"].get("param_groups") if isinstance(content["optimizer"], dict) else None
-    settings = groups[0] if isinstance(groups, list) and groups and isinstance(groups[0], dict) else {}
-    found = next((own for own, setting in _OWN_SETTING.items() if setting in settings), None)
-    if name is not None and settings and found != name:  # without settings, it is damaged, which is reported later
-        raise InputError(f"{file}: a training with optimizer_name {found or 'unknown'} is there, not {name}. {_ADVICE}")
-
-
-def _names(cases: Sequence[dict[str, Any]]) -> list[str]:
-    return sorted(str(item.get("case")) for item in cases)
 
 
 class TrainingCheckpoint:
@@ -215,7 +113,7 @@ class TrainingCheckpoint:
         self.part = self.network if part is None else part
         self.optimizer, self.lr_scheduler, self.evaluator = optimizer, lr_scheduler, evaluator
         self.resume, self.pretrained, self.seed = resume, pretrained, seed
-        self.cases = _names(cases)
+        self.cases = case_names(cases)
         self.metric = metric
         self.about = dict(about or {})
         self.channels = in_channels, out_channels
@@ -278,8 +176,7 @@ class TrainingCheckpoint:
 
     def _load(self, engine: Engine, content: dict[str, Any]) -> None:
         settings = self.optimizer.param_groups[0]
-        own = next((name for name, setting in _OWN_SETTING.items() if setting in settings), None)
-        _check_optimizer(self.latest, content, own)
+        check_optimizer_name(self.latest, content, find_optimizer_name(settings))
         shapes = [tuple(weight.shape) for group in self.optimizer.param_groups for weight in group["params"]]
         check_optimizer_state(self.latest, content["optimizer"], shapes, self.optimizer.state_dict())
         scaler = getattr(engine, "scaler", None)  # MONAI's trainer has one
@@ -302,7 +199,7 @@ class TrainingCheckpoint:
                 group.update(way)  # an older file may have other settings for how to compute
             self.lr_scheduler.load_state_dict(content["lr_scheduler"])
         except (ValueError, KeyError, TypeError) as e:
-            raise InputError(f"{self.latest}: was trained with another optimizer or schedule ({e}). {_ADVICE}") from e
+            raise InputError(f"{self.latest}: was trained with another optimizer or schedule ({e}). {ANEW}") from e
         self._set_rates(rates)
         if scaler is not None and content.get("scaler"):
             scaler.load_state_dict(content["scaler"])

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from mednextv2.wording import brief
 
 #: Names of the checkpoints of the last epoch, and of the one before.
 LATEST_NAME, PREVIOUS_NAME = "checkpoint_latest.pt", "checkpoint_previous.pt"
-_ANEW = "Choose another --output_dir, or start anew with --resume False"
+#: What to do about a folder with another training.
+ANEW = "Choose another --output_dir, or start anew with --resume False"
 _OTHER_OPTIMIZER = "was trained with another optimizer or schedule, or with another --freeze or --layer_decay"
+_OWN_SETTING = {"adamw": "betas", "sgd": "momentum"}  # by name in `create_optimizer`: a setting that the other lacks
 _MAPPINGS = ("model", "optimizer", "lr_scheduler", "scaler", "metric")
 _MAX_EPOCHS = 10**7
 
@@ -28,8 +30,8 @@ def advice(file: Path) -> str:
     """Return what to do when a checkpoint cannot be used; it offers the one of the epoch before, if it exists."""
     before = file.with_name(PREVIOUS_NAME)
     if not before.is_file():
-        return _ANEW
-    return f"{before} is of the epoch before: rename it to {LATEST_NAME} to go on from there. {_ANEW}"
+        return ANEW
+    return f"{before} is of the epoch before: rename it to {LATEST_NAME} to go on from there. {ANEW}"
 
 
 def read_checkpoint(file: Path, network: nn.Module, cases: list[str]) -> dict[str, Any]:
@@ -66,14 +68,39 @@ def read_checkpoint(file: Path, network: nn.Module, cases: list[str]) -> dict[st
         raise InputError(f"{file}: is damaged, since {shown}. {advice(file)}")
     own = network.state_dict()
     if problem := wrong_tensors(content["model"]) or describe_mismatch(own, content["model"]):
-        raise InputError(f"{file}: a training of another network is there. {problem} {_ANEW}")
+        raise InputError(f"{file}: a training of another network is there. {problem} {ANEW}")
     if problem := wrong_tensors(content["model"], own):
         raise InputError(f"{file}: is damaged. {problem} {advice(file)}")
     if problem := broken_numbers(content["model"]):
         raise InputError(f"{file}: is damaged, since it {problem}. {advice(file)}")
     if content.get("cases", cases) != cases:
-        raise InputError(f"{file}: a training on other cases is there, of another fold or data set. {_ANEW}")
+        raise InputError(f"{file}: a training on other cases is there, of another fold or data set. {ANEW}")
     return {key: part for key, part in content.items() if key not in _MAPPINGS or part is not None}
+
+
+def case_names(cases: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of training items as a checkpoint records them."""
+    return sorted(str(item.get("case")) for item in cases)
+
+
+def find_optimizer_name(settings: Mapping[str, Any]) -> str | None:
+    """Return the name of the optimizer that has these settings of a group, or None; each has a setting of its own."""
+    return next((name for name, setting in _OWN_SETTING.items() if setting in settings), None)
+
+
+def check_optimizer_name(file: Path, content: Mapping[str, Any], name: str | None) -> None:
+    """Raise an InputError when the optimizer of a checkpoint is not the requested one.
+
+    Args:
+        file: The checkpoint.
+        content: Its content.
+        name: The requested optimizer, as :func:`mednextv2.training.create_optimizer` takes it; None fits any.
+    """
+    groups = content["optimizer"].get("param_groups") if isinstance(content["optimizer"], dict) else None
+    settings = groups[0] if isinstance(groups, list) and groups and isinstance(groups[0], dict) else {}
+    found = find_optimizer_name(settings)
+    if name is not None and settings and found != name:  # without settings, it is damaged, which is reported later
+        raise InputError(f"{file}: a training with optimizer_name {found or 'unknown'} is there, not {name}. {ANEW}")
 
 
 def check_state(file: str | os.PathLike, name: str, own: Any, given: Any) -> None:
@@ -102,13 +129,9 @@ def check_optimizer_state(file: Path, given: Mapping[str, Any], shapes: list[tup
     if not isinstance(groups, list) or not isinstance(state, dict):
         raise InputError(f"{file}: is damaged, since its optimizer has no groups or no state. {advice(file)}")
     if len(groups) != len(own["param_groups"]):
-        raise InputError(f"{file}: {_OTHER_OPTIMIZER}. {_ANEW}")
+        raise InputError(f"{file}: {_OTHER_OPTIMIZER}. {ANEW}")
     for ours, theirs in zip(own["param_groups"], groups, strict=True):
-        free = (
-            "fused",
-            "foreach",
-            "params",
-        )  # how to compute is decided here; the numbers of weights are checked below
+        free = ("fused", "foreach", "params")  # how to compute is decided here; numbers of weights are checked below
         check_state(
             file,
             "optimizer",
@@ -116,7 +139,7 @@ def check_optimizer_state(file: Path, given: Mapping[str, Any], shapes: list[tup
             {key: value for key, value in theirs.items() if key not in free} if isinstance(theirs, dict) else theirs,
         )
         if not isinstance(theirs.get("params"), list) or theirs["params"] != ours["params"]:
-            raise InputError(f"{file}: {_OTHER_OPTIMIZER}. {_ANEW}")
+            raise InputError(f"{file}: {_OTHER_OPTIMIZER}. {ANEW}")
     for number, entry in state.items():
         fits = is_whole(number) and 0 <= number < len(shapes) and isinstance(entry, dict)
         values = entry.values() if fits else ()

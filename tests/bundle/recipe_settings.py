@@ -20,6 +20,11 @@ def each(values, taken, **more) -> list[tuple]:
     return [row(value, taken, **more) for value in values]
 
 
+def is_default(config: dict[str, Any], name: str, value: Any) -> bool:
+    """Whether a recipe's configuration has this value already, so that every run without the setting takes it."""
+    return name in config and type(config[name]) is type(value) and config[name] == value
+
+
 def _first_weight(d, name="encoder.0.0.depthwise.weight"):
     return d["network_def"].state_dict()[name]
 
@@ -225,6 +230,8 @@ EVALUATE = {
         row(["at:trained/model.pt"] * 2, lambda d, v: len(d["predictor"].networks) == 2),
     ],
 }
+#: Those that neither training nor inference has.
+OF_EVALUATION = {"fold", "experiment", "score_trained_cases", "weights"}
 INFERENCE = {
     **COMMON,
     **PREDICT,

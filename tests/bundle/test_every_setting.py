@@ -8,7 +8,7 @@ import pytest
 import torch
 from bundle_helpers import HIPPOCAMPUS
 from cuda_stand_in import StandIn
-from recipe_settings import EVALUATE, FACTS, INFERENCE, TRAIN
+from recipe_settings import EVALUATE, FACTS, INFERENCE, OF_EVALUATION, TRAIN, is_default
 from setting_runs import TABLES, Workflow, at, recipe, settings_of
 
 from mednextv2.bundle.build import RECIPES
@@ -24,12 +24,23 @@ DERIVED |= {"new_layers", "new_tensors"}  # of warmup_new_layers and pretrained
 DERIVED |= {"training_dir", "length", "warmup", "served"}  # of a training on given cases: see test_monai_label.py
 
 
+def joined(workflow):
+    config = {}
+    for name in RECIPES[workflow]:
+        config |= recipe(name)
+    return config
+
+
 def rows():
+    """All values; slow are those that others run as well: defaults, and what evaluation shares with the others."""
     tables = {**TABLES, "train": {**TRAIN, **FACTS}}
     for workflow, table in tables.items():
+        config = joined(workflow)
         for name, values in table.items():
+            elsewhere = workflow == "evaluate" and name not in OF_EVALUATION
             for value, taken, more in values:
-                yield pytest.param(workflow, name, value, taken, more, id=f"{workflow} {name} {value}")
+                marks = [pytest.mark.slow] if elsewhere or is_default(config, name, value) else []
+                yield pytest.param(workflow, name, value, taken, more, id=f"{workflow} {name} {value}", marks=marks)
 
 
 def count_checks(monkeypatch):
@@ -58,13 +69,6 @@ def test_setting(workflow, name, value, taken, more, shared, tmp_path, monkeypat
 
 
 # --- nothing is left out ---------------------------------------------------------------------------------------------
-
-
-def joined(workflow):
-    config = {}
-    for name in RECIPES[workflow]:
-        config |= recipe(name)
-    return config
 
 
 @pytest.mark.parametrize("workflow", TABLES)

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import time
-from datetime import timedelta
 from pathlib import Path
 
 import nibabel as nib
@@ -15,6 +14,7 @@ import yaml
 from benchmark_helpers import task_of
 from bundle_helpers import BUNDLES, ROOT, read_csv
 from monai.bundle import ConfigWorkflow
+from process_pairs import in_two_processes, joined
 from verb_helpers import call_verb
 
 from mednextv2.bundle import write_bundle
@@ -351,15 +351,8 @@ def gradients_of(parts, folder, ranks, rank=0):
 
 def one_process_of_two(rank, folder, parts):
     torch.manual_seed(0)
-    where, wait = f"file://{folder}/rendezvous", timedelta(seconds=240)
-    torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=2, timeout=wait)
-    torch.save(gradients_of(parts, folder, 2, rank), folder / f"{rank}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
-def the_other_process(index, folder, parts):
-    one_process_of_two(index + 1, folder, parts)
+    with joined(rank, folder):
+        return gradients_of(parts, folder, 2, rank)
 
 
 @pytest.mark.slow
@@ -368,12 +361,8 @@ def test_a_step_of_two_processes_is_that_of_one_with_the_doubled_batch(parts, tm
     network = configured("pretrain", dataset_dir=parts, amp=False).parser.get_parsed_content("network_def")
     torch.save(network.state_dict(), tmp_path / "start.pt")
     loss, expected = gradients_of(parts, tmp_path, 1)
-    other = torch.multiprocessing.spawn(the_other_process, args=(tmp_path, parts), nprocs=1, join=False)
-    one_process_of_two(0, tmp_path, parts)
-    assert other.join()
     losses = []
-    for rank in range(2):
-        value, found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+    for value, found in in_two_processes(one_process_of_two, tmp_path, parts):
         losses.append(value)
         assert found.keys() == expected.keys()
         for name, gradient in expected.items():

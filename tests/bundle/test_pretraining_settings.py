@@ -12,6 +12,7 @@ import torch
 import yaml
 from pretraining_runs import MAE, Pretraining
 from pretraining_settings import COMMON, EVALUATE, FACTS, OF_WEIGHTS, TRAIN
+from recipe_settings import is_default
 from setting_runs import at
 
 from mednextv2.bundle.run import read_workflow
@@ -24,12 +25,19 @@ DERIVED = {"about", "engine_amp", "network", "network_name", "patch", "flat_axis
 DERIVED |= {"dataset_name"}
 
 
+def configuration(workflow):
+    return yaml.safe_load((MAE / "configs" / f"{workflow}.yaml").read_text(encoding="utf-8"))
+
+
 def rows():
+    """All values; slow are defaults, facts of the task, and what evaluation shares with the training."""
     for workflow, table in (("train", {**TRAIN, **FACTS}), ("evaluate", EVALUATE)):
+        config = configuration(workflow)
         for name, values in table.items():
+            elsewhere = (workflow == "evaluate" and name in COMMON) or name in FACTS
             for value, taken, more in values:
                 if workflow == "train" or name not in OF_WEIGHTS:
-                    marks = [pytest.mark.slow] if (workflow == "evaluate" and name in COMMON) or name in FACTS else []
+                    marks = [pytest.mark.slow] if elsewhere or is_default(config, name, value) else []
                     yield pytest.param(workflow, name, value, taken, more, id=f"{workflow} {name} {value}", marks=marks)
 
 
@@ -87,8 +95,7 @@ def test_setting(workflow, name, value, taken, more, places, tmp_path, monkeypat
 
 @pytest.mark.parametrize(("workflow", "table"), [("train", TRAIN), ("evaluate", EVALUATE)])
 def test_no_setting_is_untested(workflow, table):
-    text = (MAE / "configs" / f"{workflow}.yaml").read_text(encoding="utf-8")
-    scalars = {name for name, value in yaml.safe_load(text).items() if not isinstance(value, (dict, list))}
+    scalars = {name for name, value in configuration(workflow).items() if not isinstance(value, (dict, list))}
     known = {*table, *FACTS}
     assert scalars - DERIVED - known == set()
     assert known - scalars <= {"patch_size", "mirror_axes", "spacing", "normalization"}  # lists

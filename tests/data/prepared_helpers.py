@@ -47,3 +47,16 @@ def files(folder):
     """The names of all files, without what tells the places of their sources."""
     names = [p.name for p in (folder / "prepared").rglob("*") if p.is_file()]
     return sorted(re.sub(r"[0-9a-f]{10}-", "", name) for name in names)
+
+
+def store_label(folder, label, scheme=SCHEME, image=None):
+    """Prepare one case with this label map, `(X, Y, Z)`."""
+    label = torch.as_tensor(np.ascontiguousarray(label)[None])
+    image = torch.zeros(1, *label.shape[1:]) if image is None else image
+    source = item(folder, "a", (1, 1, 1))
+    (case,) = make_store(folder, lambda data: {"image": image, "label": label}, scheme).prepare([source])
+    return case
+
+
+def all_positions(case, structure):
+    return [case.position(structure, i) for i in range(case.counts[structure])]

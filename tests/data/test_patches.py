@@ -1,11 +1,10 @@
-import json
-from datetime import timedelta
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from patch_helpers import LABELS, PATCH, SHAPE, make_dataset, same
+from process_pairs import in_two_processes, joined
 from scipy.stats import chisquare
 from torch.utils.data import DataLoader
 
@@ -78,27 +77,16 @@ def test_keys_depend_on_the_seed_of_pytorch():
 
 
 def one_process_of_two(rank, folder):
-    where, wait = f"file://{folder}/rendezvous", timedelta(seconds=120)
-    torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=2, timeout=wait)
-    centred = {n: [key[1] for key in PatchSampler(3, n, steps=2)] for n in range(1, 7)}
-    (folder / f"{rank}.json").write_text(json.dumps(centred))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
-def the_other_process(index, folder):
-    one_process_of_two(index + 1, folder)
+    with joined(rank, folder):
+        return {n: [key[1] for key in PatchSampler(3, n, steps=2)] for n in range(1, 7)}
 
 
 def test_batch_of_two_processes_together_has_the_centred_patches_of_one(tmp_path):
-    other = torch.multiprocessing.spawn(the_other_process, args=(tmp_path,), nprocs=1, join=False)
-    one_process_of_two(0, tmp_path)
-    assert other.join()
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    first, second = in_two_processes(one_process_of_two, tmp_path)
     for n in range(1, 7):
         whole = [key[1] for key in PatchSampler(3, 2 * n, steps=1)]
-        assert first[str(n)] == whole[:n] * 2
-        assert second[str(n)] == whole[n:] * 2
+        assert first[n] == whole[:n] * 2
+        assert second[n] == whole[n:] * 2
 
 
 # --- where patches lie -----------------------------------------------------------------------------------------------

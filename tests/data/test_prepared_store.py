@@ -1,37 +1,20 @@
-"""What is stored of prepared cases, when it is prepared anew, and the positions of structures."""
+"""What is stored of prepared cases, and when it is prepared anew."""
 
 import json
 import os
-import pickle
 import threading
-from datetime import timedelta
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from prepared_helpers import LABELS, SCHEME, SHAPE, Loading, files, item, make_store
+from prepared_helpers import SCHEME, SHAPE, Loading, all_positions, files, item, make_store, store_label
+from process_pairs import in_two_processes, joined
 
 from mednextv2.data import CaseStore, LabelScheme
 from mednextv2.errors import InputError
 from mednextv2.images.volume import VirtualVolume
-
-REGIONS = [{"name": "vein", "values": [2], "paint": 2}, {"name": "whole", "values": [1, 2], "paint": 1}]
-
-
-def store_label(folder, label, scheme=SCHEME, image=None):
-    """Prepare one case with this label map, `(X, Y, Z)`."""
-    label = torch.as_tensor(np.ascontiguousarray(label)[None])
-    image = torch.zeros(1, *label.shape[1:]) if image is None else image
-    source = item(folder, "a", (1, 1, 1))
-    (case,) = make_store(folder, lambda data: {"image": image, "label": label}, scheme).prepare([source])
-    return case
-
-
-def all_positions(case, structure):
-    return [case.position(structure, i) for i in range(case.counts[structure])]
-
 
 # --- what is stored --------------------------------------------------------------------------------------------------
 
@@ -172,76 +155,7 @@ def test_home_directory_is_expanded(tmp_path, monkeypatch):
     assert CaseStore(Loading(), SCHEME, "~/prepared", {}).folder.parent == tmp_path / "prepared"
 
 
-# --- positions -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("voxels", "kept"), [(0, 0), (1, 1), (9_999, 9_999), (10_000, 10_000), (10_001, 10_000), (1_234_500, 12_345)]
-)
-def test_number_of_positions_is_that_of_nnunet(tmp_path, voxels, kept):
-    label = np.zeros((130, 100, 100), np.uint8)
-    label.reshape(-1)[np.random.default_rng(0).permutation(label.size)[:voxels]] = 2
-    case = store_label(tmp_path, label)
-    assert case.counts == [0, kept]
-    flat = np.ravel_multi_index(np.array(all_positions(case, 1), int).reshape(-1, 3).T, label.shape)
-    assert len(np.unique(flat)) == kept
-    assert (label.reshape(-1)[flat] == 2).all()
-    if kept < voxels:  # from everywhere: the mean index is uniform's, to four standard errors
-        assert abs(flat.mean() / label.size - 0.5) < 4 / np.sqrt(12 * kept)
-
-
-def test_positions_are_of_their_class_and_all_of_a_small_one(tmp_path):
-    label = np.random.default_rng(0).integers(-1, 3, (7, 3, 5)).astype(np.int16)
-    case = store_label(tmp_path, label)
-    for structure, value in enumerate((1, 2)):
-        assert sorted(all_positions(case, structure)) == [tuple(i) for i in np.argwhere(label == value).tolist()]
-
-
-@pytest.mark.parametrize("ignore", [None, 3])
-def test_positions_are_of_regions_and_last_of_all_that_was_annotated(tmp_path, ignore):
-    label = np.random.default_rng(0).integers(-1, 4 if ignore else 3, (7, 3, 5)).astype(np.int16)
-    case = store_label(tmp_path, label, LabelScheme(LABELS, REGIONS, ignore))
-    masks = [label == 2, (label == 1) | (label == 2)] + ([label != 3] if ignore else [])
-    assert case.counts == [mask.sum() for mask in masks]
-    for structure, mask in enumerate(masks):
-        assert sorted(all_positions(case, structure)) == [tuple(i) for i in np.argwhere(mask).tolist()]
-
-
-def test_pool_of_annotated_voxels_is_limited_as_the_structures_are(tmp_path):
-    label = np.full((30, 30, 30), 3, np.uint8)
-    label[:25] = 0
-    case = store_label(tmp_path, label, LabelScheme(LABELS, ignore_label=3))
-    assert case.counts == [0, 0, 10_000]
-    found = np.array(all_positions(case, 2))
-    assert found[:, 0].max() == 24
-
-
-def test_case_of_background_has_no_positions(tmp_path):
-    case = store_label(tmp_path, np.zeros(SHAPE, np.uint8))
-    assert case.counts == [0, 0]
-
-
-def test_positions_of_flat_images(tmp_path):
-    label = np.random.default_rng(0).integers(0, 3, (7, 5)).astype(np.int16)
-    case = store_label(tmp_path, label)
-    assert sorted(all_positions(case, 0)) == [tuple(i) for i in np.argwhere(label == 1).tolist()]
-
-
 # --- several processes -----------------------------------------------------------------------------------------------
-
-
-def test_pickled_case_has_its_files_names_and_no_arrays(tmp_path):
-    (case,) = make_store(tmp_path).prepare([item(tmp_path, "a", (30, 30, 30))])
-    unused = len(pickle.dumps(case))
-    position = case.position(1, 5)
-    assert case.image.nbytes > 10_000
-    text = pickle.dumps(case)
-    assert len(text) == unused
-    other = pickle.loads(text)
-    assert isinstance(other.image, np.memmap)
-    assert np.array_equal(other.image, case.image)
-    assert other.position(1, 5) == position
-    assert other.counts == case.counts
 
 
 def test_training_that_shares_the_folder_does_not_prepare_again_what_the_other_has_done(tmp_path):
@@ -266,28 +180,16 @@ def test_training_that_shares_the_folder_does_not_prepare_again_what_the_other_h
     assert np.array_equal(cases[0].label, np.load(items[0]["label"]))
 
 
-def one_process_of_two(rank, folder):
-    where, wait = f"file://{folder}/rendezvous", timedelta(seconds=120)
-    torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=2, timeout=wait)
+def one_process_of_two(rank, folder, items):
     transform = Loading()
-    cases = make_store(folder, transform).prepare(json.loads((folder / "items.json").read_text()))
-    arrays = [case.label[0, 0, 0].tolist() for case in cases]
-    (folder / f"{rank}.json").write_text(json.dumps([transform.calls, [c.counts for c in cases], arrays]))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
-def the_other_process(index, folder):
-    one_process_of_two(index + 1, folder)
+    with joined(rank, folder):
+        cases = make_store(folder, transform).prepare(items)
+        return [transform.calls, [c.counts for c in cases], [case.label[0, 0, 0].tolist() for case in cases]]
 
 
 def test_first_process_prepares_and_the_other_waits_for_the_same_cases(tmp_path):
     items = [item(tmp_path, name, seed=i) for i, name in enumerate("abc")]
-    (tmp_path / "items.json").write_text(json.dumps(items))
-    other = torch.multiprocessing.spawn(the_other_process, args=(tmp_path,), nprocs=1, join=False)
-    one_process_of_two(0, tmp_path)
-    assert other.join()
-    (calls, *first), (none, *second) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    (calls, *first), (none, *second) = in_two_processes(one_process_of_two, tmp_path, items)
     assert (sorted(calls), none) == (["a", "b", "c"], [])
     assert first == second
     assert first[1] == [np.load(i["label"])[0, 0, 0].tolist() for i in items]

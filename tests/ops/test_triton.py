@@ -53,7 +53,9 @@ LONG = ("joined_block_agrees", "mlp_agrees", "mlp_sums_over_many_tiles")
 LONGEST = (
     "opcheck", "many_tiles and 2-True", "large_kernel and 7-", "joined_block_agrees and False", "24-2-True",
     "mlp_sums and False", "channels_in_blocks and False", "padding_in_part and False", "without_grn and sum",
-    "any_way and wide",
+    "any_way and wide", "mlp_agrees and 72", "same_bits and thin", "compiled_training_step", "large_kernel and 5-2",
+    "many_tiles and 1-False", "small_depthwise and (0-5-2 or 8-1 or 8-2-False or 24-1)",
+    "joined_block_agrees and wide and not standard", "visible_positions and float32", "both_operators and float32",
 )  # fmt: skip
 CONV, STRIDED, TRANSPOSED = (1, False), (2, False), (2, True)
 

@@ -1,10 +1,9 @@
 """The loss where it is compiled, and in several processes."""
 
-from datetime import timedelta
-
 import pytest
 import torch
 from loss_helpers import SCHEMES, some, value_and_gradients
+from process_pairs import in_two_processes, joined
 from torch import nn
 
 from mednextv2.training.loss import SegmentationLoss
@@ -55,18 +54,9 @@ def distributed_loss(scheme, data, rank):
     }
 
 
-def one_process_of_two(rank, folder):
-    where, wait = f"file://{folder}/rendezvous", timedelta(seconds=120)
-    torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=2, timeout=wait)
-    data = torch.load(folder / "data.pt", weights_only=True)
-    found = {name: distributed_loss(SCHEMES[name], data[name], rank) for name in data}
-    torch.save(found, folder / f"{rank}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
-def the_other_process(index, folder):
-    one_process_of_two(index + 1, folder)
+def one_process_of_two(rank, folder, data):
+    with joined(rank, folder):
+        return {name: distributed_loss(SCHEMES[name], data[name], rank) for name in data}
 
 
 def test_two_processes_have_the_loss_and_the_gradients_of_one_with_both_samples(tmp_path):
@@ -76,11 +66,7 @@ def test_two_processes_have_the_loss_and_the_gradients_of_one_with_both_samples(
         label[1] //= 2  # the samples differ, and so would Dices of their own
         x = label + torch.randn(label.shape, dtype=torch.float64)
         data[name] = {"model": TwoHeads(SCHEMES[name].outputs).double().state_dict(), "x": x, "label": label}
-    torch.save(data, tmp_path / "data.pt")
-    other = torch.multiprocessing.spawn(the_other_process, args=(tmp_path,), nprocs=1, join=False)
-    one_process_of_two(0, tmp_path)
-    assert other.join()
-    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    found = in_two_processes(one_process_of_two, tmp_path, data)
     for name, one in data.items():
         scheme = SCHEMES[name]
         network = TwoHeads(scheme.outputs).double()

@@ -1,10 +1,9 @@
 """The loss of samples whose data sets annotate only some of the structures."""
 
-from datetime import timedelta
-
 import pytest
 import torch
 from loss_helpers import SCHEMES, some, value_and_gradients
+from process_pairs import in_two_processes, joined
 from step_helpers import Calls
 from test_loss_compiled import TwoHeads
 from torch.nn import functional
@@ -212,18 +211,9 @@ def distributed_loss(scheme, data, rank):
     return {"value": value.detach(), "gradients": [p.grad for p in network.parameters()]}
 
 
-def one_process_of_two(rank, folder):
-    where, wait = f"file://{folder}/rendezvous", timedelta(seconds=120)
-    torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=2, timeout=wait)
-    data = torch.load(folder / "data.pt", weights_only=True)
-    found = {key: distributed_loss(SCHEMES[key.split()[0]], data[key], rank) for key in data}
-    torch.save(found, folder / f"{rank}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
-def the_other_process(index, folder):
-    one_process_of_two(index + 1, folder)
+def one_process_of_two(rank, folder, data):
+    with joined(rank, folder):
+        return {key: distributed_loss(SCHEMES[key.split()[0]], data[key], rank) for key in data}
 
 
 def test_two_processes_have_the_loss_and_the_gradients_of_one_with_all_samples(tmp_path):
@@ -236,11 +226,7 @@ def test_two_processes_have_the_loss_and_the_gradients_of_one_with_all_samples(t
             x = labels.label + torch.randn(labels.label.shape, dtype=torch.float64)
             state = TwoHeads(SCHEMES[name].outputs).double().state_dict()
             data[f"{name} {batch_dice}"] = {"model": state, "x": x, "batch_dice": batch_dice, **labels._asdict()}
-    torch.save(data, tmp_path / "data.pt")
-    other = torch.multiprocessing.spawn(the_other_process, args=(tmp_path,), nprocs=1, join=False)
-    one_process_of_two(0, tmp_path)
-    assert other.join()
-    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    found = in_two_processes(one_process_of_two, tmp_path, data)
     for key, one in data.items():
         scheme = SCHEMES[key.split()[0]]
         network = TwoHeads(scheme.outputs).double()

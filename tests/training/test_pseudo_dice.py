@@ -1,11 +1,11 @@
 import math
-from datetime import timedelta
 
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
 from monai.engines import SupervisedEvaluator
+from process_pairs import in_two_processes, joined
 from sklearn.metrics import f1_score
 from torch import nn
 
@@ -226,26 +226,13 @@ def scores(scheme, epochs):
     return found
 
 
-def one_process_of_two(rank, folder):
-    where, wait = f"file://{folder}/rendezvous", timedelta(seconds=120)
-    torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=2, timeout=wait)
-    epochs = torch.load(folder / "data.pt", weights_only=True)
-    epochs = [[[batches[rank]] for batches in halves] for halves in epochs]
-    torch.save(scores(SCHEMES["classes and ignore"], epochs), folder / f"{rank}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
-def the_other_process(index, folder):
-    one_process_of_two(index + 1, folder)
+def one_process_of_two(rank, folder, epochs):
+    with joined(rank, folder):
+        own = [[[batches[rank]] for batches in halves] for halves in epochs]
+        return scores(SCHEMES["classes and ignore"], own)
 
 
 def test_two_processes_have_the_scores_of_one_with_all_patches(tmp_path):
     scheme = SCHEMES["classes and ignore"]
     epochs = [[[patches(scheme, batch=n) for n in (1, 3)] for _ in range(2)] for _ in range(2)]
-    torch.save(epochs, tmp_path / "data.pt")
-    other = torch.multiprocessing.spawn(the_other_process, args=(tmp_path,), nprocs=1, join=False)
-    one_process_of_two(0, tmp_path)
-    assert other.join()
-    for rank in range(2):
-        assert torch.load(tmp_path / f"{rank}.pt", weights_only=True) == scores(scheme, epochs)
+    assert in_two_processes(one_process_of_two, tmp_path, epochs) == [scores(scheme, epochs)] * 2

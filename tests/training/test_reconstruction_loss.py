@@ -1,11 +1,10 @@
 """The loss of masked autoencoding, in one process and in two."""
 
-from datetime import timedelta
-
 import pytest
 import torch
 from monai.data import MetaTensor
 from net_helpers import lively, tiny
+from process_pairs import in_two_processes, joined
 from torch import nn
 
 from mednextv2.nets import MaskedAutoencoder
@@ -102,26 +101,15 @@ def step(network, rank, samples):
 
 
 def one_process_of_two(rank, folder):
-    where, wait = f"file://{folder}/rendezvous", timedelta(seconds=120)
-    torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=2, timeout=wait)
-    found = {}
-    for form in FORMS:
-        network = nn.parallel.DistributedDataParallel(build(form))
-        found[form] = step(network, rank, range(2 * rank, 2 * rank + 2))
-    torch.save(found, folder / f"{rank}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
-def the_other_process(index, folder):
-    one_process_of_two(index + 1, folder)
+    with joined(rank, folder):
+        return {
+            form: step(nn.parallel.DistributedDataParallel(build(form)), rank, range(2 * rank, 2 * rank + 2))
+            for form in FORMS
+        }
 
 
 def test_two_processes_have_the_loss_and_the_gradients_of_one_with_both_halves_of_a_batch(tmp_path):
-    other = torch.multiprocessing.spawn(the_other_process, args=(tmp_path,), nprocs=1, join=False)
-    one_process_of_two(0, tmp_path)
-    assert other.join()
-    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    found = in_two_processes(one_process_of_two, tmp_path)
     for form in FORMS:
         value, gradients = step(build(form), 0, range(4))
         for rank in range(2):
