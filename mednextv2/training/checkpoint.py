@@ -1,6 +1,7 @@
 """Checkpoints of a training run: the best weights, and everything that a killed run needs to continue."""
 
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -38,6 +39,7 @@ from mednextv2.weights.pretrained import load_pretrained
 from mednextv2.weights.pretrained_report import REPORT_NAME, PretrainedReport
 from mednextv2.weights.provenance import PRETRAINED, origin, read_about
 from mednextv2.weights.safetensors_file import ENDING
+from mednextv2.wording import count
 
 logger = logging.getLogger(__name__)
 
@@ -216,6 +218,11 @@ class TrainingCheckpoint:
             # new random numbers, different in each process, since otherwise all processes would draw the same patches
             set_determinism(self.seed + content["epoch"] + 10_000 * process_rank())
         logger.info("Resuming after epoch %d of %s", content["epoch"], self.latest)
+        if content["epoch"] >= (engine.state.max_epochs or math.inf):
+            logger.warning(
+                "%s: this training is finished, and nothing is left to do; with more than %s, it goes on, and with "
+                "--resume False, it begins anew", self.latest, count(engine.state.max_epochs or 0, "epoch"),
+            )  # fmt: skip
 
     def _set_rates(self, rates: list[float]) -> None:
         """Let the schedule continue from its epoch with the learning rate and the length that are configured now."""

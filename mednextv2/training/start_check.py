@@ -1,5 +1,6 @@
 """The check, before any data are read, that a training can start from its checkpoint or from pretrained weights."""
 
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,9 @@ from mednextv2.distributed import is_main_process
 from mednextv2.paths import expand
 from mednextv2.training.checkpoint_content import LATEST_NAME, case_names, check_optimizer_name, read_checkpoint
 from mednextv2.weights.pretrained import load_pretrained
-from mednextv2.weights.provenance import PRETRAINED, origin, overlapping, pretraining_cases, warn_of_overlap
+from mednextv2.weights.provenance import PRETRAINED, origin, overlapping, pretraining_cases, read_about, warn_of_overlap
 from mednextv2.weights.safetensors_file import needs_safetensors
-from mednextv2.wording import count
+from mednextv2.wording import brief, count
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ def check_start(
     latest = expand(output_dir) / LATEST_NAME
     if resume and latest.is_file():
         content = read_checkpoint(latest, network, case_names(cases))
+        _warn_of_other_settings(latest, about or {})
         check_optimizer_name(latest, content, optimizer_name)
         return list(content.get("new_layers") or [])
     if pretrained:
@@ -83,6 +85,24 @@ def check_start(
             _warn_of_seen_cases(pretrained, about or {})
         return list(report.new)
     return []
+
+
+def _warn_of_other_settings(latest: os.PathLike, about: Mapping[str, Any]) -> None:
+    """Warn when a training goes on with images or patches of another kind, as when a setting is not given again."""
+    before, now = (
+        {**_mapping(record.get("settings")), **{k: record[k] for k in ("normalization",) if k in record}}
+        for record in (read_about(latest), about)
+    )
+    pairs = [(name, value, json.loads(json.dumps(now.get(name)))) for name, value in before.items() if name in now]
+    if is_main_process() and (other := [pair for pair in pairs if pair[1] is not None and pair[1] != pair[2]]):
+        logger.warning(
+            "%s: the training was begun with %s; give the same again, or begin anew with --resume False", latest,
+            " and ".join(f"{name} {brief(value)} (now {brief(new)})" for name, value, new in other),
+        )  # fmt: skip
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _warn_of_seen_cases(pretrained: str | os.PathLike, about: Mapping[str, Any]) -> None:

@@ -109,3 +109,21 @@ def test_what_differs_from_the_pretraining_is_told(tmp_path, caplog):
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 2
     assert all(line.startswith(f"{tmp_path / 'nnssl.pth'}: the pretraining had ") for line in warnings)
+
+
+def test_a_training_that_goes_on_with_other_images_says_so(tmp_path, caplog):
+    about = {"settings": {"spacing": [1.0, 1.0, 1.0], "patch_size": [16, 16, 16]}, "normalization": [{"scheme": "ct"}]}
+    run = Run(tmp_path, about=about)
+    run.run()
+    caplog.clear()
+    check_start(tmp_path, run.network, [], about=about)
+    assert not caplog.records
+    settings = {"spacing": [2.0, 2.0, 2.0], "patch_size": (16, 16, 16)}
+    check_start(tmp_path, run.network, [], about={"settings": settings, "normalization": [{"scheme": "zscore"}]})
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"{tmp_path / 'checkpoint_latest.pt'}: the training was begun with ")
+    assert "spacing [1.0, 1.0, 1.0] (now [2.0, 2.0, 2.0]) and normalization [{'scheme': 'ct'}] (now " in line
+    assert "patch_size" not in line
+    caplog.clear()
+    check_start(tmp_path, run.network, [], about={})  # an older file of the bundle records nothing
+    assert not caplog.records
