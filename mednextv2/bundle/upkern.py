@@ -27,6 +27,15 @@ _ONCE = ("epochs", "kernel_size", "warmup_epochs")  # settings of which each tra
 _LATER = ("warmup_new_layers", "layer_decay", "freeze", "checkpointing", "context")  # of the second, unless asked for
 
 
+#: Settings that must be the same in both, else the second would be validated on cases that the first was trained on, or
+#: would have another network.
+_SHARED = (
+    "dataset_dir", "labels_dir", "fold", "num_folds", "splits", "group", "labels", "regions", "ignore_label",
+    "channels", "network", "variant", "experiment", "output_dir",
+)  # fmt: skip
+_UNIMPORTANT = ("output_dir", "resume", "device", "num_workers", "prepared_dir", "compile", "cuda_graph")  # to a result
+
+
 def is_upkern(workflow: str) -> bool:
     """Tell whether a workflow's name asks for the two trainings: `upkern`, or `upkern+multi_gpu_train`."""
     return UPKERN in workflow.split("+")
@@ -67,7 +76,7 @@ def run_upkern(bundle: str | os.PathLike, workflow: str = UPKERN, **settings: An
     _check(root, trainings, first, second)
     done = before / _DONE
     if second.get("resume", True) and done.is_file() and (before / "model.pt").is_file():
-        logger.info("%s: the training with kernel size %s is done", before, read_json(done).get("kernel_size"))
+        _tell_of_the_first(done, first)
     else:
         done.unlink(missing_ok=True)
         with staying_joined():
@@ -75,7 +84,7 @@ def run_upkern(bundle: str | os.PathLike, workflow: str = UPKERN, **settings: An
         gc.collect()  # its network and its cases, before the next are built
         if is_main_process():
             with writing(done) as temporary:
-                temporary.write_text(json.dumps({"kernel_size": first["kernel_size"]}) + "\n", encoding="utf-8")
+                temporary.write_text(json.dumps(_record(first)) + "\n", encoding="utf-8")
     run_bundle(root, trainings[1], **second)
     return folder
 
@@ -86,6 +95,8 @@ def _settings_of_each(root: Path, settings: Mapping[str, Any]) -> tuple[dict[str
     if network is not None and not str(network).startswith("mednext_"):
         raise UsageError(f"--network {network}: UpKern enlarges the depthwise kernels of MedNeXt; choose a --variant")
     own = {key.removeprefix(FIRST): value for key, value in settings.items() if key.startswith(FIRST)}
+    if wrong := [name for name in own if name in _SHARED]:
+        raise UsageError(f"--{FIRST}{wrong[0]}: both trainings have the same {wrong[0]}; give --{wrong[0]}")
     shared = {key: value for key, value in settings.items() if not key.startswith(FIRST)}
     experiment = shared.pop("experiment", None) or (f"{network}_{UPKERN}" if network else UPKERN)
     default = root / "models" / experiment / f"fold_{shared.get('fold', 0)}"
@@ -117,3 +128,23 @@ def _check(root: Path, trainings: tuple[str, str], first: dict[str, Any], second
     later = wrong_values(second)
     if wrong := later + [f"{FIRST}{line}" for line in wrong_values(first) if line not in later]:
         raise InputError("\n".join(wrong))
+
+
+def _record(first: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "kernel_size": first["kernel_size"],
+        "settings": {name: str(value) for name, value in first.items() if name not in _UNIMPORTANT},
+    }
+
+
+def _tell_of_the_first(done: Path, first: Mapping[str, Any]) -> None:
+    """Say that the first training is done, and which settings have changed since."""
+    known = read_json(done)
+    logger.info("%s: the training with kernel size %s is done", done.parent, known.get("kernel_size"))
+    before, now = known.get("settings"), _record(first)["settings"]
+    if isinstance(before, dict) and (changed := sorted(k for k in {*before, *now} if before.get(k) != now.get(k))):
+        logger.warning(
+            "%s: was trained with other settings (%s), and is used as it is; with --resume False, both trainings begin "
+            "anew", done.parent,
+            ", ".join(f"{k} {before.get(k, 'by default')}, now {now.get(k, 'by default')}" for k in changed),
+        )  # fmt: skip

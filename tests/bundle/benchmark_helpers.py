@@ -7,9 +7,10 @@ from pathlib import Path
 
 import yaml
 from bundle_helpers import BUNDLES, ROOT
+from configured_runs import make_workflow
 from monai.bundle import ConfigWorkflow
 
-from mednextv2.bundle.run import as_setting, check_overrides, workflow_files
+from mednextv2.bundle.run import check_overrides, workflow_files
 from mednextv2.bundle.task import Task, read_task
 from mednextv2.data import make_task_phantom
 
@@ -83,11 +84,7 @@ def run_workflow(name: str, workflow: str, **settings) -> ConfigWorkflow:
     files = workflow_files(BUNDLES / name, workflow)
     settings = {**QUICK.get(workflow, QUICK["train"]), **settings}
     check_overrides(files, settings)
-    run = ConfigWorkflow(
-        config_file=files, meta_file=str(BUNDLES / name / "configs" / "metadata.json"), logging_file=False,
-        workflow_type="infer" if workflow in ("evaluate", "inference") else "train",
-        bundle_root=str(BUNDLES / name), **{key: as_setting(key, value) for key, value in settings.items()},
-    )  # fmt: skip
+    run = make_workflow(BUNDLES / name, workflow, files, settings)
     run.initialize()
     run.run()
     return run

@@ -29,3 +29,11 @@ def shared(tmp_path_factory, small_phantom):
     folder = tmp_path_factory.mktemp("shared")
     make_shared(folder, small_phantom)
     return folder
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory):
+    """A collection of three data sets. Read only."""
+    from collection_runs import make_parts
+
+    return make_parts(tmp_path_factory.mktemp("parts"))

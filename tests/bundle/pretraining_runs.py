@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 from bundle_helpers import BUNDLES
-from monai.bundle import ConfigWorkflow
+from configured_runs import Run, make_workflow
 from monai.engines.utils import IterationEvents
 
-from mednextv2.bundle.run import as_setting, configure
+from mednextv2.bundle.run import configure
 from mednextv2.data import PatchSampler
 
 MAE = BUNDLES / "mednextv2_pretrain_mae"
@@ -21,40 +21,15 @@ QUICK = {
 }  # fmt: skip
 
 
-class Pretraining:
-    """A workflow of the bundle; `[...]` is what an entry of its configuration becomes."""
+class Pretraining(Run):
+    """A workflow of the bundle."""
 
     def __init__(self, workflow, folder, network=None, **settings):
         self.folder = Path(folder)
         quick = QUICK["evaluate" if workflow == "evaluate" else "train"]
         given = {"prepared_dir": self.folder / "prepared", "output_dir": self.folder / "out", **quick, **settings}
         files, given = configure(MAE, workflow, {**given, **({"network": network} if network else {})})
-        given = {"bundle_root": MAE, **given}
-        self._workflow = ConfigWorkflow(
-            config_file=files, meta_file=str(MAE / "configs" / "metadata.json"), logging_file=False,
-            workflow_type="infer" if workflow == "evaluate" else "train",
-            **{name: as_setting(name, value) for name, value in given.items()},
-        )  # fmt: skip
-        self.parser = self._workflow.parser
-
-    def run(self):
-        self._workflow.initialize()
-        self._workflow.run()
-        return self
-
-    def __getitem__(self, name):
-        return self.parser.get_parsed_content(name)
-
-    @property
-    def output(self):
-        return Path(self["output_dir"])
-
-    @property
-    def log(self):
-        return [line.split(",") for line in (self.output / "training_log.csv").read_text().splitlines()]
-
-    def load(self, name):
-        return torch.load(self.output / name, weights_only=True)
+        super().__init__(make_workflow(MAE, workflow, files, given))
 
 
 def main(data, folder, network, form):
@@ -71,7 +46,7 @@ def main(data, folder, network, form):
         gradient_clipping=1e9, form=form, output_dir=Path(folder) / f"{workflow}_{network}_{form}", **more,
     )  # fmt: skip
     if not torch.distributed.is_initialized():  # a group of processes is made once
-        work._workflow.initialize()
+        work.workflow.initialize()
     torch.manual_seed(0)
     found: dict[str, torch.Tensor] = {}
     trainer = work["train::trainer"]

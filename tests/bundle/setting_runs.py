@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 import yaml
 from bundle_helpers import HIPPOCAMPUS
+from configured_runs import Run, make_workflow
 from dicom_helpers import numbers, write_series
-from monai.bundle import ConfigWorkflow
 from recipe_settings import EVALUATE, INFERENCE, TRAIN
 
 from mednextv2 import recipes
-from mednextv2.bundle.run import as_setting, check_overrides, workflow_files
+from mednextv2.bundle.run import check_overrides, workflow_files
 from mednextv2.nets import create_mednext
 from mednextv2.weights.files import digest_file
 
@@ -24,43 +24,19 @@ QUICK = {
 }
 
 
-class Workflow:
-    """A bundle's workflow; `[...]` is what an entry of its configuration becomes."""
+class Workflow(Run):
+    """A workflow of the hippocampus bundle."""
 
     def __init__(self, workflow, shared, settings, network=None):
         self.shared = shared
         files = workflow_files(HIPPOCAMPUS, workflow, network)
         check_overrides(files, settings)
-        self.settings = {"bundle_root": str(HIPPOCAMPUS), "patch_size": [16, 16, 16], **settings}
-        self._workflow = ConfigWorkflow(
-            config_file=files, meta_file=str(HIPPOCAMPUS / "configs" / "metadata.json"), logging_file=False,
-            workflow_type="infer" if workflow in ("evaluate", "inference") else "train",
-            **{name: as_setting(name, value) for name, value in self.settings.items()},
-        )  # fmt: skip
-        self.parser = self._workflow.parser
-
-    def run(self):
-        self._workflow.initialize()
-        self._workflow.run()
-        return self
-
-    def __getitem__(self, name):
-        return self.parser.get_parsed_content(name)
-
-    @property
-    def output(self):
-        return Path(self["output_dir"])
-
-    @property
-    def log(self):
-        return [line.split(",") for line in (self.output / "training_log.csv").read_text().splitlines()]
+        self.settings = {"patch_size": [16, 16, 16], **settings}
+        super().__init__(make_workflow(HIPPOCAMPUS, workflow, files, self.settings))
 
     @property
     def masks(self):
         return sorted(p.name for p in self.output.rglob("*_seg.nii.gz"))
-
-    def load(self, name):
-        return torch.load(self.output / name, weights_only=True)
 
 
 def make_shared(folder, small_phantom):

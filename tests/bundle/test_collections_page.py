@@ -7,8 +7,8 @@ import shutil
 import pytest
 import yaml
 from bundle_helpers import BUNDLES, ROOT
+from collection_runs import make_parts
 from dataset_helpers import run_verbs
-from test_pretrain import make_parts
 
 from mednextv2.data import make_task_phantom
 from mednextv2.data.collection_entries import _KEYS, LAYOUTS, SAMPLING, read_collection_file

@@ -89,7 +89,7 @@ FINETUNE = {
     ("overlay", "settings"),
     [
         ("multi_gpu_train", {"device", "cuda_graph"}),  # test_every_expression.py, test_workflows.py
-        ("pretrain", {"epochs", "warmup_epochs"}),  # test_pretrain.py
+        ("pretrain", {"epochs", "warmup_epochs"}),  # test_pretrain_ready_made.py
         (
             "finetune",  # test_finetune.py
             FINETUNE,

@@ -81,10 +81,10 @@ def test_a_training_that_was_interrupted_goes_on(images, tmp_path):
     before = torch.load(tmp_path / "out" / "checkpoint_latest.pt", weights_only=True)
     work = Pretraining("train", tmp_path, dataset_dir=images, picture_interval=1, epochs=3, seed=3)
     steps = []
-    work._workflow.initialize()
+    work.workflow.initialize()
     draw = work["masks"].training
     work["masks"].training = lambda step, samples: (steps.append(step), draw(step, samples))[1]
-    work._workflow.run()
+    work.workflow.run()
     assert before["epoch"] == 1
     assert [row[0] for row in work.log[1:]] == ["1", "2", "3"]
     assert steps == [1, 2]  # masks go on where they were

@@ -49,7 +49,7 @@ def test_the_second_training_starts_from_the_enlarged_kernels_of_the_first(small
 
 
 @pytest.mark.parametrize("kill_in", ["first", pytest.param("second", marks=pytest.mark.slow)])
-def test_it_goes_on_in_the_training_in_which_it_was_killed(kill_in, small_phantom, bundle, monkeypatch, caplog):
+def test_it_goes_on_in_the_training_in_which_it_was_killed(kill_in, small_phantom, bundle, monkeypatch, capsys):
     class KilledError(Exception):
         pass
 
@@ -83,8 +83,15 @@ def test_it_goes_on_in_the_training_in_which_it_was_killed(kill_in, small_phanto
     steps.clear()
     with monkeypatch.context() as m:
         m.setattr(GradientClipping, "_clip", lambda self, e: steps.append(e.state.epoch))
+        capsys.readouterr()
         run_upkern(bundle, **settings)  # everything is done
+        assert "was trained with other settings" not in capsys.readouterr().out
+        run_upkern(bundle, **{**settings, "first_epochs": 5, "first_seed": 3})
     assert steps == []
+    assert (
+        "was trained with other settings (epochs 3, now 5, seed by default, now 3), and is used"
+        in capsys.readouterr().out
+    )
 
 
 def test_each_training_has_settings_of_its_own(small_phantom, bundle, tmp_path, monkeypatch):
@@ -106,7 +113,7 @@ def test_each_training_has_settings_of_its_own(small_phantom, bundle, tmp_path, 
     assert [first.get(name) for name in names] == [2, 1, 5, start, None, None, 2, out / "kernel_5"]
     assert [second.get(name) for name in names] == [7, 3, 7, out / "kernel_5" / "model.pt", 0.7, 1.5, 2, out]
     assert not any(name.startswith("first_") for name in {*first, *second})
-    assert json.loads((out / "kernel_5" / "finished.json").read_text()) == {"kernel_size": 5}
+    assert json.loads((out / "kernel_5" / "finished.json").read_text())["kernel_size"] == 5
 
     asked.clear()
     run_upkern(bundle, network="mednext_v2_small", dataset_dir=str(small_phantom), experiment="mine")
@@ -129,6 +136,8 @@ def test_each_training_has_settings_of_its_own(small_phantom, bundle, tmp_path, 
         ({"epohcs": 3}, "--epohcs: there is no such setting; did you mean --epochs"),
         ({"first_epochs": 0}, "first_epochs 0: should be a whole number from 1"),
         ({"first_layer_decay": 0.7}, "--first_layer_decay: there is no such setting"),  # of a training from scratch
+        ({"first_fold": 1}, "--first_fold: both trainings have the same fold; give --fold"),
+        ({"first_output_dir": "x"}, "--first_output_dir: both trainings have the same output_dir"),
         ({"epochs": 0, "batch_size": -1}, "epochs 0: should be"),
         ({"network": "resenc_l"}, "--network resenc_l: UpKern enlarges the depthwise kernels of MedNeXt"),
     ],
