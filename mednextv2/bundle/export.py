@@ -10,7 +10,7 @@ from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
 from mednextv2.bundle.export_formats import FORMATS, Sizes, needs
-from mednextv2.bundle.export_weights import SAFETENSORS, export_weights
+from mednextv2.bundle.export_weights import SAFETENSORS, beside, export_weights
 from mednextv2.bundle.metadata import read_facts
 from mednextv2.bundle.run import as_setting, chosen_weights, configure, find_bundle, read_workflow
 from mednextv2.errors import InputError, UsageError, find_input_error
@@ -58,7 +58,8 @@ def export_bundle(
         bundle: The folder or name of the bundle.
         format: One of :data:`mednextv2.bundle.export_formats.FORMATS`, or `safetensors` for the weights alone: see
             :func:`mednextv2.bundle.export_weights.export_weights`.
-        output: The file to write; by default, `model` with the format's ending in the bundle's folder `models`.
+        output: The file to write; by default, `model` with the format's ending in the bundle's folder `models`, but for
+            `safetensors` in the folder of the weights.
         **settings: Settings of the bundle's `inference.yaml`, such as `weights`, `folds` or `patch_size`.
 
     Returns:
@@ -86,7 +87,7 @@ def export_bundle(
     parser = _parser(files, root, settings)
     network = _network(parser, weights)  # which says whether the weights fit it
     if format == SAFETENSORS:
-        return export_weights(weights, file)
+        return export_weights(weights, file if output is not None else beside(weights, file))
     patch = [int(size) for size in _get(parser, "patch")]
     channels = [str(channel) for channel in _get(parser, "channels")]
     sizes = Sizes(len(channels), patch, window_axes(_get(parser, "network_def"), patch))

@@ -9,10 +9,36 @@ from mednextv2.errors import InputError
 from mednextv2.paths import new_folder, writing
 from mednextv2.weights.files import load_file, unwrap_state
 from mednextv2.weights.provenance import read_about
-from mednextv2.weights.safetensors_file import needs_safetensors, read_safetensors, write_safetensors
+from mednextv2.weights.safetensors_file import (
+    ENDING,
+    is_safetensors,
+    needs_safetensors,
+    read_safetensors,
+    write_safetensors,
+)
 
 #: The name of the format.
 SAFETENSORS = "safetensors"
+
+
+def beside(weights: Sequence[str], default: Path) -> Path:
+    """Return where the weights of a training are written as safetensors: beside their own file.
+
+    In a bundle's folder `models`, they would become the weights that the bundle uses by default.
+
+    Args:
+        weights: The file of weights.
+        default: The file to write if there is not exactly one.
+
+    Raises:
+        InputError: If the weights are in a file of safetensors already.
+    """
+    if len(weights) != 1:
+        return default
+    file = Path(weights[0])
+    if is_safetensors(file):
+        raise InputError(f"{file}: is a file of safetensors already; to write it anew, give --output")
+    return file.with_suffix(ENDING)
 
 
 def export_weights(weights: Sequence[str], file: Path) -> Path:

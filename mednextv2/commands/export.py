@@ -16,8 +16,8 @@ def export(bundle: str, format: str = "ts", output: str | None = None, **setting
         format: The format: ts (TorchScript), pt2 (torch.export), onnx, trt (TensorRT; this needs an NVIDIA GPU and
             the package torch-tensorrt), or safetensors. The formats onnx and safetensors need the packages of pip
             install 'mednextv2[onnx]' and 'mednextv2[safetensors]'.
-        output: The file to write. By default, it is model.ts, model.pt2, model.onnx, model_trt.ts or model.safetensors
-            in the folder models of the bundle.
+        output: The file to write. By default, it is model.ts, model.pt2, model.onnx or model_trt.ts in the folder
+            models of the bundle, and for safetensors model.safetensors beside the weights.
         settings: Any setting at the top of the bundle's configs/inference.yaml, such as --weights FILE or --folds 0,1.
             The mean of several networks is exported as one network.
 

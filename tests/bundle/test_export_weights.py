@@ -36,6 +36,20 @@ def test_by_default_it_is_beside_the_bundles_own_weights(tmp_path):
     assert load_file(bundle / "models" / "model.safetensors").keys() == own.keys()
 
 
+def test_weights_of_a_fold_do_not_become_the_bundles_own(made, tmp_path):
+    settings, weights = made
+    bundle = shutil.copytree(BUNDLE, tmp_path / "bundle", ignore=shutil.ignore_patterns("output", "models"))
+    fold = bundle / "models" / "one_convolution" / "fold_0"  # of this network
+    fold.mkdir(parents=True)
+    shutil.copy(weights, fold / "model.pt")
+    assert export_bundle(bundle, "safetensors", folds=[0], **settings) == fold / "model.safetensors"
+    assert [path.name for path in (bundle / "models").iterdir()] == ["one_convolution"]
+    (fold / "model.pt").unlink()
+    with pytest.raises(InputError, match=r"model\.safetensors: is a file of safetensors already; to write it anew"):
+        export_bundle(bundle, "safetensors", folds=[0], **settings)
+    assert export_bundle(bundle, "safetensors", tmp_path / "b.safetensors", folds=[0], **settings).is_file()
+
+
 def test_predictions_are_those_of_the_weights(made, tmp_path):
     settings, weights = made
     file = export_bundle(BUNDLE, "safetensors", tmp_path / "a.safetensors", weights=str(weights), **settings)
