@@ -125,8 +125,8 @@ def check_settings(
     """
     problems = wrong_values(settings)
     problems += [p for p in (_patch_problem(patch_size, spatial_dims), _device_problem(device)) if p]
-    if not problems and (problem := _new_layers_problem(**settings)):
-        problems.append(problem)
+    if not problems:
+        problems += filter(None, (_spacing_problem(patch_size, **settings), _new_layers_problem(**settings)))
     if not problems and (problem := _memory_problem(patch_size, device, settings.get("batch_size", 0))):
         problems.append(problem)
     if problems:
@@ -166,6 +166,15 @@ def _patch_problem(patch_size: Any, spatial_dims: Sequence[int]) -> str:
             near += f", and the next larger one {larger}"
         return f"patch_size {list(patch_size)}: every axis should be a multiple of {DIVISOR}; {near}"
     return ""
+
+
+def _spacing_problem(patch_size: Sequence[int], spacing: Sequence[float] | None = None, **_: Any) -> str:
+    if spacing is None or len(spacing) == len(patch_size):
+        return ""
+    return (
+        f"spacing {list(spacing)}: should have {len(patch_size)} numbers, one for each axis of patch_size "
+        f"{list(patch_size)}"
+    )
 
 
 def _new_layers_problem(epochs: int | None = None, warmup_new_layers: int = 0, **_: Any) -> str:

@@ -101,7 +101,7 @@ def test_patch_sizes_that_are_no_two_or_three_whole_numbers_are_refused_with_an_
         ("compile", [True, False], ["true"]),
         ("cuda_graph", [True, False], ["yes", 1, None]),
         ("amp", [True, False], ["false", 0]),
-        ("spacing", [[1.0, 1, 0.5], [1, 1]], [[0, 1, 1], [-1, 1, 1], 1.0, [], ["1"], None]),
+        ("spacing", [[1.0, 1, 0.5], [2, 2, 2]], [[0, 1, 1], [-1, 1, 1], 1.0, [], ["1"], None]),
         ("mirror_axes", [[], [0], [0, 1, 2]], [[5], 0, ["x"], None]),
         ("test_mirror_axes", [[], [0, 1]], [[3], "0"]),
         ("context", [1, 1.5, 0.5], [0, -1, "1.5", None, True, float("nan"), 1e9]),
@@ -185,3 +185,10 @@ def test_a_training_of_new_layers_alone_is_refused(epochs, new, words):
     assert message.startswith(f"warmup_new_layers {new}: the training has {words}")
     assert "only the new layers would ever be trained; give fewer, or more --epochs" in message
     check_settings([16, 16, 16], "cpu", epochs=new + 1, warmup_new_layers=new)
+
+
+def test_a_spacing_has_a_number_for_each_axis():
+    check_settings([16, 16], "cpu", spacing=[1, 1])
+    for patch, spacing in (([16, 16, 16], [1.0, 1.0]), ([16, 16], [1.0, 1.0, 2.0])):
+        words = f"spacing {spacing}: should have {len(patch)} numbers, one for each axis of patch_size {patch}"
+        assert refused(patch, spacing=spacing) == words

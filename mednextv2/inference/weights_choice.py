@@ -153,8 +153,9 @@ def describe_choice(files: Sequence[str | os.PathLike]) -> list[str]:
         own = [file.absolute() for file in own_weights(models.parent)] == [Path(file).absolute() for file in files]
         if own and (trained := _trained(training_folder(models.parent))):
             lines.append(
-                f"these are the bundle's own weights; folds that were trained here ({trained}) are used with --folds, "
-                f"and become the bundle's own with mednextv2 promote {models.parent}"
+                f"these are the bundle's own weights; folds that were trained here ({trained}) are used with --folds "
+                "(in the workflow evaluate: --fold), and become the bundle's own with mednextv2 promote "
+                f"{models.parent}"
             )
     folds = [parent for parent in parents if parent.name.startswith("fold_")]
     for models in sorted({folder for fold in folds for folder in list(fold.parents)[:2] if folder.name == "models"}):
