@@ -13,7 +13,7 @@ from mednextv2.data.image_check import DEFECTIVE
 from mednextv2.data.image_folders import SEVERAL_CHANNELS
 from mednextv2.errors import InputError
 from mednextv2.machine import machine_memory, usable_cpus
-from mednextv2.nets.legal_sizes import DIVISOR, is_legal, nearest
+from mednextv2.nets.legal_sizes import DIVISOR, LEVELS, is_legal, nearest
 from mednextv2.nets.masked_autoencoder import FORMS
 from mednextv2.nets.parts import PARTS
 from mednextv2.nets.training_memory import training_memory
@@ -127,7 +127,7 @@ def check_settings(
     problems += [p for p in (_patch_problem(patch_size, spatial_dims), _device_problem(device)) if p]
     if not problems:
         problems += filter(None, (_spacing_problem(patch_size, **settings), _new_layers_problem(**settings)))
-    if not problems and (problem := _memory_problem(patch_size, device, settings.get("batch_size", 0))):
+    if not problems and (problem := _memory_problem(patch_size, device, **settings)):
         problems.append(problem)
     if problems:
         raise InputError("\n".join(problems))
@@ -187,18 +187,27 @@ def _new_layers_problem(epochs: int | None = None, warmup_new_layers: int = 0, *
     )
 
 
-def _memory_problem(patch_size: Sequence[int], device: Any, batch_size: int) -> str:
+def _memory_problem(
+    patch_size: Sequence[int],
+    device: Any,
+    batch_size: int = 0,
+    checkpointing: Any = False,
+    context: float = 1,
+    **_: Any,
+) -> str:
     """Name a batch that even the smallest network cannot be trained with on this machine's CPU.
 
     The system would end the program without a word, or the machine would swap for hours.
     """
     if str(device) != "cpu" or not batch_size:
         return ""
-    memory, needed = machine_memory(), training_memory("v2_tiny", patch_size, batch_size)
+    recomputed = [True] * LEVELS if checkpointing else []  # also where this is decided later
+    memory, needed = machine_memory(), training_memory("v2_tiny", patch_size, batch_size, checkpointing=recomputed)
     if needed <= memory:
         return ""
+    enlarged = f" (with context {context:g})" if context != 1 else ""
     return (
-        f"batch_size {batch_size} and patch_size {list(patch_size)}: a training step needs at least "
+        f"batch_size {batch_size} and patch_size {list(patch_size)}{enlarged}: a training step needs at least "
         f"{needed / 2**30:.3g} GiB, but this machine has {memory / 2**30:.3g} GiB of memory; lower one of them"
     )
 

@@ -4,9 +4,11 @@ import pytest
 import torch
 import yaml
 
-from mednextv2 import recipes
+from mednextv2 import recipes, settings
 from mednextv2.bundle.build import RECIPES
 from mednextv2.errors import InputError
+from mednextv2.nets.legal_sizes import LEVELS
+from mednextv2.nets.training_memory import training_memory
 from mednextv2.settings import RULES, check_settings
 
 
@@ -177,6 +179,20 @@ def test_a_batch_that_no_network_can_be_trained_with_here_is_refused():
     with pytest.raises(InputError, match=r"batch_size 99999999 and patch_size \[16, 16, 16\]: .* GiB of memory"):
         check_settings([16, 16, 16], "cpu", batch_size=99999999)
     check_settings([48, 64, 48], "cpu", batch_size=2)
+
+
+def test_recomputed_blocks_and_the_context_count_in_the_memory(monkeypatch):
+    """A patch that fits only if its blocks are recomputed is refused only if they are not."""
+    plain, recomputed = (training_memory("v2_tiny", [96] * 3, 2, checkpointing=c) for c in ([], [True] * LEVELS))
+    assert recomputed < 0.95 * plain
+    monkeypatch.setattr(settings, "machine_memory", lambda: (plain + recomputed) / 2)
+    for mode in ("auto", True):
+        check_settings([96] * 3, "cpu", batch_size=2, checkpointing=mode, context=1.5)
+    for mode in (False, None):
+        with pytest.raises(InputError, match=r"patch_size \[96, 96, 96\] \(with context 1.5\): a training step needs"):
+            check_settings(
+                [96] * 3, "cpu", batch_size=2, context=1.5, **({} if mode is None else {"checkpointing": mode})
+            )
 
 
 @pytest.mark.parametrize(("epochs", "new", "words"), [(2, 2, "2 epochs"), (1, 5, "1 epoch,")])

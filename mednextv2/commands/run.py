@@ -42,7 +42,12 @@ def run(bundle: str, workflow: str, network: str | None = None, **settings: Any)
         from mednextv2.bundle.upkern import is_upkern, run_upkern
 
         chosen = settings if network is None else {**settings, "network": network}
-        if is_upkern(workflow):
-            run_upkern(bundle, workflow, **chosen)
-        else:
-            run_bundle(bundle, workflow, **chosen)
+        try:
+            if is_upkern(workflow):
+                run_upkern(bundle, workflow, **chosen)
+            else:
+                run_bundle(bundle, workflow, **chosen)
+        except KeyboardInterrupt as e:
+            if workflow in ("evaluate", "inference"):
+                raise
+            raise KeyboardInterrupt("stopped by Ctrl-C; the same command goes on after the last whole epoch") from e

@@ -2,6 +2,7 @@
 
 import difflib
 import glob
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,8 @@ from mednextv2.paths import expand
 from mednextv2.text_files import MAX_YAML_BYTES, parse_yaml, read_text
 from mednextv2.wording import brief
 
+logger = logging.getLogger(__name__)
+
 #: The endings of collection files.
 ENDINGS = (".yaml", ".yml")
 #: The layouts of the data sets: those of :func:`mednextv2.data.read_dataset`, and two of published ones.
@@ -26,6 +29,7 @@ _KEYS = (
     "root", "labels", "name", "layout", "annotates", "other_values", "empty_cases", "patients", "leave_out", "cases"
 )  # fmt: skip
 _CHOICES = {"layout": LAYOUTS, "other_values": ("error", "background"), "empty_cases": ("error", "keep")}
+_NEEDED = {"root": "the folder of the data set", "labels": "what its values mean, such as {1: spleen, 2: liver}"}
 _GLOB = re.compile(r"[*?\[]")
 _VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 
@@ -105,7 +109,7 @@ def read_collection_file(path: str | os.PathLike) -> CollectionFile:
     entries = [entry for number, given in enumerate(listed, 1) for entry in _entries(path, number, given)]
     _check_twice(path, entries)
     names = [entry.name for entry in entries]
-    return CollectionFile(path, tuple(entries), _sampling(path, content, names), _overlaps(path, content))
+    return CollectionFile(path, tuple(entries), _sampling(path, content, names), _overlaps(path, content, names))
 
 
 def _entries(path: Path, number: int, given: Any) -> Iterator[DatasetEntry]:
@@ -117,7 +121,8 @@ def _entries(path: Path, number: int, given: Any) -> Iterator[DatasetEntry]:
         where = f"{path}: data set {given['name'][:60]}"
     _check_keys(given, _KEYS, where)
     if missing := [key for key in ("root", "labels") if given.get(key) is None]:
-        raise InputError(f"{where}: lacks {' and '.join(missing)}")
+        needed = " and ".join(f"{key}, {_NEEDED[key]}" for key in missing)
+        raise InputError(f"{where}: lacks {needed}")
     for key in ("root", "name", "patients"):
         if given.get(key) is not None and not is_name(given[key]):
             raise InputError(f"{where}: {key} should be a text of one line, not {brief(given[key])}; put it in quotes")
@@ -205,7 +210,10 @@ def _leave_out(path: Path, given: Any, where: str) -> tuple[frozenset[str], bool
     if given is None:
         return frozenset(), False
     if isinstance(given, str):
-        lines = read_text(path.absolute().parent / expand(os.path.expandvars(given))).splitlines()
+        try:
+            lines = read_text(path.absolute().parent / expand(os.path.expandvars(given))).splitlines()
+        except InputError as e:
+            raise InputError(f"{where}: leave_out: {e}") from e
         return frozenset(line.strip() for line in lines if line.strip()), False
     if not isinstance(given, list) or not all(isinstance(name, (str, int)) for name in given):
         raise InputError(f"{where}: leave_out should be a list of names, or a text file with one name a line")
@@ -263,7 +271,7 @@ def _sampling(path: Path, content: Mapping[str, Any], names: Sequence[str]) -> s
     )
 
 
-def _overlaps(path: Path, content: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def _overlaps(path: Path, content: Mapping[str, Any], names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     given = content.get("overlaps", {})
     lists = isinstance(given, dict) and all(isinstance(v, list) and all(map(is_name, v)) for v in given.values())
     if not lists or not all(map(is_name, given)):
@@ -271,4 +279,9 @@ def _overlaps(path: Path, content: Mapping[str, Any]) -> dict[str, tuple[str, ..
             f"{path}: overlaps should name, for a data set, others that have the same images, such as "
             f"{{0005_bcv_abdomen: [Dataset017_BTCV]}}, not {brief(given)}"
         )
+    if unknown := [name for name in given if name not in names]:
+        logger.warning(
+            "%s: overlaps names %s, which is no data set of this collection, so that its line has no effect", path,
+            " and ".join(unknown),
+        )  # fmt: skip
     return {name: tuple(others) for name, others in given.items()}

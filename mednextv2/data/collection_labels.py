@@ -84,9 +84,20 @@ def label_rule(entry: DatasetEntry, declared: Mapping[str, Any], scheme: LabelSc
             known[old] = (new, line.structure)
     mapped = {new for known in parts.values() for new, _ in known.values()}
     structures = _annotated(entry, scheme, mapped)
+    _check_complete(entry, declared, {*parts.get("", {})})
     values = [v for members, known in zip(scheme.members, structures, strict=True) if known for v in members]
     rules = [PartRule(part, tuple((old, new) for old, (new, _) in known.items())) for part, known in parts.items()]
     return LabelRule(tuple(rules), structures, tuple(sorted({*values})))
+
+
+def _check_complete(entry: DatasetEntry, declared: Mapping[str, Any], known: set[int]) -> None:
+    """Name labels of `dataset.json` that the map lacks before all cases are prepared but the first that has them."""
+    values = {name: {*value} if isinstance(value, (list, tuple)) else {value} for name, value in declared.items()}
+    if entry.strict and known and (lost := [name for name, v in values.items() if v - known - {0}]):
+        raise InputError(
+            f"{entry.where}: labels lacks {', '.join(map(brief, lost))} of the data set's dataset.json; map what is "
+            "not used to background, or write other_values: background"
+        )
 
 
 def _value_of(structure: str, scheme: LabelScheme, where: str) -> int:
@@ -94,8 +105,10 @@ def _value_of(structure: str, scheme: LabelScheme, where: str) -> int:
         return scheme.ignore_label
     if structure in scheme.labels:
         return scheme.labels.index(structure)
+    near = _nearest(structure, scheme.labels)
     raise InputError(
-        f"{where}: labels: {brief(structure)} is none of the bundle's labels{_nearest(structure, scheme.labels)}"
+        f"{where}: labels: {brief(structure)} is none of the bundle's labels{near}. Map the value to one of them or to "
+        "background, or let mednextv2 plan make a bundle for the structures of this collection"
     )
 
 

@@ -154,8 +154,9 @@ def split_dataset(
         found, source = _own(dataset, names, num_folds, group) or _by_rule(names, num_folds, group)
     index = 0 if fold == "all" else fold
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(found):
+        shown = "" if dataset.parts else f" ({source})"  # which says a lot about each data set of a collection
         raise InputError(
-            f"fold {fold!r}: there are the folds 0 to {len(found) - 1} ({source}), or all to train on every case"
+            f"fold {fold!r}: there are the folds 0 to {len(found) - 1}{shown}, or all to train on every case"
         )
     chosen = found[index]
     items = {case.name: case.as_item() for case in cases}
@@ -230,7 +231,9 @@ def _of_parts(parts: Sequence[CollectedDataset], num_folds: int | None, group: s
             else:
                 folds, source = _by_rule(names, num_folds, pattern)
         except InputError as e:
-            raise InputError(f"data set {part.name}: {e}") from e
+            setting = f"patients {part.patients}" if group is None and part.patients is not None else ""
+            text = str(e).replace(f"group {pattern}", setting) if setting else str(e)  # as the collection file calls it
+            raise InputError(f"data set {part.name}: {text}") from e
         found.append([Fold(*([collected_name(part.name, n) for n in side] for side in fold)) for fold in folds])
         found[-1].append(Fold([collected_name(part.name, name) for name in names], []))  # for folds that it lacks
         said.append(f"{part.name}: {source}")

@@ -12,6 +12,7 @@ from mednextv2.paths import expand, prepare_folder, writing
 from mednextv2.report.axis import Axis
 from mednextv2.report.rendering import environment
 from mednextv2.report.training_logs import TrainingCurve, read_training
+from mednextv2.wording import count
 
 #: What the curves can be drawn over: the column of the log, how many of it make a unit, and the unit's name.
 OVER = {"steps": ("steps", 1.0, "training steps"), "hours": ("seconds", 3600.0, "hours of training")}
@@ -69,7 +70,9 @@ def write_learning_curves(
     if output.suffix.lower() != ".svg" or output.is_dir():
         raise InputError(f"--output {output}: the figure's file name should end in .svg")
     if names is not None and len(names) != len(trainings):
-        raise UsageError(f"--names: {len(names)} names for {len(trainings)} trainings; give one for each")
+        raise UsageError(
+            f"--names: {count(len(names), 'name')} for {count(len(trainings), 'training')}; give one for each"
+        )
     read = [read_training(place, None if names is None else names[n]) for n, place in enumerate(trainings)]
     figure = draw_learning_curves(read, over)
     prepare_folder(output.parent, "output")

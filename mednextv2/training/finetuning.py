@@ -135,7 +135,8 @@ class NewLayersFirst:
         if frozen := [name for name, p in network.named_parameters() if name in new and not p.requires_grad]:
             logger.warning(
                 "freeze: %s of the frozen part keep their random values, since the pretrained weights do not have them "
-                "(%s, ...); train without --freeze", count(len(frozen), "tensor"), frozen[0],
+                "(%s, ...), which spoil what comes after them; a training without --freeze will be better",
+                count(len(frozen), "tensor"), frozen[0],
             )  # fmt: skip
         if epochs and not self.epochs:
             logger.info("warmup_new_layers: no layer is new, so all layers are trained from the first epoch on")

@@ -138,20 +138,24 @@ def _likely_causes(own: dict, other: dict, missing: list[str], unknown: list[str
     theirs, ours = read_size(other), read_size(own)
     if theirs and ours and theirs.variant and ours.variant and theirs.variant != ours.variant:
         causes.append(
-            f"It is of the variant {theirs.variant}, the configuration of {ours.variant}: give --variant "
+            f"They are of the variant {theirs.variant}, and the configuration is of {ours.variant}: give --variant "
             f"{theirs.variant}, or other weights."
         )
     for key, axis, words in (
-        ("stem.weight", 1, "input channels"),
-        ("heads.0.weight", 0, "classes"),
-        ("stem.weight", 0, "filters at full resolution (variant)"),
-        ("encoder.0.0.depthwise.weight", 2, "voxels to a side of its kernels (kernel size)"),
+        ("stem.weight", 1, ("input channel",)),
+        ("heads.0.weight", 0, ("class", "classes")),
+        ("stem.weight", 0, ("filter", "filters at full resolution (variant)")),
+        ("encoder.0.0.depthwise.weight", 2, ("voxel", "voxels along each side of a kernel (kernel_size)")),
     ):
         given, needed = size(other, key, axis), size(own, key, axis)
         if given is not None and needed is not None and given != needed:
-            causes.append(f"It has {given} {words}, the configuration {needed}.")
+            causes.append(f"They are for {count(given, *words)}, and the configuration is for {needed}.")
     if any(".grn." in k for k in own) != any(".grn." in k for k in other):
-        causes.append("One of the two has global response normalisation (v2), the other not (v1).")
+        without, version = ("out", "v1") if any(".grn." in k for k in own) else ("", "v2")
+        causes.append(
+            f"They are of a network with{without} global response normalisation ({version}), and that of the "
+            f"configuration is one with{'' if without else 'out'} it."
+        )
     stages = ("encoder.", "bottleneck.", "decoder.")
     if any(k.startswith(stages) and k.endswith("depthwise.weight") for k in missing + unknown):
         causes.append("The two differ in depth (variant).")
@@ -170,10 +174,10 @@ def _causes_elsewhere(own: dict, other: dict, shapes: list[str]) -> list[str]:
     if theirs[0] != ours[0]:
         return [f"Its first layer has {theirs[0]} filters, that of the configuration {ours[0]} (width)."]
     if theirs[1] != ours[1]:
-        causes.append(f"It has {theirs[1]} input channels, the configuration {ours[1]}.")
+        causes.append(f"They are for {count(theirs[1], 'input channel')}, and the configuration is for {ours[1]}.")
     rest = [k for k in same_axes if k != layers[0]]
     pairs = {(a, b) for k in rest for a, b in zip(other[k].shape, own[k].shape, strict=True) if a != b}
     if len(pairs) == 1:  # all layers that differ do so in the same way
         given, needed = pairs.pop()
-        causes.append(f"It has {given} classes, the configuration {needed}.")
+        causes.append(f"They are for {count(given, 'class', 'classes')}, and the configuration is for {needed}.")
     return causes

@@ -102,7 +102,7 @@ class PretrainedReport:
         adapted = f", {len(self.adapted)} of them adapted" if self.adapted else ""
         return (
             f"pretrained {self.path}{title}: {ready} of {count(total, 'tensor')} loaded{adapted}, with {taken:,} of "
-            f"{whole:,} parameters ({100 * self.fraction:.1f} %)"
+            f"{whole:,} parameters ({_percent(taken, whole)} %)"
         )
 
     def describe(self) -> str:
@@ -138,6 +138,12 @@ class PretrainedReport:
         counts = {status: len(self._of(status)) for status in (LOADED, ADAPTED, NEW, UNUSED)}
         record = {"tensors": counts, "parameters": list(self.parameters)}
         return record | ({"format": self.title} if self.title else {})
+
+
+def _percent(taken: int, whole: int) -> str:
+    """Return a percentage with one decimal that is 100.0 only for all and 0.0 only for none."""
+    rounded = round(100 * taken / whole, 1) if whole else 0.0
+    return f"{min(rounded, 99.9) if taken < whole else rounded:.1f}" if rounded or not taken else "below 0.1"
 
 
 def _grouped(rows: Iterable[Row]) -> dict[str, list[str]]:

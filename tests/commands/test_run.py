@@ -15,6 +15,21 @@ def test_settings_reach_the_workflow_as_the_values_they_spell(monkeypatch, capsy
 
 
 @pytest.mark.parametrize(
+    ("workflow", "advice"),
+    [("train", "; the same command goes on after the last whole epoch"), ("finetune+multi_gpu_train", "; the same"),
+     ("evaluate", ""), ("inference", "")],
+)  # fmt: skip
+def test_ctrl_c_in_a_training_says_how_to_go_on(workflow, advice, monkeypatch, capsys):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mednextv2.bundle.run_bundle", stop)
+    code, _, err = call(monkeypatch, capsys, "run", "b", workflow)
+    assert (code, err.startswith(f"stopped by Ctrl-C{advice}")) == (130, True)
+    assert ("goes on" in err) is bool(advice)
+
+
+@pytest.mark.parametrize(
     ("workflow", "rank", "held"),
     [("train", None, True), ("finetune", "0", True), ("multi_gpu_train", "1", False), ("inference", None, False)],
 )

@@ -48,7 +48,7 @@ def test_all_files_that_cannot_be_used_are_told_together(tmp_path):
         check_pretrained(BUNDLE, [training(tmp_path, file) for file in (tmp_path / "damaged.pt", good, other)])
     first, second = str(caught.value).splitlines()
     assert first.startswith(f"--pretrained mini: {tmp_path / 'damaged.pt'}: not a PyTorch checkpoint, or a damaged one")
-    assert "It has 4 filters at full resolution (variant), the configuration 2" in second
+    assert "for 4 filters at full resolution (variant), and the configuration is for 2" in second
     for line in (first, second):
         assert line.endswith("Give another file for this network there, or leave this one out")
 

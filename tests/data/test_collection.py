@@ -82,7 +82,7 @@ def test_a_collection_of_single_patients_needs_fold_all(data, tmp_path):
 
 def test_a_pattern_for_patients_that_fits_no_case_names_the_data_set(data, tmp_path):
     given = {"root": "small", "labels": {1: "heart"}, "patients": "(patient)"}
-    with pytest.raises(InputError, match=r"data set small: group \(patient\): does not match 3 of 3 cases"):
+    with pytest.raises(InputError, match=r"data set small: patients \(patient\): does not match 3 of 3 cases"):
         split_dataset(read(collection(tmp_path / "d.yaml", given)), 0)
 
 

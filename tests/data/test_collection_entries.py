@@ -65,6 +65,15 @@ def test_every_option_is_read(data):
 A = {"root": "data/a", "labels": LABELS}
 
 
+def test_an_overlap_of_no_data_set_is_told(data, caplog):
+    given = {"root": "a", "labels": LABELS}
+    read_collection_file(collection(data / "c.yaml", {**given, "root": "data/a"}, overlaps={"a": ["X"], "b": ["X"]}))
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == (
+        f"{data / 'c.yaml'}: overlaps names b, which is no data set of this collection, so that its line has no effect"
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -75,8 +84,11 @@ A = {"root": "data/a", "labels": LABELS}
         ({"datasets": [A], "x": 1}, "'x' is no key of a collection; the keys are datasets, sampling, overlaps"),
         ({"datasets": ["a"]}, "data set 1: should have root and labels, not 'a'"),
         ({"datasets": [{**A, "lables": 1}]}, "data set 1: 'lables' is no key of a collection; did you mean labels?"),
-        ({"datasets": [{"root": "data/a"}]}, "data set 1: lacks labels"),
-        ({"datasets": [{"name": "n", "labels": LABELS}]}, "data set n: lacks root"),
+        (
+            {"datasets": [{"root": "data/a"}]},
+            "data set 1: lacks labels, what its values mean, such as {1: spleen, 2: liver}",
+        ),
+        ({"datasets": [{"name": "n", "labels": LABELS}]}, "data set n: lacks root, the folder of the data set"),
         ({"datasets": [{**A, "labels": {}}]}, "data set 1: labels should have"),
         ({"datasets": [{**A, "root": 3}]}, "root should be a text of one line, not 3"),
         ({"datasets": [{**A, "name": "a/b"}]}, "the name 'a/b' cannot be part of a file's name"),

@@ -49,7 +49,13 @@ def test_the_ignore_label_is_a_name_where_the_bundle_has_one(tmp_path):
     [
         ({1: "livr"}, {}, "'livr' is none of the bundle's labels; did you mean liver?"),
         ({1: "Liver"}, {}, "'Liver' is none of the bundle's labels; did you mean liver?"),
-        ({1: "zzz"}, {}, "'zzz' is none of the bundle's labels, which are background, spleen, liver, heart"),
+        (
+            {1: "zzz"},
+            {},
+            "'zzz' is none of the bundle's labels, which are background, spleen, liver, heart.*. Map the value to one "
+            "of them or to background, or let mednextv2 plan make a bundle",
+        ),
+        ({1: "spleen"}, {}, "labels lacks 'Liver', 'whole' of the data set's dataset.json; map what is not used to"),
         ({1: "spleen", "Spleen": "liver"}, {}, "the value 1 is both spleen and liver; one value has one structure"),
         ({"whole": "spleen", 2: "liver"}, {}, "the value 2 is both spleen and liver"),
         ({0: "spleen"}, {}, "the value 0 is the background and cannot be spleen"),
@@ -66,6 +72,10 @@ def test_the_ignore_label_is_a_name_where_the_bundle_has_one(tmp_path):
 def test_wrong_maps_are_refused(tmp_path, labels, more, message):
     with pytest.raises(InputError, match=rf"c\.yaml: data set a.*: {message}"):
         rule(tmp_path, labels, declared=DECLARED, **more)
+
+
+def test_labels_that_the_map_lacks_may_become_background(tmp_path):
+    assert rule(tmp_path, {1: "spleen"}, declared=DECLARED, other_values="background").parts[0].values == ((1, 1),)
 
 
 def test_names_where_the_data_set_has_none_are_refused(tmp_path):

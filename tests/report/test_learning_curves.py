@@ -82,6 +82,6 @@ def test_what_cannot_be_drawn_is_refused(pair, tmp_path):
         write_learning_curves(pair, tmp_path / "a.png")
     with pytest.raises(UsageError, match="--over epochs: should be one of steps, hours"):
         write_learning_curves(pair, tmp_path / "a.svg", "epochs")
-    with pytest.raises(UsageError, match="--names: 1 names for 2 trainings; give one for each"):
+    with pytest.raises(UsageError, match="--names: 1 name for 2 trainings; give one for each"):
         write_learning_curves(pair, tmp_path / "a.svg", names=["one"])
     assert not (tmp_path / "a.svg").exists()

@@ -65,15 +65,32 @@ def test_a_cast_network_keeps_its_precision(tmp_path):
 @pytest.mark.parametrize(
     ("here", "file", "words"),
     [
-        ({}, {"out_channels": 5}, ["5 classes, the configuration 3", "heads.0.weight (5, 4, 1, 1) in the file"]),
-        ({"in_channels": 4}, {}, ["1 input channels, the configuration 4", "stem.weight (4, 1, 1, 1) in the file"]),
-        ({}, {"init_filters": 8}, ["8 filters at full resolution (variant), the configuration 4", "another shape"]),
+        (
+            {},
+            {"out_channels": 5},
+            ["for 5 classes, and", "heads.0.weight (5, 4, 1, 1) in the file"],
+        ),
+        (
+            {"in_channels": 4},
+            {},
+            ["1 input channel, and the", "is for 4", "stem.weight (4, 1, 1, 1) in the file"],
+        ),
+        (
+            {},
+            {"init_filters": 8},
+            ["8 filters at full resolution (variant), and the", "is for 4", "another shape"],
+        ),
         (
             {},
             {"kernel_size": 5},
-            ["5 voxels to a side", "(kernel size), the configuration 3", "depthwise.weight (4, 1, 5, 5)"],
+            [
+                "5 voxels along each side",
+                "(kernel_size), and the",
+                "is for 3",
+                "depthwise.weight (4, 1, 5, 5)",
+            ],
         ),
-        ({}, V1, ["global response normalisation (v2)", "not in the file: encoder.0.0.grn.gamma"]),
+        ({}, V1, ["without global response normalisation (v1)", "not in the file: encoder.0.0.grn.gamma"]),
         (V1, {}, ["global response normalisation (v2)", "not in this network: encoder.0.0.grn"]),
         ({"deep_supervision": True}, {}, ["deep supervision", "8 tensors not in the file: heads.1.weight"]),
         ({}, {"deep_supervision": True}, ["deep supervision", "8 tensors not in this network: heads.1.weight"]),
@@ -81,7 +98,7 @@ def test_a_cast_network_keeps_its_precision(tmp_path):
         (V1, {"blocks_down": (1, 2, 1, 1), **V1}, ["depth (variant)", "not in this network: encoder.1.1."]),
         ({}, {"encoder_expansion_ratio": 3}, ["tensors of another shape", "encoder.0.0.expand.weight (12, 4, 1, 1)"]),
         ({}, {"spatial_dims": 3}, ["tensors of another shape", "stem.weight (4, 1, 1, 1, 1) in the file"]),
-        ({}, {"out_channels": 5, "kernel_size": 5}, ["5 classes", "(kernel size)"]),
+        ({}, {"out_channels": 5, "kernel_size": 5}, ["5 classes", "(kernel_size)"]),
     ],
     ids=str,
 )

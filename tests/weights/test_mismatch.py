@@ -33,10 +33,14 @@ def test_other_networks_have_no_such_size():
         (
             ("v2_tiny", {}),
             ("v2_small", {}),
-            ["of the variant v2_tiny, the configuration of v2_small: give --variant v2_tiny", "16 filters"],
+            ["of the variant v2_tiny, and the configuration is of v2_small: give --variant v2_tiny", "16 filters"],
         ),
-        (("v1_s", {}), ("v1_b", {}), ["of the variant v1_s, the configuration of v1_b"]),
-        (("v2_tiny", {"out_channels": 3}), ("v2_tiny", {"out_channels": 4}), ["3 classes, the configuration 4"]),
+        (("v1_s", {}), ("v1_b", {}), ["of the variant v1_s, and the configuration is of v1_b"]),
+        (
+            ("v2_tiny", {"out_channels": 3}),
+            ("v2_tiny", {"out_channels": 4}),
+            ["for 3 classes, and the configuration"],
+        ),
     ],
 )
 def test_two_mednexts_are_told_apart_by_their_settings(theirs, ours, words):
@@ -55,10 +59,13 @@ class Other(nn.Module):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"classes": 4}, "It has 3 classes, the configuration 4."),
+        ({"classes": 4}, "They are for 3 classes, and the configuration is for 4."),
         ({"width": 48}, "Its first layer has 8 filters, that of the configuration 48 (width)."),
-        ({"channels": 2}, "It has 1 input channels, the configuration 2."),
-        ({"channels": 2, "classes": 4}, "It has 1 input channels, the configuration 2. It has 3 classes"),
+        ({"channels": 2}, "They are for 1 input channel, and the configuration is for 2."),
+        (
+            {"channels": 2, "classes": 4},
+            "They are for 1 input channel, and the configuration is for 2. They are for 3",
+        ),
     ],
 )
 def test_networks_of_other_code_are_told_apart_by_their_layers(settings, words):

@@ -119,7 +119,7 @@ def test_kernels_are_enlarged_as_by_the_authors(dims, tmp_path):
         theirs = source.state_dict()[name]
         expected = enlarge_kernel(theirs, (5,) * dims) if name.endswith("depthwise.weight") else theirs
         assert torch.equal(tensor, expected), name
-    assert "kernel size" in refused(tiny(spatial_dims=dims), saved(target, tmp_path), in_channels=1, out_channels=3)
+    assert "kernel_size" in refused(tiny(spatial_dims=dims), saved(target, tmp_path), in_channels=1, out_channels=3)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_another_variant_is_refused(other, words, tmp_path):
 
 
 def test_channels_and_classes_must_fit_if_nothing_is_said_about_them(tmp_path):
-    assert "input channels" in refused(tiny(in_channels=2), saved(tiny(), tmp_path))
+    assert "input channel" in refused(tiny(in_channels=2), saved(tiny(), tmp_path))
     found = load_pretrained(tiny(out_channels=4), saved(tiny(), tmp_path))
     assert len(found.new) == 10  # heads are known by their names
 
