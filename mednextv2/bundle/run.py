@@ -1,6 +1,7 @@
 """Running of a bundle's workflows: MONAI's `run`, after finding the files and checking the settings."""
 
 import difflib
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -29,6 +30,7 @@ from mednextv2.paths import PATHS, absolute
 from mednextv2.text_files import MAX_YAML_BYTES, parse_yaml, read_json, read_text
 from mednextv2.wording import brief
 
+_MONAI_LOGGER = logging.getLogger("monai.bundle.workflows")
 #: Workflows that bundles have whose networks segment something.
 _OF_SEGMENTATIONS = ("inference", "predict", "finetune")
 
@@ -242,6 +244,11 @@ def as_setting(key: str, value: Any) -> Any:
     return value
 
 
+def _is_no_hint(record: logging.LogRecord) -> bool:
+    """Leave out a hint about files that are always given here."""
+    return not record.getMessage().startswith("Not all config files are in")
+
+
 def run_bundle(bundle: str | os.PathLike, workflow: str, **overrides: Any) -> None:
     """Run a workflow of a bundle, which changes settings of the process: see docs/predict.md.
 
@@ -264,9 +271,12 @@ def run_bundle(bundle: str | os.PathLike, workflow: str, **overrides: Any) -> No
     meta_file = str(overrides.pop("meta_file", root / "configs" / "metadata.json"))
     if os.path.isfile(meta_file):  # MONAI goes without it where there is none
         _check_content(meta_file)
+    _MONAI_LOGGER.addFilter(_is_no_hint)
     try:
         monai_run(config_file=files, meta_file=meta_file, logging_file=logging_file, **overrides)
     except Exception as e:
         if own and (found := explain_failure(own, read_own(own), e)):
             raise found from e
         raise
+    finally:
+        _MONAI_LOGGER.removeFilter(_is_no_hint)

@@ -1,5 +1,6 @@
 """`mednextv2 run`: finding bundles and workflows, refusing settings that do not exist."""
 
+import logging
 import subprocess
 import sys
 
@@ -140,3 +141,12 @@ def test_configurations_are_ascii_so_that_monai_reads_them_in_every_locale():
     files = [*(HIPPOCAMPUS / "configs").iterdir()]
     assert len(files) > 4
     assert all(file.read_bytes().isascii() for file in files)
+
+
+def test_monais_hint_about_files_of_other_folders_is_left_out_for_a_network_of_the_package(caplog):
+    """The files that the hint is about, of metadata and of logging, are always given."""
+    with pytest.raises(RuntimeError, match="predictor"):  # there are no such weights
+        run_bundle(HIPPOCAMPUS, "inference", network="mednext_v2_small", input="/missing")
+    assert "Not all config files" not in caplog.text
+    logging.getLogger("monai.bundle.workflows").warning("Not all config files are in x")
+    assert "Not all config files" in caplog.text
