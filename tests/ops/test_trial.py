@@ -81,7 +81,7 @@ def test_every_failure_ends_on_pytorchs_path_with_one_line(gpu, monkeypatch, cap
     assert len(lines(caplog)) == 1 + 5
 
 
-@pytest.mark.parametrize("others", [(), (RIGHT,)])
+@pytest.mark.parametrize("others", [(), pytest.param((RIGHT,), marks=pytest.mark.slow)])
 def test_what_the_system_ended_is_no_verdict_on_the_kernels(gpu, caplog, monkeypatch, others):
     found = trial.verdicts([problem(kind) for kind in (ENDED, *others)], DEVICE)
     assert found[problem(ENDED)].kind == "unable"
@@ -225,7 +225,7 @@ def test_a_folder_that_cannot_be_written_costs_a_line_and_a_trial(gpu, caplog, m
     ("setting", "words"),
     [
         ("compiler", "there is no C compiler, which Triton needs (Debian: apt install gcc)"),
-        ("exit", "the process for that ended (exit code 1: the driver said no)"),
+        pytest.param("exit", "the process for that ended (exit code 1: the driver said no)", marks=pytest.mark.slow),
         pytest.param("Another GPU", "cuda:0 is Another GPU in a process of its own", marks=pytest.mark.slow),
         pytest.param(
             "headers",
