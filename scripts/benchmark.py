@@ -142,6 +142,14 @@ def parse_output(text: str) -> Path:
     return folder
 
 
+def check_kernel_and_device(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End the program if there can be no kernel of this size, or there is no such device."""
+    if options.kernel_size % 2 == 0:
+        parser.error(f"argument --kernel-size: {options.kernel_size}: give an odd number such as 3, 5 or 7")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("argument --device: cuda: PyTorch sees no GPU here; use --device cpu")
+
+
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; a mistake ends the program with one line that names the option."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -170,10 +178,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--output", type=parse_output, default="docs/benchmarks", help="folder for results (default: docs/benchmarks)")
     add("--name", type=parse_name, help="name of the files (default: VARIANT-DEVICE)")
     options = parser.parse_args(arguments)
-    if options.kernel_size % 2 == 0:
-        parser.error(f"argument --kernel-size: {options.kernel_size}: give an odd number such as 3, 5 or 7")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("argument --device: cuda: PyTorch sees no GPU here; use --device cpu")
+    check_kernel_and_device(parser, options)
     if "onnxruntime" in options.peers and (options.device != "cpu" or "inference" not in options.what):
         parser.error("argument --peers: onnxruntime is measured in inference on a CPU; leave it out")
     options.patch = list(dict.fromkeys(options.patch or [(64, 64, 64)]))

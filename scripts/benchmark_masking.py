@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 import torch
-from benchmark import parse_count, parse_name, parse_output, parse_patch
+from benchmark import check_kernel_and_device, parse_count, parse_name, parse_output, parse_patch
 from benchmark_models import synchronize, trim
 from benchmark_report import quartiles, say, write_subject
 
@@ -59,10 +59,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--output", type=parse_output, default="docs/benchmarks/masked_autoencoder", help="folder for the results")
     add("--name", type=parse_name, help="name of the files (default: VARIANT-DEVICE)")
     options = parser.parse_args(arguments)
-    if options.kernel_size % 2 == 0:
-        parser.error(f"argument --kernel-size: {options.kernel_size}: give an odd number such as 3, 5 or 7")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("argument --device: cuda: PyTorch sees no GPU here; use --device cpu")
+    check_kernel_and_device(parser, options)
     try:
         options.masks = BlockMasks(options.patch, options.block, options.ratio)
     except InputError as e:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from process_pairs import in_two_processes, joined
+from forked_processes import in_two_processes, joined
 from torch import distributed as dist
 
 from mednextv2.distributed import (

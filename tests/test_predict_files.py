@@ -13,6 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_helpers import write_series
+from forked_processes import run_module
 from monai.transforms import LoadImage
 from predict_helpers import AFFINE, BUNDLE, QUICK, noise, save, with_nan
 from pydicom.encaps import encapsulate
@@ -27,10 +28,7 @@ from mednextv2.segmentation import Segmentation
 
 
 def command(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "mednextv2", "predict", *map(str, arguments), "--device", "cpu"],
-        capture_output=True, text=True, timeout=300, env={**os.environ, **environment}, check=False,
-    )  # fmt: skip
+    return run_module("mednextv2", "predict", *arguments, "--device", "cpu", **environment)
 
 
 def test_the_command_segments_a_folder_and_reports(tmp_path, voxels):
@@ -279,18 +277,17 @@ def test_a_full_disk_leaves_nothing(tmp_path, image):
     full = tmp_path / "full"
     full.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", full], capture_output=True).returncode
-    if mounted:
-        limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900)); "
-        limit += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-    else:
-        (full / "filler").write_bytes(bytes(4096))
-        limit = "import sys; open(sys.argv[3] + '/filler2', 'wb').write(bytes(3000)); "
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900)); "
+    limit += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
     code = limit + "from mednextv2.__main__ import main; import sys; sys.argv.insert(1, 'predict'); main()"
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", code, BUNDLE, image, full, "--device", "cpu"], capture_output=True, text=True,
-            check=False,
-        )  # fmt: skip
+        if mounted:
+            words = [sys.executable, "-c", code, BUNDLE, image, full, "--device", "cpu"]
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+        else:
+            (full / "filler").write_bytes(bytes(4096))
+            (full / "filler2").write_bytes(bytes(3000))
+            done = command(BUNDLE, image, full)
         left = {p.name for p in full.iterdir()} - {"filler", "filler2"}
     finally:
         if not mounted:

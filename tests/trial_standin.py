@@ -14,6 +14,7 @@ import torch
 
 from mednextv2.ops import _trial_store as store
 from mednextv2.ops import _trial_worker_pool as children
+from mednextv2.ops import trial
 from mednextv2.ops.problem_sizes import Problem
 
 DEVICE = torch.device("cuda", 0)
@@ -36,6 +37,16 @@ def install(set_attribute=setattr, capability=(9, 0)):
         set_attribute(torch.cuda, name, lambda *_, answer=answer: answer)
     set_attribute(store, "_driver", lambda: "580.1")
     set_attribute(children, "RUNNER", __name__)
+
+
+def lines(caplog):
+    """Return what was logged."""
+    return [record.getMessage() for record in caplog.records]
+
+
+def new_process(monkeypatch):
+    """Forget what this process knows, as a new one does not know it."""
+    monkeypatch.setattr(trial, "_known", {})
 
 
 def trials():

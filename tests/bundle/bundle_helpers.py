@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from forked_processes import run_module
+
 ROOT = Path(__file__).parents[2]
 BUNDLES = ROOT / "bundles"
 HIPPOCAMPUS = BUNDLES / "mednextv2_hippocampus"
@@ -34,8 +36,8 @@ def run_python(*arguments, cwd=None, timeout=300, **environment) -> subprocess.C
 
 def run_monai(workflow: str, settings: dict, bundle: Path = HIPPOCAMPUS, **kwargs) -> subprocess.CompletedProcess:
     """Run MONAI's own command line on a bundle."""
-    return run_python(
-        "-m", "monai.bundle", "run", "--config_file", bundle / "configs" / f"{workflow}.yaml", "--bundle_root", bundle,
+    return run_module(
+        "monai.bundle", "run", "--config_file", bundle / "configs" / f"{workflow}.yaml", "--bundle_root", bundle,
         *as_arguments(settings), **kwargs,
     )  # fmt: skip
 

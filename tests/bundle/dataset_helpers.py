@@ -1,4 +1,4 @@
-"""Small data sets in the layouts that users have, and the command line in a process of its own."""
+"""Small data sets in the layouts that users have, and verbs of the command line in processes of their own."""
 
 import json
 import subprocess
@@ -6,25 +6,23 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from bundle_helpers import run_python
+from forked_processes import run_module
 
 CHANNELS = ("CT", "PET")
 SLICES = (4.0, 4.0, 3.0, 4.0, 4.0, 4.0)  # mm; the 10th percentile of these six is 3.5
 TUMOUR = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
 TUMOUR_ORDER = [1, 2, 3]
 
-_VERBS = """
-import json, sys
-from mednextv2.__main__ import main
-for arguments in json.loads(sys.argv[1]):
-    sys.argv = ["mednextv2", *arguments]
-    main()
-"""
-
 
 def run_verbs(commands: list, **kwargs) -> subprocess.CompletedProcess:
-    """Run several verbs of the command line in one process, since it takes seconds to import everything."""
-    return run_python("-c", _VERBS, json.dumps([[str(part) for part in command] for command in commands]), **kwargs)
+    """Run verbs of the command line one after the other; return the first failure, or all outputs together."""
+    out = err = ""
+    for command in commands:
+        done = run_module("mednextv2", *command, **kwargs)
+        if done.returncode:
+            return done
+        out, err = out + done.stdout, err + done.stderr
+    return subprocess.CompletedProcess(commands, 0, out, err)
 
 
 def make_nnunet(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from benchmark_helpers import PRETRAIN_MAE, make_data
-from bundle_helpers import BUNDLES, HIPPOCAMPUS, run_python
+from bundle_helpers import BUNDLES, HIPPOCAMPUS
+from forked_processes import run_module
 from monai.bundle import ConfigWorkflow
 from monai.bundle.properties import InferProperties, MetaProperties, TrainProperties
 
@@ -60,22 +61,22 @@ def test_every_property_resolves(name, workflow, kind, properties, small_phantom
 def test_verify_metadata_passes_with_a_local_schema(tmp_path):
     schema = tmp_path / "schema.json"
     schema.write_text((Path(__file__).parent / "metadata_schema.json").read_text())
-    arguments = ("-m", "monai.bundle", "verify_metadata", "--filepath", schema, "--meta_file")
-    assert run_python(*arguments, CONFIGS / "metadata.json").returncode == 0
+    arguments = ("monai.bundle", "verify_metadata", "--filepath", schema, "--meta_file")
+    assert run_module(*arguments, CONFIGS / "metadata.json").returncode == 0
     metadata = json.loads((CONFIGS / "metadata.json").read_text())
     del metadata["network_data_format"]["outputs"]["pred"]["num_channels"]
     (tmp_path / "broken.json").write_text(json.dumps(metadata))
-    assert run_python(*arguments, tmp_path / "broken.json").returncode != 0
+    assert run_module(*arguments, tmp_path / "broken.json").returncode != 0
 
 
 def test_verify_net_in_out_passes():
-    result = run_python("-m", "monai.bundle", "verify_net_in_out", "network_def", *META, "--bundle_root", HIPPOCAMPUS)
+    result = run_module("monai.bundle", "verify_net_in_out", "network_def", *META, "--bundle_root", HIPPOCAMPUS)
     assert result.returncode == 0, result.stderr[-3000:]
 
 
 def test_ckpt_export_scripts_the_network(trained, tmp_path):
-    result = run_python(
-        "-m", "monai.bundle", "ckpt_export", "network_def", "--filepath", tmp_path / "model.ts",
+    result = run_module(
+        "monai.bundle", "ckpt_export", "network_def", "--filepath", tmp_path / "model.ts",
         "--ckpt_file", trained / "model.pt", *META, "--bundle_root", HIPPOCAMPUS,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
@@ -91,7 +92,7 @@ def documented(verb, trained, tmp_path):
     shutil.copytree(trained, tmp_path / "models", ignore=shutil.ignore_patterns("*checkpoint*"))
     text = (HIPPOCAMPUS / "docs" / "README.md").read_text().replace("\\\n", "")
     (line,) = (line for line in text.splitlines() if line.startswith(f"python -m monai.bundle {verb} "))
-    return run_python(*shlex.split(line)[1:], cwd=tmp_path, timeout=3600)
+    return run_module(*shlex.split(line)[2:], cwd=tmp_path, timeout=3600)
 
 
 @pytest.mark.slow

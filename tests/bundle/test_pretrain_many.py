@@ -10,7 +10,7 @@ import pytest
 import torch
 from benchmark_helpers import task_of
 from collection_runs import NAME, configured
-from process_pairs import in_two_processes, joined
+from forked_processes import in_two_processes, joined
 
 from mednextv2.data import read_dataset
 from mednextv2.images import volume

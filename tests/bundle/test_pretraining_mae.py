@@ -1,6 +1,5 @@
 """The bundle for masked autoencoding, end to end."""
 
-import csv
 import json
 import os
 import shutil
@@ -8,17 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from bundle_helpers import ROOT, as_arguments, run_monai, run_python
+from bundle_helpers import ROOT, read_csv, run_python
 from cuda_stand_in import StandIn
-from pretraining_runs import MAE, QUICK, Pretraining
+from pretraining_runs import Pretraining
 from test_full_disk import room_for
 from verb_helpers import call_verb
 
 from mednextv2.errors import find_input_error
 from mednextv2.nets import create_mednext
 from mednextv2.weights import load_weights, read_about
-
-PRETRAIN = "mednextv2_pretrain_mae"
 
 
 @pytest.fixture(scope="module")
@@ -145,25 +142,6 @@ def test_two_processes_have_the_gradients_of_one_with_the_doubled_batch(images, 
         torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-4 * scale)
 
 
-def test_the_weights_start_a_fine_tuning(trained, images, tmp_path):
-    code, _, err = call_verb(
-        "run", "mednextv2_hippocampus", "finetune", "--dataset_dir", images, "--pretrained",
-        trained.output / "model.pt", "--patch_size", "[16,16,16]", "--batch_size", "2", "--epochs", "1",
-        "--iterations_per_epoch", "1", "--val_iterations", "1", "--num_workers", "0", "--learning_rate", "1e-9",
-        "--output_dir", tmp_path / "out", "--prepared_dir", tmp_path / "prepared",
-    )  # fmt: skip
-    assert code == 0, err
-    old = torch.load(trained.output / "model.pt", weights_only=True)
-    new = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
-    body = [name for name in old if not name.startswith("heads.")]
-    assert {name for name in new if not name.startswith("heads.")} == {*body}  # encoder and decoder
-    assert all(torch.allclose(new[name], old[name], atol=1e-6) for name in body)
-    assert new["heads.0.weight"].shape[0] == 3
-    origin = read_about(tmp_path / "out" / "model.pt")["pretrained"]
-    assert origin["objective"] == "masked autoencoding"
-    assert len(origin["images"]) == 3
-
-
 def test_a_training_does_not_start_with_what_cannot_work(images, tmp_path):
     for settings, message in [
         ({"block_size": 12}, "block_size 12: a patch of 16×16×16 voxels is not a multiple of it"),
@@ -208,22 +186,17 @@ def test_a_full_disk_is_one_message(images, tmp_path):
 # ----------------------------------------------------------------------------------------------- evaluation and report
 
 
-def rows_of(file):
-    with file.open(newline="", encoding="utf-8") as f:
-        return list(csv.DictReader(f))
-
-
 def test_held_out_images_are_evaluated(trained, images, tmp_path):
     weights = trained.output / "model.pt"
     work = Pretraining("evaluate", tmp_path, dataset_dir=images, weights=weights, pictures=2).run()
-    rows = rows_of(work.output / "cases.csv")
+    rows = read_csv(work.output / "cases.csv")
     assert [row["case"] for row in rows] == sorted(read_about(weights)["validation"])
     assert len(list((work.output / "pictures").glob("*.png"))) == 2
     again = Pretraining("evaluate", tmp_path, dataset_dir=images, weights=weights, pictures=0, batch_size=3).run()
-    for first, second in zip(rows, rows_of(again.output / "cases.csv"), strict=True):
+    for first, second in zip(rows, read_csv(again.output / "cases.csv"), strict=True):
         assert float(first["mean_squared_error"]) == pytest.approx(float(second["mean_squared_error"]), rel=1e-3)
     everything = Pretraining("evaluate", tmp_path, dataset_dir=images, weights=weights, score_trained_cases=True).run()
-    assert len(rows_of(everything.output / "cases.csv")) == 6
+    assert len(read_csv(everything.output / "cases.csv")) == 6
     code, out, _ = call_verb("report", work.output)
     assert (code, Path(out.strip()).name) == (0, "report.html")
 
@@ -234,69 +207,10 @@ def test_a_sparse_form_is_evaluated_with_its_checkpoint(images, tmp_path):
     latest = trained.output / "checkpoint_latest.pt"
     work = Pretraining("evaluate", tmp_path, weights=latest, **settings).run()
     assert work["form"] == "s3d"  # of the record
-    assert len(rows_of(work.output / "cases.csv")) == 3
+    assert len(read_csv(work.output / "cases.csv")) == 3
     with pytest.raises(RuntimeError) as caught:  # of MONAI, around the message
         Pretraining("evaluate", tmp_path, weights=trained.output / "model.pt", **settings).run()
     assert "holds only the ordinary network" in str(find_input_error(caught.value))
-
-
-def test_a_training_is_reported(trained):
-    code, out, _ = call_verb("report", trained.output)
-    assert code == 0
-    assert "Reconstructions in epoch 2" in Path(out.strip()).read_text(encoding="utf-8")
-
-
-# ---------------------------------------------------------------------------------------------------- the command line
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("predict", PRETRAIN, "image.nii.gz", "masks"),
-        ("run", PRETRAIN, "inference", "--input", "image.nii.gz"),
-        ("run", PRETRAIN, "finetune", "--pretrained", "model.pt"),
-        ("export", PRETRAIN, "--format", "onnx", "--output", "model.onnx"),
-        ("promote", PRETRAIN),
-        ("phantom", "data", "--bundle", PRETRAIN),
-    ],
-)
-def test_what_needs_a_segmentation_says_so(words, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    code, _, err = call_verb(*words)
-    assert code != 0
-    assert "images without labels, and has no workflow" in err or "has no labels" in err
-    assert "Traceback" not in err
-    assert not list(tmp_path.iterdir())
-
-
-def test_several_folders_and_a_report_from_the_command_line(images, tmp_path):
-    for name, number in (("first", 0), ("second", 3)):
-        (tmp_path / name).mkdir()
-        for i in range(number, number + 3):
-            shutil.copy(images / "imagesTr" / f"phantom_00{i}.nii.gz", tmp_path / name)
-    code, _, err = call_verb(
-        "run", PRETRAIN, "train", "--dataset_dir", f"[{tmp_path / 'first'},{tmp_path / 'second'}]", "--variant",
-        "v2_tiny", "--patch_size", "[16,16,16]", "--block_size", "8", "--mask_ratio", "[0.6,0.9]", "--epochs", "1",
-        "--iterations_per_epoch", "1", "--val_iterations", "1", "--num_workers", "0", "--output_dir", tmp_path / "out",
-        "--prepared_dir", tmp_path / "prepared", "--spacing", "null",
-    )  # fmt: skip
-    assert code == 0, err
-    about = read_about(tmp_path / "out" / "model.pt")
-    assert about["dataset"] == "first, second"
-    assert about["settings"]["mask_ratio"] == [0.6, 0.9]
-
-
-@pytest.mark.parametrize("workflow", ["train", "evaluate", "multi_gpu_train"])
-def test_the_help_shows_the_settings(workflow):
-    code, out, _ = call_verb("run", PRETRAIN, workflow, "--help")
-    assert code == 0
-    for name in ("dataset_dir", "form", "block_size", "mask_ratio", "spacing", "variant"):
-        assert f"--{name} " in out
-    for name in ("voxels", "sources", "packed", "autoencoder", "split", "flat_axis"):
-        assert f"--{name} " not in out
-
-
-# ------------------------------------------------------------------------------------ what only a GPU does, a stand-in
 
 
 def test_a_training_is_the_same_with_and_without_recording(images, tmp_path, monkeypatch):
@@ -314,18 +228,26 @@ def test_a_training_is_the_same_with_and_without_recording(images, tmp_path, mon
     assert found[1][1] == found[0][1]
 
 
-@pytest.mark.slow
-def test_monais_command_line_trains_in_two_processes_and_evaluates(images, tmp_path):
-    files = [str(MAE / "configs" / f"{name}.yaml") for name in ("train", "multi_gpu_train")]
-    quick = {**QUICK["train"], "dataset_dir": images, "output_dir": tmp_path / "out", "prepared_dir": tmp_path / "p"}
-    trained = run_python(
-        "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle", "run",
-        "--config_file", str(files), "--bundle_root", MAE, *as_arguments(quick), cwd=tmp_path, OMP_NUM_THREADS="1",
+def test_the_weights_start_a_fine_tuning(trained, images, tmp_path):
+    code, _, err = call_verb(
+        "run", "mednextv2_hippocampus", "finetune", "--dataset_dir", images, "--pretrained",
+        trained.output / "model.pt", "--patch_size", "[16,16,16]", "--batch_size", "2", "--epochs", "1",
+        "--iterations_per_epoch", "1", "--val_iterations", "1", "--num_workers", "0", "--learning_rate", "1e-9",
+        "--output_dir", tmp_path / "out", "--prepared_dir", tmp_path / "prepared",
     )  # fmt: skip
-    assert trained.returncode == 0, trained.stderr[-3000:]
-    load_weights(create_mednext("v2_tiny", out_channels=1), tmp_path / "out" / "model.pt")
-    settings = {"dataset_dir": images, "weights": tmp_path / "out" / "model.pt", "output_dir": tmp_path / "evaluation"}
-    network = {name: QUICK["train"][name] for name in ("variant", "patch_size", "block_size")}
-    evaluated = run_monai("evaluate", {**settings, **network, "prepared_dir": tmp_path / "p"}, MAE, cwd=tmp_path)
-    assert evaluated.returncode == 0, evaluated.stderr[-3000:]
-    assert len(rows_of(tmp_path / "evaluation" / "cases.csv")) == 3
+    assert code == 0, err
+    old = torch.load(trained.output / "model.pt", weights_only=True)
+    new = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
+    body = [name for name in old if not name.startswith("heads.")]
+    assert {name for name in new if not name.startswith("heads.")} == {*body}  # encoder and decoder
+    assert all(torch.allclose(new[name], old[name], atol=1e-6) for name in body)
+    assert new["heads.0.weight"].shape[0] == 3
+    origin = read_about(tmp_path / "out" / "model.pt")["pretrained"]
+    assert origin["objective"] == "masked autoencoding"
+    assert len(origin["images"]) == 3
+
+
+def test_a_training_is_reported(trained):
+    code, out, _ = call_verb("report", trained.output)
+    assert code == 0
+    assert "Reconstructions in epoch 2" in Path(out.strip()).read_text(encoding="utf-8")

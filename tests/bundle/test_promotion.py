@@ -1,7 +1,7 @@
 import pytest
 import torch
-from bundle_helpers import run_python
 from configured_runs import PREDICT, TRAIN, copy_bundle, run_configured
+from forked_processes import run_module
 
 from mednextv2.bundle.promotion import promote_training
 from mednextv2.errors import InputError
@@ -98,7 +98,7 @@ def test_a_training_changes_nothing_until_its_weights_are_promoted(tmp_path, sma
     assert run_configured(root, "inference", **settings)["predictor"].weights == [str(own)]
     chosen = run_configured(root, "inference", folds=0, **settings)
     assert chosen["predictor"].weights == [str(trained)]
-    command = run_python("-m", "mednextv2", "promote", root, "--folds", "0")
+    command = run_module("mednextv2", "promote", root, "--folds", "0")
     assert command.returncode == 0, command.stderr
     assert f"own weights are now: {own}" in command.stdout
     assert f"are kept in {next((root / 'models').glob('replaced_*'))}" in command.stdout

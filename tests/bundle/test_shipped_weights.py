@@ -7,7 +7,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from bundle_helpers import BUNDLES, run_python
+from bundle_helpers import BUNDLES
+from forked_processes import run_module
 
 from mednextv2.bundle.task import read_task
 from mednextv2.data import LabelScheme, read_dataset, split_dataset
@@ -40,7 +41,7 @@ def test_an_unseen_hippocampus_is_segmented_as_written_down(tmp_path):
     case = split_dataset(dataset, 0).validation[0]
     weights = BUNDLES / "mednextv2_hippocampus" / "models" / "model.pt"
     assert find_weights(bundle, fold="none") == [str(weights)]
-    result = run_python("-m", "mednextv2", "run", bundle, "inference", "--input", case["image"],
+    result = run_module("mednextv2", "run", bundle, "inference", "--input", case["image"],
                         "--weights", weights, "--output_dir", tmp_path)  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
     mask, truth = (np.asarray(nib.load(f).dataobj) for f in (next(tmp_path.glob("*_seg.nii.gz")), case["label"]))

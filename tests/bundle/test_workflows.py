@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from bundle_helpers import HIPPOCAMPUS, QUICK, as_arguments, read_csv, run_monai, run_python
+from forked_processes import run_module
 
 from mednextv2.data import kfold_indices, read_dataset
 from mednextv2.nets import create_mednext
@@ -99,8 +100,8 @@ def test_two_processes_train_together(small_phantom, tmp_path):
 
 def test_mednextv2_run_works_from_another_directory_with_overrides(small_phantom, tmp_path):
     settings = {**QUICK, "epochs": 2, "iterations_per_epoch": 1, "patch_size": [16, 16, 16], "variant": "v1_s"}
-    result = run_python(
-        "-m", "mednextv2", "run", "mednextv2_hippocampus", "train",
+    result = run_module(
+        "mednextv2", "run", "mednextv2_hippocampus", "train",
         *as_arguments({**settings, "dataset_dir": small_phantom, "output_dir": "here"}), cwd=tmp_path,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]

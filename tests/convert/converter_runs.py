@@ -9,7 +9,8 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
-from source_builders import BUILDERS, read
+from source_builders import BUILDERS
+from source_files import read
 
 from mednextv2.data import check_dataset, read_dataset
 from mednextv2.data.conversion_command import main

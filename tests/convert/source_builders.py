@@ -4,175 +4,40 @@ import csv
 import gzip
 import json
 from functools import cache
-from pathlib import Path
 
-import itk
 import nibabel as nib
 import numpy as np
 from dicom_helpers import write_series
 from rtstruct_helpers import rectangle, write_structures
+from source_files import AFFINE, image, labels, save, save_mha, save_png
 
-SHAPE = (8, 7, 6)
-AFFINE = np.array([[-0.8, 0, 0, 20.0], [0, -0.9, 0, 30.0], [0, 0, 2.5, -40.0], [0, 0, 0, 1.0]])
 #: As KiTS has it: the axes are slice, row, column.
 KITS_AFFINE = np.array([[0, 0, -0.78, 0], [0, -0.78, 0, 0], [-3.0, 0, 0, 0], [0, 0, 0, 1.0]])
 TOTALSEGMENTATOR = [
-    "spleen",
-    "kidney_right",
-    "kidney_left",
-    "gallbladder",
-    "liver",
-    "stomach",
-    "pancreas",
-    "adrenal_gland_right",
-    "adrenal_gland_left",
-    "lung_upper_lobe_left",
-    "lung_lower_lobe_left",
-    "lung_upper_lobe_right",
-    "lung_middle_lobe_right",
-    "lung_lower_lobe_right",
-    "esophagus",
-    "trachea",
-    "thyroid_gland",
-    "small_bowel",
-    "duodenum",
-    "colon",
-    "urinary_bladder",
-    "prostate",
-    "kidney_cyst_left",
-    "kidney_cyst_right",
-    "sacrum",
-    "vertebrae_S1",
-    "vertebrae_L5",
-    "vertebrae_L4",
-    "vertebrae_L3",
-    "vertebrae_L2",
-    "vertebrae_L1",
-    "vertebrae_T12",
-    "vertebrae_T11",
-    "vertebrae_T10",
-    "vertebrae_T9",
-    "vertebrae_T8",
-    "vertebrae_T7",
-    "vertebrae_T6",
-    "vertebrae_T5",
-    "vertebrae_T4",
-    "vertebrae_T3",
-    "vertebrae_T2",
-    "vertebrae_T1",
-    "vertebrae_C7",
-    "vertebrae_C6",
-    "vertebrae_C5",
-    "vertebrae_C4",
-    "vertebrae_C3",
-    "vertebrae_C2",
-    "vertebrae_C1",
-    "heart",
-    "aorta",
-    "pulmonary_vein",
-    "brachiocephalic_trunk",
-    "subclavian_artery_right",
-    "subclavian_artery_left",
-    "common_carotid_artery_right",
-    "common_carotid_artery_left",
-    "brachiocephalic_vein_left",
-    "brachiocephalic_vein_right",
-    "atrial_appendage_left",
-    "superior_vena_cava",
-    "inferior_vena_cava",
-    "portal_vein_and_splenic_vein",
-    "iliac_artery_left",
-    "iliac_artery_right",
-    "iliac_vena_left",
-    "iliac_vena_right",
-    "humerus_left",
-    "humerus_right",
-    "scapula_left",
-    "scapula_right",
-    "clavicula_left",
-    "clavicula_right",
-    "femur_left",
-    "femur_right",
-    "hip_left",
-    "hip_right",
-    "spinal_cord",
-    "gluteus_maximus_left",
-    "gluteus_maximus_right",
-    "gluteus_medius_left",
-    "gluteus_medius_right",
-    "gluteus_minimus_left",
-    "gluteus_minimus_right",
-    "autochthon_left",
-    "autochthon_right",
-    "iliopsoas_left",
-    "iliopsoas_right",
-    "brain",
-    "skull",
-    "rib_left_1",
-    "rib_left_2",
-    "rib_left_3",
-    "rib_left_4",
-    "rib_left_5",
-    "rib_left_6",
-    "rib_left_7",
-    "rib_left_8",
-    "rib_left_9",
-    "rib_left_10",
-    "rib_left_11",
-    "rib_left_12",
-    "rib_right_1",
-    "rib_right_2",
-    "rib_right_3",
-    "rib_right_4",
-    "rib_right_5",
-    "rib_right_6",
-    "rib_right_7",
-    "rib_right_8",
-    "rib_right_9",
-    "rib_right_10",
-    "rib_right_11",
-    "rib_right_12",
-    "sternum",
-    "costal_cartilages",
-]
+    "spleen", "kidney_right", "kidney_left", "gallbladder", "liver", "stomach", "pancreas", "adrenal_gland_right",
+    "adrenal_gland_left", "lung_upper_lobe_left", "lung_lower_lobe_left", "lung_upper_lobe_right",
+    "lung_middle_lobe_right", "lung_lower_lobe_right", "esophagus", "trachea", "thyroid_gland", "small_bowel",
+    "duodenum", "colon", "urinary_bladder", "prostate", "kidney_cyst_left", "kidney_cyst_right", "sacrum",
+    "vertebrae_S1", "vertebrae_L5", "vertebrae_L4", "vertebrae_L3", "vertebrae_L2", "vertebrae_L1", "vertebrae_T12",
+    "vertebrae_T11", "vertebrae_T10", "vertebrae_T9", "vertebrae_T8", "vertebrae_T7", "vertebrae_T6", "vertebrae_T5",
+    "vertebrae_T4", "vertebrae_T3", "vertebrae_T2", "vertebrae_T1", "vertebrae_C7", "vertebrae_C6", "vertebrae_C5",
+    "vertebrae_C4", "vertebrae_C3", "vertebrae_C2", "vertebrae_C1", "heart", "aorta", "pulmonary_vein",
+    "brachiocephalic_trunk", "subclavian_artery_right", "subclavian_artery_left", "common_carotid_artery_right",
+    "common_carotid_artery_left", "brachiocephalic_vein_left", "brachiocephalic_vein_right", "atrial_appendage_left",
+    "superior_vena_cava", "inferior_vena_cava", "portal_vein_and_splenic_vein", "iliac_artery_left",
+    "iliac_artery_right", "iliac_vena_left", "iliac_vena_right", "humerus_left", "humerus_right", "scapula_left",
+    "scapula_right", "clavicula_left", "clavicula_right", "femur_left", "femur_right", "hip_left", "hip_right",
+    "spinal_cord", "gluteus_maximus_left", "gluteus_maximus_right", "gluteus_medius_left", "gluteus_medius_right",
+    "gluteus_minimus_left", "gluteus_minimus_right", "autochthon_left", "autochthon_right", "iliopsoas_left",
+    "iliopsoas_right", "brain", "skull", "rib_left_1", "rib_left_2", "rib_left_3", "rib_left_4", "rib_left_5",
+    "rib_left_6", "rib_left_7", "rib_left_8", "rib_left_9", "rib_left_10", "rib_left_11", "rib_left_12",
+    "rib_right_1", "rib_right_2", "rib_right_3", "rib_right_4", "rib_right_5", "rib_right_6", "rib_right_7",
+    "rib_right_8", "rib_right_9", "rib_right_10", "rib_right_11", "rib_right_12", "sternum", "costal_cartilages",
+]  # fmt: skip
 #: The values of ToothFairy2's files.
 TEETH = [*range(1, 19), *range(21, 29), *range(31, 39), *range(41, 49)]
 COLONOG = "1.3.6.1.4.1.9328.50.4."
 PATIENTS = ("Pediatric-CT-SEG-00DCD4D6", "Pediatric-CT-SEG-1A2B3C4D")
-
-
-def image(seed=0, shape=SHAPE, dtype=np.int16):
-    return np.random.default_rng(seed).integers(0, 1000, shape).astype(dtype)
-
-
-def labels(values, shape=SHAPE):
-    """Return a label map in which each of the values occurs, and 0."""
-    return np.array([0, *values])[np.arange(np.prod(shape)) % (len(values) + 1)].reshape(shape).astype(np.int16)
-
-
-def save(path, array, affine=AFFINE):
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(array, affine), path)
-    return path
-
-
-def save_mha(path, array, affine=AFFINE):
-    """Write a MetaImage with ITK, whose axes are left, posterior, superior."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-    spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    made = itk.image_from_array(np.ascontiguousarray(array.T))
-    made.SetSpacing(spacing.tolist())
-    made.SetOrigin(lps[:3, 3].tolist())
-    made.SetDirection(itk.matrix_from_array(np.ascontiguousarray(lps[:3, :3] / spacing)))
-    itk.imwrite(made, str(path))
-    return path
-
-
-def read(path):
-    return np.asarray(nib.load(path).dataobj)
 
 
 def btcv(folder):
@@ -299,11 +164,6 @@ def totalsegmentator(folder):
         writer = csv.writer(f, delimiter=";")
         writer.writerows([("image_id", "age", "gender", "study_type", "split"), *rows])
     return root
-
-
-def save_png(path, pixels):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    itk.imwrite(itk.image_from_array(np.ascontiguousarray(pixels)), str(path))
 
 
 def brainmetshare(folder):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from converter_runs import converted, description, names, passes_check, record, refused, same_values, truncate
-from source_builders import labels, save
+from source_files import labels, save
 
 from mednextv2.data import read_dataset, split_dataset
 

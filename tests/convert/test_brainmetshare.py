@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from converter_runs import converted, description, excluded, move, names, passes_check, record, refused, run, truncate
-from source_builders import image, read, save_png
+from source_files import image, read, save_png
 
 TRAIN = "mets_stanford_release_train"
 CASE = f"{TRAIN}/Mets_005"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from converter_runs import converted, description, excluded, move, names, passes_check, refused, truncate
-from source_builders import AFFINE, image, labels, read, save
+from source_files import AFFINE, image, labels, read, save
 
 CASE = "BraTS2021_00000"
 

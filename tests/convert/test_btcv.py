@@ -13,7 +13,7 @@ from converter_runs import (
     same_values,
     truncate,
 )
-from source_builders import AFFINE, SHAPE, image, labels, save
+from source_files import AFFINE, SHAPE, image, labels, save
 
 
 def test_images_are_taken_over_and_labels_keep_their_values(tmp_path):

@@ -2,7 +2,8 @@
 
 import pytest
 from converter_runs import converted, excluded, load, names, passes_check, record, refused, truncate
-from source_builders import COLONOG, labels, save
+from source_builders import COLONOG
+from source_files import labels, save
 
 SPLIT = "metadata/data_split.txt"
 

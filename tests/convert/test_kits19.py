@@ -17,7 +17,8 @@ from converter_runs import (
     same_values,
     truncate,
 )
-from source_builders import KITS_AFFINE, labels, save
+from source_builders import KITS_AFFINE
+from source_files import labels, save
 
 from mednextv2.data.dataset import read_scheme
 

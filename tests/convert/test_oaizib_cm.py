@@ -2,7 +2,7 @@
 
 import pytest
 from converter_runs import converted, move, names, passes_check, record, refused, same_values, truncate
-from source_builders import labels, save
+from source_files import labels, save
 
 
 def test_test_cases_have_label_maps(tmp_path):

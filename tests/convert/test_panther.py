@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from converter_runs import converted, description, names, passes_check, record, refused, run, same_values, truncate
-from source_builders import labels, save_mha
+from source_files import labels, save_mha
 
 
 def test_the_number_in_the_name_belongs_to_the_case(tmp_path):

@@ -10,7 +10,8 @@ import pytest
 from converter_runs import converted, excluded, passes_check, record, refused, truncate
 from dicom_helpers import change_files
 from pydicom.uid import generate_uid
-from source_builders import CT_SHAPE, PATIENTS, ROIS, boxes, image, patient, read
+from source_builders import CT_SHAPE, PATIENTS, ROIS, boxes, patient
+from source_files import image, read
 
 FIRST, SECOND = PATIENTS
 NUMBERS = {"Liver": 16, "Bones": 29, "Skin": 28, "Lt Adrenal": 1, "Lung_R": 27}

@@ -8,7 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from converter_runs import converted, excluded, names, passes_check, record, refused, run, same_values, truncate
-from source_builders import SKM_SHAPE, image, labels, save, skm_tea
+from source_builders import SKM_SHAPE, skm_tea
+from source_files import image, labels, save
 
 FILE = "image_files/MTR_005.h5"
 MASK = "segmentation_masks/dicom-track/MTR_005.nii.gz"

@@ -4,7 +4,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from converter_runs import converted, description, load, move, passes_check, refused, truncate
-from source_builders import AFFINE, TEETH, image, labels, read, save_mha
+from source_builders import TEETH
+from source_files import AFFINE, image, labels, read, save_mha
 
 LABEL = "Dataset112_ToothFairy2/labelsTr/ToothFairy2F_001.mha"
 

@@ -6,7 +6,8 @@ import shutil
 import numpy as np
 import pytest
 from converter_runs import converted, excluded, load, names, passes_check, record, refused, run, same_values, truncate
-from source_builders import TOTALSEGMENTATOR, image, labels, read, save
+from source_builders import TOTALSEGMENTATOR
+from source_files import image, labels, read, save
 
 EVERY_LABEL = labels(range(1, 118))
 

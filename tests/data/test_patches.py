@@ -3,8 +3,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from forked_processes import in_two_processes, joined
 from patch_helpers import LABELS, PATCH, SHAPE, make_dataset, same
-from process_pairs import in_two_processes, joined
 from scipy.stats import chisquare
 from torch.utils.data import DataLoader
 

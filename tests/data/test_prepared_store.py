@@ -8,9 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from forked_processes import in_two_processes, joined
 from monai.data import MetaTensor
 from prepared_helpers import SCHEME, SHAPE, Loading, all_positions, files, item, make_store, store_label
-from process_pairs import in_two_processes, joined
 
 from mednextv2.data import CaseStore, LabelScheme
 from mednextv2.errors import InputError

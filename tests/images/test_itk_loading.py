@@ -1,13 +1,12 @@
 """When ITK is loaded, and that reading moves the working directory no more then."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import itk
 import numpy as np
 import pytest
 from dicom_helpers import numbers, write_series
+from forked_processes import run_code
 
 from mednextv2.images import itk_loading
 
@@ -42,7 +41,7 @@ def test_nothing_is_left_to_be_loaded_when_files_are_read(tmp_path):
         "for name in ('a.nrrd', 'b.mha', 'dicom'): read_volume(name)\n"
         "print(loading > 0, len(moves) - loading, os.getcwd() == here, load_itk() is first)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = run_code(code, cwd=tmp_path)
     assert done.stdout.split() == ["True", "0", "True", "True"], done.stderr[-1000:]
 
 
@@ -58,5 +57,5 @@ def test_itk_does_not_move_the_working_directory_under_other_threads(tmp_path):
         "load_itk_for(files)\n"
         "with ThreadPoolExecutor(4) as pool: print(len(list(pool.map(read_volume, files))))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = run_code(code, cwd=tmp_path)
     assert done.stdout.strip() == "15", done.stderr[-1000:]

@@ -1,20 +1,12 @@
 """From the bundle's own evaluation to the page, with the commands that users give."""
 
 import csv
-import os
-import subprocess
-import sys
 
 import torch
+from forked_processes import run_module
 from report_helpers import LOG, read_page
 
 from mednextv2.nets import create_mednext
-
-
-def run(*arguments, cwd):
-    command = [sys.executable, "-m", "mednextv2", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200, check=False)
 
 
 def test_evaluation_of_the_bundle_is_reported(phantom, tmp_path):
@@ -27,10 +19,10 @@ def test_evaluation_of_the_bundle_is_reported(phantom, tmp_path):
         "test_mirror_axes": "[]", "check_data": "False",
     }  # fmt: skip
     options = [part for name, value in settings.items() for part in (f"--{name}", value)]
-    result = run("run", "mednextv2_hippocampus", "evaluate", *options, cwd=tmp_path)
+    result = run_module("mednextv2", "run", "mednextv2_hippocampus", "evaluate", *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     (tmp_path / "out").rename(tmp_path / "moved")
-    result = run("report", tmp_path / "moved", cwd=tmp_path)
+    result = run_module("mednextv2", "report", tmp_path / "moved", cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     page = read_page(tmp_path / "moved" / "report.html")
     assert page.of("title")[0] == "mednextv2_hippocampus, fold 0"

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from forked_processes import in_two_processes, joined
 from loss_helpers import SCHEMES, some, value_and_gradients
-from process_pairs import in_two_processes, joined
 from torch import nn
 
 from mednextv2.training.loss import SegmentationLoss

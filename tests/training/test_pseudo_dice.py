@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from forked_processes import in_two_processes, joined
 from monai.data import MetaTensor
 from monai.engines import SupervisedEvaluator
-from process_pairs import in_two_processes, joined
 from sklearn.metrics import f1_score
 from torch import nn
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from forked_processes import in_two_processes, joined
 from monai.data import MetaTensor
 from net_helpers import lively, tiny
-from process_pairs import in_two_processes, joined
 from torch import nn
 
 from mednextv2.nets import MaskedAutoencoder

@@ -1,18 +1,13 @@
-"""The Triton kernels against the plain definitions: on a GPU where there is one, else by Triton's interpreter.
-
-The interpreter has to be chosen before Triton is imported, and other tests import it through `torch.compile`: so
-`test_the_interpreter_agrees` runs this file again, in a process of its own.
-"""
+"""The Triton kernels of the convolution and of whole blocks: see triton_helpers.py."""
 
 import importlib.util
-import os
-import subprocess
 import sys
 
 import pytest
 import torch
 from masked_helpers import plain_block, seen_positions
 from net_helpers import lively
+from triton_helpers import DEVICE, GPU, MLP_NAMES, check, image, interpret, mlp_problem, not_in_this_process, random
 
 from mednextv2.nets.blocks import MedNeXtBlock, MedNeXtDownBlock
 from mednextv2.nets.sparse_mednext import run_block
@@ -31,237 +26,35 @@ from mednextv2.ops import (
     memory_layout,
 )
 from mednextv2.ops.block import block_backward_op, block_op
-from mednextv2.ops.channel_statistics import moments
 from mednextv2.ops.depthwise import depthwise_reference
 from mednextv2.ops.folded_mlp import folded_mlp_reference
 
 if not sys.platform.startswith("linux") and importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is for Linux", allow_module_level=True)  # there the tests' requirements bring it
 
-from mednextv2.ops import _depthwise_triton, _folded_mlp_launch, _folded_mlp_triton, _triton_configs, _triton_parts
+from mednextv2.ops import _depthwise_triton, _folded_mlp_triton, _triton_configs
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS warns under deterministic algorithms
-GPU = torch.cuda.is_available() and not INTERPRETED
-DEVICE = "cuda" if GPU else "cpu"
-
-pytestmark = [pytest.mark.gpu] if GPU else []
-TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 2e-2}
-DTYPES = list(TOLERANCE)
-# tests of many sizes, which run in one precision only unless -m slow is given, and others that run with -m slow only
-LONG = ("joined_block_agrees", "mlp_agrees", "mlp_sums_over_many_tiles")
-LONGEST = (
-    "opcheck", "many_tiles and 2-True", "large_kernel and 7-", "joined_block_agrees and False", "24-2-True",
-    "mlp_sums and False", "channels_in_blocks and False", "padding_in_part and False", "without_grn and sum",
-    "any_way and wide", "mlp_agrees and 72", "same_bits and thin", "compiled_training_step", "large_kernel and 5-2",
-    "many_tiles and 1-False", "small_depthwise and (0-5-2 or 8-1 or 8-2-False or 24-1)",
-    "joined_block_agrees and wide and not standard", "visible_positions and float32", "both_operators and float32",
-)  # fmt: skip
+pytestmark = [pytest.mark.usefixtures("kernels_and_dirty_memory"), *([pytest.mark.gpu] if GPU else [])]
 CONV, STRIDED, TRANSPOSED = (1, False), (2, False), (2, True)
+# which run in one precision only unless -m slow is given, and which then only
+LONG = ("joined_block_agrees",)
+LONGEST = (
+    "opcheck", "many_tiles and (2-True or 1-False)", "large_kernel and (7- or 5-2)", "any_way and wide",
+    "small_depthwise and (24-2-True or 0-5-2 or 8-1 or 8-2-False or 24-1)", "compiled_training_step",
+    "joined_block_agrees and (False or (wide and not standard))", "visible_positions and float32",
+    "both_operators and float32",
+)  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _kernels_and_dirty_memory(request):
-    """Skip where the kernels cannot run; fill memory that nothing was written to with NaN."""
-    runs_this_file = (test_the_interpreter_agrees, test_the_interpreter_agrees_in_every_precision)
-    if not (GPU or INTERPRETED) and request.function not in runs_this_file:
-        pytest.skip("runs inside test_the_interpreter_agrees")
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=GPU)
-    assert torch.utils.deterministic.fill_uninitialized_memory
-    yield
-    torch.use_deterministic_algorithms(before)
-
-
-@pytest.fixture
-def small_launches(monkeypatch):
-    """Let a small problem need many tiles, and every program several of them."""
-    for name in ("norms", "output", "compression", "expansion", "expand", "expand_again", "expanded_gradient"):
-        monkeypatch.setitem(_triton_configs.TRIAL, name, _triton_configs.Config((16, 16), 4, 2, programs=8, depth=16))
-    for name in ("compress", "input"):
-        monkeypatch.setitem(_triton_configs.TRIAL, name, _triton_configs.Config((16, 16), 4, 2, programs=0, depth=16))
-    monkeypatch.setattr(_triton_configs, "MOMENTS", (4, 2))
-    monkeypatch.setitem(_triton_configs.TRIAL, "depthwise_gather", _triton_configs.Config((2, 32), 2, 1))
-    monkeypatch.setitem(_triton_configs.TRIAL, "depthwise_weight", _triton_configs.Config((2, 32), 2, 1, programs=16))
-
-
-@pytest.mark.skipif(GPU or INTERPRETED, reason="the kernels run in this process")
+@not_in_this_process
 def test_the_interpreter_agrees():
-    interpret("-k", f"(bfloat16 or not ({' or '.join(LONG)})) and not ({' or '.join(LONGEST)})")
+    interpret(__file__, LONG, LONGEST)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(GPU or INTERPRETED, reason="the kernels run in this process")
+@not_in_this_process
 def test_the_interpreter_agrees_in_every_precision():
-    interpret()
-
-
-def interpret(*options):
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *options, __file__]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
-    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
-    assert " passed" in result.stdout
-
-
-def random(*shape, dtype=torch.float32, scale=1.0, shift=0.0):
-    x = torch.randn(*shape, dtype=torch.float64) * scale + shift
-    return x.to(device=DEVICE, dtype=dtype)
-
-
-def image(*shape, **how):
-    return memory_layout.channels_last(random(*shape, **how))
-
-
-def check(got, wanted, dtype, names, floor=1e-3, tolerance=None):
-    """Compare tensors by norms; the error may be that of a tensor whose norm is `floor`, where all cancels."""
-    for name, a, b in zip(names, got, wanted, strict=True):
-        assert a.shape == b.shape, name
-        error, size = torch.linalg.vector_norm(a.double() - b), torch.linalg.vector_norm(b)
-        assert error <= (tolerance or TOLERANCE[dtype]) * size.clamp_min(floor), f"{name}: {error:.2e} of {size:.2e}"
-
-
-MLP_NAMES = ["out", "y", "norm_weight", "norm_bias", "w1", "b1", "gamma", "beta", "w2", "b2"]
-
-
-def mlp_problem(samples, channels, expanded, out, space, dtype, with_grn=True, gain=1.0, mean=0.0):
-    """Return `y` and the parameters, in the order of `Mlp`."""
-    y = image(samples, channels, *space, dtype=dtype, scale=0.7, shift=mean)
-    grn = (random(expanded, scale=gain), random(expanded)) if with_grn else (None, None)
-    w1, w2 = random(expanded, channels, scale=channels**-0.5), random(out, expanded, scale=expanded**-0.5)
-    return [y, random(channels, shift=1.0), random(channels), w1, random(expanded), *grn, w2, random(out)]
-
-
-def check_mlp(problem, residual=False, denominator="mean", floor=1e-3, tolerance=None):
-    y, mlp = problem[0], Mlp(*problem[1:])
-    added = image(y.shape[0], mlp.w2.shape[0], *y.shape[2:], dtype=y.dtype) if residual else None
-    settings = Settings(grn_sum=denominator == "sum")
-    result, g = _folded_mlp_triton.forward(y, moments(y), mlp, added, settings)
-    assert result.dtype == y.dtype
-    grad = image(*result.shape, dtype=y.dtype)
-    dy, gradients = _folded_mlp_triton.backward(grad, y, moments(y), mlp, g, settings)
-    gradients = (dy, *gradients)
-    for gradient, p in zip(gradients, problem, strict=True):
-        assert gradient.dtype == (problem[3] if p is None else p).dtype
-
-    exact = [None if p is None else p.detach().double().requires_grad_() for p in problem]
-    double = None if added is None else added.double()
-    wanted = folded_mlp_reference(exact[0], Mlp(*exact[1:]), double, settings)
-    leaves = [p for p in exact if p is not None]
-    wanted = [wanted, *torch.autograd.grad(wanted, leaves, grad.double())]
-    given = [True] + [p is not None for p in problem]
-    got = [a for a, present in zip((result, *gradients), given, strict=True) if present]
-    names = [a for a, present in zip(MLP_NAMES, given, strict=True) if present]
-    check(got, wanted, y.dtype, names, floor, tolerance)
-    if mlp.gamma is None:
-        assert g.numel() == gradients[5].numel() == gradients[6].numel() == 0
-    return result, g, gradients
-
-
-@pytest.fixture(params=["thin", "wide"])
-def width(request, monkeypatch):
-    """Which family of kernels a small problem takes."""
-    monkeypatch.setattr(_folded_mlp_launch, "is_thin", lambda *_: request.param == "thin")
-    return request.param
-
-
-def test_thin_blocks_are_those_whose_weights_and_sums_fit_into_a_multiprocessor():
-    thin = [(32, 96, 32), (64, 256, 64), (16, 32, 32), (64, 192, 32), (24, 72, 24)]
-    assert all(_folded_mlp_launch.is_thin(*sizes, (9, 0)) for sizes in thin)
-    wide = [(128, 1024, 128), (64, 512, 128), (128, 512, 64), (64, 260, 64)]
-    assert not any(_folded_mlp_launch.is_thin(*sizes, (9, 0)) for sizes in wide)
-    for gpu in [(8, 0), (8, 6), (10, 0), (12, 0)]:
-        assert all(_folded_mlp_launch.is_thin(*sizes, gpu) == (max(sizes[0], sizes[2]) <= 32) for sizes in thin)
-
-
-def test_gelu_of_half_precision_is_off_by_less_than_its_rounding():
-    u = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
-    square = u.square().clamp(max=_triton_parts.LIMIT.value)
-    p0, p1, p2 = (p.value for p in (_triton_parts.P0, _triton_parts.P1, _triton_parts.P2))
-    found = 0.5 * u * (1 + torch.tanh(u * (p0 + square * (p1 + square * p2))))
-    exact = torch.nn.functional.gelu(u)
-    assert (found - exact).abs().max() < 5e-5
-    rounding = exact.abs().clamp_min(0.02) * 2**-9
-    assert ((found - exact).abs() < rounding).all()
-
-
-@pytest.mark.parametrize(
-    ("dtype", "denominator"),
-    [(DTYPES[0], "mean"), (DTYPES[0], "sum"), (DTYPES[1], "mean"), (DTYPES[2], "sum")],
-    ids=str,
-)
-@pytest.mark.parametrize(
-    ("shape", "space"), [((1, 4, 8, 4), (5, 7)), ((2, 5, 11, 7), (3, 4, 5)), ((3, 24, 72, 24), (2, 3, 3))], ids=str
-)
-def test_the_mlp_agrees_with_its_definition(shape, space, dtype, denominator, width):
-    check_mlp(mlp_problem(*shape, space, dtype), residual=len(space) == 3, denominator=denominator)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("with_grn", [True, False])
-def test_the_mlp_sums_over_many_tiles(dtype, with_grn, small_launches, width):
-    check_mlp(mlp_problem(2, 6, 35, 9, (3, 5, 7), dtype, with_grn), residual=True)
-
-
-@pytest.mark.parametrize("with_grn", [True, False])
-def test_a_wide_mlp_takes_its_channels_in_blocks(with_grn):
-    check_mlp(mlp_problem(2, 130, 140, 136, (3, 7), torch.bfloat16, with_grn))
-
-
-def test_many_expanded_channels_are_taken_in_blocks():
-    check_mlp(mlp_problem(1, 8, 1100, 8, (3, 5), torch.bfloat16), residual=True)
-
-
-@pytest.mark.parametrize(("out", "with_grn"), [(40, True), (20, False)])
-def test_expanded_channels_may_be_padding_in_part(out, with_grn):
-    assert _triton_configs.UNTUNED["expansion", _triton_configs.HALF][64].whole
-    check_mlp(mlp_problem(2, 40, 80, out, (3, 7), torch.bfloat16, with_grn), residual=out == 40)
-
-
-def test_a_program_takes_fewer_rows_where_outputs_are_many():
-    check_mlp(mlp_problem(1, 8, 22, 530, (3, 5), torch.bfloat16))
-
-
-@pytest.mark.parametrize("denominator", ["mean", "sum"])
-def test_the_mlp_without_grn_at_its_start_and_far_from_it(denominator, width):
-    check_mlp(mlp_problem(2, 4, 8, 5, (3, 3, 3), torch.float32, with_grn=False), residual=True)
-    check_mlp(mlp_problem(2, 4, 8, 5, (3, 3, 3), torch.float32, gain=0.0), denominator=denominator)
-    check_mlp(mlp_problem(2, 4, 8, 5, (3, 3, 3), torch.float32, gain=20.0), denominator=denominator)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_mlp_with_channels_of_zeros(dtype, width):
-    problem = mlp_problem(2, 5, 9, 4, (3, 4, 2), dtype)
-    problem[0][:, 1] = 0  # a channel without variance
-    problem[3][2], problem[4][2] = 0, 0  # an expanded channel that is zero: its norm is zero
-    problem[3][3], problem[4][3] = 0, -50  # and one that GELU makes zero
-    _, g, _ = check_mlp(problem, residual=True)
-    assert (g[:, 2:4] == 0).all()
-
-
-def test_the_mlp_on_one_voxel(width):
-    for space in [(1, 1), (1, 1, 1)]:  # without variance: the norm's output is its bias, and y has no gradient
-        _, _, gradients = check_mlp(mlp_problem(2, 5, 9, 4, space, torch.float32))
-        assert (gradients[0] == 0).all()
-
-
-def test_a_mean_far_from_zero_costs_the_mlp_no_digits(width):
-    # 100 deviations from zero: y itself and its mean are rounded to 100 * 2^-24 = 6e-6 of a deviation each, which
-    # the gradients have twice
-    problem = mlp_problem(2, 8, 24, 8, (4, 5, 6), torch.float32, mean=70.0)
-    check_mlp(problem, residual=True, tolerance=2.5e-5)
-
-
-def test_the_mlp_gives_the_same_bits_twice(width):
-    y, *weights = mlp_problem(2, 8, 24, 8, (2, 5, 6), torch.float32)
-    mlp, statistics, settings = Mlp(*weights), moments(y), Settings()
-    grad = image(2, 8, 2, 5, 6)
-    results = []
-    for _ in range(2):
-        out, g = _folded_mlp_triton.forward(y, statistics, mlp, None, settings)
-        dy, gradients = _folded_mlp_triton.backward(grad, y, statistics, mlp, g, settings)
-        results.append((out, g, dy, *gradients))
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    interpret(__file__)
 
 
 def check_depthwise(shape, size, stride, transposed, dtype, mean=0.0, with_bias=True):
