@@ -26,6 +26,7 @@ PLANNED = sorted([*ASSUMED_SHAPES, "mednextv2_panther", "mednextv2_toothfairy2"]
 DIFFERENT = {
     "mednextv2_ctspine1k": {"mirror_axes": "not up and down, which contradicts the numbering"},
     "mednextv2_oaizib_cm": {"mirror_axes": "left-right exchanges medial and lateral"},
+    "mednextv2_toothfairy2": {"mirror_axes": "front-back and up-down as the challenge's winner did"},
     "mednextv2_totalsegmentator": {"mirror_axes": "as TotalSegmentator's own training"},
 }
 ANY = ChannelFacts(0.0, 0.0, 1.0, -1.0, 1.0, -1.0, 1.0)  # intensities, which only CT's normalisation needs
