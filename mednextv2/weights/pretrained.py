@@ -25,6 +25,7 @@ from mednextv2.weights.pretrained_report import ADAPTED, LOADED, NEW, UNUSED, Pr
 from mednextv2.weights.provenance import describe_network, label_difference, other_labels, read_about
 from mednextv2.wording import brief, count
 
+_AUTOENCODER = "autoencoder.network."  # where checkpoint_latest.pt of a masked autoencoder has its network
 _LEAST = 0.5  # the smallest part of the parameters that is worth the name of a transfer
 _OTHER = "of another network"  # the status of what makes a network another one
 _IDENTITY = "GRN that starts as the identity"
@@ -93,7 +94,7 @@ def load_pretrained(
     """
     check_checksum(file, sha256)
     content = load_file(file)
-    state, own = unwrap_state(content), network.state_dict()
+    state, own = _without_autoencoder(unwrap_state(content)), network.state_dict()
     if not isinstance(state, dict) or not state or (problem := wrong_tensors(state)):
         detail = problem if isinstance(state, dict) and state else f"It holds {brief(state)} in their place."
         raise InputError(
@@ -124,6 +125,13 @@ def load_pretrained(
         )
     network.load_state_dict(values, strict=False)
     return report
+
+
+def _without_autoencoder(state: Any) -> Any:
+    """Return only the network of a checkpoint of masked autoencoding, which may have more, such as mask tokens."""
+    if not isinstance(state, dict) or not any(str(name).startswith(_AUTOENCODER) for name in state):
+        return state
+    return {k.removeprefix(_AUTOENCODER): value for k, value in state.items() if str(k).startswith(_AUTOENCODER)}
 
 
 def _fit_all(

@@ -15,7 +15,7 @@ from verb_helpers import call_verb
 
 from mednextv2.errors import find_input_error
 from mednextv2.nets import create_mednext
-from mednextv2.weights import load_weights, read_about
+from mednextv2.weights import load_pretrained, load_weights, read_about
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +106,10 @@ def test_sparse_forms_train_and_only_the_ordinary_network_is_kept(images, tmp_pa
     load_weights(create_mednext("v2_tiny", out_channels=1), work.output / "model.pt")
     whole = work.load("checkpoint_latest.pt")["model"]
     assert any("densification" in name for name in whole) == (form != "sparse")
+    begun = create_mednext("v2_tiny", out_channels=1)
+    report = load_pretrained(begun, work.output / "checkpoint_latest.pt", 1, 1)
+    assert (report.new, report.unused) == ({}, {})
+    assert all(torch.equal(begun.state_dict()[k], v) for k, v in work.load("model.pt").items())
     again = Pretraining("train", tmp_path, dataset_dir=images, form=form, epochs=2).run()
     assert [row[0] for row in again.log[1:]] == ["1", "2"]
 
