@@ -126,7 +126,7 @@ def check_settings(
     problems = wrong_values(settings)
     problems += [p for p in (_patch_problem(patch_size, spatial_dims), _device_problem(device)) if p]
     if not problems:
-        problems += filter(None, (_spacing_problem(patch_size, **settings), _new_layers_problem(**settings)))
+        problems += filter(None, (_spacing_problem(patch_size, **settings), new_layers_problem(**settings)))
     if not problems and (problem := _memory_problem(patch_size, device, **settings)):
         problems.append(problem)
     if problems:
@@ -177,8 +177,13 @@ def _spacing_problem(patch_size: Sequence[int], spacing: Sequence[float] | None 
     )
 
 
-def _new_layers_problem(epochs: int | None = None, warmup_new_layers: int = 0, **_: Any) -> str:
-    """Name a training in which most layers would never be trained."""
+def new_layers_problem(epochs: int | None = None, warmup_new_layers: int = 0, **_: Any) -> str:
+    """Name a training in which most layers would never be trained, or return an empty text.
+
+    Args:
+        epochs: The length of the training; None if it is not known.
+        warmup_new_layers: The number of epochs in which only new layers are trained.
+    """
     if epochs is None or not warmup_new_layers or warmup_new_layers < epochs:
         return ""
     return (

@@ -10,6 +10,11 @@ from mednextv2.wording import brief
 
 _RUN_ARGUMENTS = ("run_id", "init_id", "final_id", "meta_file", "logging_file")  # MONAI's arguments, passed on
 
+#: Entries at the top of configurations that are computed, and where users set what they are computed from.
+_COMPUTED = {"patch": " (--patch_size and --context)", "new_layers": " (--warmup_new_layers)", "new_tensors": "",
+             "flat_axis": " (--patch_size and --spacing)", "length": " (--epochs)", "warmup": " (--warmup_epochs)",
+             "voxels": " (--spacing)"}  # fmt: skip
+
 
 def override_problems(
     config: Mapping[str, Any], overrides: Mapping[str, Any], more: Sequence[str] = (), source: str = ""
@@ -25,14 +30,16 @@ def override_problems(
     Returns:
         A line for each of them.
     """
-    known = [*more, *(k for k in config if k != ConfigParser.meta_key)]
+    known = [*more, *(k for k in config if k != ConfigParser.meta_key and _is_setting(k, config[k]))]
     problems = []
     for key in overrides:
         if key in _RUN_ARGUMENTS:
             continue
         parts = key.replace("#", "::").split("::")
         node, missing = find_entry(config, parts)
-        if missing is not None:
+        if missing is None and key in _COMPUTED and key not in more:
+            problems.append(f"--{key}: is computed from other settings{_COMPUTED[key]}; see {source}")
+        elif missing is not None:
             names = list(node) if isinstance(node, Mapping) and node is not config else known
             near = difflib.get_close_matches(missing, [str(n) for n in names], n=3)
             before, _, after = key.partition(missing or key)
@@ -42,6 +49,11 @@ def override_problems(
         elif len(parts) == 1 and (kind := _other_kind(node, overrides[key])):
             problems.append(f"--{key} {brief(overrides[key])}: {kind}")
     return problems
+
+
+def _is_setting(key: str, value: Any) -> bool:
+    """Return whether an entry at the top is one that users give, and not a part of the workflow."""
+    return key not in _COMPUTED and not (isinstance(value, dict) and "_target_" in value) and key[:1] != "_"
 
 
 def find_entry(config: Mapping[str, Any], parts: Sequence[str]) -> tuple[Any, str | None]:

@@ -14,7 +14,7 @@ from mednextv2.distributed import is_main_process, staying_joined
 from mednextv2.errors import InputError, UsageError
 from mednextv2.paths import absolute, writing
 from mednextv2.scores.results_json import FIRST_STAGE
-from mednextv2.settings import wrong_values
+from mednextv2.settings import new_layers_problem, wrong_values
 from mednextv2.text_files import read_json
 
 logger = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 #: The name of the two trainings, on the command line and as a folder of models.
 UPKERN = "upkern"
 FIRST = "first_"
+_EPOCHS = 300  # of the second training by default, as in the recipe finetune
 _DONE = "finished.json"  # in the folder of the first training
 _ONCE = ("epochs", "kernel_size", "warmup_epochs")  # settings of which each training has its own
 _LATER = ("warmup_new_layers", "layer_decay", "freeze", "checkpointing", "context")  # of the second, unless asked for
@@ -126,6 +127,8 @@ def _check(root: Path, trainings: tuple[str, str], first: dict[str, Any], second
     except UsageError as e:  # settings that both have were found above
         raise UsageError(re.sub(r"--(?=\w)", f"--{FIRST}", str(e))) from e
     later = wrong_values(second)
+    if not later and (problem := new_layers_problem(**{"epochs": _EPOCHS, **second})):
+        later = [problem]
     if wrong := later + [f"{FIRST}{line}" for line in wrong_values(first) if line not in later]:
         raise InputError("\n".join(wrong))
 

@@ -4,9 +4,10 @@ Two folders with files of the same names need no `dataset.json`: `scan7.nii.gz` 
 the other.
 """
 
+import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from mednextv2.images.volume import CONVERSION, PICTURES, SUFFIXES, stem
 from mednextv2.label_scheme import LabelScheme
 from mednextv2.paths import expand
 from mednextv2.wording import brief, count
+
+logger = logging.getLogger(__name__)
 
 
 def read_dataset(
@@ -107,6 +110,31 @@ def check_description(dataset: DatasetFolder, scheme: LabelScheme, channels: Seq
             f"{file}: declares labels up to {dataset.highest_label} ({', '.join(map(str, dataset.labels))}), "
             f"the bundle 0 to {len(scheme.declared) - 1} ({', '.join(scheme.declared)})"
         )
+    _compare_names(file, dataset.labels, scheme.declared)
+
+
+def _compare_names(file: Path, labels: Mapping[str, Any], declared: Sequence[str]) -> None:
+    """Refuse names that have another value in the bundle, and warn of names that the bundle does not have."""
+    places = {_words(name): value for value, name in enumerate(declared)}
+    values = {name: value for name, value in labels.items() if isinstance(value, int) and value > 0}
+    moved = [f"{n} is {v} there and {places[_words(n)]} in the bundle" for n, v in values.items()
+             if places.get(_words(n), v) != v]  # fmt: skip
+    if moved:
+        raise InputError(
+            f"{file}: its labels have other values than the bundle's: {', '.join(moved)}. Give the data set for which "
+            "the bundle was made, make a bundle for this one with mednextv2 plan, or renumber its labels"
+        )
+    if other := [f"{value} is {name} there and {declared[value]} in the bundle" for name, value in values.items()
+                 if _words(name) not in places]:  # fmt: skip
+        logger.warning(
+            "%s: names its labels otherwise than the bundle: %s. Make sure that they mean the same; if not, the "
+            "network learns, or is scored for, the wrong structures", file, ", ".join(other),
+        )  # fmt: skip
+
+
+def _words(name: str) -> tuple[str, ...]:
+    """Return what counts in a name: its words in any order, without capital letters and punctuation."""
+    return tuple(sorted(re.findall(r"\w+", name.casefold().replace("_", " "))))
 
 
 def _order(description: dict[str, Any], file: Path) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import nibabel as nib
 
 from mednextv2.data.cases import Case, DatasetFolder
+from mednextv2.data.collection_entries import is_collection
 from mednextv2.data.dataset_json import channel_names, read_description
 from mednextv2.data.two_folders import sorted_cases
 from mednextv2.errors import InputError
@@ -77,6 +78,11 @@ def read_image_folders(
     for folder in folders:
         if not folder.is_dir():
             advice = "give the folder that holds it" if folder.is_file() else "give it with --dataset_dir"
+            if is_collection(folder) and folder.is_file():
+                raise InputError(
+                    f"dataset_dir {folder}: is a collection of data sets with labels, but images without labels are in "
+                    'folders; list them, as in --dataset_dir "[first,second]"'
+                )
             raise InputError(f"dataset_dir {folder}: there is no such folder; {advice}")
         found += _of_folder(folder, several_channels)
     _check_twice(found)

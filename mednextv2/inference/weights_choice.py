@@ -128,8 +128,8 @@ def check_trained(file: Path) -> None:
         return
     if trained := _trained(training_folder(root)):
         raise InputError(
-            f"{root}: this fold has not been trained; trained are {trained}. Choose one of them with "
-            f"--fold, or train this one: mednextv2 run {root} train --dataset_dir DATA --fold NUMBER"
+            f"{root}: this fold has not been trained here, only fold {trained}. Choose a trained one with --fold, or "
+            f"train this one: mednextv2 run {root} train --dataset_dir DATA --fold NUMBER"
         )
     raise InputError(
         f"{root}: this bundle has no trained weights yet. Train it: mednextv2 run {root} train --dataset_dir DATA "

@@ -1,7 +1,6 @@
 """Checkpoints of a training run: the best weights, and everything that a killed run needs to continue."""
 
 import logging
-import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -34,12 +33,11 @@ from mednextv2.training.checkpoint_content import (
 from mednextv2.training.engine import workflow_state
 from mednextv2.training.preflight import keep_previous
 from mednextv2.version import __version__
-from mednextv2.weights.files import save_file
+from mednextv2.weights.files import digest_file, save_file
 from mednextv2.weights.pretrained import load_pretrained
 from mednextv2.weights.pretrained_report import REPORT_NAME, PretrainedReport
 from mednextv2.weights.provenance import PRETRAINED, origin, read_about
 from mednextv2.weights.safetensors_file import ENDING
-from mednextv2.wording import count
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +166,7 @@ class TrainingCheckpoint:
     def _load_pretrained(self, given: bool) -> PretrainedReport | None:
         """Load the weights to start from, unless others were given, and record where the training started."""
         assert self.pretrained is not None
-        self.about[PRETRAINED] = origin(self.pretrained)
+        self.about[PRETRAINED] = {**origin(self.pretrained), "sha256": digest_file(self.pretrained)}
         if given:
             return None
         labels = self.about.get("labels")
@@ -187,7 +185,8 @@ class TrainingCheckpoint:
                 check_state(self.latest, name, part.state_dict(), content[name])
         if content["epoch"] >= engine.state.max_epochs:
             logger.info(
-                "%s: already trained for %d epochs of %d; more need a larger --epochs, a new training --resume False",
+                "%s: this training is finished (%d epochs of %d), so that nothing is left to do; with a larger "
+                "--epochs it goes on, and with --resume False it begins anew",
                 self.latest, content["epoch"], engine.state.max_epochs,
             )  # fmt: skip
         self.network.load_state_dict(content["model"])
@@ -217,12 +216,8 @@ class TrainingCheckpoint:
         if self.seed is not None:
             # new random numbers, different in each process, since otherwise all processes would draw the same patches
             set_determinism(self.seed + content["epoch"] + 10_000 * process_rank())
-        logger.info("Resuming after epoch %d of %s", content["epoch"], self.latest)
-        if content["epoch"] >= (engine.state.max_epochs or math.inf):
-            logger.warning(
-                "%s: this training is finished, and nothing is left to do; with more than %s, it goes on, and with "
-                "--resume False, it begins anew", self.latest, count(engine.state.max_epochs or 0, "epoch"),
-            )  # fmt: skip
+        if content["epoch"] < engine.state.max_epochs:
+            logger.info("Resuming after epoch %d of %s", content["epoch"], self.latest)
 
     def _set_rates(self, rates: list[float]) -> None:
         """Let the schedule continue from its epoch with the learning rate and the length that are configured now."""

@@ -19,7 +19,7 @@ from mednextv2.wording import brief
 #: Names of the checkpoints of the last epoch, and of the one before.
 LATEST_NAME, PREVIOUS_NAME = "checkpoint_latest.pt", "checkpoint_previous.pt"
 #: What to do about a folder with another training.
-ANEW = "Choose another --output_dir, or start anew with --resume False"
+ANEW = "Choose another --experiment or --output_dir, or start anew with --resume False"
 _OTHER_OPTIMIZER = "was trained with another optimizer or schedule, or with another --freeze or --layer_decay"
 _OWN_SETTING = {"adamw": "betas", "sgd": "momentum"}  # by name in `create_optimizer`: a setting that the other lacks
 _MAPPINGS = ("model", "optimizer", "lr_scheduler", "scaler", "metric")

@@ -9,14 +9,24 @@ from typing import Any
 from torch import nn
 
 from mednextv2.distributed import is_main_process
+from mednextv2.errors import InputError
 from mednextv2.paths import expand
-from mednextv2.training.checkpoint_content import LATEST_NAME, case_names, check_optimizer_name, read_checkpoint
+from mednextv2.training.checkpoint_content import (
+    ANEW,
+    LATEST_NAME,
+    case_names,
+    check_optimizer_name,
+    read_checkpoint,
+)
+from mednextv2.weights.files import digest_file
 from mednextv2.weights.pretrained import load_pretrained
 from mednextv2.weights.provenance import PRETRAINED, origin, overlapping, pretraining_cases, read_about, warn_of_overlap
 from mednextv2.weights.safetensors_file import needs_safetensors
 from mednextv2.wording import brief, count
 
 logger = logging.getLogger(__name__)
+
+_OF_IMAGES = ("spacing", "normalization")  # settings on which the prepared images depend
 
 
 def check_start(
@@ -70,7 +80,8 @@ def check_start(
     latest = expand(output_dir) / LATEST_NAME
     if resume and latest.is_file():
         content = read_checkpoint(latest, network, case_names(cases))
-        _warn_of_other_settings(latest, about or {})
+        _check_same_start(latest, pretrained)
+        _check_same_settings(latest, about or {})
         check_optimizer_name(latest, content, optimizer_name)
         return list(content.get("new_layers") or [])
     if pretrained:
@@ -87,18 +98,33 @@ def check_start(
     return []
 
 
-def _warn_of_other_settings(latest: os.PathLike, about: Mapping[str, Any]) -> None:
-    """Warn when a training goes on with images or patches of another kind, as when a setting is not given again."""
+def _check_same_start(latest: os.PathLike, pretrained: str | os.PathLike | None) -> None:
+    """Refuse to go on with a training that was begun from other weights than are given now."""
+    begun = _mapping(read_about(latest).get(PRETRAINED))
+    if pretrained is None or not begun.get("sha256"):
+        return
+    if not expand(pretrained).is_file():
+        logger.warning("%s: there is no such file; the training in %s goes on without it", pretrained, latest)
+    elif digest_file(pretrained) != begun["sha256"]:
+        raise InputError(
+            f"{pretrained}: are other weights than those from which the training in {latest} was begun "
+            f"({begun.get('file')}). {ANEW}"
+        )
+
+
+def _check_same_settings(latest: os.PathLike, about: Mapping[str, Any]) -> None:
+    """Refuse to go on with images of another kind, as when a setting is not given again, and warn of other patches."""
     before, now = (
         {**_mapping(record.get("settings")), **{k: record[k] for k in ("normalization",) if k in record}}
         for record in (read_about(latest), about)
     )
     pairs = [(name, value, json.loads(json.dumps(now.get(name)))) for name, value in before.items() if name in now]
-    if is_main_process() and (other := [pair for pair in pairs if pair[1] is not None and pair[1] != pair[2]]):
-        logger.warning(
-            "%s: the training was begun with %s; give the same again, or begin anew with --resume False", latest,
-            " and ".join(f"{name} {brief(value)} (now {brief(new)})" for name, value, new in other),
-        )  # fmt: skip
+    other = [pair for pair in pairs if pair[1] is not None and pair[1] != pair[2]]
+    listed = " and ".join(f"{name} {brief(value)} (now {brief(new)})" for name, value, new in other)
+    if any(name in _OF_IMAGES for name, _, _ in other):
+        raise InputError(f"{latest}: the training was begun with {listed}; give the same again. {ANEW}")
+    if other and is_main_process():
+        logger.warning("%s: the training was begun with %s, and goes on with the new values", latest, listed)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -112,7 +138,7 @@ def _warn_of_seen_cases(pretrained: str | os.PathLike, about: Mapping[str, Any])
         warn_of_overlap(str(pretrained), others, str(about.get("dataset")))
     validation = {name for name in about.get("validation", []) if isinstance(name, str)}
     seen = sorted(validation & pretraining_cases(record))
-    if seen:
+    if seen and "objective" not in about:  # without labels, no fold is chosen, and no scores are too high
         logger.warning(
             "%s: was trained on %d of the %s of this fold (%s, ...), so scores of the validation will be too high, and "
             "the workflow evaluate will refuse to score these cases; choose the --fold that these weights were not "

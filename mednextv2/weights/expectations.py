@@ -75,8 +75,8 @@ class Expectations:
         if spacing and self.spacing and not _alike(self.spacing, spacing):
             lines.append(
                 f"the pretraining had a spacing of {times(self.spacing)} mm, the spacing here is "
-                f"{times([float(length) for length in spacing])} mm; structures that are much finer than the former "
-                "need the latter, others gain from --spacing of the pretraining"
+                f"{times([float(length) for length in spacing])} mm; the network knows structures at the former size, "
+                "so give --spacing of the pretraining unless your structures need another"
             )
         schemes = tuple(str(entry.get("scheme")) for entry in normalization or [] if isinstance(entry, Mapping))
         if schemes and self.normalization and {*schemes} != {*self.normalization}:

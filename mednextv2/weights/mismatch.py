@@ -141,6 +141,7 @@ def _likely_causes(own: dict, other: dict, missing: list[str], unknown: list[str
             f"They are of the variant {theirs.variant}, and the configuration is of {ours.variant}: give --variant "
             f"{theirs.variant}, or other weights."
         )
+        return causes  # the rest follows from it, or is no obstacle
     for key, axis, words in (
         ("stem.weight", 1, ("input channel",)),
         ("heads.0.weight", 0, ("class", "classes")),

@@ -150,3 +150,17 @@ def test_monais_hint_about_files_of_other_folders_is_left_out_for_a_network_of_t
     assert "Not all config files" not in caplog.text
     logging.getLogger("monai.bundle.workflows").warning("Not all config files are in x")
     assert "Not all config files" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("patch", "--patch: is computed from other settings (--patch_size and --context); see"),
+        ("length", "--length: is computed from other settings (--epochs)"),
+        ("epoch", "--epoch: there is no such setting; did you mean --epochs?"),
+    ],
+)
+def test_what_is_computed_is_neither_taken_nor_suggested(key, words):
+    with pytest.raises(UsageError) as caught:
+        check_overrides(workflow_files(HIPPOCAMPUS, "train"), {key: 1})
+    assert words in str(caught.value)

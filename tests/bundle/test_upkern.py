@@ -136,6 +136,8 @@ def test_each_training_has_settings_of_its_own(small_phantom, bundle, tmp_path, 
         ({"epohcs": 3}, "--epohcs: there is no such setting; did you mean --epochs"),
         ({"first_epochs": 0}, "first_epochs 0: should be a whole number from 1"),
         ({"first_layer_decay": 0.7}, "--first_layer_decay: there is no such setting"),  # of a training from scratch
+        ({"warmup_new_layers": 2, "epochs": 2}, "warmup_new_layers 2: the training has 2 epochs"),
+        ({"warmup_new_layers": 300}, "warmup_new_layers 300: the training has 300 epochs"),
         ({"first_fold": 1}, "--first_fold: both trainings have the same fold; give --fold"),
         ({"first_output_dir": "x"}, "--first_output_dir: both trainings have the same output_dir"),
         ({"epochs": 0, "batch_size": -1}, "epochs 0: should be"),

@@ -89,7 +89,7 @@ def test_a_bundle_without_weights_of_a_fold_names_those_that_were_trained(tmp_pa
     (tmp_path / "configs").mkdir()
     (tmp_path / "models" / folder).mkdir(parents=True)
     torch.save(tiny().state_dict(), tmp_path / "models" / folder / "model.pt")
-    with pytest.raises(InputError, match="this fold has not been trained; trained are 2"):
+    with pytest.raises(InputError, match="this fold has not been trained here, only fold 2"):
         FoldEnsemble(tiny(), find_weights(tmp_path, fold=0)).load()
     FoldEnsemble(tiny(), find_weights(tmp_path, fold=2)).load()
 

@@ -135,6 +135,30 @@ def test_other_names_of_channels_and_labels_pass(tmp_path):
     check_description(description(tmp_path, ["MRI"], {"bg": 0, "front": 1, "back": 2}), SCHEME, ["T1w"])
 
 
+def test_other_names_of_labels_are_told(tmp_path, caplog):
+    check_description(description(tmp_path, ["MRI"], {"bg": 0, "front": 1, "Posterior": 2}), SCHEME, ["T1w"])
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"{tmp_path / 'dataset.json'}: names its labels otherwise than the bundle: 1 is front there")
+    assert "and anterior in the bundle. Make sure that they mean the same" in line
+    assert "Posterior" not in line
+
+
+@pytest.mark.parametrize(
+    "labels", [{"background": 0, "POSTERIOR": 1, "anterior": 2}, {"background": 0, "Posterior": 1}]
+)
+def test_a_structure_with_another_value_than_in_the_bundle_is_refused(labels, tmp_path):
+    message = refused(check_description, description(tmp_path, ["MRI"], labels), SCHEME, ["T1w"])
+    assert "its labels have other values than the bundle's: " in message
+    assert "is 1 there and 2 in the bundle" in message
+
+
+def test_words_of_a_name_may_have_another_order(tmp_path, caplog):
+    scheme = LabelScheme(["background", "kidney_left", "Lung Upper-Lobe"])
+    labels = {"background": 0, "Left Kidney": 1, "lung_upper_lobe": 2}
+    check_description(description(tmp_path, ["CT"], labels), scheme, ["CT"])
+    assert not caplog.records
+
+
 def test_description_without_channels_or_labels_passes(tmp_path):
     check_description(description(tmp_path, [], {}), SCHEME, ["T1w"])
 

@@ -173,16 +173,4 @@ def test_finished_training_says_so(tmp_path, caplog):
     Run(tmp_path).run()
     with caplog.at_level(logging.INFO, "mednextv2"):
         Run(tmp_path).run()
-    assert f"already trained for {EPOCHS} epochs of {EPOCHS}" in caplog.text
-
-
-def test_a_finished_training_that_is_started_again_says_what_can_be_done(tmp_path, caplog):
-    Run(tmp_path, epochs=3).run()
-    caplog.clear()
-    Run(tmp_path, epochs=3).run()
-    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert line.startswith(f"{tmp_path / 'checkpoint_latest.pt'}: this training is finished, and nothing is left to do")
-    assert "with more than 3 epochs, it goes on, and with --resume False, it begins anew" in line
-    caplog.clear()
-    Run(tmp_path).run()
-    assert "is finished" not in caplog.text
+    assert f"this training is finished ({EPOCHS} epochs of {EPOCHS}), so that nothing is left to do" in caplog.text

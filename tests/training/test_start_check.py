@@ -10,7 +10,8 @@ from torch import nn
 from mednextv2.errors import InputError
 from mednextv2.nets import create_mednext
 from mednextv2.training import TrainingCheckpoint, check_start, create_optimizer, warmup_poly
-from mednextv2.weights.files import save_file
+from mednextv2.weights.files import digest_file, save_file
+from mednextv2.weights.provenance import read_about
 
 
 def small(**settings):
@@ -111,19 +112,49 @@ def test_what_differs_from_the_pretraining_is_told(tmp_path, caplog):
     assert all(line.startswith(f"{tmp_path / 'nnssl.pth'}: the pretraining had ") for line in warnings)
 
 
-def test_a_training_that_goes_on_with_other_images_says_so(tmp_path, caplog):
+def test_a_training_does_not_go_on_with_other_images(tmp_path, caplog):
     about = {"settings": {"spacing": [1.0, 1.0, 1.0], "patch_size": [16, 16, 16]}, "normalization": [{"scheme": "ct"}]}
     run = Run(tmp_path, about=about)
     run.run()
     caplog.clear()
     check_start(tmp_path, run.network, [], about=about)
+    check_start(tmp_path, run.network, [], about={})  # an older bundle records nothing
     assert not caplog.records
     settings = {"spacing": [2.0, 2.0, 2.0], "patch_size": (16, 16, 16)}
-    check_start(tmp_path, run.network, [], about={"settings": settings, "normalization": [{"scheme": "zscore"}]})
-    (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith(f"{tmp_path / 'checkpoint_latest.pt'}: the training was begun with ")
-    assert "spacing [1.0, 1.0, 1.0] (now [2.0, 2.0, 2.0]) and normalization [{'scheme': 'ct'}] (now " in line
-    assert "patch_size" not in line
+    with pytest.raises(InputError) as caught:
+        check_start(tmp_path, run.network, [], about={"settings": settings, "normalization": [{"scheme": "zscore"}]})
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'checkpoint_latest.pt'}: the training was begun with ")
+    assert "spacing [1.0, 1.0, 1.0] (now [2.0, 2.0, 2.0]) and normalization [{'scheme': 'ct'}] (now " in message
+    assert "patch_size" not in message
+    assert "Choose another --experiment" in message
+
+
+def test_a_training_that_goes_on_with_other_patches_says_so(tmp_path, caplog):
+    run = Run(tmp_path, about={"settings": {"patch_size": [16, 16, 16], "context": 1.0}})
+    run.run()
     caplog.clear()
-    check_start(tmp_path, run.network, [], about={})  # an older file of the bundle records nothing
+    check_start(tmp_path, run.network, [], about={"settings": {"patch_size": [32, 32, 32], "context": 1.0}})
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "begun with patch_size [16, 16, 16] (now [32, 32, 32]), and goes on with the new values" in line
+
+
+def test_a_training_does_not_go_on_from_other_weights(tmp_path, caplog):
+    first, other = tmp_path / "first.pt", tmp_path / "other.pt"
+    (tmp_path / "run").mkdir()
+    run = Run(tmp_path / "run")
+    save_file(run.network.state_dict(), first)
+    save_file({k: v + 1 if v.is_floating_point() else v for k, v in run.network.state_dict().items()}, other)
+    run = Run(tmp_path / "run", pretrained=first, about={"dataset": "D"})
+    run.run()
+    for name in ("checkpoint_latest.pt", "model.pt"):
+        assert read_about(tmp_path / "run" / name)["pretrained"]["sha256"] == digest_file(first)
+    caplog.clear()
+    check_start(tmp_path / "run", run.network, [], pretrained=first)
+    check_start(tmp_path / "run", run.network, [])
     assert not caplog.records
+    with pytest.raises(InputError, match=r"other\.pt: are other weights than those from which .* begun \(first\.pt\)"):
+        check_start(tmp_path / "run", run.network, [], pretrained=other)
+    check_start(tmp_path / "run", run.network, [], pretrained=tmp_path / "missing.pt")
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"{tmp_path / 'missing.pt'}: there is no such file; the training in ")
