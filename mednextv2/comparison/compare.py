@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from mednextv2.comparison.runner import make_runs
 from mednextv2.comparison.runs import list_runs
 from mednextv2.comparison.table import RUN_COLUMNS, markdown, run_rows, table_rows
 from mednextv2.data.dataset import read_dataset
-from mednextv2.data.splits import split_dataset
+from mednextv2.data.splits import Split, split_dataset
 from mednextv2.errors import InputError, UsageError
 from mednextv2.locks import hold_folder, release_folder
 from mednextv2.machine import usable_cpus
@@ -32,6 +32,7 @@ from mednextv2.paths import absolute, expand, missing_folders, prepare_folder, r
 from mednextv2.scores.csv_tables import write_csv
 from mednextv2.scores.results_json import made_by
 from mednextv2.text_files import MAX_YAML_BYTES, parse_yaml, read_text
+from mednextv2.weights.provenance import unlabelled_cases
 from mednextv2.wording import count
 
 _PREPARED = ".prepared"  # an empty file that says that the data were checked and prepared
@@ -82,15 +83,17 @@ def compare_networks(
     prepare_folder(folder, "output")
     hold_folder(folder, "output")
     try:
-        own = _start(request, folder, bundle, memory)
+        scored = {item["case"] for split in splits for item in split.validation}
+        own = _start(request, folder, bundle, memory, scored)
         _prepare_data(request, folder, own)
         runs = list_runs(folder, request.entries, request.folds, request.seeds)
         failed = make_runs(runs, lambda run: request.job(run, own), lambda run: f"Dice {read_run(run).dice:.3f}")
         results = gather(runs, failed, request.settings.get("group"))
         facts = [
             f"Data: {dataset.path}, {count(len(dataset.cases), 'case')}. Split: {splits[0].source}; fold "
-            f"{', '.join(map(str, request.folds))}, the same for all networks.",
+            f"{', '.join(map(str, request.folds))}, the same for all networks: {_sides(splits)}.",
             *_facts(request, own, results),
+            *_seen_images(results, scored),
         ]
         return _write(folder, dataset.path.name, results, facts)
     except KeyboardInterrupt as e:
@@ -100,7 +103,28 @@ def compare_networks(
         remove_empty(created)
 
 
-def _start(request: Request, folder: Path, bundle: str | os.PathLike | None, memory: float) -> Path:
+def _sides(splits: Sequence[Split]) -> str:
+    """Say how many cases are for training and how many are scored, in each fold."""
+    texts = [f"{len(s.training)} for training, {len(s.validation)} scored" for s in splits]
+    return texts[0] if len({*texts}) == 1 else "; ".join(texts)
+
+
+def _seen_images(results: Sequence[Result], scored: set[str]) -> list[str]:
+    """Say of which scored cases the images were part of a pretraining without labels."""
+    lines = []
+    for result in results:
+        file = result.entry.pretrained
+        if file and (seen := sorted(scored & unlabelled_cases([file]))):
+            lines.append(
+                f"{result.entry.name}: the images of {len(seen)} of the {count(len(scored), 'scored case')} "
+                f"({seen[0]}, ...) were part of the pretraining, without their labels."
+            )
+    return lines
+
+
+def _start(
+    request: Request, folder: Path, bundle: str | os.PathLike | None, memory: float, scored: Collection[str]
+) -> Path:
     """Make the comparison's bundle and check what depends on it; if something is refused, a new bundle is not kept."""
     fresh = not os.path.exists(folder / "bundle")
     try:
@@ -108,7 +132,7 @@ def _start(request: Request, folder: Path, bundle: str | os.PathLike | None, mem
         request.settings_of(own, "train")  # refuses names that this bundle does not have
         runs = list_runs(folder, request.entries, request.folds[:1], request.seeds[:1])
         tuned = [(run.entry.option, request.job(run, own).train) for run in runs if run.entry.pretrained]
-        for line in check_pretrained(own, tuned):
+        for line in check_pretrained(own, tuned, scored):
             print(line, file=sys.stderr)
         store_request(folder, request)
     except InputError:
@@ -206,8 +230,7 @@ def _facts(request: Request, bundle: Path, results: Sequence[Result]) -> list[st
                 "faster than in its trial; was the machine busy then?"
             )
         if result.entry.pretrained:
-            file = Path(result.entry.pretrained)
-            facts.append(f"{result.entry.name} starts from {file.parent.name}/{file.name}, in the workflow finetune.")
+            facts.append(f"{result.entry.name} starts from {result.entry.pretrained}, in the workflow finetune.")
         if changed := _own_recipe(result.entry, request.settings):
             facts.append(f"{result.entry.name} has settings of its own: {changed}.")
     return facts

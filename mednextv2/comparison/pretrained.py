@@ -1,6 +1,6 @@
 """The check of weights to start from, before the first training of a comparison, which may take days."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,15 @@ from mednextv2.bundle.run import as_setting, configure, read_workflow
 from mednextv2.errors import InputError
 from mednextv2.weights.files import load_file
 from mednextv2.weights.pretrained import load_pretrained
+from mednextv2.weights.provenance import PRETRAINED, origin, pretraining_cases
+from mednextv2.wording import count
 
-_REMEDY = "Give another file for this network there, or leave this one out"
+_REMEDY = "Give other weights for this network with the same option, or leave it out"
 
 
-def check_pretrained(bundle: Path, trainings: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+def check_pretrained(
+    bundle: Path, trainings: Sequence[tuple[str, Mapping[str, Any]]], scored: Collection[str] = ()
+) -> list[str]:
     """Check that each file of weights can be read and fits its network, which is built for this.
 
     A network that cannot be built is left to its run, which says why without ending the comparison.
@@ -24,6 +28,7 @@ def check_pretrained(bundle: Path, trainings: Sequence[tuple[str, Mapping[str, A
     Args:
         bundle: The folder of the bundle.
         trainings: The option that gave the weights of each training, and its settings with `pretrained`.
+        scored: The names of the cases that are scored, which no weights may have been trained on.
 
     Returns:
         A text for each file: what would be loaded, adapted, newly initialised and not used.
@@ -34,15 +39,15 @@ def check_pretrained(bundle: Path, trainings: Sequence[tuple[str, Mapping[str, A
     lines, problems = [], []
     for option, settings in trainings:
         try:
-            lines.append(_check(bundle, settings))
+            lines.append(_check(bundle, settings, {*scored}))
         except InputError as e:
-            problems.append(f"{option}: {e}. {_REMEDY}")
+            problems.append(f"{option}: {str(e).removesuffix('.')}. {_REMEDY}")
     if problems:
         raise InputError("\n".join(problems))
     return lines
 
 
-def _check(bundle: Path, settings: Mapping[str, Any]) -> str:
+def _check(bundle: Path, settings: Mapping[str, Any], scored: set[str]) -> str:
     file = settings["pretrained"]
     files, settings = configure(bundle, "finetune", settings)
     parser = read_workflow(files)
@@ -52,6 +57,12 @@ def _check(bundle: Path, settings: Mapping[str, Any]) -> str:
     if network is None:
         load_file(file)
         return f"pretrained {file}: can be read; whether it fits is seen when its network is built"
+    about = {"dataset": parser.get_parsed_content("dataset_name"), PRETRAINED: origin(file)}
+    if seen := sorted(scored & pretraining_cases(about)):
+        raise InputError(
+            f"{file}: was trained on {len(seen)} of the {count(len(scored), 'case')} that are scored ({seen[0]}, ...), "
+            "so that its scores would be too high"
+        )
     scheme = parser.get_parsed_content("scheme")
     channels = len(parser.get_parsed_content("channels"))
     partial, sha256 = (

@@ -171,11 +171,11 @@ def test_initialisations_of_one_network_with_few_labelled_cases(phantom, tmp_pat
 
     monkeypatch.setattr(compare, "make_runs", make_runs)
     small = {"blocks_down": 1, "blocks_bottleneck": 1, "blocks_up": 1, "out_channels": 3, "deep_supervision": True}
+    names = sorted(case.name for case in read_dataset(phantom).cases)
     for name in ("mae", "ct"):
         network = create_mednext("v1_s", init_filters=2, **small)
         network.stem.weight.data.fill_({"mae": 7.0, "ct": 9.0}[name])
-        save_file(network.state_dict(), tmp_path / f"{name}.pt")
-    names = sorted(case.name for case in read_dataset(phantom).cases)
+        save_file(network.state_dict(), tmp_path / f"{name}.pt", {"images": names[1:3]} if name == "mae" else None)
     (tmp_path / "few.json").write_text(json.dumps([{"train": names[:2], "val": names[2:4]}]))
     options = {
         **QUICK,
@@ -204,7 +204,12 @@ def test_initialisations_of_one_network_with_few_labelled_cases(phantom, tmp_pat
         assert read_about(run / "training" / "model.pt")["training"] == names[:2]
         assert {row["case"] for row in read_csv(run / "evaluation" / "cases.csv")} == {*names[2:4]}
     assert "Weights to start from, compared with the same network from scratch:" in out
-    assert "mini, from mae starts from" in out
+    assert f"mini, from mae starts from {tmp_path / 'mae.pt'}, in the workflow finetune." in out
+    assert "the same for all networks: 2 for training, 2 scored." in out
+    assert (
+        f"mini, from mae: the images of 1 of the 2 scored cases ({names[2]}, ...) were part of the pretraining" in out
+    )
+    assert "from ct: the images" not in out
     figure = ElementTree.parse(tmp_path / "out" / "pretraining.svg").getroot()
     assert len(list(figure.iter("{http://www.w3.org/2000/svg}circle"))) == 2
 

@@ -5,6 +5,7 @@ import torch
 from comparison_helpers import network_file
 
 from mednextv2.bundle import find_bundle
+from mednextv2.bundle.run import read_workflow, workflow_files
 from mednextv2.comparison.pretrained import check_pretrained
 from mednextv2.errors import InputError
 from mednextv2.nets import create_mednext
@@ -50,7 +51,7 @@ def test_all_files_that_cannot_be_used_are_told_together(tmp_path):
     assert first.startswith(f"--pretrained mini: {tmp_path / 'damaged.pt'}: not a PyTorch checkpoint, or a damaged one")
     assert "for 4 filters at full resolution (variant), and the configuration is for 2" in second
     for line in (first, second):
-        assert line.endswith("Give another file for this network there, or leave this one out")
+        assert line.endswith(". Give other weights for this network with the same option, or leave it out")
 
 
 def test_a_network_that_cannot_be_built_is_left_to_its_run(tmp_path):
@@ -60,3 +61,16 @@ def test_a_network_that_cannot_be_built_is_left_to_its_run(tmp_path):
     (tmp_path / "damaged.pt").write_bytes(b"")
     with pytest.raises(InputError, match=r"damaged\.pt: not a PyTorch checkpoint"):
         check_pretrained(BUNDLE, [training(tmp_path, tmp_path / "damaged.pt", "greedy")])
+
+
+def test_weights_that_have_seen_a_scored_case_are_refused(tmp_path):
+    name = read_workflow(workflow_files(BUNDLE, "train")).get_parsed_content("dataset_name")
+    seen = weights(tmp_path, "seen.pt", {"dataset": name, "training": ["a", "b"]})
+    elsewhere = weights(tmp_path, "elsewhere.pt", {"dataset": "another", "training": ["a", "b"]})
+    pairs = [training(tmp_path, file) for file in (seen, elsewhere)]
+    assert len(check_pretrained(BUNDLE, pairs, ["c"])) == 2
+    with pytest.raises(
+        InputError, match=r"seen.pt: was trained on 1 of the 2 cases that are scored \(b, ...\)"
+    ) as caught:
+        check_pretrained(BUNDLE, pairs, ["b", "c"])
+    assert "elsewhere.pt" not in str(caught.value)
