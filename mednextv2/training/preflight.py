@@ -19,7 +19,7 @@ from mednextv2.distributed import is_main_process
 from mednextv2.errors import SHARED_MEMORY_REMEDY, InputError
 from mednextv2.label_scheme import LabelScheme, mirroring_warning
 from mednextv2.locks import hold_folder, release_folder
-from mednextv2.paths import prepare_folder, remove_leftovers
+from mednextv2.paths import expand, missing_folders, prepare_folder, remove_empty, remove_leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +62,14 @@ def prepare_training(
         InputError: If the folder cannot be written or another training writes to it, the shared memory is too small, or
             the data have defects.
     """
+    created = missing_folders(expand(output_dir))
     prepare_output(output_dir, batch, len(channels), num_workers, prefetch_factor, pin_memory)
     try:
         _check_cases(dataset, scheme, channels, spatial_dims, check_data, mirror_axes)
     except InputError:
         release_folder(output_dir)  # a server goes on, and may start the training again in another process
+        if is_main_process():
+            remove_empty(created)
         raise
 
 

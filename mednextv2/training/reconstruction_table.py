@@ -115,6 +115,12 @@ def load_autoencoder(network: nn.Module, part: nn.Module, path: str | os.PathLik
             f"weights {file}: there is no such file; train the bundle first with the workflow train, or give weights "
             "with --weights"
         )
+    about = read_about(file)
+    if about.get("labels") and "objective" not in about:
+        raise InputError(
+            f"weights {file}: are of a segmentation ({', '.join(map(str, about['labels']))[:200]}), not of a masked "
+            "autoencoder; give weights that this bundle was trained to"
+        )
     state = unwrap_state(load_file(file))
     prefix = next((f"{name}." for name, module in network.named_modules() if module is part), "")
     whole = isinstance(state, dict) and any(str(name).startswith(prefix) for name in state)

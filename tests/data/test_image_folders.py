@@ -107,6 +107,13 @@ def test_folders_that_cannot_be_used(tmp_path, files, message):
         read_image_folders(tmp_path)
 
 
+def test_a_collection_of_data_sets_is_no_folder_of_images(tmp_path):
+    touch(tmp_path, "sets.yaml")
+    message = refused(tmp_path / "sets.yaml")
+    assert message.startswith(f"dataset_dir {tmp_path / 'sets.yaml'}: is a collection of data sets with labels")
+    assert message.endswith('list them, as in --dataset_dir "[first,second]"')
+
+
 def test_a_folder_that_does_not_exist_and_a_file_are_named(tmp_path):
     touch(tmp_path, "a.nii")
     assert f"dataset_dir {tmp_path / 'none'}: there is no such folder" in refused(tmp_path / "none")

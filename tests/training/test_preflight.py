@@ -112,7 +112,11 @@ def test_defects_of_the_data_stop_the_training_unless_the_check_is_off(phantom, 
     (tmp_path / "data" / "labelsTr" / "phantom_003.nii.gz").unlink()
     good = settings(tmp_path / "data", tmp_path / "out")
     assert "phantom_003.nii.gz: there is no such file" in refused(prepare_training, **good)
-    assert not (tmp_path / "out" / ".in-use").exists()  # a server that goes on does not keep others away
+    assert not (tmp_path / "out").exists()  # nor is anything left that keeps others away from the folder
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    assert "there is no such file" in refused(prepare_training, **good)
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine"]
     prepare_training(**good, check_data=False)
 
 

@@ -83,6 +83,9 @@ def test_weights_and_checkpoints_are_loaded(tmp_path, form):
 def test_weights_that_are_missing_or_of_another_network_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"model\.pt: there is no such file; train the bundle first"):
         load_autoencoder(*make_network(), tmp_path / "model.pt")
+    save_file({"other.weight": torch.zeros(1)}, tmp_path / "model.pt", {"labels": ["background", "liver"]})
+    with pytest.raises(InputError, match=r"are of a segmentation \(background, liver\), not of a masked autoencoder"):
+        load_autoencoder(*make_network(), tmp_path / "model.pt")
     save_file({"other.weight": torch.zeros(1)}, tmp_path / "model.pt")
     with pytest.raises(InputError, match="another network"):
         load_autoencoder(*make_network(), tmp_path / "model.pt")
