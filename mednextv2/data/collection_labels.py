@@ -108,8 +108,8 @@ def _value_of(structure: str, scheme: LabelScheme, where: str) -> int:
     near = _nearest(structure, scheme.labels)
     end = "" if near.endswith("?") else "."
     raise InputError(
-        f"{where}: labels: {brief(structure)} is none of the bundle's labels{near}{end} Map the value to one of them or "
-        "to background, or let mednextv2 plan make a bundle for the structures of this collection"
+        f"{where}: labels: {brief(structure)} is none of the bundle's labels{near}{end} Map the value to one of them "
+        "or to background, or let mednextv2 plan make a bundle for the structures of this collection"
     )
 
 
