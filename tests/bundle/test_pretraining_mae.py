@@ -128,7 +128,7 @@ def test_resenc_l_trains(images, tmp_path, form):
 def test_two_processes_have_the_gradients_of_one_with_the_doubled_batch(images, tmp_path):
     runs = ["mednext,dense", "mednext,s3d"]
     script = Path(__file__).with_name("pretraining_runs.py")
-    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", Path(__file__).parent)))
     alone = run_python(script, images, tmp_path, *runs, cwd=tmp_path, PYTHONPATH=path, OMP_NUM_THREADS="1")
     assert alone.returncode == 0, alone.stderr[-3000:]
     both = run_python(
