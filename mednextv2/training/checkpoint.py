@@ -166,12 +166,12 @@ class TrainingCheckpoint:
     def _load_pretrained(self, given: bool) -> PretrainedReport | None:
         """Load the weights to start from, unless others were given, and record where the training started."""
         assert self.pretrained is not None
-        self.about[PRETRAINED] = {**origin(self.pretrained), "sha256": digest_file(self.pretrained)}
+        self.about[PRETRAINED] = origin(self.pretrained)
         if given:
             return None
         labels = self.about.get("labels")
         report = load_pretrained(self.part, self.pretrained, *self.channels, labels, self.partial, self.sha256)
-        self.about[PRETRAINED] |= {"report": report.as_record()}
+        self.about[PRETRAINED] |= {"sha256": digest_file(self.pretrained), "report": report.as_record()}
         return report
 
     def _load(self, engine: Engine, content: dict[str, Any]) -> None:

@@ -103,8 +103,9 @@ def _check_same_start(latest: os.PathLike, pretrained: str | os.PathLike | None)
     begun = _mapping(read_about(latest).get(PRETRAINED))
     if pretrained is None or not begun.get("sha256"):
         return
-    if not expand(pretrained).is_file():
-        logger.warning("%s: there is no such file; the training in %s goes on without it", pretrained, latest)
+    file = expand(pretrained)
+    if not file.is_file() or not file.stat().st_size:
+        logger.warning("%s: there is no such file any more; the training in %s goes on without it", pretrained, latest)
     elif digest_file(pretrained) != begun["sha256"]:
         raise InputError(
             f"{pretrained}: are other weights than those from which the training in {latest} was begun "

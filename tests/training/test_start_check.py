@@ -157,4 +157,4 @@ def test_a_training_does_not_go_on_from_other_weights(tmp_path, caplog):
         check_start(tmp_path / "run", run.network, [], pretrained=other)
     check_start(tmp_path / "run", run.network, [], pretrained=tmp_path / "missing.pt")
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith(f"{tmp_path / 'missing.pt'}: there is no such file; the training in ")
+    assert line.startswith(f"{tmp_path / 'missing.pt'}: there is no such file any more; the training in ")
