@@ -120,7 +120,7 @@ def _check_same_settings(latest: os.PathLike, about: Mapping[str, Any]) -> None:
         for record in (read_about(latest), about)
     )
     pairs = [(name, value, json.loads(json.dumps(now.get(name)))) for name, value in before.items() if name in now]
-    other = [pair for pair in pairs if pair[1] is not None and pair[1] != pair[2]]
+    other = [pair for pair in pairs if pair[1] != pair[2]]  # None, too: images that were not resampled
     listed = " and ".join(f"{name} {brief(value)} (now {brief(new)})" for name, value, new in other)
     if any(name in _OF_IMAGES for name, _, _ in other):
         raise InputError(f"{latest}: the training was begun with {listed}; give the same again. {ANEW}")

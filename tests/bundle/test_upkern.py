@@ -9,6 +9,8 @@ from bundle_helpers import as_arguments, read_csv, run_monai, run_python
 from configured_runs import PREDICT, TRAIN, copy_bundle, run_configured
 from verb_helpers import call_verb, refusal
 
+from mednextv2.bundle import upkern
+from mednextv2.bundle.run import read_workflow, workflow_files
 from mednextv2.bundle.upkern import is_upkern, run_upkern
 from mednextv2.errors import InputError, UsageError
 from mednextv2.training import GradientClipping
@@ -149,6 +151,10 @@ def test_what_cannot_be_is_refused_before_the_first_training(settings, message, 
         run_upkern(bundle, **{"dataset_dir": str(small_phantom), **settings})
     assert message in str(refused.value)
     assert not (bundle / "models").exists()
+
+
+def test_the_length_of_the_second_training_is_that_of_the_recipe(bundle):
+    assert read_workflow(workflow_files(bundle, "finetune")).get_parsed_content("epochs") == upkern._EPOCHS
 
 
 def test_it_is_joined_with_several_processes_only(bundle):

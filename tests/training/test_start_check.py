@@ -130,6 +130,16 @@ def test_a_training_does_not_go_on_with_other_images(tmp_path, caplog):
     assert "Choose another --experiment" in message
 
 
+@pytest.mark.parametrize("spacings", [(None, [1.0, 1.0, 1.0]), ([1.0, 1.0, 1.0], None)])
+def test_images_that_were_not_resampled_are_others_than_those_that_are(spacings, tmp_path):
+    begun, now = ({"settings": {"spacing": spacing, "variant": None}} for spacing in spacings)
+    run = Run(tmp_path, about=begun)
+    run.run()
+    check_start(tmp_path, run.network, [], about=begun)
+    with pytest.raises(InputError, match="the training was begun with spacing"):
+        check_start(tmp_path, run.network, [], about=now)
+
+
 def test_a_training_that_goes_on_with_other_patches_says_so(tmp_path, caplog):
     run = Run(tmp_path, about={"settings": {"patch_size": [16, 16, 16], "context": 1.0}})
     run.run()
